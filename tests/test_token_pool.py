@@ -1,0 +1,79 @@
+"""The read-outs behind one interface, and the patch score."""
+
+import pytest
+import torch
+
+from last_vit import last_pool, patch_score
+from last_vit.patch_score import peak_index, threshold_mask
+from last_vit.token_pool import POOL_KINDS, TokenPool
+
+TOKENS = torch.randn(3, 2 + 9, 8, generator=torch.Generator().manual_seed(0))
+
+
+def make(kind):
+    return TokenPool(kind, top_k=2 if kind == "last" else None)
+
+
+def test_each_kind_by_hand():
+    cls, patches = TOKENS[:, 0], TOKENS[:, 2:]
+    weights = torch.einsum("bd,bnd->bn", cls, patches).div(8**0.5).softmax(1)
+    expected = {
+        "cls": cls,
+        "mean": patches.mean(1),
+        "max": patches.max(1).values,
+        "attention": torch.einsum("bn,bnd->bd", weights, patches),
+        "last": last_pool(patches, 2),
+    }
+    assert set(expected) == set(POOL_KINDS)
+    for kind, value in expected.items():
+        torch.testing.assert_close(make(kind)(TOKENS, 2), value, msg=kind)
+
+
+@pytest.mark.parametrize("kind", [kind for kind in POOL_KINDS if kind not in ("cls", "attention")])
+def test_prefix_tokens_never_count(kind):
+    changed = TOKENS.clone()
+    changed[:, :2] = 100.0
+    assert torch.equal(make(kind)(changed, 2), make(kind)(TOKENS, 2))
+
+
+@pytest.mark.parametrize("kind", POOL_KINDS)
+def test_no_state_and_dtype_kept(kind):
+    pool = make(kind)
+    assert not pool.state_dict()
+    assert pool(TOKENS.bfloat16(), 2).dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize("kind", ["cls", "attention"])
+def test_no_cls_token(kind):
+    with pytest.raises(ValueError, match="use mean, max or last"):
+        make(kind)(TOKENS, 0)
+
+
+def test_bad_kind_and_missing_top_k():
+    with pytest.raises(ValueError, match="cls, mean, max, attention, last"):
+        TokenPool("gem")
+    with pytest.raises(ValueError, match="needs top_k"):
+        TokenPool("last")
+
+
+def test_patch_score_is_the_cosine():
+    patches, query = TOKENS[:, 2:], TOKENS[:, 0]
+    expected = torch.cosine_similarity(patches, query[:, None], dim=2)
+    score = patch_score(patches, query)
+    torch.testing.assert_close(score, expected)
+    assert torch.equal(peak_index(score), expected.argmax(1))
+    assert patch_score(patches.half(), query.half()).dtype == torch.float32
+    torch.testing.assert_close(patch_score(patches, patches[:, 4])[:, 4], torch.ones(3))
+    assert patch_score(torch.zeros(1, 2, 3), torch.ones(1, 3)).tolist() == [[0.0, 0.0]]
+
+
+@pytest.mark.parametrize("query_shape", [(3, 7), (2, 8), (3, 1, 8)])
+def test_patch_score_shape_errors(query_shape):
+    with pytest.raises(ValueError, match="patch_tokens"):
+        patch_score(TOKENS[:, 2:], torch.zeros(query_shape))
+
+
+def test_threshold_mask():
+    score = torch.tensor([[0.0, 0.0, 0.0, 1.0], [1.0, 2.0, 3.0, 4.0]])
+    assert threshold_mask(score, 0.0).tolist() == [[False, False, False, True], [False, False, True, True]]
+    assert threshold_mask(score, 1.0).tolist() == [[False, False, False, True], [False, False, False, True]]

@@ -1,0 +1,157 @@
+"""Where the weights lie inside a checkpoint, and how their names become those of a model.
+
+Every rule is explicit: a prefix is stripped only when all names carry it, a tower is taken only when the model asks for
+one, a name is rewritten only by an anchored pattern of a known source. What no rule covers stays as it is and fails in
+`last_vit.checkpoint.load_strict`. No tensor is changed: resizing position embeddings belongs to the host library.
+
+| file                                     | weights under        | rules                                            |
+|------------------------------------------|----------------------|--------------------------------------------------|
+| this project's and the release's trainer | "model"              | wrapper "model."                                 |
+| DINO training checkpoint                 | "teacher", "student" | wrapper "module.", "backbone." only, not "head." |
+| open_clip training checkpoint            | "state_dict"         | wrapper "module."                                |
+| torchvision, timm, DINO backbone, others | the file itself      | torchvision's old MLP names; timm -> torchvision |
+| original EVA-CLIP                        | the file itself      | EVA -> timm, "visual." -> "visual.trunk."        |
+"""
+
+import re
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from torch import Tensor
+
+from last_vit.checkpoint_files import shorten
+
+_STATE_KEYS = ("teacher", "model", "state_dict")
+# DistributedDataParallel, torch.compile, and modules that hold the host as `.model`.
+_WRAPPERS = ("module.", "_orig_mod.", "model.")
+
+_EVA_BLOCK = r"^((?:visual\.)?blocks\.\d+\.)"
+_EVA_TO_TIMM = (
+    (_EVA_BLOCK + r"mlp\.ffn_ln\.", r"\1mlp.norm."),
+    (_EVA_BLOCK + r"attn\.inner_attn_ln\.", r"\1attn.norm."),
+    (_EVA_BLOCK + r"mlp\.w1\.", r"\1mlp.fc1_g."),
+    (_EVA_BLOCK + r"mlp\.w2\.", r"\1mlp.fc1_x."),
+    (_EVA_BLOCK + r"mlp\.w3\.", r"\1mlp.fc2."),
+    (_EVA_BLOCK + r"attn\.([qv])_bias$", r"\1attn.\2_proj.bias"),
+)
+# timm's and DINO's ViT have the same names; torchvision packs q, k, v in the same order.
+_TIMM_TO_TORCHVISION = (
+    (r"^cls_token$", "class_token"),
+    (r"^pos_embed$", "encoder.pos_embedding"),
+    (r"^patch_embed\.proj\.", "conv_proj."),
+    (r"^norm\.", "encoder.ln."),
+    (r"^head\.", "heads.head."),
+    (r"^blocks\.(\d+)\.norm([12])\.", r"encoder.layers.encoder_layer_\1.ln_\2."),
+    (r"^blocks\.(\d+)\.attn\.qkv\.(weight|bias)$", r"encoder.layers.encoder_layer_\1.self_attention.in_proj_\2"),
+    (r"^blocks\.(\d+)\.attn\.proj\.", r"encoder.layers.encoder_layer_\1.self_attention.out_proj."),
+    (r"^blocks\.(\d+)\.mlp\.fc1\.", r"encoder.layers.encoder_layer_\1.mlp.0."),
+    (r"^blocks\.(\d+)\.mlp\.fc2\.", r"encoder.layers.encoder_layer_\1.mlp.3."),
+)
+# torchvision's published ViT files predate its renaming of the MLP.
+_OLD_TORCHVISION = (
+    (r"^(encoder\.layers\.encoder_layer_\d+\.mlp\.)linear_1\.", r"\g<1>0."),
+    (r"^(encoder\.layers\.encoder_layer_\d+\.mlp\.)linear_2\.", r"\g<1>3."),
+)
+
+
+def unwrap_state_dict(checkpoint: Mapping[str, Any], key: str | None = None) -> dict[str, Tensor]:
+    """Take the state dict out of a checkpoint and strip the prefixes of what wrapped its model.
+
+    Args:
+        checkpoint: As `last_vit.checkpoint.read_checkpoint` returns it.
+        key: Entry that holds the weights, for example "student"; None takes the first of "teacher", "model",
+            "state_dict" that is there, else the checkpoint itself.
+
+    Returns:
+        Name -> tensor. Of names "backbone.*" and "head.*" (DINO) only the backbone, without that prefix.
+
+    Raises:
+        ValueError: No such entry, or it is not a non-empty dict of tensors; the message lists what is there.
+    """
+    return find_state_dict(checkpoint, key)[1]
+
+
+def find_state_dict(checkpoint: Mapping[str, Any], key: str | None = None) -> tuple[str, dict[str, Tensor]]:
+    """`unwrap_state_dict`, and before it where the weights lay: the entry's name or "bare"."""
+    if key is None:
+        key = next((name for name in _STATE_KEYS if isinstance(checkpoint.get(name), Mapping)), None)
+    elif key not in checkpoint:
+        raise ValueError(f"the checkpoint has no entry {key!r}; it holds {shorten(checkpoint)}")
+    layout = "bare" if key is None else key
+    entries = checkpoint if key is None else checkpoint[key]
+    if not isinstance(entries, Mapping) or not entries:
+        raise ValueError(
+            f"no weights: {layout!r} is not a filled dict; the checkpoint holds {shorten(checkpoint) or 'nothing'}"
+        )
+    strangers = [name for name, value in entries.items() if not (isinstance(name, str) and isinstance(value, Tensor))]
+    if strangers:
+        raise ValueError(
+            f"no state dict found: not tensors in {layout!r}: {shorten(strangers)}; weights are looked for under "
+            f"{', '.join(_STATE_KEYS)}, or in the whole file; name another entry with key=..."
+        )
+    wrapper = _wrapper_of(entries)
+    weights = {name.removeprefix(wrapper): tensor for name, tensor in entries.items()}
+    if any(name.startswith("backbone.") for name in weights) and all(
+        name.startswith(("backbone.", "head.")) for name in weights
+    ):
+        weights = _take(weights, "backbone.")
+    return layout, weights
+
+
+def fit_names(state_dict: Mapping[str, Tensor], model_names: Iterable[str]) -> dict[str, Tensor]:
+    """Rewrite the names of a state dict of another origin to those of a model.
+
+    Args:
+        state_dict: As `unwrap_state_dict` returns it.
+        model_names: Names in the model's own state dict; they decide which rules apply.
+
+    Returns:
+        Name -> the same tensors. Left out: EVA's rotary tables (the model computes its own) and, when the model is a
+        CLIP's image tower alone, everything that is not under "visual." or "visual.trunk.".
+
+    Raises:
+        ValueError: Two names became one.
+    """
+    model_names = list(model_names)
+    wrapper = _wrapper_of(model_names)
+    targets = {name.removeprefix(wrapper) for name in model_names}
+    weights = dict(state_dict)
+    if any(re.search(_EVA_BLOCK + r"(mlp\.w1|attn\.inner_attn_ln)\.", name) for name in weights):
+        weights = {name: tensor for name, tensor in weights.items() if "rope" not in name.split(".")}
+        weights = _rewrite(weights, _EVA_TO_TIMM)
+        if any(name.startswith("visual.trunk.") for name in targets):
+            weights = _rewrite(weights, ((r"^visual\.", "visual.trunk."),))
+    if not any(name.startswith("visual.") for name in targets):
+        tower = next((p for p in ("visual.trunk.", "visual.") if any(n.startswith(p) for n in weights)), None)
+        weights = weights if tower is None else _take(weights, tower)
+    if "class_token" in targets:
+        rules = _TIMM_TO_TORCHVISION if "blocks.0.attn.qkv.weight" in weights else _OLD_TORCHVISION
+        weights = _rewrite(weights, rules)
+    return {wrapper + name: tensor for name, tensor in weights.items()}
+
+
+def _wrapper_of(names: Iterable[str]) -> str:
+    """The longest chain of wrapper prefixes that all names start with."""
+    names, wrapper = list(names), ""
+    while names:
+        prefix = next((p for p in _WRAPPERS if all(name.startswith(wrapper + p) for name in names)), None)
+        if prefix is None:
+            break
+        wrapper += prefix
+    return wrapper
+
+
+def _take(weights: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): tensor for name, tensor in weights.items() if name.startswith(prefix)}
+
+
+def _rewrite(weights: Mapping[str, Tensor], rules: Iterable[tuple[str, str]]) -> dict[str, Tensor]:
+    rewritten: dict[str, Tensor] = {}
+    for old_name, tensor in weights.items():
+        name = old_name
+        for pattern, replacement in rules:
+            name = re.sub(pattern, replacement, name)
+        if name in rewritten:
+            raise ValueError(f"two tensors of the checkpoint become {name!r}; one of them is {old_name!r}")
+        rewritten[name] = tensor
+    return rewritten

@@ -1,0 +1,36 @@
+"""One adapter per host library; `find_adapter` picks it by the names of the model's classes, importing no host."""
+
+from torch import nn
+
+from last_vit.adapters.base import Adapter, DenseOutput, unwrap_host
+from last_vit.adapters.convnet import ConvNetAdapter
+from last_vit.adapters.open_clip_vit import OpenClipAdapter
+from last_vit.adapters.timm_vit import TimmViTAdapter
+from last_vit.adapters.torchvision_vit import TorchvisionViTAdapter
+
+ADAPTERS: tuple[Adapter, ...] = (TorchvisionViTAdapter(), TimmViTAdapter(), OpenClipAdapter(), ConvNetAdapter())
+
+__all__ = ["ADAPTERS", "Adapter", "DenseOutput", "find_adapter", "unwrap_host"]
+
+
+def find_adapter(model: nn.Module) -> Adapter:
+    """The adapter for a host, bare or wrapped.
+
+    Args:
+        model: A host, or one inside torch.compile, DDP or ClassificationNet.
+
+    Returns:
+        Its adapter, whose methods take `unwrap_host(model)`.
+
+    Raises:
+        ValueError: No adapter knows the class; the message lists the supported hosts.
+    """
+    host = unwrap_host(model)
+    for adapter in ADAPTERS:
+        if adapter.matches(host):
+            return adapter
+    supported = "".join(f"\n  - {adapter.hosts}" for adapter in ADAPTERS)
+    raise ValueError(
+        f"no adapter for {type(host).__module__}.{type(host).__qualname__}; supported hosts:{supported}\n"
+        f"For your own ViT, call last_vit.last_pool on its patch tokens where it reads the class token."
+    )

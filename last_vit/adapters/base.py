@@ -1,0 +1,164 @@
+"""What every adapter shares: interface, dense output, host unwrapping, and hooks that leave no trace in a model.
+
+An adapter finds the one place where its host library reads the global token and puts a `TokenPool` there. The pool is
+held by a plain object (an instance attribute or a forward hook), never registered as a submodule, so parameters,
+buffers, state-dict keys and the host's own forward stay as they are. No host library is imported in this folder: hosts
+are known by the names of their classes.
+
+Letters: B images, N patches, P prefix tokens, D channels, C classes or embedding size.
+"""
+
+from typing import Any, NamedTuple, Protocol
+
+from torch import Tensor, nn
+from torch.nn.parallel import DataParallel, DistributedDataParallel
+
+from last_vit.token_pool import TokenPool
+
+_SLOT = "_last_vit_hook"
+
+
+class DenseOutput(NamedTuple):
+    """One forward pass, read before, at and after the host's pooling.
+
+    Attributes:
+        global_token: [B, D], what the host pools (with whatever pool is attached).
+        patch_tokens: [B, N, D], row by row over the grid, in the same space as `global_token`.
+        grid_hw: (h, w) of the patch grid, h * w = N.
+        logits: [B, C], the host's own output; for a CLIP tower its un-normalised image embedding.
+        cls_token: [B, D] in the same space, or None for a host without class token.
+    """
+
+    global_token: Tensor
+    patch_tokens: Tensor
+    grid_hw: tuple[int, int]
+    logits: Tensor
+    cls_token: Tensor | None
+
+
+class Adapter(Protocol):
+    """The pooling seam of one host library. Stateless; all methods but `matches` take a host that matches."""
+
+    hosts: str
+    """The supported hosts in words, for error texts."""
+
+    def matches(self, model: nn.Module) -> bool:
+        """Whether this adapter knows the class of `model`."""
+
+    def attach(self, model: nn.Module, pool: TokenPool) -> None:
+        """Pool with `pool` from now on, in place of the host's pooling or of an earlier one."""
+
+    def attached(self, model: nn.Module) -> TokenPool | None:
+        """The pool that `attach` put there, or None."""
+
+    def dense(self, model: nn.Module, images: Tensor) -> DenseOutput:
+        """One forward pass of the host on [B, 3, H, W] images."""
+
+
+def class_names(model: nn.Module) -> list[str]:
+    """Full names (module.qualname) of the class of `model` and of all its bases, nearest first."""
+    return [f"{cls.__module__}.{cls.__qualname__}" for cls in type(model).__mro__]
+
+
+def unwrap_host(model: nn.Module) -> nn.Module:
+    """The host inside torch.compile's, DDP's and our own wrappers, however deep.
+
+    A wrapper of ours is any module with a property `host_model` that names the module it wraps.
+    """
+    while True:
+        if "_orig_mod" in model._modules:
+            model = model._orig_mod
+        elif isinstance(model, DistributedDataParallel | DataParallel):
+            model = model.module
+        elif hasattr(type(model), "host_model"):
+            model = model.host_model
+        else:
+            return model
+
+
+def check_class_token(model: nn.Module, pool: TokenPool, has_class_token: bool) -> None:
+    """Refuse pools that read a class token on hosts without one.
+
+    Raises:
+        ValueError: Names the host and what works instead.
+    """
+    if pool.kind in ("cls", "attention") and not has_class_token:
+        raise ValueError(
+            f"pool {pool.kind!r} needs a class token and this {type(model).__name__} has none; use mean, max or last"
+        )
+
+
+def check_image_size(model: nn.Module, images: Tensor, image_hw: tuple[int, int]) -> None:
+    """Refuse images of another size than a host with fixed position embeddings was built for.
+
+    Raises:
+        ValueError: Shows both sizes.
+    """
+    if tuple(images.shape[2:]) != tuple(image_hw):
+        raise ValueError(
+            f"images are {tuple(images.shape[2:])} (height, width), this {type(model).__name__} takes "
+            f"{tuple(image_hw)} only; resize the images or build the model for their size"
+        )
+
+
+def check_global_token(model: nn.Module, global_token: Tensor, num_channels: int) -> None:
+    """Refuse hosts whose read-out is not one token of the patches' width.
+
+    Raises:
+        ValueError: Shows the shape that the host reads instead of [B, D].
+    """
+    if global_token.ndim != 2 or global_token.shape[1] != num_channels:
+        raise ValueError(
+            f"this {type(model).__name__} reads {tuple(global_token.shape)} instead of one global token "
+            f"[B, {num_channels}]; build it with average or token pooling, or call attach_pool first"
+        )
+
+
+def split_tokens(
+    tokens: Tensor, num_prefix_tokens: int, has_class_token: bool, grid_hw: tuple[int, int]
+) -> tuple[Tensor | None, Tensor]:
+    """[B, P + N, D] -> class token [B, D] (None without one) and patch tokens [B, N, D].
+
+    Raises:
+        ValueError: If the patches do not fill the grid, as under patch dropout.
+    """
+    patch_tokens = tokens[:, num_prefix_tokens:]
+    height, width = grid_hw
+    if patch_tokens.shape[1] != height * width:
+        raise ValueError(
+            f"the encoder returned {patch_tokens.shape[1]} patch tokens for a {height} x {width} grid; "
+            f"patch dropout must be off: call model.eval()"
+        )
+    return (tokens[:, 0] if has_class_token else None), patch_tokens
+
+
+def first_output(output: Any) -> Tensor:
+    """The logits of a host that returns (logits, more...), as Inception in training or a tower with output_tokens."""
+    return output[0] if isinstance(output, tuple) else output
+
+
+class PoolHook:
+    """Base of forward hooks that hold a pool; a plain object, so that the host gains no submodule."""
+
+    def __init__(self, pool: TokenPool) -> None:
+        self.pool = pool
+
+    def __call__(self, module: nn.Module, args: tuple[Tensor, ...], output: Tensor | None = None) -> Tensor:
+        """Called by torch: as forward hook with the module's output, as forward pre-hook without."""
+        raise NotImplementedError
+
+
+def install_hook(module: nn.Module, hook: PoolHook, on_input: bool = False) -> None:
+    """Hook the output (or the input) of `module`, in place of an earlier hook of ours.
+
+    Hook and handle stand in a plain attribute as well: that is how the next call finds them, also in a deep copy.
+    """
+    if _SLOT in vars(module):
+        vars(module)[_SLOT][1].remove()
+    register = module.register_forward_pre_hook if on_input else module.register_forward_hook
+    setattr(module, _SLOT, (hook, register(hook)))
+
+
+def installed_pool(module: nn.Module) -> TokenPool | None:
+    """The pool of the hook that `install_hook` put on `module`, or None."""
+    return vars(module)[_SLOT][0].pool if _SLOT in vars(module) else None

@@ -1,0 +1,134 @@
+"""Pooling seam of open_clip's image towers: the method `_global_pool`, after `ln_post` and before `proj`.
+
+Takes a tower or a whole CLIP (attached to, and read from, its `visual`). Towers from timm (EVA, ViT, ConvNeXt) are
+passed on to timm's adapters. With final_ln_after_pool the host pools before `ln_post`, as timm's `fc_norm` models do.
+"""
+
+from torch import Tensor, nn
+
+from last_vit.adapters.base import (
+    Adapter,
+    DenseOutput,
+    check_global_token,
+    check_image_size,
+    class_names,
+    first_output,
+    split_tokens,
+)
+from last_vit.adapters.convnet import ConvNetAdapter
+from last_vit.adapters.timm_vit import TimmViTAdapter
+from last_vit.token_pool import TokenPool
+
+_CLIPS = {"open_clip.model.CLIP", "open_clip.model.CustomTextCLIP", "open_clip.coca_model.CoCa"}
+_NATIVE = "open_clip.transformer.VisionTransformer"
+_TIMM = "open_clip.timm_model.TimmModel"
+_TRUNKS: tuple[Adapter, ...] = (TimmViTAdapter(), ConvNetAdapter())
+
+
+class OpenClipAdapter:
+    """open_clip `VisionTransformer` and `TimmModel` towers, alone or inside `CLIP`, `CustomTextCLIP` or `CoCa`."""
+
+    hosts = "open_clip VisionTransformer and TimmModel towers, or CLIP / CustomTextCLIP / CoCa with such a tower"
+
+    def matches(self, model: nn.Module) -> bool:
+        """See `Adapter`."""
+        return not {_NATIVE, _TIMM, *_CLIPS}.isdisjoint(class_names(model))
+
+    def attach(self, model: nn.Module, pool: TokenPool) -> None:
+        """See `Adapter`.
+
+        Raises:
+            ValueError: Towers with attention pooling, ResNet towers, timm trunks without adapter; or the trunk's own.
+        """
+        tower = _tower(model)
+        if _TIMM in class_names(tower):
+            _trunk_adapter(tower).attach(tower.trunk, pool)
+        else:
+            tower._global_pool = _GlobalPool(pool)
+
+    def attached(self, model: nn.Module) -> TokenPool | None:
+        """See `Adapter`."""
+        tower = _tower(model)
+        if _TIMM in class_names(tower):
+            return _trunk_adapter(tower).attached(tower.trunk)
+        return tower._global_pool.pool if isinstance(tower._global_pool, _GlobalPool) else None
+
+    def dense(self, model: nn.Module, images: Tensor) -> DenseOutput:
+        """See `Adapter`. Tokens are [B, N, width] after `ln_post`; `logits` is the image embedding, not normalised.
+
+        Raises:
+            ValueError: As `attach`; images of another size than the tower's; a tower that drops patches.
+        """
+        tower = _tower(model)
+        if _TIMM in class_names(tower):
+            trunk = _trunk_adapter(tower).dense(tower.trunk, images)
+            return trunk._replace(logits=tower.head(trunk.logits))
+        check_image_size(tower, images, tower.image_size)
+        tokens, pooled, embedding = _run_native(tower, images)
+        if tower.final_ln_after_pool:
+            tokens, pooled = tower.ln_post(tokens), tower.ln_post(pooled)
+        check_global_token(tower, pooled, tokens.shape[2])
+        cls_token, patch_tokens = split_tokens(tokens, 1, True, tower.grid_size)
+        return DenseOutput(pooled, patch_tokens, tower.grid_size, embedding, cls_token)
+
+
+class _GlobalPool:
+    """Stands in for the method `_global_pool`: [B, 1 + N, D] -> pooled [B, D] and patch tokens [B, N, D]."""
+
+    def __init__(self, pool: TokenPool) -> None:
+        self.pool = pool
+
+    def __call__(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        return self.pool(x, 1), x[:, 1:]
+
+
+def _tower(model: nn.Module) -> nn.Module:
+    """The image tower of a CLIP, or the tower itself, if it pools in one place.
+
+    Raises:
+        ValueError: No such tower; the message names what it has instead.
+    """
+    tower = model if _CLIPS.isdisjoint(class_names(model)) else model.visual
+    names = class_names(tower)
+    if _TIMM in names:
+        attn_pool = getattr(tower.head, "pool", None)
+    elif _NATIVE in names:
+        attn_pool = tower.attn_pool
+    else:
+        raise ValueError(f"open_clip image tower {names[0]} has no adapter; supported: VisionTransformer, TimmModel")
+    if attn_pool is not None:
+        raise ValueError(
+            f"this open_clip tower pools with a learned {type(attn_pool).__name__} (attentional_pool, or timm_pool "
+            f"abs_attn / rot_attn), which has no token to replace; use a tower with pool_type 'tok' or 'avg'"
+        )
+    return tower
+
+
+def _trunk_adapter(tower: nn.Module) -> Adapter:
+    for adapter in _TRUNKS:
+        if adapter.matches(tower.trunk):
+            return adapter
+    raise ValueError(
+        f"open_clip tower with timm trunk {class_names(tower.trunk)[0]} has no adapter; supported trunks: "
+        f"{'; '.join(adapter.hosts for adapter in _TRUNKS)}"
+    )
+
+
+def _run_native(tower: nn.Module, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """One forward pass -> what `_global_pool` read [B, 1 + N, D] and pooled [B, D], and the embedding [B, C]."""
+    seam, is_own = tower._global_pool, "_global_pool" not in vars(tower)
+    seen: list[tuple[Tensor, Tensor]] = []
+
+    def recording(x: Tensor) -> tuple[Tensor, Tensor]:
+        pooled, tokens = seam(x)
+        seen.append((x, pooled))
+        return pooled, tokens
+
+    tower._global_pool = recording
+    try:
+        embedding = first_output(tower(images))
+    finally:
+        tower._global_pool = seam
+        if is_own:
+            del tower._global_pool  # the class's own method shows again
+    return *seen[0], embedding

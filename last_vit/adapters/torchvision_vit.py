@@ -1,0 +1,62 @@
+"""Pooling seam of torchvision's VisionTransformer: the output of `encoder`.
+
+The host reads `encoder(x)[:, 0]`. A forward hook on the encoder returns the pooled token as a sequence of length one,
+so that same line reads it.
+"""
+
+from torch import Tensor, nn
+
+from last_vit.adapters.base import (
+    DenseOutput,
+    PoolHook,
+    check_image_size,
+    class_names,
+    install_hook,
+    installed_pool,
+    split_tokens,
+)
+from last_vit.token_pool import TokenPool
+
+_HOST = "torchvision.models.vision_transformer.VisionTransformer"
+
+
+class TorchvisionViTAdapter:
+    """torchvision `VisionTransformer` and its subclasses: one class token, fixed square images."""
+
+    hosts = "torchvision VisionTransformer (vit_b_16, ...)"
+
+    def matches(self, model: nn.Module) -> bool:
+        """See `Adapter`."""
+        return _HOST in class_names(model)
+
+    def attach(self, model: nn.Module, pool: TokenPool) -> None:
+        """See `Adapter`."""
+        install_hook(model.encoder, _PooledSequence(pool))
+
+    def attached(self, model: nn.Module) -> TokenPool | None:
+        """See `Adapter`."""
+        return installed_pool(model.encoder)
+
+    def dense(self, model: nn.Module, images: Tensor) -> DenseOutput:
+        """See `Adapter`. Tokens are the encoder's output (after its LayerNorm), the global token is what `heads` reads.
+
+        Raises:
+            ValueError: Images of another size than the model's.
+        """
+        check_image_size(model, images, (model.image_size, model.image_size))
+        seen: dict[str, Tensor] = {}
+        with (
+            model.encoder.register_forward_hook(lambda _, args, output: seen.update(tokens=output), prepend=True),
+            model.heads.register_forward_pre_hook(lambda _, args: seen.update(global_token=args[0])),
+        ):
+            logits = model(images)
+        side = model.image_size // model.patch_size
+        cls_token, patch_tokens = split_tokens(seen["tokens"], 1, True, (side, side))
+        return DenseOutput(seen["global_token"], patch_tokens, (side, side), logits, cls_token)
+
+
+class _PooledSequence(PoolHook):
+    """[B, 1 + N, D] encoder output -> [B, 1, D]."""
+
+    def __call__(self, module: nn.Module, args: tuple[Tensor, ...], output: Tensor | None = None) -> Tensor:
+        return self.pool(output, 1)[:, None]

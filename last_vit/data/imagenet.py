@@ -1,0 +1,226 @@
+"""ImageNet (and whatever shares its layout, such as Tiny-ImageNet): images, labels and, when asked for, XML boxes.
+
+Annotations are read once, when the data set is built; images are decoded when they are asked for. Nothing is left out
+silently: by default a fault stops with the file's name, with `skip_broken` it is counted in `skipped`, and images that
+`single_object` and `max_box_area` rule out are counted in `filtered`.
+
+Frames: `box_xyxy` and `image_hw` are in the frame of the image's XML, whose values are taken as they stand (ImageNet's
+are not corrected by a pixel, the release's neither). Where the XML describes a scaled version of the image, both are in
+that scale, which the evaluation transforms cancel; where it describes another shape, the image is a fault.
+"""
+
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import Dataset
+from torchvision.transforms.functional import pil_to_tensor
+from tqdm import tqdm
+
+from last_vit.data.imagenet_layout import annotation_finder, find_annotation_folder, find_split_folder, list_split
+from last_vit.data.transforms import load_rgb, verify_image
+from last_vit.data.voc_xml import read_voc_xml
+
+NO_BOX = (float("nan"),) * 4
+_FRAME_TOLERANCE = 0.02  # relative difference of the aspect ratios of file and XML: rounding of a scaled frame
+
+
+class ImageNetDataset(Dataset):
+    """A split of ImageNet.
+
+    A sample is a dict: `image` (the transform's result, or uint8 [3, height, width] without one), `label` (-1 where
+    unknown), `index` (into this data set), `box_xyxy` float32 [4] in original pixels (NaN when there is no object or
+    several), `image_hw` int64 [2], the original (height, width), and `num_objects` (-1 when boxes were not read).
+
+    Attributes:
+        classes: Class folder names in the order of the labels.
+        image_paths: One per image.
+        labels: int64 array [len].
+        boxes_xyxy, image_hw, num_objects: float32 [len, 4], int64 [len, 2], int64 [len]; None unless `boxes`.
+        skipped: Faulty files that were left out, reason -> count.
+        filtered: Sound images that were not asked for, reason -> count.
+
+    Args:
+        root: Folder that holds `<split>/`, a split's folder itself, or Kaggle's archive; see `find_split_folder`.
+        split: "train" or "val".
+        transform: Callable from a PIL RGB image to a tensor.
+        boxes: Read the XML annotations. Each image must have one: the training set, where about 4 in 10 have, needs
+            `skip_broken` too.
+        annotation_root: Folder of the XML files; None looks in the usual places beside the images.
+        single_object: Keep the images with exactly one object. Needs `boxes`.
+        max_box_area: Keep the images whose box takes less than this share of the image (release: 0.25). Needs
+            `single_object`.
+        skip_broken: Count and leave out unreadable images and annotations instead of stopping, and keep an empty class
+            folder as a class without images. To know them, every image file is read once now (at an eighth of the
+            JPEG's size).
+
+    Raises:
+        FileNotFoundError: Wrong root, no image or no annotation folder, or an annotation missing.
+        ValueError: Arguments that contradict each other, an empty class folder, a broken annotation, no labels for a
+            flat folder (unless `boxes`), or no image left. `__getitem__` raises it for an unreadable image.
+    """
+
+    def __init__(
+        self,
+        root: str | Path,
+        split: str,
+        transform: Callable[[Image.Image], Tensor] | None = None,
+        boxes: bool = False,
+        annotation_root: str | Path | None = None,
+        single_object: bool = False,
+        max_box_area: float | None = None,
+        skip_broken: bool = False,
+    ) -> None:
+        _check_arguments(boxes, annotation_root, single_object, max_box_area)
+        self.folder = find_split_folder(root, split)
+        self.transform = transform
+        self.skipped: Counter[str] = Counter()
+        self.filtered: Counter[str] = Counter()
+        listing = list_split(self.folder)
+        if listing.empty_classes and not skip_broken:
+            raise ValueError(
+                f"class folder {self.folder / listing.empty_classes[0]} has no image ({len(listing.empty_classes)} "
+                "such folders). Restore its images; or remove the folder from all splits, which renumbers the classes "
+                "after it; or keep it as a class without images with skip_broken=True"
+            )
+        if not listing.classes and not boxes:
+            raise ValueError(
+                f"{self.folder} holds images without class folders, so their labels are unknown: sort them into "
+                "<wnid>/ folders, or put Kaggle's LOC_val_solution.csv and LOC_synset_mapping.txt beside the folder"
+            )
+        if listing.empty_classes:
+            self.skipped["empty class folder"] = len(listing.empty_classes)
+        self.classes = listing.classes
+        self.image_paths = listing.image_paths
+        self.labels = np.array(listing.labels, dtype=np.int64)
+        self.boxes_xyxy = self.image_hw = self.num_objects = None
+        if boxes:
+            annotation_folder = find_annotation_folder(self.folder, split, annotation_root)
+            self._read_annotations(annotation_folder, single_object, max_box_area, skip_broken)
+        if skip_broken:
+            self._leave_out_broken_images()
+        if not self.image_paths:
+            raise ValueError(
+                f"no image of {self.folder} is left (skipped {dict(self.skipped)}, filtered {dict(self.filtered)}): "
+                "check annotation_root, single_object and max_box_area"
+            )
+
+    def __len__(self) -> int:
+        return len(self.image_paths)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        path = self.image_paths[index]
+        image = load_rgb(path)
+        if self.num_objects is None:
+            image_hw, box, num_objects = (image.height, image.width), NO_BOX, -1
+        else:
+            image_hw, box, num_objects = self.image_hw[index], self.boxes_xyxy[index], int(self.num_objects[index])
+            _check_frame(path, (image.height, image.width), tuple(image_hw))
+        return {
+            "image": pil_to_tensor(image) if self.transform is None else self.transform(image),
+            "label": int(self.labels[index]),
+            "index": index,
+            "box_xyxy": torch.tensor(box, dtype=torch.float32),
+            "image_hw": torch.tensor(image_hw, dtype=torch.int64),
+            "num_objects": num_objects,
+        }
+
+    def __repr__(self) -> str:
+        return (
+            f"ImageNetDataset({self.folder}: {len(self)} images, {len(self.classes)} classes, "
+            f"skipped {dict(self.skipped)}, filtered {dict(self.filtered)})"
+        )
+
+    def _read_annotations(
+        self, folder: Path, single_object: bool, max_box_area: float | None, skip_broken: bool
+    ) -> None:
+        """Fill the box arrays and drop what the filters rule out."""
+        find = annotation_finder(folder)
+        kept, boxes, sizes, counts = [], [], [], []
+        for index, image_path in enumerate(_progress(self.image_paths, "reading boxes")):
+            path = find(image_path)
+            try:
+                annotation = read_voc_xml(path)
+            except FileNotFoundError as error:
+                if not skip_broken:
+                    raise FileNotFoundError(
+                        f"no annotation {path} for image {image_path}; restore it, give its folder as annotation_root, "
+                        "or leave out images without boxes with skip_broken=True (about 6 in 10 of the training set)"
+                    ) from error
+                self.skipped["no annotation"] += 1
+                continue
+            except ValueError:
+                if not skip_broken:
+                    raise
+                self.skipped["broken annotation"] += 1
+                continue
+            objects, area = annotation.objects, annotation.width * annotation.height
+            box = objects[0][1:] if len(objects) == 1 else NO_BOX
+            if single_object and len(objects) != 1:
+                self.filtered["several objects" if objects else "no object"] += 1
+            elif max_box_area is not None and (box[2] - box[0]) * (box[3] - box[1]) >= max_box_area * area:
+                self.filtered["large box"] += 1
+            else:
+                kept.append(index)
+                boxes.append(box)
+                sizes.append((annotation.height, annotation.width))
+                counts.append(len(objects))
+        self.boxes_xyxy = np.array(boxes, dtype=np.float32).reshape(-1, 4)
+        self.image_hw = np.array(sizes, dtype=np.int64).reshape(-1, 2)
+        self.num_objects = np.array(counts, dtype=np.int64)
+        self.image_paths = [self.image_paths[index] for index in kept]
+        self.labels = self.labels[kept]
+
+    def _leave_out_broken_images(self) -> None:
+        kept = []
+        for index, path in enumerate(_progress(self.image_paths, "checking images")):
+            try:
+                pixel_hw = verify_image(path)
+            except ValueError:
+                self.skipped["broken image"] += 1
+                continue
+            if self.image_hw is not None and not _same_frame(pixel_hw, tuple(self.image_hw[index])):
+                self.skipped["image and annotation of different shape"] += 1
+                continue
+            kept.append(index)
+        self.image_paths = [self.image_paths[index] for index in kept]
+        self.labels = self.labels[kept]
+        if self.num_objects is not None:
+            self.boxes_xyxy, self.image_hw = self.boxes_xyxy[kept], self.image_hw[kept]
+            self.num_objects = self.num_objects[kept]
+
+
+def _check_arguments(
+    boxes: bool, annotation_root: str | Path | None, single_object: bool, max_box_area: float | None
+) -> None:
+    if (single_object or annotation_root is not None) and not boxes:
+        raise ValueError("single_object and annotation_root are about annotations: they need boxes=True")
+    if max_box_area is not None and not single_object:
+        raise ValueError("max_box_area looks at the one box of an image: it needs single_object=True")
+    if max_box_area is not None and not 0 < max_box_area <= 1:
+        raise ValueError(f"max_box_area is a share of the image in (0, 1], got {max_box_area}; None keeps all boxes")
+
+
+def _same_frame(pixel_hw: tuple[int, int], xml_hw: tuple[int, int]) -> bool:
+    if pixel_hw == xml_hw:
+        return True
+    ratio = (pixel_hw[0] * xml_hw[1]) / (pixel_hw[1] * xml_hw[0])
+    return abs(ratio - 1) <= _FRAME_TOLERANCE
+
+
+def _check_frame(path: str, pixel_hw: tuple[int, int], xml_hw: tuple[int, int]) -> None:
+    if not _same_frame(pixel_hw, xml_hw):
+        raise ValueError(
+            f"image {path} is {pixel_hw[1]} x {pixel_hw[0]} (width x height), its annotation says "
+            f"{xml_hw[1]} x {xml_hw[0]}: they do not belong together, or one was rotated. Restore the original "
+            "file, or leave out such images with skip_broken=True"
+        )
+
+
+def _progress(paths: list[str], what: str) -> tqdm:
+    return tqdm(paths, desc=what, unit=" files", disable=None, leave=False)

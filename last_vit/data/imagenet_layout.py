@@ -1,0 +1,186 @@
+"""Where ImageNet's files lie: the split's folder, its images by class, and its XML annotations.
+
+Understands the layouts that are in use: class folders below `<root>/<split>`, the split's folder given directly, the
+Kaggle archive (`ILSVRC/Data/CLS-LOC/<split>` with a flat val folder and `LOC_val_solution.csv`), and XML either flat or
+in class folders. Opens no image and parses no XML.
+"""
+
+import csv
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+SPLITS = ("train", "val")
+IMAGE_SUFFIXES = (".jpeg", ".jpg", ".png", ".bmp", ".webp")
+
+_EXPECTED = (
+    "expected class folders of images, <root>/{split}/<wnid>/*.JPEG, or Kaggle's <root>/ILSVRC/Data/CLS-LOC/{split}. "
+    "ImageNet-1k comes from https://image-net.org/download.php or Kaggle's "
+    "imagenet-object-localization-challenge"
+)
+
+
+class SplitListing(NamedTuple):
+    """The images of a split. `labels` index `classes`; -1 (and no classes) where a flat folder has no labels."""
+
+    classes: list[str]
+    image_paths: list[str]
+    labels: list[int]
+    empty_classes: list[str]
+
+
+def find_split_folder(root: str | Path, split: str) -> Path:
+    """The folder that holds a split's images.
+
+    Args:
+        root: Folder with `<split>/` in it, Kaggle's archive folder, or the folder of this or of the other split itself
+            (then the sibling is taken). A split's folder under another name must contain the split's name, so that one
+            folder can never pass for both splits.
+        split: One of `SPLITS`.
+
+    Raises:
+        ValueError: Unknown split.
+        FileNotFoundError: No such folder; the message says what was expected and where to get it.
+    """
+    if split not in SPLITS:
+        raise ValueError(f"split must be one of {', '.join(SPLITS)}, got {split!r}")
+    root = Path(os.path.abspath(Path(root).expanduser()))
+    candidates = [root / split, root / "ILSVRC" / "Data" / "CLS-LOC" / split, root / "Data" / "CLS-LOC" / split]
+    if root.name in SPLITS:
+        candidates.append(root.parent / split)
+    elif [name for name in SPLITS if name in root.name.lower()] == [split]:
+        candidates.append(root)
+    for candidate in candidates:
+        if candidate.is_dir():
+            return candidate
+    state = "has no such split in it" if root.is_dir() else "does not exist"
+    raise FileNotFoundError(f"ImageNet root {root} {state} (split {split!r}): {_EXPECTED.format(split=split)}")
+
+
+def list_split(folder: Path) -> SplitListing:
+    """List a split's images, classes numbered in the order of their folders' names.
+
+    A folder of images without class folders takes its labels from Kaggle's `LOC_val_solution.csv` and
+    `LOC_synset_mapping.txt`, looked for in the folder and up to four above it.
+
+    Raises:
+        FileNotFoundError: No image at all.
+        ValueError: Images beside class folders (a half-sorted split), or Kaggle's files contradict the images.
+    """
+    folders, loose = _scan(folder)
+    if folders and loose:
+        raise ValueError(
+            f"{folder} holds {len(loose)} images beside {len(folders)} class folders, such as {loose[0]}: sort them "
+            "into their class folders (or remove them), for a half-sorted split would be evaluated without them"
+        )
+    if not folders and not loose:
+        raise FileNotFoundError(f"no image in {folder}: {_EXPECTED.format(split=folder.name)}")
+    if loose:
+        return _list_flat(folder, loose)
+    image_paths, labels, empty_classes = [], [], []
+    for label, name in enumerate(folders):
+        _, images = _scan(folder / name)
+        image_paths += [str(folder / name / image) for image in images]
+        labels += [label] * len(images)
+        if not images:
+            empty_classes.append(name)
+    if not image_paths:
+        raise FileNotFoundError(
+            f"no image in the {len(folders)} folders of {folder}, such as {folders[0]}: "
+            f"{_EXPECTED.format(split=folder.name)}"
+        )
+    return SplitListing(folders, image_paths, labels, empty_classes)
+
+
+def find_annotation_folder(split_folder: Path, split: str, annotation_root: str | Path | None) -> Path:
+    """The folder that holds a split's XML annotations, flat or in class folders.
+
+    Args:
+        split_folder: Where the split's images lie.
+        split: "train" or "val".
+        annotation_root: The folder itself, or the `Annotations` folder above it; None looks beside the images.
+
+    Raises:
+        FileNotFoundError: Nothing found; the message lists where it looked and where to get the boxes.
+    """
+    if annotation_root is not None:
+        root = Path(annotation_root).expanduser()
+        candidates = [root / "CLS-LOC" / split, root / split, root]
+    else:
+        beside = split_folder.parent
+        candidates = [
+            beside / "Annotations" / "CLS-LOC" / split,
+            beside / "ILSVRC" / "Annotations" / "CLS-LOC" / split,
+            beside / "Annotations" / split,
+            beside / "Annotations",
+            beside / "bbox" / split,
+        ]
+        # Kaggle: ILSVRC/Data/CLS-LOC/<split> has its boxes in ILSVRC/Annotations/CLS-LOC/<split>
+        candidates += [above / "Annotations" / "CLS-LOC" / split for above in list(beside.parents)[:2]]
+    for candidate in candidates:
+        if candidate.is_dir():
+            return candidate
+    raise FileNotFoundError(
+        f"no XML boxes for split {split!r}; looked for {', '.join(map(str, candidates))}. Expected there: "
+        "<image>.xml or <wnid>/<image>.xml, from ImageNet's ILSVRC2012_bbox_val_v3.tgz (train: "
+        "ILSVRC2012_bbox_train_v2.tar.gz) or the Annotations folder of Kaggle's archive. Give the folder "
+        "as annotation_root if it lies elsewhere"
+    )
+
+
+def annotation_finder(folder: Path) -> Callable[[str], Path]:
+    """A function from an image's path to its XML's: `<wnid>/<image>.xml` if `folder` has class folders, else flat."""
+    with os.scandir(folder) as entries:
+        class_folders = {entry.name for entry in entries if entry.is_dir()}
+
+    def find(image_path: str) -> Path:
+        image = Path(image_path)
+        wnid = image.parent.name
+        return (folder / wnid if wnid in class_folders else folder) / f"{image.stem}.xml"
+
+    return find
+
+
+def _scan(folder: Path) -> tuple[list[str], list[str]]:
+    """Sorted names of a folder's visible subfolders and of its images."""
+    folders, images = [], []
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if entry.name.startswith("."):
+                continue
+            if entry.name.lower().endswith(IMAGE_SUFFIXES):
+                images.append(entry.name)
+            elif entry.is_dir():
+                folders.append(entry.name)
+    return sorted(folders), sorted(images)
+
+
+def _list_flat(folder: Path, images: list[str]) -> SplitListing:
+    image_paths = [str(folder / image) for image in images]
+    solution = _find_above(folder, "LOC_val_solution.csv")
+    if solution is None:
+        return SplitListing([], image_paths, [-1] * len(images), [])
+    mapping = _find_above(folder, "LOC_synset_mapping.txt")
+    if mapping is None:
+        raise ValueError(
+            f"{solution} gives labels, but LOC_synset_mapping.txt, which numbers the classes, is not beside it"
+        )
+    classes = sorted(line.split()[0] for line in mapping.read_text().splitlines() if line.strip())
+    label_of = {name: label for label, name in enumerate(classes)}
+    with solution.open(newline="") as file:
+        wnid_of = {row["ImageId"]: row["PredictionString"].split()[0] for row in csv.DictReader(file)}
+    labels = []
+    for image in images:
+        wnid = wnid_of.get(Path(image).stem)
+        if wnid not in label_of:
+            raise ValueError(f"{solution} and {mapping} give no class for image {folder / image} (found {wnid!r})")
+        labels.append(label_of[wnid])
+    return SplitListing(classes, image_paths, labels, [])
+
+
+def _find_above(folder: Path, name: str) -> Path | None:
+    for above in (folder, *list(folder.parents)[:4]):
+        if (above / name).is_file():
+            return above / name
+    return None

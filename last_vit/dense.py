@@ -1,0 +1,132 @@
+"""Attach a pool to any supported host, and read a host densely: global token, patch tokens and logits of one pass.
+
+The public face of adapters/. Nothing here changes parameters, state-dict keys or the host's forward.
+
+    model = torchvision.models.vit_b_16()
+    attach_last(model, top_k=0.5)                   # classifies from the LaSt token from now on
+    out = dense_forward(model, images)              # out.global_token [B, D], out.patch_tokens [B, N, D], ...
+"""
+
+import sys
+from contextlib import nullcontext
+
+import torch
+from torch import Tensor, nn
+
+from last_vit.adapters import DenseOutput, find_adapter, unwrap_host
+from last_vit.token_pool import TokenPool
+
+__all__ = ["DenseOutput", "attach_last", "attach_pool", "dense_forward", "pooling_of"]
+
+
+def attach_pool(
+    model: nn.Module, kind: str, top_k: int | float | None = None, sigma: float | None = None, variant: str = "release"
+) -> nn.Module:
+    """Replace, in place, what a host pools its tokens with; a later call replaces an earlier one.
+
+    Best done before torch.compile: whatever was compiled in this process is compiled anew when next called.
+
+    Args:
+        model: Any supported host, bare or inside torch.compile, DDP or ClassificationNet.
+        kind: "cls", "mean", "max", "attention" or "last" (see `TokenPool`).
+        top_k: For "last": patches kept per channel, int or share in (0, 1].
+        sigma: For "last": frequency std of the low pass; None is sqrt(D).
+        variant: For "last": "release" or "paper".
+
+    Returns:
+        `model` itself.
+
+    Raises:
+        ValueError: Unsupported host (the message lists the supported ones), a kind that the host cannot serve, or
+            invalid pool arguments. `top_k` above the number of patches shows in the forward pass.
+
+    Example:
+        >>> from torchvision.models import VisionTransformer
+        >>> vit = VisionTransformer(32, 8, num_layers=1, num_heads=2, hidden_dim=16, mlp_dim=32)
+        >>> attach_pool(vit, "mean") is vit
+        True
+        >>> pooling_of(vit)["pool"]
+        'mean'
+    """
+    pool = TokenPool(kind, top_k, sigma, variant)
+    find_adapter(model).attach(unwrap_host(model), pool)
+    if _is_dynamo_loaded():
+        torch.compiler.reset()  # graphs do not guard against new hooks: a graph traced before would keep the old pool
+    return model
+
+
+def attach_last(
+    model: nn.Module, top_k: int | float, sigma: float | None = None, variant: str = "release"
+) -> nn.Module:
+    """`attach_pool` with LaSt: the model reads its global token from the K most stable patches of each channel.
+
+    Args:
+        model: As in `attach_pool`.
+        top_k: Patches kept per channel: an int, or a share in (0, 1].
+        sigma: Frequency std of the low pass; None is sqrt(D).
+        variant: "release" or "paper".
+
+    Returns:
+        `model` itself.
+
+    Raises:
+        ValueError: As `attach_pool`.
+    """
+    return attach_pool(model, "last", top_k, sigma, variant)
+
+
+def dense_forward(model: nn.Module, images: Tensor) -> DenseOutput:
+    """One forward pass of a host with everything that the diagnostics read.
+
+    Runs the bare host, past compile and DDP wrappers, in whatever train / eval mode, autocast and grad mode the caller
+    has set; gradients flow. Tokens are read after the host's final norm, the global token where its head reads it; what
+    that means for each host is in the adapter's docstring.
+
+    Args:
+        model: As in `attach_pool`.
+        images: Float [B, 3, H, W], normalised as the host expects.
+
+    Returns:
+        `DenseOutput`; its logits are those of `model(images)`.
+
+    Raises:
+        ValueError: Images of wrong rank, channels, dtype or size; unsupported host; `top_k` above N.
+
+    Example:
+        >>> import torch
+        >>> from torchvision.models import VisionTransformer
+        >>> vit = VisionTransformer(32, 8, num_layers=1, num_heads=2, hidden_dim=16, mlp_dim=32, num_classes=5)
+        >>> out = dense_forward(attach_last(vit, top_k=4), torch.rand(2, 3, 32, 32))
+        >>> out.global_token.shape, out.patch_tokens.shape, out.grid_hw, out.logits.shape
+        (torch.Size([2, 16]), torch.Size([2, 16, 16]), (4, 4), torch.Size([2, 5]))
+    """
+    if images.ndim != 4 or images.shape[1] != 3 or not images.is_floating_point():
+        raise ValueError(f"images must be float [B, 3, H, W], got {images.dtype} {tuple(images.shape)}")
+    # Graphs compiled in place (nn.Module.compile) would not call the hooks that read the tokens.
+    eager = torch.compiler.set_stance("force_eager") if _is_dynamo_loaded() else nullcontext()
+    with eager:
+        return find_adapter(model).dense(unwrap_host(model), images)
+
+
+def pooling_of(model: nn.Module) -> dict[str, str | int | float | None]:
+    """What a host pools with, in the form that checkpoints and results record.
+
+    Args:
+        model: As in `attach_pool`.
+
+    Returns:
+        {"pool": kind, "top_k": ..., "variant": ..., "sigma": ...} of the attached pool, the last three None unless the
+        kind is "last"; {"pool": "host"} if nothing was attached.
+
+    Raises:
+        ValueError: Unsupported host.
+    """
+    pool = find_adapter(model).attached(unwrap_host(model))
+    if pool is None:
+        return {"pool": "host"}
+    return {"pool": pool.kind, "top_k": pool.top_k, "variant": pool.variant, "sigma": pool.sigma}
+
+
+def _is_dynamo_loaded() -> bool:
+    """Whether anything can have been compiled; importing dynamo only to ask would cost seconds."""
+    return "torch._dynamo" in sys.modules

@@ -1,0 +1,81 @@
+"""`key=value` overrides for LazyConfigs that refuse unknown keys.
+
+detectron2 adds a mistyped key to the config without a word; here every key must be in the config, or be a parameter of
+the call that the config describes there (`model.top_k` for a `LazyCall(ClassificationNet)(model=...)`). Values follow
+detectron2's own syntax. Imports detectron2 only when called.
+"""
+
+import difflib
+import inspect
+from collections.abc import Callable, Sequence
+from typing import Any
+
+
+def apply_overrides(cfg: Any, overrides: Sequence[str]) -> Any:
+    """Change a LazyConfig in place.
+
+    Args:
+        cfg: An omegaconf config, as `LazyConfig.load` returns it.
+        overrides: "a.b=value", as on detectron2's command line.
+
+    Returns:
+        `cfg`.
+
+    Raises:
+        ValueError: An override without "=", an unknown key (the message lists the allowed ones), or a bad value.
+    """
+    from detectron2.config import LazyConfig
+
+    for override in overrides:
+        key, separator, _ = override.partition("=")
+        if not separator or not key:
+            raise ValueError(f"an override looks like key=value, got {override!r}")
+        _check_key(cfg, key)
+    try:
+        return LazyConfig.apply_overrides(cfg, list(overrides))
+    except Exception as error:  # hydra's parser raises its own kinds
+        raise ValueError(f"cannot apply the overrides {list(overrides)}: {error}") from error
+
+
+def _check_key(cfg: Any, key: str) -> None:
+    from omegaconf import DictConfig, ListConfig
+
+    node, parts = cfg, key.split(".")
+    for depth, part in enumerate(parts):
+        if isinstance(node, ListConfig):
+            allowed = [str(i) for i in range(len(node))]
+        elif isinstance(node, DictConfig):
+            allowed = sorted({str(name) for name in node} | set(_parameters(node)) - {"_target_"})
+        else:
+            allowed = []
+        if part not in allowed:
+            above = ".".join(parts[:depth]) or "the config"
+            close = difflib.get_close_matches(part, allowed, n=1)
+            raise ValueError(
+                f"unknown override key {key!r}: {above} has {', '.join(allowed) or 'no keys'}"
+                + (f"; did you mean {'.'.join([*parts[:depth], close[0]])}?" if close else "")
+            )
+        if depth + 1 < len(parts):
+            node = node[int(part)] if isinstance(node, ListConfig) else node.get(part)
+
+
+def _parameters(node: Any) -> list[str]:
+    """Named parameters of the call that a config node describes; none for a plain node."""
+    target = node.get("_target_")
+    if target is None:
+        return []
+    if isinstance(target, str):
+        from detectron2.utils.registry import locate
+
+        target = locate(target)
+    return [name for name, parameter in _signature(target) if parameter.kind not in _VARIADIC]
+
+
+def _signature(target: Callable[..., Any]) -> list[tuple[str, inspect.Parameter]]:
+    try:
+        return list(inspect.signature(target).parameters.items())
+    except (TypeError, ValueError):  # some C functions have none
+        return []
+
+
+_VARIADIC = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)

@@ -1,0 +1,173 @@
+"""Point-in-Box (PiB, paper Sec. 3): share of single-object images whose best patch lies in the object's box.
+
+Two hit rules, because the released script's differs from a plain reading of the paper:
+
+- "release": a patch counts when the box touches it. The box is scaled by s = resize / min(h, w), shifted by
+  (int(side * s) - crop) // 2, clamped to [0, crop], and covers the patches from floor(min / patch) to
+  floor(max / patch) inclusive. So a box that ends exactly on a patch border also takes the next patch, a box cropped
+  away on the left or top still takes column or row 0, and one cropped away on the right or bottom takes none.
+- "center": a patch counts when its centre point lies in the box, mapped exactly as the images are (boxes.py).
+
+Every result carries two baselines, because PiB alone says little on data with large, centred objects: a uniformly
+random patch (expected value) and the image's centre. Does not choose images: single objects, maximal box areas and the
+like are the data set's business.
+
+Letters: M boxes (one per image), N = h * w patches in row-major order.
+"""
+
+import torch
+from torch import Tensor
+
+from last_vit.boxes import check_image_hw, resize_crop_box
+from last_vit.metrics.summed_counters import SummedCounters
+
+HIT_RULES = ("release", "center")
+
+
+def box_patch_mask(
+    boxes_xyxy: Tensor,
+    image_hw: Tensor,
+    grid_hw: tuple[int, int],
+    crop: int,
+    resize: int,
+    hit_rule: str = "release",
+) -> Tensor:
+    """The patches that count as inside each box, under one of `HIT_RULES`.
+
+    Args:
+        boxes_xyxy: [M, 4], pixels of the original images, x2 and y2 exclusive; NaN for no box.
+        image_hw: [M, 2], (height, width) of the original images in pixels.
+        grid_hw: (h, w) of the patch grid on the crop; a patch is crop / h by crop / w pixels.
+        crop: Side of the centre crop, in pixels.
+        resize: Length of the shorter side before cropping, in pixels.
+        hit_rule: "release" or "center".
+
+    Returns:
+        bool [M, N]; all false for a NaN box.
+
+    Raises:
+        ValueError: Unknown rule, wrong shapes, sizes that are not positive.
+
+    Example:
+        >>> box = torch.tensor([[0.0, 0.0, 32.0, 64.0]])
+        >>> box_patch_mask(box, torch.tensor([[64, 64]]), (2, 2), crop=64, resize=64, hit_rule="center")
+        tensor([[ True, False,  True, False]])
+    """
+    if hit_rule not in HIT_RULES:
+        raise ValueError(f"hit_rule must be one of {', '.join(HIT_RULES)}, got {hit_rule!r}")
+    if min(grid_hw) < 1:
+        raise ValueError(f"grid_hw must be two positive counts, got {grid_hw}")
+    map_boxes = resize_crop_box if hit_rule == "center" else _release_crop_box
+    boxes = map_boxes(boxes_xyxy, image_hw.to(boxes_xyxy.device), resize, crop)
+    x1, y1, x2, y2 = boxes[:, :, None].unbind(dim=1)
+    in_column = _covered(x1, x2, grid_hw[1], crop, hit_rule)
+    in_row = _covered(y1, y2, grid_hw[0], crop, hit_rule)
+    return (in_row[:, :, None] & in_column[:, None, :]).flatten(1)
+
+
+class PointInBox:
+    """Streaming Point-in-Box with its two baselines, summed over all processes in `compute`.
+
+    Images with a NaN box (no object, or several) are not counted.
+
+    The centre baseline, per hit rule: "center" asks whether the crop's centre point lies in the box; "release" asks for
+    the patch at the centre, which for an even grid is any of the 2 or 4 patches that meet there, so it is the expected
+    value over them.
+
+    Args:
+        crop: Side of the centre crop that the model sees, in pixels.
+        resize: Length of the shorter side before cropping, in pixels.
+        hit_rule: "release" or "center".
+    """
+
+    def __init__(self, crop: int, resize: int, hit_rule: str = "release") -> None:
+        if hit_rule not in HIT_RULES:
+            raise ValueError(f"hit_rule must be one of {', '.join(HIT_RULES)}, got {hit_rule!r}")
+        self.crop = crop
+        self.resize = resize
+        self.hit_rule = hit_rule
+        self._counters = SummedCounters("num_images", "num_nan", "hit", "random", "center")
+
+    def update(self, patch_score: Tensor, boxes_xyxy: Tensor, image_hw: Tensor, grid_hw: tuple[int, int]) -> None:
+        """Count one batch.
+
+        Args:
+            patch_score: float [B, N], higher is better (the first of equal patches is taken), or long [B], each image's
+                chosen patch.
+            boxes_xyxy: [B, 4], pixels of the original images; NaN rows are left out.
+            image_hw: [B, 2], (height, width) of the original images in pixels.
+            grid_hw: (h, w) of the patch grid.
+
+        Raises:
+            ValueError: If the shapes disagree.
+        """
+        num_patches = grid_hw[0] * grid_hw[1]
+        is_score = patch_score.is_floating_point()
+        if patch_score.shape != ((len(boxes_xyxy), num_patches) if is_score else (len(boxes_xyxy),)):
+            raise ValueError(
+                f"patch_score must be float [B, {num_patches}] or long [B] for B = {len(boxes_xyxy)} boxes and grid "
+                f"{tuple(grid_hw)}, got {patch_score.dtype} {tuple(patch_score.shape)}"
+            )
+        boxes_xyxy, image_hw = boxes_xyxy.to(patch_score.device), image_hw.to(patch_score.device)
+        peak = patch_score.max(dim=1).indices if is_score else patch_score
+        has_box = ~boxes_xyxy.isnan().any(dim=1)
+        inside = box_patch_mask(boxes_xyxy, image_hw, grid_hw, self.crop, self.resize, self.hit_rule)
+        is_nan = patch_score.isnan().any(dim=1) if is_score else torch.zeros_like(has_box)
+        # NaN boxes have no patches, so they add nothing to the sums and need no selecting, which would stall a GPU
+        self._counters.add(
+            num_images=has_box.sum(),
+            num_nan=(is_nan & has_box).sum(),
+            hit=inside.gather(1, peak[:, None]).sum(),
+            random=inside.double().mean(dim=1).sum(),
+            center=self._center_hits(inside, boxes_xyxy, image_hw, grid_hw).sum(),
+        )
+
+    def compute(self) -> dict[str, float | int]:
+        """Point-in-Box over everything counted by all processes.
+
+        Returns:
+            "point_in_box", "point_in_box_random", "point_in_box_center" in percent, and "num_images".
+
+        Raises:
+            ValueError: If no image with a box was counted, or if scores held NaN.
+        """
+        totals = self._counters.totals()
+        num_images = int(totals["num_images"])
+        if num_images == 0:
+            raise ValueError(
+                "Point-in-Box of zero images is undefined: no image had exactly one box; check the annotation folder, "
+                "and the largest box area that is let through"
+            )
+        if totals["num_nan"]:
+            raise ValueError(f"{int(totals['num_nan'])} of {num_images} images have NaN patch scores; check the model")
+        return {
+            "point_in_box": 100.0 * totals["hit"] / num_images,
+            "point_in_box_random": 100.0 * totals["random"] / num_images,
+            "point_in_box_center": 100.0 * totals["center"] / num_images,
+            "num_images": num_images,
+        }
+
+    def _center_hits(self, inside: Tensor, boxes_xyxy: Tensor, image_hw: Tensor, grid_hw: tuple[int, int]) -> Tensor:
+        """Share of each image's centre that is inside its box: [B] in [0, 1]."""
+        if self.hit_rule == "center":  # the centre of a one-patch grid is the crop's centre
+            return box_patch_mask(boxes_xyxy, image_hw, (1, 1), self.crop, self.resize, "center").double()
+        middle_rows, middle_columns = (slice((n - 1) // 2, n // 2 + 1) for n in grid_hw)
+        return inside.unflatten(1, grid_hw)[:, middle_rows, middle_columns].double().mean(dim=(1, 2))
+
+
+def _covered(start: Tensor, stop: Tensor, num_patches: int, side: int, hit_rule: str) -> Tensor:
+    """The patches of one axis that each interval covers: two float64 [M, 1] in pixels -> bool [M, num_patches]."""
+    patch = side / num_patches
+    idx = torch.arange(num_patches, device=start.device, dtype=start.dtype)
+    if hit_rule == "center":
+        return (start <= (idx + 0.5) * patch) & ((idx + 0.5) * patch < stop)
+    return ((start / patch).floor() <= idx) & (idx <= (stop / patch).floor())
+
+
+def _release_crop_box(boxes_xyxy: Tensor, image_hw: Tensor, resize: int, crop: int) -> Tensor:
+    """The released script's own box mapping, which differs from the image's by up to a pixel: float64 [M, 4]."""
+    check_image_hw(image_hw, boxes_xyxy, resize, crop)
+    size = image_hw.double()
+    scale = resize / size.amin(dim=1, keepdim=True)
+    offset = (((size * scale).floor() - crop) / 2).floor()
+    return (boxes_xyxy.double() * scale - offset.flip(1).repeat(1, 2)).clamp(0, crop)

@@ -1,0 +1,222 @@
+"""Models from one line of text, with the preprocessing that belongs to each.
+
+| spec                          | model                                                                             |
+|-------------------------------|-----------------------------------------------------------------------------------|
+| `torchvision:<name>`          | torchvision classification model, random weights                                  |
+| `timm:<name>`                 | timm model, random weights; a tag (`vit_small_patch16_224.dino`) picks preprocessing |
+| `open_clip:<arch>[/<file>]`   | open_clip model; the file is a local checkpoint that open_clip itself loads       |
+| `<config>.py`                 | the `model` of a detectron2 LazyConfig file                                       |
+
+Nothing is downloaded. Loading other checkpoints is checkpoint.py's business, pooling is dense.py's. A host library is
+imported only when its form is used.
+"""
+
+import difflib
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+FORMS = "torchvision:<name>, timm:<name>, open_clip:<arch>[/<file>] or <config>.py"
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """How a model's images are made: shorter side to `resize`, centre crop to `crop`, then normalised.
+
+    Attributes:
+        mean: Per channel, for pixel values in [0, 1].
+        std: Per channel.
+        resize: Pixels.
+        crop: Pixels.
+        interpolation: "bilinear" or "bicubic".
+    """
+
+    mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
+    std: tuple[float, float, float] = (0.229, 0.224, 0.225)
+    resize: int = 256
+    crop: int = 224
+    interpolation: str = "bilinear"
+
+
+def build_model(
+    spec: str, num_classes: int | None = None, image_size: int | None = None, opts: Sequence[str] = ()
+) -> nn.Module:
+    """Build the model that `spec` names, in eval mode on the CPU.
+
+    Args:
+        spec: One of `FORMS`.
+        num_classes: Size of the classifier for torchvision and timm; None is the host's own.
+        image_size: Side of the square input in pixels; None is the host's own. Ignored by models that take any size
+            and by configs, which set their own.
+        opts: `key=value` overrides, for configs only.
+
+    Returns:
+        The model.
+
+    Raises:
+        ValueError: Unknown form or name (with the closest known ones), `opts` without a config, an unknown override.
+        FileNotFoundError: No such config or checkpoint file.
+        ImportError: The host library is not installed; the message says how to install it.
+    """
+    host, name = _parse(spec)
+    if opts and host != "config":
+        raise ValueError(f"overrides are for a <config>.py, but the model is {spec!r}; leave out {list(opts)}")
+    if host == "torchvision":
+        model = _build_torchvision(name, num_classes, image_size)
+    elif host == "timm":
+        model = _build_timm(name, num_classes, image_size)
+    elif host == "open_clip":
+        model = _build_open_clip(name, image_size)
+    else:
+        model = _instantiate(_load_config(name, opts).model)
+    return model.eval()
+
+
+def preprocessing_of(
+    spec: str, model: nn.Module, image_size: int | None = None, resize: int | None = None, opts: Sequence[str] = ()
+) -> Preprocessing:
+    """The evaluation preprocessing that belongs to `build_model(spec)`.
+
+    timm and open_clip record it in the model; a config in `dataloader.test.dataset.transform`; everything else gets
+    ImageNet's 256 / 224. Images are always resized by the shorter side and centre-cropped, which is what boxes are
+    mapped with, also where a host would squash them.
+
+    Args:
+        spec: As for `build_model`.
+        model: What `build_model` returned.
+        image_size: Another crop in pixels; `resize` then keeps its ratio to the crop.
+        resize: Another length of the shorter side in pixels.
+        opts: As for `build_model`.
+
+    Returns:
+        The preprocessing.
+
+    Raises:
+        ValueError: A config whose transform does not tell resize, crop, mean and std; a crop larger than resize.
+    """
+    host, name = _parse(spec)
+    if host == "timm":
+        found = _from_timm(model.pretrained_cfg)
+    elif host == "open_clip":
+        cfg = model.visual.preprocess_cfg
+        side = cfg["size"] if isinstance(cfg["size"], int) else cfg["size"][0]
+        found = Preprocessing(tuple(cfg["mean"]), tuple(cfg["std"]), side, side, cfg["interpolation"])
+    elif host == "config":
+        found = _from_config(name, opts)
+    else:
+        found = Preprocessing()
+    if image_size is not None:
+        found = replace(found, resize=round(image_size * found.resize / found.crop), crop=image_size)
+    if resize is not None:
+        found = replace(found, resize=resize)
+    if not 1 <= found.crop <= found.resize:
+        raise ValueError(f"the crop must be in [1, resize], got crop {found.crop} and resize {found.resize} pixels")
+    return found
+
+
+def is_config(spec: str) -> bool:
+    """True for a spec that is a LazyConfig file, which may set its own pooling."""
+    return _parse(spec)[0] == "config"
+
+
+def _parse(spec: str) -> tuple[str, str]:
+    """Spec -> (torchvision | timm | open_clip | config, the rest)."""
+    host, separator, name = spec.partition(":")
+    if separator and host in ("torchvision", "timm", "open_clip") and name:
+        return host, name
+    if spec.endswith(".py"):
+        return "config", spec
+    raise ValueError(f"a model is given as {FORMS}, got {spec!r}")
+
+
+def _build_torchvision(name: str, num_classes: int | None, image_size: int | None) -> nn.Module:
+    import torchvision
+
+    _check_name(name, torchvision.models.list_models(module=torchvision.models), "torchvision classification model")
+    kwargs: dict[str, Any] = {} if num_classes is None else {"num_classes": num_classes}
+    if image_size is not None and name.startswith("vit_"):
+        kwargs["image_size"] = image_size
+    return torchvision.models.get_model(name, weights=None, **kwargs)
+
+
+def _build_timm(name: str, num_classes: int | None, image_size: int | None) -> nn.Module:
+    import timm
+
+    _check_name(name.partition(".")[0], timm.list_models(), "timm model")
+    kwargs: dict[str, Any] = {} if num_classes is None else {"num_classes": num_classes}
+    cfg = timm.get_pretrained_cfg(name)
+    if image_size is not None and cfg is not None and cfg.fixed_input_size:
+        kwargs["img_size"] = image_size
+    return timm.create_model(name, pretrained=False, **kwargs)
+
+
+def _build_open_clip(name: str, image_size: int | None) -> nn.Module:
+    import open_clip
+
+    arch, _, file = name.partition("/")
+    _check_name(arch, open_clip.list_models(), "open_clip architecture")
+    if file and not Path(file).is_file():
+        raise FileNotFoundError(
+            f"no open_clip checkpoint at {file!r}; after the first '/' comes the path of a local file "
+            f"(open_clip:{arch}//absolute/path.pt), never the name of one to download"
+        )
+    return open_clip.create_model(arch, pretrained=file or None, force_image_size=image_size)
+
+
+def _load_config(path: str, opts: Sequence[str]) -> Any:
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"no config file at {path!r}; a model is given as {FORMS}")
+    try:
+        from detectron2.config import LazyConfig
+    except ImportError as error:
+        raise ImportError(
+            f"{path} is a detectron2 LazyConfig: install detectron2 with tools/install_detectron2.sh"
+        ) from error
+    from last_vit.lazy_overrides import apply_overrides
+
+    cfg = LazyConfig.load(path)
+    if "model" not in cfg:
+        raise ValueError(f"{path} defines no 'model'; it defines {', '.join(map(str, cfg))}")
+    return apply_overrides(cfg, opts)
+
+
+def _instantiate(node: Any) -> Any:
+    from detectron2.config import instantiate
+
+    return instantiate(node)
+
+
+def _from_timm(cfg: dict[str, Any]) -> Preprocessing:
+    crop = cfg["input_size"][-1]
+    interpolation = cfg["interpolation"] if cfg["interpolation"] in ("bilinear", "bicubic") else "bicubic"
+    return Preprocessing(tuple(cfg["mean"]), tuple(cfg["std"]), math.floor(crop / cfg["crop_pct"]), crop, interpolation)
+
+
+def _from_config(path: str, opts: Sequence[str]) -> Preprocessing:
+    from omegaconf import OmegaConf
+
+    node = OmegaConf.select(_load_config(path, opts), "dataloader.test.dataset.transform")
+    if node is None:
+        return Preprocessing()
+    transform = _instantiate(node)
+    try:
+        return Preprocessing(
+            tuple(transform.mean), tuple(transform.std), transform.resize, transform.crop, transform.interpolation
+        )
+    except AttributeError as error:
+        raise ValueError(
+            f"{path}: dataloader.test.dataset.transform must be last_vit.data.transforms.EvalTransform, which tells "
+            f"its resize, crop, mean and std; got {type(transform).__name__}"
+        ) from error
+
+
+def _check_name(name: str, known: Iterable[str], kind: str) -> None:
+    known = list(known)
+    if name not in known:
+        close = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
+        hint = f"; close ones: {', '.join(close)}" if close else f"; there are {len(known)}, for example {known[0]}"
+        raise ValueError(f"unknown {kind} {name!r}{hint}")

@@ -1,0 +1,84 @@
+"""One pass over a data set for Point-in-Box: forward, patch score, best patch, hit (paper Sec. 4.1).
+
+Used by visualization/evaluate_patch_hit.py, during training, and by its bench. Chooses no images and writes nothing.
+"""
+
+from collections.abc import Iterable, Mapping
+
+import torch
+from torch import Tensor, nn
+
+from last_vit.adapters import DenseOutput
+from last_vit.dense import dense_forward
+from last_vit.metrics import PointInBox, TopK
+from last_vit.patch_score import patch_score
+from last_vit.pooling import LaStPool
+
+GLOBAL_TOKENS = ("trained", "cls", "last", "mean")
+
+
+def choose_global_token(output: DenseOutput, kind: str, last_pool: LaStPool) -> Tensor:
+    """The token that patches are compared with.
+
+    Args:
+        output: Of `dense_forward`.
+        kind: "trained": what the model is pooled with; "cls": the class token; "last": `last_pool` of the patches;
+            "mean": their mean.
+        last_pool: For "last".
+
+    Returns:
+        [B, D].
+
+    Raises:
+        ValueError: Unknown kind, or "cls" for a model without class token.
+    """
+    if kind not in GLOBAL_TOKENS:
+        raise ValueError(f"global token must be one of {', '.join(GLOBAL_TOKENS)}, got {kind!r}")
+    if kind == "trained":
+        return output.global_token
+    if kind == "last":
+        return last_pool(output.patch_tokens)
+    if kind == "mean":
+        return output.patch_tokens.mean(dim=1)
+    if output.cls_token is None:
+        raise ValueError("this model has no class token to take as the global token; choose trained, last or mean")
+    return output.cls_token
+
+
+@torch.inference_mode()
+def evaluate_patch_hit(
+    model: nn.Module,
+    batches: Iterable[Mapping[str, Tensor]],
+    metric: PointInBox,
+    device: torch.device,
+    global_token: str = "trained",  # noqa: S107 (no password)
+    last_pool: LaStPool | None = None,
+    with_accuracy: bool = False,
+) -> dict[str, float | int]:
+    """Point-in-Box of a model over batches, each process over its own share.
+
+    Args:
+        model: On `device`, in eval mode, of a host that has an adapter.
+        batches: Mappings with "image" [B, 3, H, W], "box_xyxy" [B, 4] and "image_hw" [B, 2] (original pixels), and
+            "label" [B] when `with_accuracy`.
+        metric: Fresh; its crop and resize are those of the images.
+        device: Where to compute.
+        global_token: One of `GLOBAL_TOKENS`.
+        last_pool: For the token "last"; K = 1 by default.
+        with_accuracy: Also count top-1 and top-5 of the model's logits over the same images.
+
+    Returns:
+        The keys of `PointInBox.compute`, and "acc1" and "acc5" when asked; equal on all processes.
+
+    Raises:
+        ValueError: As `choose_global_token` and the metrics' `compute`.
+    """
+    last_pool = last_pool or LaStPool(top_k=1)
+    accuracy = TopK() if with_accuracy else None
+    for batch in batches:
+        output = dense_forward(model, batch["image"].to(device, non_blocking=True))
+        score = patch_score(output.patch_tokens, choose_global_token(output, global_token, last_pool))
+        metric.update(score, batch["box_xyxy"], batch["image_hw"], output.grid_hw)
+        if accuracy is not None:
+            accuracy.update(output.logits, batch["label"].to(device, non_blocking=True))
+    return {**(accuracy.compute() if accuracy is not None else {}), **metric.compute()}

@@ -1,0 +1,125 @@
+"""What every command needs around its work: seeds, device, process group, and logging from the main process alone.
+
+Distributed runs are started by torchrun (or any launcher that sets its variables); without one, world size is 1 and
+every function here still works.
+"""
+
+import logging
+import random
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+
+def seed_everything(seed: int) -> None:
+    """Seed Python, numpy and torch (all devices) with the same non-negative number below 2**32."""
+    if not 0 <= seed < 2**32:
+        raise ValueError(f"seed must be in [0, 2**32), got {seed}")
+    random.seed(seed)
+    np.random.seed(seed)
+    torch.manual_seed(seed)
+
+
+def select_device(name: str = "auto") -> torch.device:
+    """The device called `name`; "auto" is CUDA where there is a GPU, else CPU.
+
+    Args:
+        name: "auto", "cpu", "cuda" (this process's GPU when started by torchrun) or "cuda:<index>".
+
+    Raises:
+        ValueError: Unknown name, or a GPU that this machine does not have.
+    """
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise ValueError(f"device must be auto, cpu, cuda or cuda:<index>, got {name!r}") from error
+    if device.type == "cpu":
+        return device
+    if device.type != "cuda":
+        raise ValueError(f"device must be auto, cpu, cuda or cuda:<index>, got {name!r}")
+    num_gpus = torch.cuda.device_count()
+    if device.index is None and num_gpus > 0:
+        device = torch.device("cuda", local_rank() % num_gpus)
+    if device.index is None or device.index >= num_gpus:
+        raise ValueError(f"device {name!r} asked for, but torch sees {num_gpus} GPU(s); use --device cpu")
+    return device
+
+
+def describe_device(device: torch.device | str) -> str:
+    """A device in words for a results record, such as "NVIDIA H200" or "cpu, 2 threads"."""
+    device = torch.device(device)
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"{device.type}, {torch.get_num_threads()} threads"
+
+
+@contextmanager
+def process_group(device_name: str = "auto") -> Iterator[torch.device]:
+    """Select the device and, under torchrun, join the process group for the duration of the block.
+
+    Args:
+        device_name: As in `select_device`. GPUs talk over NCCL, CPUs over gloo.
+
+    Yields:
+        This process's device.
+    """
+    device = select_device(device_name)
+    if not dist.is_torchelastic_launched() or dist.is_initialized():
+        yield device
+        return
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    try:
+        yield device
+    finally:
+        dist.destroy_process_group()
+
+
+def rank() -> int:
+    """This process's rank; 0 without a process group."""
+    return dist.get_rank() if dist.is_available() and dist.is_initialized() else 0
+
+
+def world_size() -> int:
+    """Number of processes; 1 without a process group."""
+    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+
+
+def local_rank() -> int:
+    """This process's rank on its own machine, as torchrun numbers it; 0 without torchrun."""
+    return dist.get_node_local_rank(fallback_rank=0)
+
+
+def is_main_process() -> bool:
+    """True in the one process that prints and writes."""
+    return rank() == 0
+
+
+def all_reduce_sum(tensor: Tensor) -> Tensor:
+    """Sum over all processes, as a new tensor on the same device; a copy without a process group."""
+    if world_size() == 1:
+        return tensor.clone()
+    # NCCL moves GPU memory only, and a process that saw no batch still holds its counters on the CPU
+    on_gpu = dist.get_backend() == "nccl"
+    total = tensor.detach().to(torch.device("cuda", torch.cuda.current_device()) if on_gpu else "cpu", copy=True)
+    dist.all_reduce(total)
+    return total.to(tensor.device)
+
+
+def get_logger(name: str = "last_vit") -> logging.Logger:
+    """Logger to stderr; processes other than the main one log warnings and worse only."""
+    logger = logging.getLogger(name)
+    if not logger.handlers:
+        handler = logging.StreamHandler()
+        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s", "%H:%M:%S"))
+        logger.addHandler(handler)
+        logger.propagate = False
+    logger.setLevel(logging.INFO if is_main_process() else logging.WARNING)
+    return logger

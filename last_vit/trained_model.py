@@ -1,0 +1,146 @@
+"""A trained model ready to be measured: built from its spec, weights loaded, pooled the way it was trained.
+
+The evaluation scripts share this, so that one checkpoint is read in one way everywhere.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from last_vit.checkpoint import file_sha256, load_checkpoint, read_checkpoint, unwrap_state_dict
+from last_vit.dense import attach_pool, pooling_of
+from last_vit.model_spec import Preprocessing, build_model, is_config, preprocessing_of
+
+_CLASSIFIERS = ("heads.head.weight", "head.weight", "head.fc.weight", "fc.weight", "classifier.weight")
+
+
+@dataclass(frozen=True)
+class TrainedModel:
+    """What `load_trained_model` returns.
+
+    Attributes:
+        model: In eval mode on the CPU, with its pooling attached.
+        preprocessing: The images it takes.
+        pooling: As `last_vit.dense.pooling_of` reports it.
+        pooling_source: In words, why it is pooled so.
+        checkpoint_sha256: First 16 hex digits.
+        num_classes: Size of the classifier in the weights; None when they hold none.
+    """
+
+    model: nn.Module
+    preprocessing: Preprocessing
+    pooling: dict[str, Any]
+    pooling_source: str
+    checkpoint_sha256: str
+    num_classes: int | None
+
+
+def load_trained_model(
+    spec: str,
+    checkpoint: str | Path | None,
+    *,
+    opts: Sequence[str] = (),
+    image_size: int | None = None,
+    resize: int | None = None,
+    pool: str | None = None,
+    top_k: int | float | None = None,
+    variant: str | None = None,
+) -> TrainedModel:
+    """Build a model, load its weights strictly, and attach its pooling.
+
+    Without `pool`: what the checkpoint records under "pooling"; else what a config's model sets; else, for files in the
+    released trainer's layout, LaSt with K = 1 as released; else the host's own read-out (CLS for a plain ViT).
+
+    Args:
+        spec: As in `last_vit.model_spec.build_model`.
+        checkpoint: Weights in any layout that checkpoint.py reads; None only for `open_clip:<arch>/<file>`.
+        opts: As in `build_model`.
+        image_size: As in `build_model` and `preprocessing_of`.
+        resize: As in `preprocessing_of`.
+        pool: One of `POOL_KINDS`, in place of the default.
+        top_k: For pool "last", in place of the recorded one; 1 when nothing is recorded.
+        variant: For pool "last", in place of the recorded one; "release" when nothing is recorded.
+
+    Returns:
+        The model and what is known about it.
+
+    Raises:
+        ValueError: Bad spec, weights that do not fit, no weights at all, `top_k` or `variant` without pool "last".
+        FileNotFoundError: No such file.
+    """
+    file_of_spec = spec.partition(":")[2].partition("/")[2] if spec.startswith("open_clip:") else ""
+    if checkpoint is None and not file_of_spec:
+        raise ValueError(f"no weights for {spec!r}: give a checkpoint; a random model is not measured by accident")
+    if checkpoint is not None and file_of_spec:
+        raise ValueError(f"two sets of weights: the model {spec!r} names a file and the checkpoint is {checkpoint}")
+    num_classes, metadata = None, {"sha256": "", "layout": "bare", "pooling": None, "iteration": None}
+    if checkpoint is None:
+        model = build_model(spec, image_size=image_size)
+        metadata["sha256"] = file_sha256(file_of_spec)[:16]
+    else:
+        num_classes = _num_classes(unwrap_state_dict(read_checkpoint(checkpoint)))
+        fixed = num_classes is None and spec.startswith("timm:")  # a bare backbone
+        asked = None if is_config(spec) else 0 if fixed else num_classes
+        model = build_model(spec, asked, image_size, opts)
+        metadata = load_checkpoint(model, checkpoint)
+    source = _attach(model, metadata, is_config(spec), pool, top_k, variant)
+    return TrainedModel(
+        model=model,
+        preprocessing=preprocessing_of(spec, model, image_size, resize, opts),
+        pooling=pooling_of(model),
+        pooling_source=source,
+        checkpoint_sha256=metadata["sha256"],
+        num_classes=num_classes,
+    )
+
+
+def _attach(
+    model: nn.Module,
+    metadata: Mapping[str, Any],
+    from_config: bool,
+    pool: str | None,
+    top_k: int | float | None,
+    variant: str | None,
+) -> str:
+    """Attach the pooling that the arguments, the checkpoint or its layout ask for; returns the reason in words."""
+    recorded = dict(metadata["pooling"] or {})
+    configured = pooling_of(model) if from_config else {"pool": "host"}
+    if pool is None and recorded.get("pool") == "host" and configured["pool"] != "host":
+        raise ValueError(
+            f"the checkpoint records the host's own read-out, but the config pools with {configured['pool']!r}; "
+            f"override it (model.pool=host), or name the pool that you want"
+        )
+    if pool is not None:
+        kind, source = pool, "asked for"
+    elif recorded.get("pool", "host") != "host":
+        kind, source = recorded["pool"], "recorded in the checkpoint"
+    elif configured["pool"] != "host":
+        recorded = configured
+        kind, source = recorded["pool"], "set by the config; the checkpoint records none"
+    elif metadata["layout"] == "model" and metadata["iteration"] is not None and not recorded:
+        kind, source = "last", "assumed: the released trainer's layout, which records no pooling"
+    else:
+        kind, source = None, "the host's own read-out; the checkpoint records none"
+    if kind != "last":
+        if top_k is not None or variant is not None:
+            raise ValueError(f"top_k and variant are for pool 'last', and this model's pooling is {kind or 'host'!r}")
+        if kind is not None:
+            attach_pool(model, kind)
+        return source
+    was_last = recorded.get("pool") == "last"
+    attach_pool(
+        model,
+        "last",
+        top_k=top_k if top_k is not None else recorded["top_k"] if was_last else 1,
+        sigma=recorded.get("sigma") if was_last else None,
+        variant=variant or (recorded.get("variant") if was_last else None) or "release",
+    )
+    return source
+
+
+def _num_classes(state_dict: Mapping[str, Tensor]) -> int | None:
+    """Rows of the classifier in a state dict; None when it has none."""
+    return next((state_dict[name].shape[0] for name in _CLASSIFIERS if name in state_dict), None)

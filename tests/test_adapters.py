@@ -1,0 +1,265 @@
+"""Adapters on tiny ViT hosts: only the pooling changes, and a dense pass reads what the head reads."""
+
+import copy
+from collections.abc import Callable
+from typing import NamedTuple
+
+import open_clip
+import pytest
+import torch
+from open_clip.transformer import VisionTransformer as ClipViT
+from timm.models.eva import Eva
+from timm.models.vision_transformer import VisionTransformer as TimmViT
+from torch import nn
+from torchvision.models import VisionTransformer
+
+from last_vit.adapters import unwrap_host
+from last_vit.dense import DenseOutput, attach_last, attach_pool, dense_forward, pooling_of
+from last_vit.pooling import last_pool
+
+TINY_TIMM = {"img_size": 32, "patch_size": 8, "embed_dim": 16, "depth": 2, "num_heads": 2, "num_classes": 5}
+TINY_CLIP = {"image_size": 32, "patch_size": 8, "width": 16, "layers": 2, "heads": 2, "mlp_ratio": 2.0, "output_dim": 6}
+
+
+def tiny_torchvision() -> nn.Module:
+    model = VisionTransformer(32, 8, num_layers=2, num_heads=2, hidden_dim=16, mlp_dim=32, num_classes=5)
+    nn.init.normal_(model.heads.head.weight)  # torchvision starts it at zero
+    return model
+
+
+def tiny_clip() -> nn.Module:
+    vision_cfg = {"image_size": 32, "patch_size": 8, "width": 16, "head_width": 8, "layers": 2}
+    text_cfg = {"context_length": 8, "vocab_size": 50, "width": 16, "heads": 2, "layers": 1}
+    return open_clip.model.CLIP(embed_dim=6, vision_cfg=vision_cfg, text_cfg=text_cfg)
+
+
+def tower_of(model: nn.Module) -> nn.Module:
+    return getattr(model, "visual", model)
+
+
+def first(output: object) -> torch.Tensor:
+    return output[0] if isinstance(output, tuple) else output
+
+
+class Host(NamedTuple):
+    build: Callable[[], nn.Module]
+    own: str  # the pool that the host comes with
+    head: Callable[[nn.Module, torch.Tensor], torch.Tensor]
+    has_cls: bool = True
+    normed_later: bool = False  # the host's final norm stands after its pooling
+
+
+def timm_head(model: nn.Module, token: torch.Tensor) -> torch.Tensor:
+    return model.head(token)
+
+
+def clip_head(model: nn.Module, token: torch.Tensor) -> torch.Tensor:
+    return token @ tower_of(model).proj
+
+
+HOSTS = {
+    "torchvision": Host(tiny_torchvision, "cls", lambda model, token: model.heads(token)),
+    "timm-vit": Host(lambda: TimmViT(**TINY_TIMM), "cls", timm_head),
+    "timm-registers": Host(lambda: TimmViT(**TINY_TIMM, reg_tokens=4), "cls", timm_head),
+    "timm-avg": Host(lambda: TimmViT(**TINY_TIMM, global_pool="avg", fc_norm=False), "mean", timm_head),
+    "timm-fc-norm": Host(lambda: TimmViT(**TINY_TIMM, global_pool="avg"), "mean", timm_head, normed_later=True),
+    "timm-no-cls": Host(
+        lambda: TimmViT(**TINY_TIMM, global_pool="avg", fc_norm=False, class_token=False), "mean", timm_head, False
+    ),
+    "timm-eva": Host(lambda: Eva(**TINY_TIMM, use_rot_pos_emb=True, global_pool="token"), "cls", timm_head),
+    "open_clip": Host(lambda: ClipViT(**TINY_CLIP), "cls", clip_head),
+    "open_clip-tokens": Host(lambda: ClipViT(**TINY_CLIP, output_tokens=True), "cls", clip_head),
+    "open_clip-avg": Host(lambda: ClipViT(**TINY_CLIP, pool_type="avg"), "mean", clip_head),
+    "open_clip-ln-after": Host(
+        lambda: ClipViT(**TINY_CLIP, pool_type="avg", final_ln_after_pool=True), "mean", clip_head, normed_later=True
+    ),
+    "open_clip-CLIP": Host(tiny_clip, "cls", clip_head),
+}
+IMAGES = torch.randn(8, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.fixture(params=HOSTS)
+def host(request: pytest.FixtureRequest) -> Host:
+    return HOSTS[request.param]
+
+
+@pytest.fixture(autouse=True)
+def _inference():
+    torch.manual_seed(0)
+    with torch.no_grad():
+        yield
+
+
+def run(model: nn.Module, images: torch.Tensor = IMAGES) -> torch.Tensor:
+    return first(tower_of(model)(images))
+
+
+def build(host: Host) -> nn.Module:
+    return host.build().eval()
+
+
+def test_own_pool_gives_the_hosts_logits_bit_for_bit(host):
+    model = build(host)
+    own = run(model)
+    assert attach_pool(model, host.own) is model
+    assert torch.equal(run(model), own)
+
+
+def test_attaching_leaves_no_trace_in_state(host):
+    model = build(host)
+    keys, modules = list(model.state_dict()), [name for name, _ in model.named_modules()]
+    attach_last(model, top_k=3)
+    assert list(model.state_dict()) == keys
+    assert [name for name, _ in model.named_modules()] == modules
+    host.build().load_state_dict(model.state_dict(), strict=True)
+
+
+@pytest.mark.parametrize("pool", [None, "last"])
+def test_dense_forward_reads_what_the_head_reads(host, pool):
+    model = build(host)
+    if pool:
+        attach_pool(model, pool, top_k=3)
+    out = dense_forward(model, IMAGES)
+    assert torch.equal(out.logits, run(model))
+    torch.testing.assert_close(host.head(model, out.global_token), out.logits)
+    assert out.grid_hw == (4, 4)
+    assert out.patch_tokens.shape == (8, 16, 16)
+    assert (out.cls_token is not None) == host.has_cls
+    if not host.normed_later:
+        expected = last_pool(out.patch_tokens, top_k=3) if pool else read(out, host.own)
+        torch.testing.assert_close(out.global_token, expected)
+    assert torch.equal(run(model), out.logits)  # the reading hooks are gone
+    if not pool:
+        assert not {"pool", "_global_pool"} & set(vars(tower_of(model)))
+
+
+def read(out: DenseOutput, kind: str) -> torch.Tensor:
+    return {"cls": out.cls_token, "mean": out.patch_tokens.mean(1), "max": out.patch_tokens.amax(1)}[kind]
+
+
+def test_pools_match_a_computation_by_hand(host):
+    model = build(host)
+    if host.normed_later:
+        tower = tower_of(model)
+        norm = tower.ln_post if isinstance(tower, ClipViT) else tower.fc_norm
+        seen = []
+        blocks = tower.transformer if isinstance(tower, ClipViT) else tower.norm
+        blocks.register_forward_hook(lambda module, args, output: seen.append(output[:, 1:]))
+        out = dense_forward(attach_pool(model, "max"), IMAGES)
+        torch.testing.assert_close(out.global_token, norm(seen[0].amax(1)))
+        torch.testing.assert_close(out.patch_tokens, norm(seen[0]))
+        return
+    patch_tokens = dense_forward(model, IMAGES).patch_tokens
+    for kind, expected in (("mean", patch_tokens.mean(1)), ("max", patch_tokens.amax(1))):
+        out = dense_forward(attach_pool(model, kind), IMAGES)
+        assert torch.equal(out.patch_tokens, patch_tokens)
+        torch.testing.assert_close(out.global_token, expected)
+
+
+def test_last_with_every_patch_is_the_mean(host):
+    model = build(host)
+    every, mean = run(attach_last(model, top_k=1.0)), run(attach_pool(model, "mean"))
+    torch.testing.assert_close(every, mean)
+    assert not torch.allclose(run(attach_last(model, top_k=1)), mean)
+
+
+def test_a_later_pool_replaces_the_earlier(host):
+    model = build(host)
+    assert pooling_of(model) == {"pool": "host"}
+    own = run(model)
+    attach_last(model, top_k=3, sigma=2.0, variant="paper")
+    assert pooling_of(model) == {"pool": "last", "top_k": 3, "variant": "paper", "sigma": 2.0}
+    assert not torch.allclose(run(model), own)
+    attach_pool(model, host.own)
+    assert pooling_of(model) == {"pool": host.own, "top_k": None, "variant": None, "sigma": None}
+    assert torch.equal(run(model), own)
+
+
+def test_a_deep_copy_has_its_own_pool(host):
+    model = attach_last(build(host), top_k=3)
+    before = run(model)
+    copied = copy.deepcopy(model)
+    assert torch.equal(run(copied), before)
+    attach_pool(copied, "max")
+    assert torch.equal(run(model), before)
+    assert (pooling_of(model)["pool"], pooling_of(copied)["pool"]) == ("last", "max")
+    torch.testing.assert_close(run(copied), dense_forward(attach_pool(model, "max"), IMAGES).logits)
+
+
+def test_one_image_is_a_slice_of_the_batch(host):
+    model = attach_last(build(host), top_k=3)
+    batch, one = dense_forward(model, IMAGES), dense_forward(model, IMAGES[:1])
+    torch.testing.assert_close(one.global_token, batch.global_token[:1], atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(one.patch_tokens, batch.patch_tokens[:1], atol=1e-5, rtol=1e-4)
+
+
+def test_class_token_pools_need_a_class_token(host):
+    model = build(host)
+    for kind in ("cls", "attention"):
+        if host.has_cls:
+            attach_pool(model, kind)
+        else:
+            with pytest.raises(ValueError, match=r"needs a class token .* use mean, max or last"):
+                attach_pool(model, kind)
+
+
+def test_too_many_patches_asked(host):
+    with pytest.raises(ValueError, match=r"top_k must be in \[1, 16\]"):
+        dense_forward(attach_last(build(host), top_k=17), IMAGES)
+
+
+def test_gradients_reach_the_host(host):
+    model = attach_last(host.build(), top_k=3)
+    with torch.enable_grad():
+        dense_forward(model, IMAGES).logits.square().sum().backward()
+    patch_embed = next(module for module in model.modules() if isinstance(module, nn.Conv2d))
+    assert patch_embed.weight.grad.abs().sum() > 0
+
+
+@pytest.mark.parametrize("name", ["torchvision", "timm-vit", "timm-eva", "open_clip"])
+def test_compiles_to_one_graph_and_follows_a_later_attach(name):
+    model = attach_last(build(HOSTS[name]), top_k=3)
+    compiled = torch.compile(model, backend="eager", fullgraph=True)
+    torch.testing.assert_close(compiled(IMAGES), model(IMAGES), atol=1e-5, rtol=1e-4)
+    assert attach_pool(compiled, "max") is compiled
+    torch.testing.assert_close(compiled(IMAGES), model(IMAGES), atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(dense_forward(compiled, IMAGES).logits, model(IMAGES))
+
+
+def test_host_compiled_in_place_is_read_and_repooled():
+    model = build(HOSTS["torchvision"])
+    model.compile(backend="eager")
+    model(IMAGES)
+    assert dense_forward(model, IMAGES).grid_hw == (4, 4)
+    attach_pool(model, "max")
+    torch.testing.assert_close(model(IMAGES), model.forward(IMAGES), atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["timm-vit", "timm-eva", "open_clip"])
+def test_gradient_checkpointing_gives_the_same_gradients(name):
+    plain = attach_last(HOSTS[name].build(), top_k=3)
+    saving = copy.deepcopy(plain)
+    saving.set_grad_checkpointing(True)
+    with torch.enable_grad():
+        for model in (plain, saving):
+            run(model).square().sum().backward()
+    for one, other in zip(plain.parameters(), saving.parameters(), strict=True):
+        torch.testing.assert_close(one.grad, other.grad)
+
+
+def test_wrappers_are_looked_through():
+    class Wrapper(nn.Module):
+        def __init__(self, model: nn.Module) -> None:
+            super().__init__()
+            self.model = model
+
+        @property
+        def host_model(self) -> nn.Module:
+            return self.model
+
+    model = build(HOSTS["torchvision"])
+    wrapped = nn.DataParallel(Wrapper(torch.compile(model, backend="eager")))
+    assert unwrap_host(wrapped) is model
+    assert attach_last(wrapped, top_k=3) is wrapped
+    assert pooling_of(model)["top_k"] == 3
+    assert torch.equal(dense_forward(wrapped, IMAGES).logits, model(IMAGES))

@@ -1,0 +1,121 @@
+"""The ConvNet adapter: GAP of the last feature map is read, and replaced where the host has it."""
+
+import copy
+
+import pytest
+import timm
+import torch
+import torchvision
+from torch import nn
+
+from last_vit.dense import attach_last, attach_pool, dense_forward, pooling_of
+from last_vit.pooling import last_pool
+
+# name -> width of the last feature map; all at 64 x 96 pixels, where the map is 2 x 3.
+WITH_GAP = {
+    "torchvision:resnet18": 512,
+    "torchvision:mobilenet_v2": 1280,
+    "torchvision:densenet121": 1024,
+    "torchvision:convnext_tiny": 768,
+    "torchvision:efficientnet_b0": 1280,
+    "torchvision:shufflenet_v2_x0_5": 1024,
+    "torchvision:mnasnet0_5": 1280,
+    "timm:resnet18": 512,
+    "timm:convnext_atto": 320,
+    "timm:efficientnet_lite0": 1280,
+    "timm:densenet121": 1024,
+    "timm:mambaout_femto": 288,
+}
+WITHOUT_GAP = {"torchvision:vgg11": 512, "torchvision:squeezenet1_1": 512}
+IMAGES = torch.randn(2, 3, 64, 96, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.fixture(autouse=True)
+def _inference():
+    torch.manual_seed(0)
+    with torch.no_grad():
+        yield
+
+
+def build(name: str) -> nn.Module:
+    library, arch = name.split(":")
+    make = torchvision.models.get_model if library == "torchvision" else timm.create_model
+    return make(arch, num_classes=7).eval()
+
+
+@pytest.mark.parametrize("name", WITH_GAP)
+def test_gap_is_read_and_replaced(name):
+    model = build(name)
+    own, keys = model(IMAGES), list(model.state_dict())
+    out = dense_forward(model, IMAGES)
+    assert torch.equal(out.logits, own)
+    assert out.patch_tokens.shape == (2, out.grid_hw[0] * out.grid_hw[1], WITH_GAP[name])
+    assert out.grid_hw == ((2, 3) if "squeeze" not in name else out.grid_hw)
+    assert out.cls_token is None
+    torch.testing.assert_close(out.global_token, out.patch_tokens.mean(1))
+    assert pooling_of(model) == {"pool": "host"}
+
+    # GAP in the adapter may add in another order than the host's kernel.
+    torch.testing.assert_close(attach_pool(model, "mean")(IMAGES), own, atol=1e-6, rtol=1e-5)
+    for kind, expected in (("max", out.patch_tokens.amax(1)), ("last", last_pool(out.patch_tokens, top_k=2))):
+        pooled = dense_forward(attach_pool(model, kind, top_k=2), IMAGES)
+        torch.testing.assert_close(pooled.global_token, expected)
+        assert torch.equal(pooled.patch_tokens, out.patch_tokens)
+        assert torch.equal(pooled.logits, model(IMAGES))
+        assert pooling_of(model)["pool"] == kind
+    assert list(model.state_dict()) == keys
+    copied = attach_pool(copy.deepcopy(model), "mean")
+    torch.testing.assert_close(copied(IMAGES), own, atol=1e-6, rtol=1e-5)
+    assert pooling_of(model)["pool"] == "last"
+
+
+@pytest.mark.parametrize("name", WITHOUT_GAP)
+def test_hosts_without_gap_are_read_only(name):
+    model = build(name)
+    out = dense_forward(model, IMAGES)
+    assert torch.equal(out.logits, model(IMAGES))
+    assert out.patch_tokens.shape[2] == WITHOUT_GAP[name]
+    torch.testing.assert_close(out.global_token, out.patch_tokens.mean(1))
+    with pytest.raises(ValueError, match="no global average pooling to replace"):
+        attach_pool(model, "mean")
+
+
+def test_the_classifier_reads_the_pooled_token():
+    for name, head in (("torchvision:resnet18", "fc"), ("torchvision:densenet121", "classifier")):
+        model = attach_last(build(name), top_k=2)
+        out = dense_forward(model, IMAGES)
+        torch.testing.assert_close(model.get_submodule(head)(out.global_token), out.logits)
+
+
+@pytest.mark.parametrize("kind", ["mean", "max", "last"])
+def test_gradients_pass_the_in_place_relu_of_densenet(kind):
+    model = torchvision.models.DenseNet(growth_rate=4, block_config=(1, 1), num_init_features=8, num_classes=3)
+    own = copy.deepcopy(model)
+    with torch.enable_grad():
+        attach_pool(model, kind, top_k=2)(IMAGES).square().sum().backward()
+        own(IMAGES).square().sum().backward()
+    assert model.features.conv0.weight.grad.abs().sum() > 0
+    if kind == "mean":
+        for one, other in zip(model.parameters(), own.parameters(), strict=True):
+            torch.testing.assert_close(one.grad, other.grad, atol=1e-5, rtol=1e-3)
+
+
+@pytest.mark.parametrize("kind", ["cls", "attention"])
+def test_a_convnet_has_no_class_token(kind):
+    with pytest.raises(ValueError, match=r"this ResNet has none; use mean, max or last"):
+        attach_pool(build("timm:resnet18"), kind)
+
+
+def test_a_widening_gap_is_refused():
+    model = timm.create_model("resnet18", num_classes=3, global_pool="catavgmax").eval()
+    with pytest.raises(ValueError, match="catavgmax"):
+        attach_pool(model, "mean")
+    with pytest.raises(ValueError, match=r"reads \(2, 1024\) instead of one global token \[B, 512\]"):
+        dense_forward(model, IMAGES)
+
+
+@pytest.mark.parametrize("name", ["torchvision:resnet18", "timm:convnext_atto"])
+def test_compiles_to_one_graph(name):
+    model = attach_last(build(name), top_k=2)
+    compiled = torch.compile(model, backend="eager", fullgraph=True)
+    torch.testing.assert_close(compiled(IMAGES), model(IMAGES), atol=1e-5, rtol=1e-4)

@@ -1,0 +1,280 @@
+"""ImageNetDataset over every layout, its boxes and filters, and the faults that it names or counts."""
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from last_vit.boxes import box_area
+from last_vit.data.imagenet import ImageNetDataset
+from last_vit.data.synthetic import SyntheticObjects
+from last_vit.data.synthetic_writers import write_imagenet
+from last_vit.data.transforms import EvalTransform
+
+NUM_VAL, CLASSES = 8, 4
+TRANSFORM = EvalTransform(32, 32)
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory):
+    root = tmp_path_factory.mktemp("imagenet")
+    for split, count in (("train", 6), ("val", NUM_VAL)):
+        write_imagenet(SyntheticObjects(count, split, image_size=32, num_classes=CLASSES), root)
+    return root
+
+
+@pytest.fixture
+def root(written, tmp_path):
+    return shutil.copytree(written, tmp_path / "imagenet")
+
+
+def _flatten(folder):
+    for image in folder.glob("*/*"):
+        image.rename(folder / image.name)
+    for class_folder in [path for path in folder.iterdir() if path.is_dir()]:
+        class_folder.rmdir()
+
+
+def _first_xml(root, split="val"):
+    return sorted((root / "Annotations" / "CLS-LOC" / split).rglob("*.xml"))[0]
+
+
+def _edit_xml(path, old, new):
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new))
+
+
+@pytest.mark.parametrize(("split", "count"), [("train", 6), ("val", NUM_VAL)])
+@pytest.mark.parametrize("place", [".", "val", "train"])
+def test_root_split_folder_and_sibling(root, split, count, place):
+    dataset = ImageNetDataset(root / place, split, TRANSFORM, boxes=True)
+    assert len(dataset) == len(dataset.image_paths) == count
+    assert dataset.classes == [f"n{label:08d}" for label in range(CLASSES)]
+    assert all(
+        f"/{split}/{dataset.classes[label]}/" in path
+        for path, label in zip(dataset.image_paths, dataset.labels, strict=True)
+    )
+
+
+def test_samples_are_what_was_written(root):
+    source = SyntheticObjects(NUM_VAL, "val", image_size=32, num_classes=CLASSES)
+    dataset = ImageNetDataset(root, "val", TRANSFORM, boxes=True)
+    for index, path in enumerate(dataset.image_paths):
+        sample, origin = dataset[index], source.render(int(path[-13:-5]) - 1)
+        assert sample["image"].shape == (3, 32, 32)
+        assert sample["index"] == index
+        assert sample["label"] == origin.label
+        assert torch.equal(sample["box_xyxy"], origin.box_xyxy)
+        assert sample["image_hw"].tolist() == [32, 32]
+        assert sample["num_objects"] == 1
+    batch = torch.utils.data.default_collate([dataset[0], dataset[1]])
+    assert batch["box_xyxy"].shape == (2, 4)
+    assert batch["label"].dtype == batch["image_hw"].dtype == torch.int64
+
+
+def test_without_boxes_and_transform(root):
+    sample = ImageNetDataset(root, "val")[0]
+    assert sample["image"].dtype == torch.uint8
+    assert sample["box_xyxy"].isnan().all()
+    assert sample["num_objects"] == -1
+    assert sample["image_hw"].tolist() == [32, 32]
+
+
+def test_kaggle_layout(root, tmp_path):
+    kaggle = tmp_path / "kaggle"
+    (kaggle / "ILSVRC" / "Data").mkdir(parents=True)
+    wnid_of = {path.stem: path.parent.name for path in (root / "val").glob("*/*")}
+    _flatten(root / "val")
+    shutil.move(root / "Annotations", kaggle / "ILSVRC" / "Annotations")
+    shutil.move(root / "LOC_synset_mapping.txt", kaggle)
+    shutil.move(root, kaggle / "ILSVRC" / "Data" / "CLS-LOC")
+    assert set(ImageNetDataset(kaggle, "val", TRANSFORM, boxes=True).labels.tolist()) == {-1}
+    with pytest.raises(ValueError, match=r"LOC_val_solution\.csv"):
+        ImageNetDataset(kaggle, "val", TRANSFORM)
+    rows = "".join(f"{stem},{wnid} 1 2 3 4 {wnid} 5 6 7 8 \n" for stem, wnid in wnid_of.items())
+    (kaggle / "LOC_val_solution.csv").write_text("ImageId,PredictionString\n" + rows)
+    dataset = ImageNetDataset(kaggle, "val", TRANSFORM, boxes=True)
+    expected = [wnid_of[path.rsplit("/", 1)[1][:-5]] for path in dataset.image_paths]
+    assert [dataset.classes[label] for label in dataset.labels] == expected
+    assert len(ImageNetDataset(kaggle, "train", TRANSFORM, boxes=True)) == 6
+    (kaggle / "LOC_synset_mapping.txt").unlink()
+    with pytest.raises(ValueError, match=r"LOC_synset_mapping\.txt"):
+        ImageNetDataset(kaggle, "val", TRANSFORM)
+
+
+def test_annotations_in_class_folders_and_elsewhere(root, tmp_path):
+    flat = ImageNetDataset(root, "val", boxes=True).boxes_xyxy
+    folder = root / "Annotations" / "CLS-LOC" / "val"
+    for image in (root / "val").glob("*/*"):
+        (folder / image.parent.name).mkdir(exist_ok=True)
+        (folder / f"{image.stem}.xml").rename(folder / image.parent.name / f"{image.stem}.xml")
+    assert np.array_equal(ImageNetDataset(root, "val", boxes=True).boxes_xyxy, flat)
+    moved = shutil.move(root / "Annotations", tmp_path / "labels")
+    for place in (moved, moved / "CLS-LOC" / "val"):
+        assert np.array_equal(ImageNetDataset(root, "val", boxes=True, annotation_root=place).boxes_xyxy, flat)
+    with pytest.raises(FileNotFoundError, match=r"Annotations.*ILSVRC2012_bbox_val_v3\.tgz.*annotation_root"):
+        ImageNetDataset(root, "val", boxes=True)
+
+
+def test_filters(root):
+    path = _first_xml(root)
+    text = path.read_text()
+    element = text[text.index("<object>") : text.index("</object>") + len("</object>")]
+    _edit_xml(path, element, element + element)
+    whole = ImageNetDataset(root, "val", boxes=True)
+    several = int(np.flatnonzero(whole.num_objects == 2)[0])
+    assert whole[several]["box_xyxy"].isnan().all()
+    single = ImageNetDataset(root, "val", boxes=True, single_object=True)
+    assert len(single) == NUM_VAL - 1
+    assert single.filtered == {"several objects": 1}
+    shares = box_area(torch.from_numpy(single.boxes_xyxy)) / 32**2
+    limit = float(shares.sort().values[3])
+    small = ImageNetDataset(root, "val", boxes=True, single_object=True, max_box_area=limit)
+    assert len(small) == int((shares < limit).sum()) == 3
+    assert small.filtered["large box"] == len(single) - 3
+    assert small[1]["index"] == 1
+    with pytest.raises(ValueError, match=r"no image .* is left.*large box"):
+        ImageNetDataset(root, "val", boxes=True, single_object=True, max_box_area=1e-6)
+
+
+def test_xml_without_objects_is_an_image_without_box(root):
+    path = _first_xml(root)
+    text = path.read_text()
+    _edit_xml(path, text[text.index("<object>") : text.index("</object>") + len("</object>")], "")
+    dataset = ImageNetDataset(root, "val", boxes=True)
+    index = int(np.flatnonzero(dataset.num_objects == 0)[0])
+    assert dataset[index]["box_xyxy"].isnan().all()
+    assert ImageNetDataset(root, "val", boxes=True, single_object=True).filtered == {"no object": 1}
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda path: path.write_text("not xml"),
+        lambda path: _edit_xml(path, "<xmin>", "<xmin>9"),
+        lambda path: path.write_text('<!DOCTYPE a [<!ENTITY b "c">]><annotation>&b;</annotation>'),
+    ],
+    ids=["not-xml", "box-outside", "entity"],
+)
+def test_broken_annotation_stops_or_is_counted(root, spoil):
+    path = _first_xml(root)
+    spoil(path)
+    with pytest.raises(ValueError, match=path.name):
+        ImageNetDataset(root, "val", boxes=True)
+    dataset = ImageNetDataset(root, "val", TRANSFORM, boxes=True, skip_broken=True)
+    assert dataset.skipped == {"broken annotation": 1}
+    assert len(dataset) == len(dataset.labels) == len(dataset.boxes_xyxy) == NUM_VAL - 1
+
+
+def test_missing_annotation_stops_or_is_counted(root):
+    path = _first_xml(root)
+    path.unlink()
+    with pytest.raises(FileNotFoundError, match=rf"{path.name}.*skip_broken"):
+        ImageNetDataset(root, "val", boxes=True)
+    assert ImageNetDataset(root, "val", boxes=True, skip_broken=True).skipped == {"no annotation": 1}
+
+
+def test_truncated_image_stops_or_is_counted(root):
+    dataset = ImageNetDataset(root, "val", TRANSFORM, boxes=True)
+    broken = dataset.image_paths[3]
+    with open(broken, "r+b") as file:
+        file.truncate(500)
+    with pytest.raises(ValueError, match=broken):
+        dataset[3]
+    sound = ImageNetDataset(root, "val", TRANSFORM, boxes=True, skip_broken=True)
+    assert sound.skipped == {"broken image": 1}
+    assert sound.image_paths == dataset.image_paths[:3] + dataset.image_paths[4:]
+    assert np.array_equal(sound.labels, np.delete(dataset.labels, 3))
+    assert np.array_equal(sound.boxes_xyxy, np.delete(dataset.boxes_xyxy, 3, axis=0))
+
+
+def test_exif_rotated_image_keeps_its_boxes_frame(root):
+    dataset = ImageNetDataset(root, "val", boxes=True)
+    path, before = dataset.image_paths[0], dataset[0]
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    segment = exif.tobytes()
+    start_of_image, rest = Path(path).read_bytes()[:2], Path(path).read_bytes()[2:]
+    Path(path).write_bytes(start_of_image + b"\xff\xe1" + (len(segment) + 2).to_bytes(2, "big") + segment + rest)
+    with Image.open(path) as image:
+        assert image.getexif()[0x0112] == 6
+    after = ImageNetDataset(root, "val", boxes=True)[0]
+    assert torch.equal(after["image"], before["image"])
+    assert torch.equal(after["box_xyxy"], before["box_xyxy"])
+
+
+def test_annotation_of_another_shape_is_a_fault(root):
+    path = _first_xml(root)
+    _edit_xml(path, "<width>32</width>", "<width>64</width>")
+    dataset = ImageNetDataset(root, "val", TRANSFORM, boxes=True)
+    (index,) = [i for i, image in enumerate(dataset.image_paths) if path.stem in image]
+    with pytest.raises(ValueError, match=r"32 x 32.*64 x 32"):
+        dataset[index]
+    sound = ImageNetDataset(root, "val", TRANSFORM, boxes=True, skip_broken=True)
+    assert sound.skipped == {"image and annotation of different shape": 1}
+
+
+def test_annotation_of_a_scaled_image_is_its_own_frame(root):
+    path = _first_xml(root)
+    for side in ("width", "height"):
+        _edit_xml(path, f"<{side}>32</{side}>", f"<{side}>64</{side}>")
+    dataset = ImageNetDataset(root, "val", TRANSFORM, boxes=True)
+    (index,) = [i for i, image in enumerate(dataset.image_paths) if path.stem in image]
+    assert dataset[index]["image_hw"].tolist() == [64, 64]
+
+
+def test_empty_class_folder_stops_or_stays_a_class(root):
+    shutil.rmtree(root / "val" / "n00000001")
+    (root / "val" / "n00000001").mkdir()
+    with pytest.raises(ValueError, match=r"n00000001 has no image.*renumbers"):
+        ImageNetDataset(root, "val")
+    dataset = ImageNetDataset(root, "val", skip_broken=True)
+    assert dataset.skipped == {"empty class folder": 1}
+    assert len(dataset.classes) == CLASSES
+    assert set(dataset.labels.tolist()) == {0, 2, 3}
+
+
+def test_half_sorted_split(root):
+    image = next((root / "val").glob("*/*"))
+    image.rename(root / "val" / image.name)
+    with pytest.raises(ValueError, match="1 images beside 4 class folders"):
+        ImageNetDataset(root, "val")
+
+
+def test_wrong_root(root, tmp_path):
+    for wrong in (tmp_path / "absent", tmp_path, root / "train" / "n00000000"):
+        with pytest.raises(FileNotFoundError, match=rf"{wrong}.*expected class folders.*image-net\.org"):
+            ImageNetDataset(wrong, "val")
+    (tmp_path / "hollow" / "val" / "n1").mkdir(parents=True)
+    with pytest.raises(FileNotFoundError, match="no image in the 1 folders"):
+        ImageNetDataset(tmp_path / "hollow", "val")
+    with pytest.raises(ValueError, match="one of train, val"):
+        ImageNetDataset(root, "validation")
+
+
+def test_training_folder_never_passes_for_val(root):
+    shutil.rmtree(root / "val")
+    with pytest.raises(FileNotFoundError):
+        ImageNetDataset(root / "train", "val")
+    renamed = (root / "train").rename(root / "my_train_images")
+    with pytest.raises(FileNotFoundError):
+        ImageNetDataset(renamed, "val")
+    assert len(ImageNetDataset(renamed, "train")) == 6
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"single_object": True},
+        {"annotation_root": "x"},
+        {"boxes": True, "max_box_area": 0.25},
+        {"boxes": True, "single_object": True, "max_box_area": 25},
+    ],
+)
+def test_contradicting_arguments(root, arguments):
+    with pytest.raises(ValueError, match="box"):
+        ImageNetDataset(root, "val", **arguments)

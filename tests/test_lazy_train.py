@@ -1,0 +1,224 @@
+"""cls_pretrain end to end on synthetic data: training, evaluation, resuming after a kill, and every fault."""
+
+import errno
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+REPO = Path(__file__).resolve().parent.parent
+SCRIPT = REPO / "cls_pretrain" / "lazy_train.py"
+DEBUG = REPO / "cls_pretrain" / "configs" / "debug_synthetic.py"
+ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
+
+
+def command(*args, config=DEBUG):
+    return [sys.executable, str(SCRIPT), "--config-file", str(config), *map(str, args)]
+
+
+def run(*args, cwd, config=DEBUG):
+    return subprocess.run(
+        command(*args, config=config), cwd=cwd, env=ENVIRONMENT, capture_output=True, text=True, timeout=300
+    )
+
+
+def losses(folder):
+    lines = (folder / "metrics.json").read_text().splitlines()
+    rows = [json.loads(line) for line in lines]
+    return {row["iteration"]: row["total_loss"] for row in rows if "total_loss" in row}
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """One uninterrupted run of 12 iterations, its losses logged every iteration."""
+    cwd = tmp_path_factory.mktemp("trained")
+    done = run("train.output_dir=run", "train.max_iter=12", "train.log_period=1", "train.eval_period=6", cwd=cwd)
+    assert done.returncode == 0, done.stderr + done.stdout
+    return cwd / "run", done.stdout + done.stderr
+
+
+def test_training_writes_what_detectron2_users_expect(trained):
+    folder, log = trained
+    rows = [json.loads(line) for line in (folder / "metrics.json").read_text().splitlines()]
+    assert {"total_loss", "loss_ce", "lr", "time", "data_time", "images_per_second"} <= set(rows[8])
+    assert {"acc1", "acc5", "point_in_box", "point_in_box_random", "point_in_box_center"} <= set(rows[5])
+    assert rows[-1]["acc1"] >= 0
+    assert list(folder.glob("events.out.tfevents*"))
+    assert (folder / "config.yaml").exists()
+    assert (folder / "last_checkpoint").read_text() == "model_final.pth"
+    assert "img/s" in log
+    assert "eta" in log
+
+
+def test_checkpoint_has_the_release_layout(trained):
+    checkpoint = torch.load(trained[0] / "model_final.pth", weights_only=True)
+    assert set(checkpoint) == {"model", "trainer", "iteration", "pooling"}
+    assert all(name.startswith("model.") for name in checkpoint["model"])
+    assert "model.class_token" in checkpoint["model"]
+    assert checkpoint["iteration"] == 11
+    assert checkpoint["pooling"] == {"pool": "last", "top_k": 1, "variant": "release", "sigma": None}
+
+
+def test_sigkill_then_resume_continues_bit_identically(trained, tmp_path):
+    options = ["train.output_dir=run", "train.max_iter=12", "train.log_period=1", "train.eval_period=6"]
+    process = subprocess.Popen(
+        command(*options), cwd=tmp_path, env=ENVIRONMENT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    pointer, deadline = tmp_path / "run" / "last_checkpoint", time.monotonic() + 120
+    while not pointer.exists() and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.005)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert pointer.exists(), "no checkpoint was written before the deadline"
+    if pointer.read_text() == "model_final.pth":  # it outran the kill: take it back to its first checkpoint
+        pointer.write_text("model_0000004.pth")
+    resumed = run("--resume", *options, cwd=tmp_path)
+    assert resumed.returncode == 0, resumed.stderr
+    assert "Resuming from" in resumed.stdout + resumed.stderr
+    expected = losses(trained[0])
+    assert set(expected) == set(range(12))
+    assert losses(tmp_path / "run") == expected  # the last line of an iteration wins, to the last bit
+    final, again = (torch.load(f / "model_final.pth", weights_only=True) for f in (trained[0], tmp_path / "run"))
+    assert all(torch.equal(final["model"][name], again["model"][name]) for name in final["model"])
+
+
+def test_an_earlier_run_is_not_overwritten(trained):
+    refused = run(f"train.output_dir={trained[0]}", cwd=trained[0].parent)
+    assert refused.returncode == 2
+    assert "--resume" in refused.stderr
+
+
+def test_resume_with_another_pooling_is_refused(trained, tmp_path):
+    refused = run("--resume", f"train.output_dir={trained[0]}", "model.pool=mean", cwd=tmp_path)
+    assert refused.returncode == 2
+    assert "was trained with" in refused.stderr
+
+
+def test_eval_only_matches_training_and_any_number_of_processes(trained, tmp_path):
+    """60 images over 1 and over 2 processes in batches of 7: every image once, so the same record."""
+    results = []
+    for num_processes in (1, 2):
+        cwd = tmp_path / str(num_processes)
+        cwd.mkdir()
+        options = [f"train.init_checkpoint={trained[0]}/model_final.pth", "dataloader.test.batch_size=7"]
+        sized = [*options, "dataloader.test.dataset.num_images=59", "train.output_dir=run"]
+        done = run("--eval-only", "--num-gpus", num_processes, *sized, cwd=cwd)
+        assert done.returncode == 0, done.stderr
+        results.append(json.loads((cwd / "results" / "run_eval.json").read_text()))
+    one, two = results
+    assert one["n_images"] == two["n_images"] == 59
+    assert two["num_processes"] == 2
+    assert one["metrics"] == two["metrics"]
+    assert one["config"]["pooling"]["pool"] == "last"
+
+
+def test_two_processes_train_like_one_of_twice_the_batch(tmp_path):
+    options = ["train.max_iter=3", "train.log_period=1", "train.eval_period=0", "dataloader.test.dataset.num_images=8"]
+    for num_processes, batch_size in ((1, 16), (2, 8)):
+        done = run(
+            "--num-gpus", num_processes, f"train.output_dir=n{num_processes}", *options,
+            f"dataloader.train.batch_size={batch_size}", cwd=tmp_path,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+    one, two = losses(tmp_path / "n1"), losses(tmp_path / "n2")
+    assert one == pytest.approx(two, abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    "switches",
+    [
+        ["train.accumulation_steps=4"],
+        ["train.bf16=True", "optimizer.fused=True", "train.clip_grad_norm=1.0"],
+        ["train.compile=True", "dataloader.train.batch_size=8"],
+    ],
+)
+def test_switches_train(switches, trained, tmp_path):
+    short = ["train.max_iter=2", "train.log_period=1", "train.eval_period=0", "dataloader.test.dataset.num_images=8"]
+    done = run("train.output_dir=run", *short, *switches, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    if "accumulation" in switches[0]:  # the same batch in four parts is the same step
+        assert losses(tmp_path / "run")[0] == pytest.approx(losses(trained[0])[0], abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["model.topk=7"], "unknown override key 'model.topk'"),
+        (["train.max_iters=7"], "did you mean train.max_iter"),
+        (["model.pool=gem"], "cls, mean, max, attention, last"),
+        (["model.top_k=17"], r"top_k must be in \[1, 16\]"),
+        (["--num-gpus", "0"], "--num-gpus"),
+        (["--eval-only"], "needs train.init_checkpoint"),
+        (["train.init_checkpoint=nowhere.pth"], "nowhere.pth"),
+    ],
+)
+def test_user_errors_are_one_message(overrides, message, tmp_path, trained):
+    failed = run(*overrides, "train.output_dir=run", cwd=tmp_path)
+    assert failed.returncode == 2
+    pytest.importorskip("re").search(message, failed.stderr) or pytest.fail(failed.stderr)
+    assert failed.stderr.strip().splitlines()[-1].startswith("lazy_train.py: error:")
+
+
+def test_missing_config_and_wrong_root(tmp_path):
+    missing = run(cwd=tmp_path, config=tmp_path / "no.py")
+    assert missing.returncode == 2
+    assert "no config file" in missing.stderr
+    conf = REPO / "cls_pretrain" / "conf.py"
+    small = ["model.model.num_layers=1", "model.model.hidden_dim=24", "model.model.mlp_dim=24"]
+    wrong = run("dataloader.train.dataset.root=/no/such/imagenet", *small, cwd=tmp_path, config=conf)
+    assert wrong.returncode == 2
+    assert "/no/such/imagenet" in wrong.stderr
+
+
+def test_num_classes_that_contradict_the_checkpoint(trained, tmp_path):
+    options = [f"train.init_checkpoint={trained[0]}/model_final.pth", "model.model.num_classes=5"]
+    failed = run("--eval-only", *options, "train.output_dir=run", cwd=tmp_path)
+    assert failed.returncode == 2
+    assert "8 classes, the model 5" in failed.stderr
+
+
+def test_nan_loss_stops_and_keeps_the_last_good_checkpoint(tmp_path):
+    failed = run("train.output_dir=run", "optimizer.lr=1e30", "lr_multiplier.warmup_factor=1.0", cwd=tmp_path)
+    assert failed.returncode == 2
+    assert "loss_ce is" in failed.stderr or "NaN or infinite" in failed.stderr
+    for path in (tmp_path / "run").glob("*.pth"):
+        weights = torch.load(path, weights_only=True)["model"]
+        assert all(tensor.isfinite().all() for tensor in weights.values())
+
+
+def test_full_disk_keeps_the_last_good_checkpoint(trained, tmp_path):
+    """A limit on the file size makes the kernel refuse the write, as a full disk does."""
+    limited = "import resource, runpy, sys; resource.setrlimit(resource.RLIMIT_FSIZE, (150_000, 150_000)); "
+    limited += "import signal; signal.signal(signal.SIGXFSZ, signal.SIG_IGN); "
+    limited += f"sys.argv[0] = {str(SCRIPT)!r}; sys.path.insert(0, {str(SCRIPT.parent)!r}); "
+    limited += "runpy.run_path(sys.argv[0], run_name='__main__')"
+    options = command("train.output_dir=run", "train.max_iter=6", "train.eval_period=0")[2:]
+    # a first checkpoint without the limit, then a resumed run that cannot write the next one
+    first = run("train.output_dir=run", "train.max_iter=5", "train.eval_period=0", cwd=tmp_path)
+    assert first.returncode == 0, first.stderr
+    before = {path.name: path.read_bytes() for path in (tmp_path / "run").glob("*.pth")}
+    failed = subprocess.run(
+        [sys.executable, "-c", limited, "--resume", *options],
+        cwd=tmp_path, env=ENVIRONMENT, capture_output=True, text=True, timeout=300,
+    )  # fmt: skip
+    assert failed.returncode == 1, failed.stderr
+    assert "last good checkpoint is untouched" in failed.stderr
+    assert os.strerror(errno.EFBIG) in failed.stderr
+    after = {path.name: path.read_bytes() for path in (tmp_path / "run").glob("*.pth")}
+    assert after == before
+
+
+def test_help_needs_neither_torch_nor_detectron2():
+    blocked = "import runpy, sys; sys.modules.update(torch=None, detectron2=None); sys.argv = ['x', '--help']; "
+    done = subprocess.run(
+        [sys.executable, "-c", blocked + f"runpy.run_path({str(SCRIPT)!r}, run_name='__main__')"],
+        capture_output=True, text=True, timeout=60,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "--resume" in done.stdout

@@ -1,0 +1,76 @@
+"""The Point-in-Box loop and the model it measures: tokens to compare with, and refused sets of weights."""
+
+import pytest
+import torch
+from torchvision.models import VisionTransformer, resnet18
+
+from last_vit import LaStPool, last_pool
+from last_vit.dense import attach_last, dense_forward
+from last_vit.metrics import PointInBox
+from last_vit.patch_hit import choose_global_token, evaluate_patch_hit
+from last_vit.trained_model import load_trained_model
+
+
+def tiny_vit() -> VisionTransformer:
+    torch.manual_seed(0)
+    return VisionTransformer(32, 8, num_layers=1, num_heads=2, hidden_dim=16, mlp_dim=32, num_classes=4).eval()
+
+
+@torch.no_grad()
+def test_global_tokens():
+    output = dense_forward(attach_last(tiny_vit(), top_k=2), torch.rand(2, 3, 32, 32))
+    pool = LaStPool(top_k=5)
+    assert choose_global_token(output, "trained", pool) is output.global_token
+    assert choose_global_token(output, "cls", pool) is output.cls_token
+    torch.testing.assert_close(choose_global_token(output, "last", pool), last_pool(output.patch_tokens, 5))
+    torch.testing.assert_close(choose_global_token(output, "mean", pool), output.patch_tokens.mean(dim=1))
+    with pytest.raises(ValueError, match="one of trained, cls, last, mean"):
+        choose_global_token(output, "max", pool)
+    with pytest.raises(ValueError, match="no class token"):
+        choose_global_token(dense_forward(resnet18().eval(), torch.rand(1, 3, 32, 32)), "cls", pool)
+
+
+def test_loop_counts_what_has_a_box():
+    boxes = torch.tensor([[0.0, 0.0, 32.0, 32.0]]).repeat(5, 1)
+    boxes[1] = torch.nan
+    batch = {
+        "image": torch.rand(5, 3, 32, 32),
+        "box_xyxy": boxes,
+        "image_hw": torch.full((5, 2), 32),
+        "label": torch.arange(5) % 4,
+    }
+    batches = [{name: value[part] for name, value in batch.items()} for part in (slice(0, 2), slice(2, 5))]
+    metrics = evaluate_patch_hit(tiny_vit(), batches, PointInBox(32, 32), torch.device("cpu"), with_accuracy=True)
+    assert metrics["num_images"] == 4  # boxes; accuracy is over all five
+    assert metrics["point_in_box"] == metrics["point_in_box_random"] == metrics["point_in_box_center"] == 100.0
+    assert metrics["acc5"] == 100.0
+
+
+def test_refused_weights(tmp_path):
+    with pytest.raises(ValueError, match="no weights"):
+        load_trained_model("torchvision:vit_b_16", None)
+    with pytest.raises(ValueError, match="two sets of weights"):
+        load_trained_model("open_clip:ViT-B-32/a.pt", tmp_path / "b.pt")
+
+
+def test_open_clip_from_its_own_file_and_from_a_checkpoint(tmp_path):
+    open_clip = pytest.importorskip("open_clip")
+    path = tmp_path / "clip.pt"
+    torch.save(open_clip.create_model("ViT-S-32-alt", force_image_size=64).state_dict(), path)
+    own = load_trained_model(f"open_clip:ViT-S-32-alt/{path}", None, image_size=64)
+    other = load_trained_model("open_clip:ViT-S-32-alt", path, image_size=64, pool="last", top_k=2)
+    assert own.checkpoint_sha256 == other.checkpoint_sha256
+    assert (own.pooling["pool"], other.pooling["top_k"]) == ("host", 2)
+    images = torch.rand(1, 3, 64, 64)
+    with torch.no_grad():
+        tokens, others = (dense_forward(trained.model, images).patch_tokens for trained in (own, other))
+    torch.testing.assert_close(tokens, others)
+
+
+def test_backbone_without_classifier(tmp_path):
+    timm = pytest.importorskip("timm")
+    path = tmp_path / "backbone.pth"
+    torch.save({"teacher": timm.create_model("test_vit", num_classes=0).state_dict()}, path)
+    trained = load_trained_model("timm:test_vit", path)
+    assert (trained.num_classes, trained.model.num_classes) == (None, 0)
+    assert (trained.preprocessing.crop, trained.preprocessing.resize) == (160, 168)

@@ -1,0 +1,194 @@
+"""Regenerate README's results tables from results/*.json, next to the paper's numbers.
+
+    python tools/make_results_tables.py           # rewrite the tables in README.md
+    python tools/make_results_tables.py --check   # exit 1 when README.md is stale; changes nothing
+
+A table stands between `<!-- results:NAME -->` and `<!-- /results -->`. Each row names its data set and input; a number
+measured here meets the paper's in one row only when row label and data set are the same. What was not run here stands
+only in the paper's column. Records that share table, row and data set (seeds) are shown as mean +- sample standard
+deviation.
+"""
+
+import argparse
+import re
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from last_vit.results import ResultRecord, read_results
+
+ROOT = Path(__file__).resolve().parents[1]
+MARKED = re.compile(r"(<!-- results:(?P<name>[\w-]+) -->\n).*?(<!-- /results -->)", re.DOTALL)
+IMAGENET = "ImageNet-1k val, 224 px"
+
+
+@dataclass(frozen=True)
+class PaperRow:
+    """One published number.
+
+    Attributes:
+        row: Row label.
+        value: The table's first metric, in percent.
+        dataset: Data set and input.
+        source: Where it is published.
+    """
+
+    row: str
+    value: float
+    source: str
+    dataset: str = IMAGENET
+
+
+@dataclass(frozen=True)
+class ResultsTable:
+    """One table of README.
+
+    Attributes:
+        metrics: Metric name in the records -> column title; the first is the one that the paper reports.
+        paper: The paper's rows, in the order of display.
+    """
+
+    metrics: dict[str, str]
+    paper: tuple[PaperRow, ...]
+
+
+# The paper does not say which boxes, hit rule and token its Point-in-Box uses; the README names the choices made here.
+TABLES = {
+    "point_in_box": ResultsTable(
+        metrics={
+            "point_in_box": "PiB",
+            "point_in_box_random": "random patch",
+            "point_in_box_center": "image centre",
+            "acc1": "top-1",
+        },
+        paper=(
+            PaperRow("ViT, labels, CLS", 42.7, "paper"),
+            PaperRow("ViT, labels, LaSt", 55.1, "paper"),
+            PaperRow("DINO, CLS", 44.5, "paper; 45.3 in its table 1"),
+            PaperRow("DINO, LaSt", 69.7, "paper"),
+            PaperRow("CLIP, CLS", 39.8, "paper"),
+            PaperRow("CLIP, LaSt", 50.1, "paper"),
+            PaperRow("ResNet, labels", 68.4, "paper"),
+            PaperRow("DINO ResNet", 71.1, "paper"),
+            PaperRow("CLIP ResNet", 53.9, "paper"),
+            PaperRow("ViT with registers, labels", 41.5, "paper"),
+            PaperRow("OpenCLIP with registers", 37.6, "paper"),
+            PaperRow("ViT-S, labels, CLS", 50.1, "paper, table 2"),
+        ),
+    ),
+    "cls_pretrain": ResultsTable(
+        metrics={"acc1": "top-1", "acc5": "top-5"},
+        paper=(
+            PaperRow("ViT-B/32, attention pooling", 59.1, "paper, table 9"),
+            PaperRow("ViT-B/32, mean", 64.3, "paper, table 9"),
+            PaperRow("ViT-B/32, LaSt K=1", 64.6, "paper, table 9"),
+            PaperRow("ViT-B/32, LaSt K=7", 64.8, "paper, table 9"),
+            PaperRow("ViT-B/32, LaSt K=49", 64.9, "paper, table 9"),
+            PaperRow("ViT-S, CLS", 72.3, "paper, table 2"),
+            PaperRow("ViT-B/16, LaSt K=1", 67.4, "release's README"),
+            PaperRow("ViT-B/16, LaSt K=7", 67.6, "release's README"),
+        ),
+    ),
+}
+
+
+def render_table(table: ResultsTable, records: Sequence[ResultRecord]) -> str:
+    """One Markdown table: the paper's rows first, then the rows that exist only here.
+
+    Raises:
+        ValueError: Records of one row that are not the same measurement (metrics or number of images differ).
+    """
+    groups: dict[tuple[str, str], list[ResultRecord]] = {}
+    for record in records:
+        groups.setdefault((record.row or "", record.dataset), []).append(record)
+    header = ["model", "data set and input", "paper", *table.metrics.values(), "images", "runs", "commit", "source"]
+    lines = [_line(header), _line(["---"] * 2 + ["---:"] * (len(table.metrics) + 3) + ["---"] * 2)]
+    for paper in table.paper:
+        ours = _cells(table, groups.pop((paper.row, paper.dataset), []))
+        lines.append(_line([paper.row, paper.dataset, f"{paper.value:.1f}", *ours[:-1], _join(paper.source, ours[-1])]))
+    for (row, dataset), group in groups.items():
+        lines.append(_line([row, dataset, "", *_cells(table, group)]))
+    return "\n".join(lines) + "\n"
+
+
+def render_readme(readme: str, records: Sequence[ResultRecord]) -> str:
+    """README's text with every marked table regenerated.
+
+    Raises:
+        ValueError: A marker or a record that names an unknown table, or a table with records but no marker.
+    """
+    marked = {match["name"] for match in MARKED.finditer(readme)}
+    shown = {record.table: record.name for record in records if record.table is not None}
+    for name in sorted(marked | set(shown)):
+        if name not in TABLES:
+            where = f"result {shown[name]}" if name in shown else "README"
+            raise ValueError(f"{where} names the table {name!r}; known tables: {', '.join(TABLES)}")
+        if name not in marked:
+            raise ValueError(
+                f"result {shown[name]} belongs in the table {name!r}, which README does not have; add the lines "
+                f"'<!-- results:{name} -->' and '<!-- /results -->' to it"
+            )
+
+    def regenerate(match: re.Match[str]) -> str:
+        own = [record for record in records if record.table == match["name"]]
+        return match[1] + render_table(TABLES[match["name"]], own) + match[3]
+
+    return MARKED.sub(regenerate, readme)
+
+
+def _cells(table: ResultsTable, group: Sequence[ResultRecord]) -> list[str]:
+    """Metric, images, runs, commit and source cells of one row; empty cells for no records."""
+    if not group:
+        return [""] * (len(table.metrics) + 4)
+    first = group[0]
+    for record in group[1:]:
+        if record.n_images != first.n_images or record.metrics.keys() != first.metrics.keys():
+            raise ValueError(
+                f"results {first.name} and {record.name} share the row {first.row!r} on {first.dataset!r} but differ "
+                f"in images ({first.n_images}, {record.n_images}) or metrics; give them different rows"
+            )
+    metrics = [_mean_std([record.metrics[key] for record in group if key in record.metrics]) for key in table.metrics]
+    commits = ", ".join(sorted({record.git_commit for record in group}))
+    files = " ".join(f"[{i}](results/{record.name}.json)" for i, record in enumerate(group, start=1))
+    return [*metrics, f"{first.n_images:,}", str(len(group)), commits, files]
+
+
+def _mean_std(values: Sequence[float]) -> str:
+    if not values:
+        return ""
+    mean = f"{statistics.fmean(values):.1f}"
+    return mean if len(values) == 1 else f"{mean} +- {statistics.stdev(values):.1f}"
+
+
+def _join(*parts: str) -> str:
+    return "; ".join(part for part in parts if part)
+
+
+def _line(cells: Sequence[str]) -> str:
+    return "| " + " | ".join(cells) + " |"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Command line; returns the exit status."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--check", action="store_true", help="only say whether README is up to date")
+    parser.add_argument("--readme", type=Path, default=ROOT / "README.md", help="default: this repository's")
+    parser.add_argument("--results", type=Path, default=ROOT / "results", help="folder of the JSON files")
+    args = parser.parse_args(argv)
+    try:
+        old = args.readme.read_text(encoding="utf-8")
+        new = render_readme(old, read_results(args.results))
+    except (OSError, ValueError) as error:
+        parser.exit(2, f"make_results_tables.py: error: {error}\n")
+    if args.check:
+        if new != old:
+            print(f"{args.readme} is stale; run: python tools/make_results_tables.py")
+            return 1
+        return 0
+    args.readme.write_text(new, encoding="utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

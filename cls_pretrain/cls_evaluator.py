@@ -1,25 +1,24 @@
 """Top-1, top-5 and Point-in-Box of a classifier in one pass over a validation set (the paper's figure 3)."""
 
-import logging
 import time
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from omegaconf import OmegaConf
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from last_vit.boxes import box_area
-from last_vit.dense import dense_forward
-from last_vit.metrics.point_in_box import PointInBox
-from last_vit.metrics.top_k import TopK
-from last_vit.patch_score import patch_score
+from last_vit.checkpoint import file_sha256
+from last_vit.classification_net import ClassificationNet
+from last_vit.metrics import PointInBox, TopK
+from last_vit.patch_hit import count_patch_hits
 from last_vit.results import write_result
-from last_vit.runtime import all_reduce_sum, is_main_process
-
-logger = logging.getLogger("detectron2")
+from last_vit.runtime import is_main_process
 
 
 @dataclass(frozen=True)
@@ -39,7 +38,6 @@ class Evaluation:
     seconds: float
 
 
-@torch.inference_mode()
 def evaluate(
     model: nn.Module,
     loader: DataLoader,
@@ -51,8 +49,7 @@ def evaluate(
 
     Args:
         model: Any host that `dense_forward` reads; put into eval mode.
-        loader: Yields dicts with "image", "label" and, for Point-in-Box, "box_xyxy" and "image_hw"; its data set's
-            `transform` tells resize and crop.
+        loader: From `build_test_loader`, over a data set whose `transform` tells resize and crop.
         device: Where the model is.
         hit_rule: As in `PointInBox`.
         max_box_area: Point-in-Box leaves out boxes of at least this share of their image; None keeps all.
@@ -64,50 +61,74 @@ def evaluate(
         ValueError: No images; logits and labels that do not fit.
     """
     model.eval()
-    transform = loader.dataset.dataset.transform  # build_test_loader takes a Subset of the data set
+    transform = loader.dataset.dataset.transform  # the loader takes a Subset of the data set
     top_k, point_in_box = TopK(), PointInBox(transform.crop, transform.resize, hit_rule)
-    num_boxes = torch.zeros((), dtype=torch.long)
+    progress = tqdm(loader, desc="evaluate", unit="batch", disable=None if is_main_process() else True, leave=False)
     start = time.perf_counter()
-    for batch in tqdm(loader, desc="evaluate", unit="batch", disable=None if is_main_process() else True, leave=False):
-        out = dense_forward(model, batch["image"].to(device, non_blocking=True))
-        top_k.update(out.logits, batch["label"].to(device))
-        boxes = _keep_small(batch["box_xyxy"], batch["image_hw"], max_box_area)
-        num_boxes += (~boxes.isnan().any(dim=1)).sum()
-        score = patch_score(out.patch_tokens, out.global_token)
-        point_in_box.update(score, boxes, batch["image_hw"], out.grid_hw)
+    count_patch_hits(model, _keep_small_boxes(progress, max_box_area), device, point_in_box, top_k)
     metrics: dict[str, float] = dict(top_k.compute())
-    num_images = int(metrics.pop("num_images"))
-    total_boxes = int(all_reduce_sum(num_boxes))
-    if total_boxes:
+    num_images, num_boxes = int(metrics.pop("num_images")), point_in_box.count()
+    if num_boxes:
         metrics.update(point_in_box.compute())
         metrics.pop("num_images")
-    return Evaluation(metrics, num_images, total_boxes, time.perf_counter() - start)
+    return Evaluation(metrics, num_images, num_boxes, time.perf_counter() - start)
 
 
-def write_evaluation(result: Evaluation, cfg: Any, model: nn.Module, loaded: dict, device: torch.device) -> None:
-    """Print an evaluation and write results/<train.output_dir's name>_eval.json, in the main process."""
+def write_evaluation(
+    result: Evaluation,
+    cfg: Any,
+    model: ClassificationNet,
+    device: torch.device,
+    checkpoint: Path,
+    name: str,
+    directory: Path,
+    train_seconds: float | None = None,
+) -> None:
+    """Print an evaluation and write `<directory>/<name>.json`, in the main process.
+
+    Args:
+        result: From `evaluate`.
+        cfg: The run's config, whose training switches are recorded.
+        model: What was evaluated.
+        device: Where it ran.
+        checkpoint: The file with its weights.
+        name: File name without ".json".
+        directory: Folder of the record.
+        train_seconds: Wall time of the training that has just ended, if one has.
+    """
     if not is_main_process():
         return
-    for name, value in result.metrics.items():
-        print(f"{name:>22} {value:7.2f}")
-    print(f"{'images':>22} {result.num_images:7d}\n{'single-object boxes':>22} {result.num_boxes:7d}")
+    counts = {"images": result.num_images, "single-object boxes": result.num_boxes}
+    for metric, value in {**result.metrics, **counts}.items():
+        print(f"{metric:>22} {value:8.2f}" if isinstance(value, float) else f"{metric:>22} {value:5d}")
     test = cfg.dataloader.test.dataset
+    data = Path(test.root).name if "root" in test else "synthetic"
+    config = {"pooling": model.pooling, "num_boxes": result.num_boxes, "evaluation": _plain(cfg.evaluation)}
+    if train_seconds is not None:
+        config["train"] = {**_plain(cfg.train), "batch_size_per_process": cfg.dataloader.train.batch_size}
+        config["train_seconds"] = round(train_seconds, 1)
     path = write_result(
-        f"{Path(cfg.train.output_dir).name}_eval",
+        name,
         result.metrics,
         n_images=result.num_images,
-        dataset=f"{test.get('root', 'synthetic')} {test.split}",
-        config={"pooling": model.pooling, "num_boxes": result.num_boxes, **cfg.evaluation},
-        checkpoint_sha256=loaded["sha256"],
+        dataset=f"{data} {test.split}, {test.transform.crop} px",
+        config=config,
+        checkpoint_sha256=file_sha256(checkpoint)[:16],
         seconds=result.seconds,
         device=device,
+        directory=directory,
     )
     print(f"written to {path}")
 
 
-def _keep_small(boxes_xyxy: Tensor, image_hw: Tensor, max_box_area: float | None) -> Tensor:
-    """Boxes of at least `max_box_area` of their image become NaN: not counted."""
-    if max_box_area is None:
-        return boxes_xyxy
-    too_large = box_area(boxes_xyxy) >= max_box_area * image_hw.prod(dim=1)
-    return boxes_xyxy.masked_fill(too_large[:, None], float("nan"))
+def _plain(node: Any) -> dict[str, Any]:
+    return OmegaConf.to_container(node, resolve=True)
+
+
+def _keep_small_boxes(batches: DataLoader, max_box_area: float | None) -> Iterator[Mapping[str, Tensor]]:
+    """The batches with NaN in place of every box of at least `max_box_area` of its image."""
+    for batch in batches:
+        if max_box_area is not None:
+            too_large = box_area(batch["box_xyxy"]) >= max_box_area * batch["image_hw"].prod(dim=1)
+            batch["box_xyxy"] = batch["box_xyxy"].masked_fill(too_large[:, None], float("nan"))
+        yield batch

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from cls_evaluator import evaluate
+from cls_evaluator import Evaluation, evaluate, write_evaluation
 from detectron2.config import instantiate
 from detectron2.engine import SimpleTrainer, hooks
 from detectron2.utils import comm
@@ -59,7 +59,22 @@ class ClsTrainer(SimpleTrainer):
         self.bf16 = bf16
         self.clip_grad_norm = clip_grad_norm
         self.accumulation_steps = accumulation_steps
+        self.seconds = 0.0
+        self._step_end = 0.0
+
+    def before_train(self) -> None:
+        """Start the clock of `seconds`, which counts the whole run, over resumes and with evaluations."""
         self._step_end = time.perf_counter()
+        super().before_train()
+
+    def state_dict(self) -> dict[str, Any]:
+        """detectron2's state and the seconds that the run has taken so far."""
+        return {**super().state_dict(), "seconds": self.seconds}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Continue from `state_dict()`."""
+        self.seconds = state_dict.get("seconds", 0.0)  # the release's files have none
+        super().load_state_dict(state_dict)
 
     def run_step(self) -> None:
         """One optimizer step on one batch per process."""
@@ -84,6 +99,7 @@ class ClsTrainer(SimpleTrainer):
             data_time=data_time,
             images_per_second=len(images) * comm.get_world_size() / (now - self._step_end),
         )
+        self.seconds += now - self._step_end
         self._step_end = now
 
     def _backward(self, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
@@ -156,12 +172,12 @@ def train(cfg: Any, device: torch.device, resume: bool) -> dict[str, float]:
         checkpointer.load_weights(cfg.train.init_checkpoint)
     train_loader.batch_sampler.start_iteration = start_iter
 
-    metrics: dict[str, float] = {}
+    evaluations: list[Evaluation] = []
 
     def run_evaluation() -> dict[str, float]:
-        metrics.update(evaluate(model, test_loader, device, **cfg.evaluation).metrics)
+        evaluations.append(evaluate(model, test_loader, device, **cfg.evaluation))
         model.train()
-        return metrics
+        return evaluations[-1].metrics
 
     main = comm.is_main_process()
     trainer.register_hooks(
@@ -183,4 +199,6 @@ def train(cfg: Any, device: torch.device, resume: bool) -> dict[str, float]:
         ]
     )
     trainer.train(start_iter, cfg.train.max_iter)
-    return metrics
+    final = output_dir / "model_final.pth"
+    write_evaluation(evaluations[-1], cfg, model, device, final, "result", output_dir, trainer.seconds)
+    return evaluations[-1].metrics

@@ -73,6 +73,7 @@ def run(args: argparse.Namespace) -> dict[str, float]:
 
     from last_vit.checkpoint import load_checkpoint
     from last_vit.lazy_overrides import apply_overrides
+    from last_vit.results import RESULTS_DIR
 
     if not Path(args.config_file).is_file():
         raise FileNotFoundError(f"no config file {args.config_file}; the recipes are cls_pretrain/conf.py and configs/")
@@ -84,9 +85,11 @@ def run(args: argparse.Namespace) -> dict[str, float]:
     if not cfg.train.init_checkpoint:
         raise ValueError("--eval-only needs train.init_checkpoint=/path/to/checkpoint.pth")
     model = instantiate(cfg.model).to(device)
-    loaded = load_checkpoint(model, cfg.train.init_checkpoint)
+    checkpoint = Path(cfg.train.init_checkpoint)
+    load_checkpoint(model, checkpoint)
     result = evaluate(model, instantiate(cfg.dataloader.test), device, **cfg.evaluation)
-    write_evaluation(result, cfg, model, loaded, device)
+    name = f"eval_{Path(cfg.train.output_dir).name}"
+    write_evaluation(result, cfg, model, device, checkpoint, name, RESULTS_DIR)
     return result.metrics
 
 

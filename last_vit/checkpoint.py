@@ -27,7 +27,7 @@ __all__ = [
     "unwrap_state_dict",
 ]
 
-_CLASSIFIERS = ("heads.head.weight", "head.weight", "head.fc.weight", "fc.weight", "classifier.weight")
+CLASSIFIERS = ("heads.head.weight", "head.weight", "head.fc.weight", "fc.weight", "classifier.weight")
 _POSITIONS = ("pos_embed", "pos_embedding", "positional_embedding")
 
 
@@ -153,7 +153,7 @@ def _hints(
     hints = []
     for name in bad_shape:
         theirs, ours = list(state_dict[name].shape), list(own[name].shape)
-        if name.removeprefix("model.") in _CLASSIFIERS and theirs[1:] == ours[1:]:
+        if name.removeprefix("model.") in CLASSIFIERS and theirs[1:] == ours[1:]:
             head = name.removesuffix("weight") + "*"
             hints.append(
                 f"The checkpoint has {theirs[0]} classes, the model {ours[0]}: build the model with "

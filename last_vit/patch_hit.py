@@ -1,6 +1,7 @@
 """One pass over a data set for Point-in-Box: forward, patch score, best patch, hit (paper Sec. 4.1).
 
-Used by visualization/evaluate_patch_hit.py, during training, and by its bench. Chooses no images and writes nothing.
+Shared by visualization/evaluate_patch_hit.py, evaluation during training, and the bench. Chooses no images, computes
+no percentages and writes nothing.
 """
 
 from collections.abc import Iterable, Mapping
@@ -46,39 +47,34 @@ def choose_global_token(output: DenseOutput, kind: str, last_pool: LaStPool) -> 
 
 
 @torch.inference_mode()
-def evaluate_patch_hit(
+def count_patch_hits(
     model: nn.Module,
     batches: Iterable[Mapping[str, Tensor]],
-    metric: PointInBox,
     device: torch.device,
+    point_in_box: PointInBox,
+    top_k: TopK | None = None,
     global_token: str = "trained",  # noqa: S107 (no password)
     last_pool: LaStPool | None = None,
-    with_accuracy: bool = False,
-) -> dict[str, float | int]:
-    """Point-in-Box of a model over batches, each process over its own share.
+) -> None:
+    """Feed a model's best patches, and its logits, to the metrics; each process over its own share of the data.
 
     Args:
         model: On `device`, in eval mode, of a host that has an adapter.
         batches: Mappings with "image" [B, 3, H, W], "box_xyxy" [B, 4] and "image_hw" [B, 2] (original pixels), and
-            "label" [B] when `with_accuracy`.
-        metric: Fresh; its crop and resize are those of the images.
+            "label" [B] when there is a `top_k`.
         device: Where to compute.
+        point_in_box: Updated; its crop and resize are those of the images.
+        top_k: Updated with the model's logits over the same images, if given.
         global_token: One of `GLOBAL_TOKENS`.
         last_pool: For the token "last"; K = 1 by default.
-        with_accuracy: Also count top-1 and top-5 of the model's logits over the same images.
-
-    Returns:
-        The keys of `PointInBox.compute`, and "acc1" and "acc5" when asked; equal on all processes.
 
     Raises:
-        ValueError: As `choose_global_token` and the metrics' `compute`.
+        ValueError: As `choose_global_token`.
     """
     last_pool = last_pool or LaStPool(top_k=1)
-    accuracy = TopK() if with_accuracy else None
     for batch in batches:
         output = dense_forward(model, batch["image"].to(device, non_blocking=True))
         score = patch_score(output.patch_tokens, choose_global_token(output, global_token, last_pool))
-        metric.update(score, batch["box_xyxy"], batch["image_hw"], output.grid_hw)
-        if accuracy is not None:
-            accuracy.update(output.logits, batch["label"].to(device, non_blocking=True))
-    return {**(accuracy.compute() if accuracy is not None else {}), **metric.compute()}
+        point_in_box.update(score, batch["box_xyxy"], batch["image_hw"], output.grid_hw)
+        if top_k is not None:
+            top_k.update(output.logits, batch["label"].to(device, non_blocking=True))

@@ -10,11 +10,9 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from last_vit.checkpoint import file_sha256, load_checkpoint, read_checkpoint, unwrap_state_dict
+from last_vit.checkpoint import CLASSIFIERS, file_sha256, load_checkpoint, read_checkpoint, unwrap_state_dict
 from last_vit.dense import attach_pool, pooling_of
 from last_vit.model_spec import Preprocessing, build_model, is_config, preprocessing_of
-
-_CLASSIFIERS = ("heads.head.weight", "head.weight", "head.fc.weight", "fc.weight", "classifier.weight")
 
 
 @dataclass(frozen=True)
@@ -143,4 +141,4 @@ def _attach(
 
 def _num_classes(state_dict: Mapping[str, Tensor]) -> int | None:
     """Rows of the classifier in a state dict; None when it has none."""
-    return next((state_dict[name].shape[0] for name in _CLASSIFIERS if name in state_dict), None)
+    return next((state_dict[name].shape[0] for name in CLASSIFIERS if name in state_dict), None)

@@ -110,7 +110,7 @@ def test_eval_only_matches_training_and_any_number_of_processes(trained, tmp_pat
         sized = [*options, "dataloader.test.dataset.num_images=59", "train.output_dir=run"]
         done = run("--eval-only", "--num-gpus", num_processes, *sized, cwd=cwd)
         assert done.returncode == 0, done.stderr
-        results.append(json.loads((cwd / "results" / "run_eval.json").read_text()))
+        results.append(json.loads((cwd / "results" / "eval_run.json").read_text()))
     one, two = results
     assert one["n_images"] == two["n_images"] == 59
     assert two["num_processes"] == 2

@@ -6,8 +6,8 @@ from torchvision.models import VisionTransformer, resnet18
 
 from last_vit import LaStPool, last_pool
 from last_vit.dense import attach_last, dense_forward
-from last_vit.metrics import PointInBox
-from last_vit.patch_hit import choose_global_token, evaluate_patch_hit
+from last_vit.metrics import PointInBox, TopK
+from last_vit.patch_hit import choose_global_token, count_patch_hits
 from last_vit.trained_model import load_trained_model
 
 
@@ -40,7 +40,9 @@ def test_loop_counts_what_has_a_box():
         "label": torch.arange(5) % 4,
     }
     batches = [{name: value[part] for name, value in batch.items()} for part in (slice(0, 2), slice(2, 5))]
-    metrics = evaluate_patch_hit(tiny_vit(), batches, PointInBox(32, 32), torch.device("cpu"), with_accuracy=True)
+    point_in_box, top_k = PointInBox(32, 32), TopK()
+    count_patch_hits(tiny_vit(), batches, torch.device("cpu"), point_in_box, top_k)
+    metrics = {**top_k.compute(), **point_in_box.compute()}
     assert metrics["num_images"] == 4  # boxes; accuracy is over all five
     assert metrics["point_in_box"] == metrics["point_in_box_random"] == metrics["point_in_box_center"] == 100.0
     assert metrics["acc5"] == 100.0

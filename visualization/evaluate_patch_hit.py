@@ -91,8 +91,8 @@ def _run(args: argparse.Namespace) -> None:
     from last_vit.data.imagenet import ImageNetDataset
     from last_vit.data.loaders import build_test_loader
     from last_vit.data.transforms import EvalTransform
-    from last_vit.metrics import PointInBox
-    from last_vit.patch_hit import evaluate_patch_hit
+    from last_vit.metrics import PointInBox, TopK
+    from last_vit.patch_hit import count_patch_hits
     from last_vit.pooling import LaStPool
     from last_vit.runtime import describe_device, is_main_process, process_group
     from last_vit.trained_model import load_trained_model
@@ -130,16 +130,14 @@ def _run(args: argparse.Namespace) -> None:
         left_out = {**dataset.filtered, **dataset.skipped}
         loader = build_test_loader(dataset, args.batch_size, args.num_workers)
         start = time.perf_counter()
-        metrics = evaluate_patch_hit(
-            trained.model.to(device),
-            tqdm(loader, unit="batch", disable=None if is_main_process() else True),
-            PointInBox(prep.crop, prep.resize, args.hit_rule),
-            device,
-            args.global_token,
-            last_pool,
-            # a CLIP's output is an embedding, and other label sets have other numbers of classes
-            with_accuracy=not args.model.startswith("open_clip:") and trained.num_classes == len(dataset.classes),
-        )
+        point_in_box = PointInBox(prep.crop, prep.resize, args.hit_rule)
+        # a CLIP's output is an embedding, and other label sets have other numbers of classes
+        has_accuracy = not args.model.startswith("open_clip:") and trained.num_classes == len(dataset.classes)
+        top_k = TopK() if has_accuracy else None
+        progress = tqdm(loader, unit="batch", disable=None if is_main_process() else True)
+        model = trained.model.to(device)
+        count_patch_hits(model, progress, device, point_in_box, top_k, args.global_token, last_pool)
+        metrics = {**(top_k.compute() if top_k else {}), **point_in_box.compute()}
         seconds = time.perf_counter() - start
         if metrics["num_images"] != len(dataset):
             raise ValueError(

@@ -4,6 +4,7 @@ python cls_pretrain/lazy_train.py --config-file cls_pretrain/configs/debug_synth
 """
 
 from detectron2.config import LazyCall as L
+
 from last_vit.data.synthetic import SyntheticObjects
 
 from ..conf import dataloader, evaluation, lr_multiplier, model, optimizer, train

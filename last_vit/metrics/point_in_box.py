@@ -122,6 +122,10 @@ class PointInBox:
             center=self._center_hits(inside, boxes_xyxy, image_hw, grid_hw).sum(),
         )
 
+    def count(self) -> int:
+        """Images with a box so far, all processes together; every process must call this together."""
+        return int(self._counters.totals()["num_images"])
+
     def compute(self) -> dict[str, float | int]:
         """Point-in-Box over everything counted by all processes.
 

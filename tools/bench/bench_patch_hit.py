@@ -16,7 +16,7 @@ import torch
 from last_vit.dense import attach_pool
 from last_vit.metrics import PointInBox
 from last_vit.model_spec import build_model, preprocessing_of
-from last_vit.patch_hit import evaluate_patch_hit
+from last_vit.patch_hit import count_patch_hits
 from last_vit.runtime import describe_device, seed_everything, select_device
 from last_vit.token_pool import POOL_KINDS
 
@@ -51,7 +51,7 @@ def main() -> None:
             model(one["image"])
 
     def loop() -> None:
-        evaluate_patch_hit(model, batches, PointInBox(prep.crop, prep.resize), device)
+        count_patch_hits(model, batches, device, PointInBox(prep.crop, prep.resize))
 
     _seconds(bare, device), _seconds(loop, device)  # warm-up
     rounds = [(_seconds(bare, device), _seconds(loop, device)) for _ in range(args.rounds)]

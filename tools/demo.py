@@ -1,0 +1,104 @@
+"""`make demo`: draw synthetic data, train one small ViT with CLS and one with LaSt, measure both, make one picture.
+
+Everything goes through the commands that real data go through: lazy_train.py, evaluate_patch_hit.py,
+compare_models.py. The numbers are of synthetic images and printed as they come out.
+"""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from tqdm import tqdm
+
+from last_vit.data.synthetic import SyntheticObjects
+from last_vit.data.synthetic_writers import write_imagenet
+
+FOLDER = Path("output/demo")
+DATA = FOLDER / "synthetic"
+CONFIG = "cls_pretrain/configs/demo_synthetic.py"
+NUM_CLASSES, NUM_TRAIN, NUM_VAL = 16, 4000, 600
+MAX_ITER = 500
+RUNS = {"cls": ("CLS", "model.pool=cls"), "last": ("LaSt K=8", "model.pool=last")}
+
+
+def draw_data() -> None:
+    """Synthetic images with boxes, in ImageNet's layout."""
+    for split, num_images in (("train", NUM_TRAIN), ("val", NUM_VAL)):
+        samples = SyntheticObjects(num_images, split, image_size=64, num_classes=NUM_CLASSES, seed=0)
+        write_imagenet(samples, DATA)
+
+
+def train_both() -> None:
+    """Train the two models side by side, one thread each, with one progress bar each."""
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
+    processes, bars = {}, {}
+    for position, (run, (title, pooling)) in enumerate(RUNS.items()):
+        log = open(FOLDER / f"{run}.log", "w")  # noqa: SIM115 (the child writes to it)
+        command = ["cls_pretrain/lazy_train.py", "--config-file", CONFIG, pooling]
+        options = [f"train.output_dir={FOLDER / run}", f"train.max_iter={MAX_ITER}"]
+        processes[run] = subprocess.Popen(
+            [sys.executable, *command, *options], stdout=log, stderr=subprocess.STDOUT, env=environment
+        )
+        bars[run] = tqdm(total=MAX_ITER, desc=f"train {title:<9}", unit="it", position=position)
+    while any(process.poll() is None for process in processes.values()):
+        time.sleep(0.5)
+        for run, bar in bars.items():
+            show_progress(FOLDER / run / "metrics.json", bar)
+    for run, bar in bars.items():
+        show_progress(FOLDER / run / "metrics.json", bar)
+        bar.close()
+    for run, process in processes.items():
+        if process.returncode:
+            sys.exit(f"training {run} failed:\n" + "\n".join((FOLDER / f"{run}.log").read_text().splitlines()[-15:]))
+
+
+def show_progress(metrics: Path, bar: tqdm) -> None:
+    """Move a bar to a run's last logged iteration."""
+    lines = metrics.read_text().splitlines() if metrics.exists() else []
+    if lines:
+        last = json.loads(lines[-1])
+        bar.n = last["iteration"] + 1
+        bar.set_postfix(loss=f"{last.get('total_loss', float('nan')):.2f}")
+
+
+def run_tool(*arguments: str) -> None:
+    """Run one of our commands quietly; show what it said if it fails."""
+    done = subprocess.run([sys.executable, "-W", "ignore", *arguments], capture_output=True, text=True)
+    if done.returncode:
+        sys.exit(f"{arguments[0]} failed:\n{done.stdout}{done.stderr}")
+
+
+def main() -> None:
+    """The whole demo."""
+    start = time.perf_counter()
+    shutil.rmtree(FOLDER, ignore_errors=True)
+    FOLDER.mkdir(parents=True)
+    draw_data()
+    train_both()
+    compare = ["visualization/compare_models.py", "--imagenet-root", str(DATA), "--output", str(FOLDER / "demo.png")]
+    rows = []
+    for run, (title, _) in tqdm(RUNS.items(), desc="measure", unit="model"):
+        checkpoint = str(FOLDER / run / "model_final.pth")
+        model = ["--model", CONFIG, "--checkpoint", checkpoint]
+        run_tool(
+            "visualization/evaluate_patch_hit.py", *model, "--imagenet-root", str(DATA), "--max-box-area", "none",
+            "--output", f"demo_{run}", "--dataset-name", "synthetic", "--num-workers", "0", "--batch-size", "100",
+        )  # fmt: skip
+        compare += ["--name", title, *model]
+        rows.append((title, json.loads(Path(f"results/demo_{run}.json").read_text())["metrics"]))
+    run_tool(*compare)
+    print(f"\nSynthetic images ({NUM_CLASSES} classes, {NUM_VAL} validation images), percent:")
+    columns = ("acc1", "point_in_box", "point_in_box_random", "point_in_box_center")
+    print(f"{'':10}" + "".join(f"{name:>14}" for name in ("top-1", "Point-in-Box", "random patch", "image centre")))
+    for title, metrics in rows:
+        print(f"{title:10}" + "".join(f"{metrics[name]:14.2f}" for name in columns))
+    print(f"\npicture: {FOLDER / 'demo.png'}   results: results/demo_cls.json, results/demo_last.json")
+    print(f"{time.perf_counter() - start:.0f} s")
+
+
+if __name__ == "__main__":
+    main()

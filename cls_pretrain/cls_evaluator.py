@@ -80,11 +80,10 @@ def write_evaluation(
     model: ClassificationNet,
     device: torch.device,
     checkpoint: Path,
-    name: str,
-    directory: Path,
+    row: str | None = None,
     train_seconds: float | None = None,
 ) -> None:
-    """Print an evaluation and write `<directory>/<name>.json`, in the main process.
+    """Print an evaluation and write it to results/ as eval_ or train_<output_dir's name>.json, in the main process.
 
     Args:
         result: From `evaluate`.
@@ -92,8 +91,7 @@ def write_evaluation(
         model: What was evaluated.
         device: Where it ran.
         checkpoint: The file with its weights.
-        name: File name without ".json".
-        directory: Folder of the record.
+        row: Label of its row in README's classification table; None keeps it out.
         train_seconds: Wall time of the training that has just ended, if one has.
     """
     if not is_main_process():
@@ -108,7 +106,7 @@ def write_evaluation(
         config["train"] = {**_plain(cfg.train), "batch_size_per_process": cfg.dataloader.train.batch_size}
         config["train_seconds"] = round(train_seconds, 1)
     path = write_result(
-        name,
+        f"{'eval' if train_seconds is None else 'train'}_{Path(cfg.train.output_dir).name}",
         result.metrics,
         n_images=result.num_images,
         dataset=f"{data} {test.split}, {test.transform.crop} px",
@@ -116,7 +114,8 @@ def write_evaluation(
         checkpoint_sha256=file_sha256(checkpoint)[:16],
         seconds=result.seconds,
         device=device,
-        directory=directory,
+        table=None if row is None else "cls_pretrain",
+        row=row,
     )
     print(f"written to {path}")
 

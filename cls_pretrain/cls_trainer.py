@@ -128,13 +128,14 @@ class ClsTrainer(SimpleTrainer):
                 )
 
 
-def train(cfg: Any, device: torch.device, resume: bool) -> dict[str, float]:
+def train(cfg: Any, device: torch.device, resume: bool, row: str | None = None) -> dict[str, float]:
     """Build everything that a config describes and train to `train.max_iter`.
 
     Args:
         cfg: LazyConfig with model, optimizer, lr_multiplier, dataloader, evaluation and train.
         device: This process's device.
         resume: Continue from the last checkpoint in `train.output_dir`.
+        row: As in `write_evaluation`.
 
     Returns:
         Metrics of the evaluation after the last iteration.
@@ -200,5 +201,5 @@ def train(cfg: Any, device: torch.device, resume: bool) -> dict[str, float]:
     )
     trainer.train(start_iter, cfg.train.max_iter)
     final = output_dir / "model_final.pth"
-    write_evaluation(evaluations[-1], cfg, model, device, final, "result", output_dir, trainer.seconds)
+    write_evaluation(evaluations[-1], cfg, model, device, final, row, trainer.seconds)
     return evaluations[-1].metrics

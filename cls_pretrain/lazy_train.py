@@ -25,6 +25,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--num-machines", type=int, default=1, help="number of machines")
     parser.add_argument("--machine-rank", type=int, default=0, help="rank of this machine")
     parser.add_argument("--dist-url", default="auto", help="tcp://host:port of the first machine; needed for several")
+    parser.add_argument("--row", help="show the result in README's classification table under this label")
     parser.add_argument(
         "opts", nargs=argparse.REMAINDER, metavar="key=value", help="config overrides, such as model.top_k=7"
     )
@@ -73,7 +74,6 @@ def run(args: argparse.Namespace) -> dict[str, float]:
 
     from last_vit.checkpoint import load_checkpoint
     from last_vit.lazy_overrides import apply_overrides
-    from last_vit.results import RESULTS_DIR
 
     if not Path(args.config_file).is_file():
         raise FileNotFoundError(f"no config file {args.config_file}; the recipes are cls_pretrain/conf.py and configs/")
@@ -81,15 +81,14 @@ def run(args: argparse.Namespace) -> dict[str, float]:
     device = torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else torch.device("cpu")
     default_setup(cfg, args)
     if not args.eval_only:
-        return train(cfg, device, resume=args.resume)
+        return train(cfg, device, args.resume, args.row)
     if not cfg.train.init_checkpoint:
         raise ValueError("--eval-only needs train.init_checkpoint=/path/to/checkpoint.pth")
     model = instantiate(cfg.model).to(device)
     checkpoint = Path(cfg.train.init_checkpoint)
     load_checkpoint(model, checkpoint)
     result = evaluate(model, instantiate(cfg.dataloader.test), device, **cfg.evaluation)
-    name = f"eval_{Path(cfg.train.output_dir).name}"
-    write_evaluation(result, cfg, model, device, checkpoint, name, RESULTS_DIR)
+    write_evaluation(result, cfg, model, device, checkpoint, args.row)
     return result.metrics
 
 

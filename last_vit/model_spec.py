@@ -14,32 +14,15 @@ imported only when its form is used.
 import difflib
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
+from last_vit.preprocessing import Preprocessing
+
 FORMS = "torchvision:<name>, timm:<name>, open_clip:<arch>[/<file>] or <config>.py"
-
-
-@dataclass(frozen=True)
-class Preprocessing:
-    """How a model's images are made: shorter side to `resize`, centre crop to `crop`, then normalised.
-
-    Attributes:
-        mean: Per channel, for pixel values in [0, 1].
-        std: Per channel.
-        resize: Pixels.
-        crop: Pixels.
-        interpolation: "bilinear" or "bicubic".
-    """
-
-    mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
-    std: tuple[float, float, float] = (0.229, 0.224, 0.225)
-    resize: int = 256
-    crop: int = 224
-    interpolation: str = "bilinear"
 
 
 def build_model(

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from last_vit.checkpoint import CLASSIFIERS, file_sha256, load_checkpoint, read_checkpoint, unwrap_state_dict
 from last_vit.dense import attach_pool, pooling_of
-from last_vit.model_spec import Preprocessing, build_model, is_config, preprocessing_of
+from last_vit.model_spec import build_model, is_config, preprocessing_of
+from last_vit.preprocessing import Preprocessing
 
 
 @dataclass(frozen=True)

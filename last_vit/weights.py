@@ -8,26 +8,9 @@ was computed here. All three files belong to https://github.com/ChengShiest/LAST
 from dataclasses import dataclass
 from typing import Any
 
+from last_vit.preprocessing import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
+
 _RELEASES = "https://github.com/ChengShiest/LAST-ViT/releases/download"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Preprocessing:
-    """How images become the input that the weights expect.
-
-    Args:
-        resize: Shorter side in pixels before the crop.
-        crop: Side of the centre crop in pixels.
-        interpolation: "bilinear" or "bicubic".
-        mean: Per channel (RGB), of values in [0, 1].
-        std: Per channel (RGB), of values in [0, 1].
-    """
-
-    resize: int
-    crop: int
-    interpolation: str
-    mean: tuple[float, float, float]
-    std: tuple[float, float, float]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,7 +46,6 @@ class WeightsRecord:
     inferred: tuple[str, ...]
 
 
-_IMAGENET_MEAN, _IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 _OPENAI_MEAN, _OPENAI_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 
 _LICENCE_CAVEAT = "The licence is the repository's; none is stated for the weights themselves."
@@ -78,7 +60,7 @@ _RECORDS = (
         architecture="torchvision:vit_b_16",
         pooling={"pool": "last", "top_k": 1, "sigma": None, "variant": "release"},
         preprocessing=Preprocessing(
-            resize=256, crop=224, interpolation="bilinear", mean=_IMAGENET_MEAN, std=_IMAGENET_STD
+            resize=256, crop=224, interpolation="bilinear", mean=IMAGENET_MEAN, std=IMAGENET_STD
         ),
         licence="MIT",
         sha256=None,
@@ -110,7 +92,7 @@ _RECORDS = (
         architecture=None,
         pooling={"pool": "last", "top_k": None, "sigma": None, "variant": "release"},
         preprocessing=Preprocessing(
-            resize=256, crop=224, interpolation="bicubic", mean=_IMAGENET_MEAN, std=_IMAGENET_STD
+            resize=256, crop=224, interpolation="bicubic", mean=IMAGENET_MEAN, std=IMAGENET_STD
         ),
         licence="MIT",
         sha256=None,

@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -11,6 +12,9 @@ from pathlib import Path
 
 import pytest
 import torch
+
+from last_vit.data.synthetic import SyntheticObjects
+from last_vit.data.synthetic_writers import write_imagenet
 
 REPO = Path(__file__).resolve().parent.parent
 SCRIPT = REPO / "cls_pretrain" / "lazy_train.py"
@@ -52,6 +56,9 @@ def test_training_writes_what_detectron2_users_expect(trained):
     assert list(folder.glob("events.out.tfevents*"))
     assert (folder / "config.yaml").exists()
     assert (folder / "last_checkpoint").read_text() == "model_final.pth"
+    record = json.loads((folder.parent / "results" / "train_run.json").read_text())
+    assert record["metrics"]["acc1"] == pytest.approx(rows[-1]["acc1"], abs=1e-4)
+    assert record["config"]["train_seconds"] > 0
     assert "img/s" in log
     assert "eta" in log
 
@@ -161,7 +168,7 @@ def test_switches_train(switches, trained, tmp_path):
 def test_user_errors_are_one_message(overrides, message, tmp_path, trained):
     failed = run(*overrides, "train.output_dir=run", cwd=tmp_path)
     assert failed.returncode == 2
-    pytest.importorskip("re").search(message, failed.stderr) or pytest.fail(failed.stderr)
+    assert re.search(message, failed.stderr), failed.stderr
     assert failed.stderr.strip().splitlines()[-1].startswith("lazy_train.py: error:")
 
 
@@ -222,3 +229,26 @@ def test_help_needs_neither_torch_nor_detectron2():
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert "--resume" in done.stdout
+
+
+def test_the_release_commands_run_as_its_readmes_write_them(tmp_path):
+    """conf.py on a folder in ImageNet's layout, shrunk to one narrow layer; the arguments are the two READMEs'."""
+    for split, num_images in (("train", 12), ("val", 6)):
+        write_imagenet(SyntheticObjects(num_images, split, image_size=64, num_classes=3), tmp_path / "imagenet")
+    conf = REPO / "cls_pretrain" / "conf.py"
+    small = ["model.model.num_layers=1", "model.model.hidden_dim=24", "model.model.mlp_dim=24", "train.max_iter=2"]
+    small += [
+        f"dataloader.{split}.{option}" for split in ("train", "test") for option in ("batch_size=4", "num_workers=0")
+    ]
+    train = ["--num-gpus", 1, f"dataloader.train.dataset.root={tmp_path}/imagenet", "train.output_dir=run"]
+    done = run(*train, *small, cwd=tmp_path, config=conf)
+    assert done.returncode == 0, done.stderr
+    test = ["--num-gpus", 1, "--eval-only", "train.init_checkpoint=run/model_final.pth"]
+    test.append(f"dataloader.test.dataset.root={tmp_path}/imagenet/val")
+    with_boxes = run(*test, *small, "dataloader.test.dataset.boxes=True", cwd=tmp_path, config=conf)
+    assert with_boxes.returncode == 0, with_boxes.stderr
+    assert "point_in_box_random" in with_boxes.stdout
+    plain = run(*test, *small, cwd=tmp_path, config=conf)
+    assert plain.returncode == 0, plain.stderr
+    assert "acc5" in plain.stdout
+    assert "point_in_box" not in plain.stdout

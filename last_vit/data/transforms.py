@@ -17,8 +17,8 @@ from torch import Tensor
 from torchvision import transforms
 from torchvision.transforms import InterpolationMode
 
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-IMAGENET_STD = (0.229, 0.224, 0.225)
+from last_vit.preprocessing import IMAGENET_MEAN, IMAGENET_STD
+
 INTERPOLATIONS = ("bilinear", "bicubic")
 
 

@@ -47,10 +47,12 @@ class ResultsTable:
     Attributes:
         metrics: Metric name in the records -> column title; the first is the one that the paper reports.
         paper: The paper's rows, in the order of display.
+        has_training: Records are of training runs: also show how long they took, on what.
     """
 
     metrics: dict[str, str]
     paper: tuple[PaperRow, ...]
+    has_training: bool = False
 
 
 # The paper does not say which boxes, hit rule and token its Point-in-Box uses; the README names the choices made here.
@@ -78,6 +80,7 @@ TABLES = {
         ),
     ),
     "cls_pretrain": ResultsTable(
+        has_training=True,
         metrics={"acc1": "top-1", "acc5": "top-5"},
         paper=(
             PaperRow("ViT-B/32, attention pooling", 59.1, "paper, table 9"),
@@ -102,8 +105,10 @@ def render_table(table: ResultsTable, records: Sequence[ResultRecord]) -> str:
     groups: dict[tuple[str, str], list[ResultRecord]] = {}
     for record in records:
         groups.setdefault((record.row or "", record.dataset), []).append(record)
-    header = ["model", "data set and input", "paper", *table.metrics.values(), "images", "runs", "commit", "source"]
-    lines = [_line(header), _line(["---"] * 2 + ["---:"] * (len(table.metrics) + 3) + ["---"] * 2)]
+    training = ["training"] if table.has_training else []
+    numbers = ["paper", *table.metrics.values(), "images", "runs"]
+    header = ["model", "data set and input", *numbers, *training, "commit", "source"]
+    lines = [_line(header), _line(["---:" if title in numbers else "---" for title in header])]
     for paper in table.paper:
         ours = _cells(table, groups.pop((paper.row, paper.dataset), []))
         lines.append(_line([paper.row, paper.dataset, f"{paper.value:.1f}", *ours[:-1], _join(paper.source, ours[-1])]))
@@ -140,7 +145,7 @@ def render_readme(readme: str, records: Sequence[ResultRecord]) -> str:
 def _cells(table: ResultsTable, group: Sequence[ResultRecord]) -> list[str]:
     """Metric, images, runs, commit and source cells of one row; empty cells for no records."""
     if not group:
-        return [""] * (len(table.metrics) + 4)
+        return [""] * (len(table.metrics) + 4 + table.has_training)
     first = group[0]
     for record in group[1:]:
         if record.n_images != first.n_images or record.metrics.keys() != first.metrics.keys():
@@ -151,7 +156,14 @@ def _cells(table: ResultsTable, group: Sequence[ResultRecord]) -> list[str]:
     metrics = [_mean_std([record.metrics[key] for record in group if key in record.metrics]) for key in table.metrics]
     commits = ", ".join(sorted({record.git_commit for record in group}))
     files = " ".join(f"[{i}](results/{record.name}.json)" for i, record in enumerate(group, start=1))
-    return [*metrics, f"{first.n_images:,}", str(len(group)), commits, files]
+    training = ["; ".join(_training_time(record) for record in group)] if table.has_training else []
+    return [*metrics, f"{first.n_images:,}", str(len(group)), *training, commits, files]
+
+
+def _training_time(record: ResultRecord) -> str:
+    """Seconds and device of the run that made a record; empty for an evaluation alone."""
+    seconds = record.config.get("train_seconds")
+    return "" if seconds is None else f"{seconds:,.0f} s, {record.device}"
 
 
 def _mean_std(values: Sequence[float]) -> str:

@@ -17,7 +17,7 @@ from last_vit.checkpoint import file_sha256
 from last_vit.classification_net import ClassificationNet
 from last_vit.metrics import PointInBox, TopK
 from last_vit.patch_hit import count_patch_hits
-from last_vit.results import write_result
+from last_vit.results import dataset_name, result_name, write_result
 from last_vit.runtime import is_main_process
 
 
@@ -74,12 +74,36 @@ def evaluate(
     return Evaluation(metrics, num_images, num_boxes, time.perf_counter() - start)
 
 
+def check_classes(cfg: Any, *loaders: DataLoader) -> None:
+    """Refuse data sets whose classes are numbered differently, or not as the model's head counts them.
+
+    Raises:
+        ValueError: Data sets of other classes, without known labels, or of another number than `num_classes`.
+    """
+    data_sets = [loader.dataset.dataset for loader in loaders]
+    first = data_sets[0]
+    num_classes = OmegaConf.select(cfg, "model.model.num_classes")
+    if num_classes is not None and len(first.classes) != num_classes:
+        raise ValueError(
+            f"{first!r} has {len(first.classes)} classes, the model {num_classes}: set model.model.num_classes, or "
+            f"point the root to the data that the model is for"
+        )
+    for other in data_sets[1:]:
+        if list(other.classes) != list(first.classes):
+            differing = sorted(set(first.classes) ^ set(other.classes))[:5]
+            raise ValueError(
+                f"labels would not mean the same: {first!r} and {other!r} have different classes (such as "
+                f"{', '.join(map(str, differing))}); classes are numbered by sorted folder name"
+            )
+
+
 def write_evaluation(
     result: Evaluation,
     cfg: Any,
     model: ClassificationNet,
-    device: torch.device,
     checkpoint: Path,
+    device: torch.device,
+    trained_with: dict[str, Any] | None = None,
     row: str | None = None,
     train_seconds: float | None = None,
 ) -> None:
@@ -89,8 +113,9 @@ def write_evaluation(
         result: From `evaluate`.
         cfg: The run's config, whose training switches are recorded.
         model: What was evaluated.
-        device: Where it ran.
         checkpoint: The file with its weights.
+        device: Where it ran.
+        trained_with: The pooling that the checkpoint records, if it does.
         row: Label of its row in README's classification table; None keeps it out.
         train_seconds: Wall time of the training that has just ended, if one has.
     """
@@ -100,13 +125,15 @@ def write_evaluation(
     for metric, value in {**result.metrics, **counts}.items():
         print(f"{metric:>22} {value:8.2f}" if isinstance(value, float) else f"{metric:>22} {value:5d}")
     test = cfg.dataloader.test.dataset
-    data = Path(test.root).name if "root" in test else "synthetic"
+    data = dataset_name(test.root, test.split) if "root" in test else "synthetic"
     config = {"pooling": model.pooling, "num_boxes": result.num_boxes, "evaluation": _plain(cfg.evaluation)}
+    if trained_with is not None:
+        config["trained_with"] = trained_with
     if train_seconds is not None:
         config["train"] = {**_plain(cfg.train), "batch_size_per_process": cfg.dataloader.train.batch_size}
         config["train_seconds"] = round(train_seconds, 1)
     path = write_result(
-        f"{'eval' if train_seconds is None else 'train'}_{Path(cfg.train.output_dir).name}",
+        result_name(f"{'eval' if train_seconds is None else 'train'}_{Path(cfg.train.output_dir).name}"),
         result.metrics,
         n_images=result.num_images,
         dataset=f"{data} {test.split}, {test.transform.crop} px",

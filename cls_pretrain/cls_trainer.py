@@ -1,29 +1,20 @@
-"""The training loop of cls_pretrain: detectron2's trainer and hooks, with a step that can be resumed bit by bit.
+"""One training step of cls_pretrain on detectron2's trainer, such that a run can be resumed bit by bit.
 
 Order and augmentation of the data depend on (seed, position) and the step's own randomness on (seed, iteration), so a
 checkpoint needs no random state and a run continues exactly where it was killed.
 """
 
 import contextlib
-import logging
 import time
-from pathlib import Path
 from typing import Any
 
 import torch
-from cls_evaluator import Evaluation, evaluate, write_evaluation
-from detectron2.config import instantiate
-from detectron2.engine import SimpleTrainer, hooks
+from detectron2.engine import SimpleTrainer
 from detectron2.utils import comm
-from detectron2.utils.events import JSONWriter, TensorboardXWriter
-from progress_printer import ProgressPrinter
-from strict_checkpointer import StrictCheckpointer
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from last_vit.runtime import all_reduce_sum
-
-logger = logging.getLogger("detectron2")
 
 
 class ClsTrainer(SimpleTrainer):
@@ -126,80 +117,3 @@ class ClsTrainer(SimpleTrainer):
                     f"{name} is {value.item()} at iteration {self.iter}; the weights were not changed and the last "
                     f"checkpoint is good: resume with a lower optimizer.lr or with train.clip_grad_norm=1.0"
                 )
-
-
-def train(cfg: Any, device: torch.device, resume: bool, row: str | None = None) -> dict[str, float]:
-    """Build everything that a config describes and train to `train.max_iter`.
-
-    Args:
-        cfg: LazyConfig with model, optimizer, lr_multiplier, dataloader, evaluation and train.
-        device: This process's device.
-        resume: Continue from the last checkpoint in `train.output_dir`.
-        row: As in `write_evaluation`.
-
-    Returns:
-        Metrics of the evaluation after the last iteration.
-
-    Raises:
-        FileExistsError: The output folder holds another run's checkpoints and `resume` is off.
-        FloatingPointError: A loss, gradient norm or weight is not finite.
-    """
-    output_dir = Path(cfg.train.output_dir)
-    if not resume and (output_dir / "last_checkpoint").exists():
-        raise FileExistsError(
-            f"{output_dir} holds the checkpoints of an earlier run: continue it with --resume, or choose another "
-            f"train.output_dir"
-        )
-    model = instantiate(cfg.model).to(device)
-    cfg.optimizer.params.model = model
-    optimizer = instantiate(cfg.optimizer)
-    train_loader, test_loader = instantiate(cfg.dataloader.train), instantiate(cfg.dataloader.test)
-    if cfg.train.compile:
-        model.compile()
-    wrapped = model if comm.get_world_size() == 1 else DistributedDataParallel(model, broadcast_buffers=False)
-    trainer = ClsTrainer(
-        wrapped,
-        train_loader,
-        optimizer,
-        device,
-        seed=cfg.train.seed,
-        bf16=cfg.train.bf16,
-        clip_grad_norm=cfg.train.clip_grad_norm,
-        accumulation_steps=cfg.train.accumulation_steps,
-    )
-    checkpointer = StrictCheckpointer(model, output_dir, trainer=trainer)
-    start_iter = checkpointer.resume(trainer) if resume else 0
-    if start_iter == 0 and cfg.train.init_checkpoint:
-        checkpointer.load_weights(cfg.train.init_checkpoint)
-    train_loader.batch_sampler.start_iteration = start_iter
-
-    evaluations: list[Evaluation] = []
-
-    def run_evaluation() -> dict[str, float]:
-        evaluations.append(evaluate(model, test_loader, device, **cfg.evaluation))
-        model.train()
-        return evaluations[-1].metrics
-
-    main = comm.is_main_process()
-    trainer.register_hooks(
-        [
-            hooks.IterationTimer(),
-            hooks.LRScheduler(scheduler=instantiate(cfg.lr_multiplier)),
-            hooks.PeriodicCheckpointer(checkpointer, **cfg.train.checkpointer) if main else None,
-            hooks.EvalHook(cfg.train.eval_period, run_evaluation),
-            hooks.PeriodicWriter(
-                [
-                    ProgressPrinter(cfg.train.max_iter),
-                    JSONWriter(str(output_dir / "metrics.json")),
-                    TensorboardXWriter(str(output_dir)),
-                ],
-                period=cfg.train.log_period,
-            )
-            if main
-            else None,
-        ]
-    )
-    trainer.train(start_iter, cfg.train.max_iter)
-    final = output_dir / "model_final.pth"
-    write_evaluation(evaluations[-1], cfg, model, device, final, row, trainer.seconds)
-    return evaluations[-1].metrics

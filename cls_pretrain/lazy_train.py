@@ -33,22 +33,25 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Parse and launch; a user's error becomes one message and exit status 2."""
+    """Parse and launch; a user's error becomes one message and exit status 2, also from a spawned process."""
     args = parse_args(argv)
     try:
         _launch(args)
-    except (ValueError, FileNotFoundError, FileExistsError, FloatingPointError, ImportError) as error:
-        print(f"lazy_train.py: error: {error}", file=sys.stderr)
+    except ImportError as error:
+        print(f"lazy_train.py: error: {error}; run make setup, or pip install -r requirements.txt", file=sys.stderr)
         return 2
-    except OSError as error:  # a full disk, a lost mount: the message says what is safe
-        print(f"lazy_train.py: error: {error}", file=sys.stderr)
-        return 1
+    except (ValueError, OSError, FloatingPointError) as error:
+        from last_vit.runtime import error_text
+
+        print(f"lazy_train.py: error: {error_text(error)}", file=sys.stderr)
+        return 2
     return 0
 
 
 def _launch(args: argparse.Namespace) -> None:
     import torch
     from detectron2.engine import launch
+    from torch.multiprocessing import ProcessExitedException
 
     from last_vit.runtime import process_group
 
@@ -61,14 +64,31 @@ def _launch(args: argparse.Namespace) -> None:
         raise ValueError(f"--num-gpus must be in [1, {num_gpus or 'the number of cores'}], got {args.num_gpus}")
     if args.num_machines > 1 and args.dist_url == "auto":
         raise ValueError("--num-machines above 1 needs --dist-url tcp://<first machine>:<port>")
-    launch(run, args.num_gpus, args.num_machines, args.machine_rank, args.dist_url, args=(args,))
+    if args.num_gpus * args.num_machines == 1:
+        run(args)
+        return
+    try:
+        launch(_run_spawned, args.num_gpus, args.num_machines, args.machine_rank, args.dist_url, args=(args,))
+    except ProcessExitedException as error:
+        raise SystemExit(error.exit_code) from None  # the process has said why
+
+
+def _run_spawned(args: argparse.Namespace) -> None:
+    """`run` in a process of detectron2's launcher, which would wrap a user's error into two stack traces."""
+    from last_vit.runtime import error_text, rank
+
+    try:
+        run(args)
+    except (ValueError, OSError, FloatingPointError, ImportError) as error:
+        print(f"lazy_train.py: error: {error_text(error)} (process {rank()})", file=sys.stderr, flush=True)
+        raise SystemExit(2) from None
 
 
 def run(args: argparse.Namespace) -> dict[str, float]:
     """Evaluate or train in this process; returns the last evaluation's metrics."""
     import torch
-    from cls_evaluator import evaluate, write_evaluation
-    from cls_trainer import train
+    from cls_evaluator import check_classes, evaluate, write_evaluation
+    from cls_training import build_model, train
     from detectron2.config import LazyConfig, instantiate
     from detectron2.engine import default_setup
 
@@ -78,17 +98,29 @@ def run(args: argparse.Namespace) -> dict[str, float]:
     if not Path(args.config_file).is_file():
         raise FileNotFoundError(f"no config file {args.config_file}; the recipes are cls_pretrain/conf.py and configs/")
     cfg = apply_overrides(LazyConfig.load(args.config_file), args.opts)
+    output_dir = Path(cfg.train.output_dir)
+    if not (args.resume or args.eval_only) and (output_dir / "last_checkpoint").exists():
+        raise FileExistsError(
+            f"{output_dir} holds the checkpoints of an earlier run: continue it with --resume, or choose another "
+            f"train.output_dir"
+        )
+    if args.eval_only and not cfg.train.init_checkpoint:
+        raise ValueError("--eval-only needs train.init_checkpoint=/path/to/checkpoint.pth")
     device = torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else torch.device("cpu")
     default_setup(cfg, args)
     if not args.eval_only:
         return train(cfg, device, args.resume, args.row)
-    if not cfg.train.init_checkpoint:
-        raise ValueError("--eval-only needs train.init_checkpoint=/path/to/checkpoint.pth")
-    model = instantiate(cfg.model).to(device)
-    checkpoint = Path(cfg.train.init_checkpoint)
-    load_checkpoint(model, checkpoint)
-    result = evaluate(model, instantiate(cfg.dataloader.test), device, **cfg.evaluation)
-    write_evaluation(result, cfg, model, device, checkpoint, args.row)
+    model, checkpoint = build_model(cfg).to(device), Path(cfg.train.init_checkpoint)
+    trained_with = load_checkpoint(model, checkpoint)["pooling"]
+    if trained_with is not None and trained_with["pool"] != model.pooling["pool"]:
+        raise ValueError(
+            f"{checkpoint} was trained with pool {trained_with['pool']!r}, the config pools with "
+            f"{model.pooling['pool']!r}: give model.pool={trained_with['pool']}"
+        )
+    loader = instantiate(cfg.dataloader.test)
+    check_classes(cfg, loader)
+    result = evaluate(model, loader, device, **cfg.evaluation)
+    write_evaluation(result, cfg, model, checkpoint, device, trained_with, args.row)
     return result.metrics
 
 

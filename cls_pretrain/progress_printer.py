@@ -20,6 +20,7 @@ class ProgressPrinter(EventWriter):
 
     def __init__(self, max_iter: int) -> None:
         self.max_iter = max_iter
+        self._last_shown = -1
 
     def write(self) -> None:
         """Log one line; nothing before the first iteration has finished."""
@@ -42,6 +43,7 @@ class ProgressPrinter(EventWriter):
         parts.append(f"{median('images_per_second'):.0f} img/s (data {1000 * median('data_time'):.0f} ms)")
         if torch.cuda.is_available():
             parts.append(f"max mem {torch.cuda.max_memory_allocated() >> 20} MiB")
-        # latest() keeps an evaluation's value; show it on the line of its own iteration only
-        parts += [f"{k} {latest[k][0]:.2f}" for k in _EVALUATED if k in latest and latest[k][1] == storage.iter]
+        # latest() keeps an evaluation's value; show it on the first line after it only
+        parts += [f"{k} {latest[k][0]:.2f}" for k in _EVALUATED if k in latest and latest[k][1] > self._last_shown]
+        self._last_shown = storage.iter
         logger.info("  ".join(parts))

@@ -57,7 +57,9 @@ class StrictCheckpointer(Checkpointer):
         temporary.replace(pointer)
 
     def resume(self, trainer: TrainerBase) -> int:
-        """Load weights, optimizer and iteration from the folder's last checkpoint.
+        """Load weights, optimizer state and iteration from the folder's last checkpoint.
+
+        The optimizer's options (lr, weight decay, ...) are the config's, so that a run can go on with others.
 
         Returns:
             The iteration to start with; 0 when the folder holds no checkpoint.
@@ -76,7 +78,11 @@ class StrictCheckpointer(Checkpointer):
                 f"with the run's own options, or start a new one from it with train.init_checkpoint"
             )
         load_strict(self.model, checkpoint["model"])
+        groups = trainer.optimizer.param_groups
+        options = [{name: value for name, value in group.items() if name != "params"} for group in groups]
         trainer.load_state_dict(checkpoint["trainer"])
+        for group, own in zip(trainer.optimizer.param_groups, options, strict=True):
+            group.update(own, initial_lr=own["lr"])  # the schedule sets lr from initial_lr and the iteration
         logger.info("Resuming from %s after iteration %d", path, trainer.iter)
         return trainer.iter + 1
 

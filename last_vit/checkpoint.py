@@ -4,6 +4,7 @@
 model. Nothing is resized and nothing is guessed: a tensor that does not fit is an error unless a pattern allows it.
 """
 
+import re
 from collections.abc import Iterable, Mapping
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -19,6 +20,7 @@ __all__ = [
     "UnsafeCheckpointError",
     "check_finite",
     "file_sha256",
+    "find_classifier",
     "fit_names",
     "load_checkpoint",
     "load_strict",
@@ -27,7 +29,22 @@ __all__ = [
     "unwrap_state_dict",
 ]
 
-CLASSIFIERS = ("heads.head.weight", "head.weight", "head.fc.weight", "fc.weight", "classifier.weight")
+_CLASSIFIERS = (
+    "heads.head.weight",
+    "head.weight",
+    "head.fc.weight",
+    "head.fc.fc2.weight",  # timm's MetaFormer
+    "head.fc2.weight",  # timm's InceptionNeXt
+    "head.linear.weight",  # timm's EfficientViT of MSRA
+    "head.classifier.4.weight",  # timm's EfficientViT of MIT
+    "head.head.l.weight",  # timm's RepViT
+    "fc.weight",
+    "classifier.weight",
+    "last_linear.weight",  # timm's NASNet, SENet and their time
+    "classif.weight",  # timm's Inception-ResNet
+)
+# torchvision's MobileNet, EfficientNet, ConvNeXt, VGG, ...: the last layer of a Sequential is the classifier.
+_IN_SEQUENTIAL = re.compile(r"classifier\.(\d+)\.weight")
 _POSITIONS = ("pos_embed", "pos_embedding", "positional_embedding")
 
 
@@ -134,6 +151,28 @@ def check_finite(state_dict: Mapping[str, Tensor]) -> None:
             raise FloatingPointError(f"tensor {name!r} has {bad} of {tensor.numel()} values that are NaN or infinite")
 
 
+def find_classifier(state_dict: Mapping[str, Tensor]) -> str | None:
+    """Name of the weight whose rows are the classes.
+
+    Args:
+        state_dict: Of a torchvision or timm model, bare or held as `.model`.
+
+    Returns:
+        Name of a tensor [C, D] (or [C, D, 1, 1]); None for a backbone, or a classifier of unknown name.
+    """
+    names = {name.removeprefix("model."): name for name in state_dict}
+    known = next((names[short] for short in _CLASSIFIERS if short in names), None)
+    if known is not None:
+        return known
+    # norms among these layers have weights too, of one dimension
+    layers = [
+        (int(match[1]), name)
+        for short, name in names.items()
+        if (match := _IN_SEQUENTIAL.fullmatch(short)) and state_dict[name].ndim > 1
+    ]
+    return max(layers)[1] if layers else None
+
+
 def _matches(name: str, patterns: tuple[str, ...]) -> bool:
     return any(fnmatchcase(name, pattern) for pattern in patterns)
 
@@ -153,7 +192,7 @@ def _hints(
     hints = []
     for name in bad_shape:
         theirs, ours = list(state_dict[name].shape), list(own[name].shape)
-        if name.removeprefix("model.") in CLASSIFIERS and theirs[1:] == ours[1:]:
+        if name == find_classifier(state_dict) and theirs[1:] == ours[1:]:
             head = name.removesuffix("weight") + "*"
             hints.append(
                 f"The checkpoint has {theirs[0]} classes, the model {ours[0]}: build the model with "

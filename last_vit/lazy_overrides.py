@@ -25,16 +25,22 @@ def apply_overrides(cfg: Any, overrides: Sequence[str]) -> Any:
         ValueError: An override without "=", an unknown key (the message lists the allowed ones), or a bad value.
     """
     from detectron2.config import LazyConfig
+    from omegaconf import OmegaConf
 
     for override in overrides:
         key, separator, _ = override.partition("=")
         if not separator or not key:
             raise ValueError(f"an override looks like key=value, got {override!r}")
         _check_key(cfg, key)
+    keys = [override.partition("=")[0] for override in overrides]
+    before = {key: OmegaConf.select(cfg, key) for key in keys}
     try:
-        return LazyConfig.apply_overrides(cfg, list(overrides))
+        LazyConfig.apply_overrides(cfg, list(overrides))
     except Exception as error:  # hydra's parser raises its own kinds
         raise ValueError(f"cannot apply the overrides {list(overrides)}: {error}") from error
+    for key, old in before.items():
+        _check_value(key, old, OmegaConf.select(cfg, key))
+    return cfg
 
 
 def _check_key(cfg: Any, key: str) -> None:
@@ -57,6 +63,16 @@ def _check_key(cfg: Any, key: str) -> None:
             )
         if depth + 1 < len(parts):
             node = node[int(part)] if isinstance(node, ListConfig) else node.get(part)
+
+
+def _check_value(key: str, old: Any, new: Any) -> None:
+    """Refuse a plain value of another kind than the config's own, which would fail far from here."""
+    numbers = isinstance(old, float) or key.endswith("top_k")  # top_k is a number of patches or a share of them
+    allowed = (int, float) if numbers and isinstance(old, int | float) else type(old)
+    is_plain = isinstance(old, bool | int | float | str)
+    if is_plain and (not isinstance(new, allowed) or isinstance(new, bool) != isinstance(old, bool)):
+        hint = f"; quote text that looks like another kind: '{key}=\"{new}\"'" if isinstance(old, str) else ""
+        raise ValueError(f"{key} must be of type {type(old).__name__} (it was {old!r}), got {new!r}{hint}")
 
 
 def _parameters(node: Any) -> list[str]:

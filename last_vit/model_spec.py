@@ -13,6 +13,7 @@ imported only when its form is used.
 
 import difflib
 import math
+import textwrap
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -41,7 +42,8 @@ def build_model(
         The model.
 
     Raises:
-        ValueError: Unknown form or name (with the closest known ones), `opts` without a config, an unknown override.
+        ValueError: Unknown form or name (with the closest known ones), `opts` without a config, an unknown override, an
+            open_clip checkpoint that is broken or of another architecture.
         FileNotFoundError: No such config or checkpoint file.
         ImportError: The host library is not installed; the message says how to install it.
     """
@@ -147,7 +149,18 @@ def _build_open_clip(name: str, image_size: int | None) -> nn.Module:
             f"no open_clip checkpoint at {file!r}; after the first '/' comes the path of a local file "
             f"(open_clip:{arch}//absolute/path.pt), never the name of one to download"
         )
-    return open_clip.create_model(arch, pretrained=file or None, force_image_size=image_size)
+    try:
+        # an absolute path, because a bare name such as "openai" would be a tag, to be downloaded
+        path = str(Path(file).resolve()) if file else None
+        return open_clip.create_model(arch, pretrained=path, force_image_size=image_size)
+    except Exception as error:  # a file that does not fit shows as nearly any type here
+        if not file or isinstance(error, ImportError):
+            raise
+        reason = textwrap.shorten(f"{type(error).__name__}: {error}", 400, placeholder=" ...")
+        raise ValueError(
+            f"open_clip cannot load {file!r} into {arch}, which takes a whole checkpoint of that architecture, "
+            f"image and text tower: {reason}"
+        ) from error
 
 
 def _load_config(path: str, opts: Sequence[str]) -> Any:

@@ -116,6 +116,7 @@ def last_select(
     with torch.no_grad(), torch.autocast(x.device.type, enabled=False):
         if batch <= block:
             return _select(_score(x, gain, variant), k)
+        block = min(block, (batch + 1) // 2)  # beside the indices of all images, the buffers of at most half of them
         topk_idx = torch.empty(batch, k, num_channels, dtype=torch.long, device=x.device)
         for start in range(0, batch, block):
             topk_idx[start : start + block] = _select(_score(x[start : start + block], gain, variant), k)
@@ -232,26 +233,27 @@ def _filter(x: Tensor, gain: Tensor) -> Tensor:
     """Multiply the half spectrum of float32 `x` by a real gain."""
     if x.numel() == 0:
         return x.clone()  # the FFT refuses an empty batch
-    return torch.fft.irfft(torch.fft.rfft(x, dim=-1) * gain, n=x.shape[-1], dim=-1)
+    return torch.fft.irfft(torch.fft.rfft(x, dim=-1).mul_(gain), n=x.shape[-1], dim=-1)
 
 
 @lru_cache(maxsize=64)
 def _half_gain_cached(num_channels: int, sigma: float, variant: str, device: torch.device) -> Tensor:
-    freq = torch.arange(num_channels // 2 + 1, dtype=torch.float64)
+    freq = torch.arange(num_channels // 2 + 1, dtype=torch.float64, device=device)
     # The release centres its kernel on the fftshifted axis with integer division: even D puts the peak at f = -1.
     offset = 1.0 if variant == "release" and num_channels % 2 == 0 else 0.0
     left, right = (torch.exp(-0.5 * ((freq + shift) / sigma) ** 2) for shift in (-offset, offset))
     gain = 0.5 * (left + right)
     if num_channels % 2 == 0:
         gain[-1] = left[-1]  # Nyquist has no mirror bin: it stands at f = -D/2 alone
-    return gain.float().to(device)
+    return gain.float()
 
 
 def _half_gain(num_channels: int, sigma: float, variant: str, device: torch.device) -> Tensor:
     """Even part of the Gaussian gain at f = 0 .. D // 2, float32 [D // 2 + 1]."""
     if torch.compiler.is_compiling():
-        return _half_gain_cached.__wrapped__(num_channels, sigma, variant, device)  # folded into the graph
-    return _half_gain_cached(num_channels, sigma, variant, device)
+        return _half_gain_cached.__wrapped__(num_channels, sigma, variant, device)
+    with torch.inference_mode(False):  # a cached inference tensor would break a later backward through `low_pass`
+        return _half_gain_cached(num_channels, sigma, variant, device)
 
 
 def _check_tokens(patch_tokens: Tensor) -> None:

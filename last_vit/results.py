@@ -8,9 +8,7 @@ import json
 import math
 import os
 import re
-import shlex
 import subprocess
-import sys
 import tempfile
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
@@ -20,6 +18,8 @@ from typing import Any
 
 import torch
 
+from last_vit.data.imagenet_layout import SPLITS
+from last_vit.run_command import hide_machine_paths, run_command
 from last_vit.runtime import describe_device, world_size
 
 RESULTS_DIR = Path("results")
@@ -35,10 +35,10 @@ class ResultRecord:
         n_images: Images that the metrics are over.
         dataset: Data set, split and input in words, such as "Tiny-ImageNet-100 val, 64 px": rows of different inputs
             are never shown as one.
-        config: The settings that make the number, JSON values only.
+        config: The settings that make the number, JSON values only; absolute paths shortened as in `command`.
         checkpoint_sha256: First 16 hex digits of the weights file; None when no file was read.
         git_commit: Short hash of the code, "-dirty" when tracked code differs from it, "unknown" outside a repository.
-        command: What was run.
+        command: What was run, without absolute paths (see run_command.py).
         device: Device in words.
         num_processes: Processes that shared the images.
         seconds: Wall time of the evaluation loop.
@@ -103,8 +103,11 @@ def write_result(
     Raises:
         ValueError: A value that is NaN or infinite, an unusable name, no images, a table without row.
     """
-    if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9._-]*", name):
-        raise ValueError(f"a result's name is a file name of letters, digits, '.', '_' and '-', got {name!r}")
+    if name != result_name(name):
+        raise ValueError(
+            f"a result's name is a file name of letters, digits, '.', '_' and '-', got {name!r}; "
+            f"use {result_name(name)!r}"
+        )
     if n_images < 1 or not seconds > 0:
         raise ValueError(f"result {name!r} needs at least one image and some time, got {n_images} in {seconds} s")
     if table is not None and row is None:
@@ -117,10 +120,10 @@ def write_result(
         metrics={key: round(float(value), 4) for key, value in metrics.items()},
         n_images=n_images,
         dataset=dataset,
-        config=dict(config),
+        config=_hide_machine_paths(dict(config)),
         checkpoint_sha256=checkpoint_sha256,
         git_commit=git_commit(),
-        command=_command(),
+        command=run_command(),
         device=describe_device(device),
         num_processes=world_size(),
         seconds=round(seconds, 3),
@@ -159,6 +162,30 @@ def read_results(directory: Path = RESULTS_DIR) -> list[ResultRecord]:
     return records
 
 
+def result_name(text: str) -> str:
+    """The usable record name nearest to any text: runs of other characters become "_"; a usable name stays as it is.
+
+    Example:
+        >>> result_name("patch_hit_ViT-B/16, K = 1")
+        'patch_hit_ViT-B_16_K_1'
+    """
+    return re.sub(r"^(?:[.-]+|$)", "_", re.sub(r"[^A-Za-z0-9._-]+", "_", text))
+
+
+def dataset_name(root: str | Path, split: str) -> str:
+    """What a data set is called in records that name none: its folder, of which `root` may also be a split's.
+
+    Args:
+        root: As the data set took it, for example "imagenet" or "imagenet/val".
+        split: The split that was read.
+
+    Returns:
+        The folder's own name, "imagenet".
+    """
+    folder = Path(root).resolve()
+    return (folder.parent if folder.name in (*SPLITS, split) else folder).name or "root"
+
+
 def git_commit() -> str:
     """Short hash of this code's commit, with "-dirty" when a tracked file other than results and README differs."""
     here = Path(__file__).resolve().parent
@@ -182,12 +209,13 @@ def git_commit() -> str:
     return commit + ("-dirty" if changes else "")
 
 
-def _command() -> str:
-    launcher = ["python"] if world_size() == 1 else ["torchrun", f"--nproc-per-node={world_size()}"]
-    script = Path(sys.argv[0])
-    if script.is_absolute() and script.is_relative_to(Path.cwd()):
-        script = script.relative_to(Path.cwd())
-    return shlex.join([*launcher, str(script), *sys.argv[1:]])
+def _hide_machine_paths(value: Any) -> Any:
+    """The values of a config, however deep, without absolute paths."""
+    if isinstance(value, str):
+        return hide_machine_paths(value)
+    if isinstance(value, Mapping):
+        return {key: _hide_machine_paths(entry) for key, entry in value.items()}
+    return [_hide_machine_paths(entry) for entry in value] if isinstance(value, list | tuple) else value
 
 
 def _write_atomically(path: Path, text: str) -> None:

@@ -6,6 +6,7 @@ every function here still works.
 
 import logging
 import random
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -13,6 +14,9 @@ import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor
+
+# What torch makes of an exception in a loading process: its traceback, which ends in "<class>: <message>".
+_WORKER_ERROR = re.compile(r"Caught (\w+) in DataLoader .*\n(?:[\w.]+\.)?\1: (.*)", re.DOTALL)
 
 
 def seed_everything(seed: int) -> None:
@@ -123,3 +127,21 @@ def get_logger(name: str = "last_vit") -> logging.Logger:
         logger.propagate = False
     logger.setLevel(logging.INFO if is_main_process() else logging.WARNING)
     return logger
+
+
+def error_text(error: BaseException) -> str:
+    """An exception's message for the command line; of one that a DataLoader's worker raised, the original message.
+
+    Args:
+        error: Any exception. torch raises those of workers again with the worker's traceback for a message.
+
+    Returns:
+        The message alone.
+
+    Example:
+        >>> error_text(ValueError("Caught ValueError in DataLoader worker process 0.\\nOriginal Traceback (most recent "
+        ...                       "call last):\\n  ...\\nValueError: a.jpg is truncated\\n"))
+        'a.jpg is truncated'
+    """
+    found = _WORKER_ERROR.fullmatch(str(error))
+    return found[2].strip() if found else str(error)

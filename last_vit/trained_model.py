@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from last_vit.checkpoint import CLASSIFIERS, file_sha256, load_checkpoint, read_checkpoint, unwrap_state_dict
+from last_vit.checkpoint import file_sha256, find_classifier, load_checkpoint, read_checkpoint, unwrap_state_dict
 from last_vit.dense import attach_pool, pooling_of
 from last_vit.model_spec import build_model, is_config, preprocessing_of
 from last_vit.preprocessing import Preprocessing
@@ -142,4 +142,5 @@ def _attach(
 
 def _num_classes(state_dict: Mapping[str, Tensor]) -> int | None:
     """Rows of the classifier in a state dict; None when it has none."""
-    return next((state_dict[name].shape[0] for name in CLASSIFIERS if name in state_dict), None)
+    name = find_classifier(state_dict)
+    return None if name is None else state_dict[name].shape[0]

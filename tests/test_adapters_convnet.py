@@ -11,7 +11,7 @@ from torch import nn
 from last_vit.dense import attach_last, attach_pool, dense_forward, pooling_of
 from last_vit.pooling import last_pool
 
-# name -> width of the last feature map; all at 64 x 96 pixels, where the map is 2 x 3.
+# name -> width of the last feature map; all on images where the map is 2 x 3.
 WITH_GAP = {
     "torchvision:resnet18": 512,
     "torchvision:mobilenet_v2": 1280,
@@ -25,9 +25,18 @@ WITH_GAP = {
     "timm:efficientnet_lite0": 1280,
     "timm:densenet121": 1024,
     "timm:mambaout_femto": 288,
+    "timm:poolformer_s12": 512,
+    "timm:convformer_s18": 512,
+    "timm:repvit_m0_9": 384,
+    "timm:csatv2": 386,
+    "timm:efficientvit_b0": 1024,  # MIT's, as its larger form
+    "timm:efficientvit_l1": 3072,
+    "timm:efficientvit_m0": 192,  # MSRA's
 }
+STRIDE_64 = ("timm:csatv2", "timm:efficientvit_m0")  # of the last feature map; 32 elsewhere
 WITHOUT_GAP = {"torchvision:vgg11": 512, "torchvision:squeezenet1_1": 512}
 IMAGES = torch.randn(2, 3, 64, 96, generator=torch.Generator().manual_seed(0))
+LARGE_IMAGES = torch.randn(2, 3, 128, 192, generator=torch.Generator().manual_seed(0))
 
 
 @pytest.fixture(autouse=True)
@@ -45,27 +54,27 @@ def build(name: str) -> nn.Module:
 
 @pytest.mark.parametrize("name", WITH_GAP)
 def test_gap_is_read_and_replaced(name):
-    model = build(name)
-    own, keys = model(IMAGES), list(model.state_dict())
-    out = dense_forward(model, IMAGES)
+    model, images = build(name), LARGE_IMAGES if name in STRIDE_64 else IMAGES
+    own, keys = model(images), list(model.state_dict())
+    out = dense_forward(model, images)
     assert torch.equal(out.logits, own)
-    assert out.patch_tokens.shape == (2, out.grid_hw[0] * out.grid_hw[1], WITH_GAP[name])
-    assert out.grid_hw == ((2, 3) if "squeeze" not in name else out.grid_hw)
+    assert out.patch_tokens.shape == (2, 6, WITH_GAP[name])
+    assert out.grid_hw == (2, 3)
     assert out.cls_token is None
     torch.testing.assert_close(out.global_token, out.patch_tokens.mean(1))
     assert pooling_of(model) == {"pool": "host"}
 
     # GAP in the adapter may add in another order than the host's kernel.
-    torch.testing.assert_close(attach_pool(model, "mean")(IMAGES), own, atol=1e-6, rtol=1e-5)
+    torch.testing.assert_close(attach_pool(model, "mean")(images), own, atol=1e-6, rtol=1e-5)
     for kind, expected in (("max", out.patch_tokens.amax(1)), ("last", last_pool(out.patch_tokens, top_k=2))):
-        pooled = dense_forward(attach_pool(model, kind, top_k=2), IMAGES)
+        pooled = dense_forward(attach_pool(model, kind, top_k=2), images)
         torch.testing.assert_close(pooled.global_token, expected)
         assert torch.equal(pooled.patch_tokens, out.patch_tokens)
-        assert torch.equal(pooled.logits, model(IMAGES))
+        assert torch.equal(pooled.logits, model(images))
         assert pooling_of(model)["pool"] == kind
     assert list(model.state_dict()) == keys
     copied = attach_pool(copy.deepcopy(model), "mean")
-    torch.testing.assert_close(copied(IMAGES), own, atol=1e-6, rtol=1e-5)
+    torch.testing.assert_close(copied(images), own, atol=1e-6, rtol=1e-5)
     assert pooling_of(model)["pool"] == "last"
 
 

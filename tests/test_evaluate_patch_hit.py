@@ -1,25 +1,29 @@
 """evaluate_patch_hit.py end to end on a small folder in ImageNet's layout, against a loop written out by hand."""
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import evaluate_patch_hit
+import make_results_tables
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 from torchvision import transforms
-from torchvision.models import VisionTransformer
+from torchvision.models import VisionTransformer, vit_b_16
 
+import last_vit.patch_hit
 from last_vit import last_pool, patch_score
 from last_vit.metrics import box_patch_mask
+from last_vit.results import read_results
 
 SCRIPT = Path(evaluate_patch_hit.__file__)
 CONFIG = """
 from detectron2.config import LazyCall as L
-from torchvision.models import VisionTransformer
+from torchvision.models import VisionTransformer, vit_b_16
 model = L(VisionTransformer)(
     image_size=32, patch_size=8, num_layers=1, num_heads=2, hidden_dim=16, mlp_dim=32, num_classes=3
 )
@@ -156,6 +160,64 @@ def test_a_convnet_from_timm(run, imagenet):
     assert record["config"]["pooling"] == {"pool": "host"}
 
 
+def test_the_papers_row_meets_two_protocols_of_ours(run):
+    timm = pytest.importorskip("timm")
+    torch.save(timm.create_model("test_resnet", num_classes=5).state_dict(), "resnet.pth")
+    run()  # in no table
+    for rule in ("release", "center"):
+        model = ["--model", "timm:test_resnet", "--checkpoint", "resnet.pth", "--image-size", "224", "--resize", "256"]
+        shown = ["--row", "ResNet, labels", "--dataset-name", "ImageNet-1k", "--output", f"resnet {rule}"]
+        run(*model, "--hit-rule", rule, *shown)
+    records = read_results(Path("results"))
+    assert [record.name for record in records] == ["out", "resnet_center", "resnet_release"]
+    table = make_results_tables.TABLES["point_in_box"]
+    lines = make_results_tables.render_table(table, [record for record in records if record.table]).splitlines()
+    cells = [[cell.strip() for cell in line.split("|")[1:-1]] for line in lines if "ResNet, labels" in line]
+    paper = next(f"{row.value:.1f}" for row in table.paper if row.row == "ResNet, labels")
+    start = "ImageNet-1k val, 224 px, box < 25 %,"
+    assert [row[1:4] for row in cells] == [
+        [f"{start} center rule, trained token", paper, f"{records[1].metrics['point_in_box']:.1f}"],
+        [f"{start} release rule, trained token", "", f"{records[2].metrics['point_in_box']:.1f}"],
+    ]
+
+
+def test_the_extra_token_has_what_is_recorded_or_asked_for(run, monkeypatch):
+    used = []
+    count = last_vit.patch_hit.count_patch_hits
+    monkeypatch.setattr(last_vit.patch_hit, "count_patch_hits", lambda *args: used.append(args[-1]) or count(*args))
+    checkpoint = torch.load("ViT_190k.pth", weights_only=True)
+    recorded = {"pool": "last", "top_k": 3, "variant": "paper", "sigma": 2.5}
+    torch.save({**checkpoint, "pooling": recorded}, "ViT_190k.pth")
+    run("--global-token", "last")
+    run("--global-token", "last", "--top-k", "0.5", "--variant", "release")
+    assert [(pool.top_k, pool.sigma, pool.variant) for pool in used] == [(3, 2.5, "paper"), (0.5, 2.5, "release")]
+
+
+@pytest.mark.filterwarnings("ignore:This DataLoader will create:UserWarning")  # more workers than cores
+def test_the_releases_command_with_its_three_arguments(imagenet, tmp_path, monkeypatch, capsys):
+    """Real ViT-B/16 in the released layout; its matrices are one row each, repeated, which makes the file small."""
+    monkeypatch.chdir(tmp_path)
+    with torch.device("meta"):
+        shapes = {name: tensor.shape for name, tensor in vit_b_16().state_dict().items()}
+    generator = torch.Generator().manual_seed(0)
+    weights = {
+        f"model.{name}": torch.randn(shape[-1:] if len(shape) == 2 else shape, generator=generator)
+        .mul_(0.1)
+        .expand(shape)
+        for name, shape in shapes.items()
+    }
+    torch.save({"model": weights, "trainer": {}, "iteration": 189_999}, "ViT_190k.pth")
+    assert Path("ViT_190k.pth").stat().st_size < 10e6
+    evaluate_patch_hit.main(["--checkpoint", "ViT_190k.pth", "--imagenet-root", str(imagenet), "--batch-size", "32"])
+    record = json.loads(Path("results/patch_hit_ViT_190k.json").read_text())
+    assert record["n_images"] == 6
+    assert record["dataset"] == f"{imagenet.name} val, 224 px, box < 25 %, release rule, trained token"
+    assert record["config"]["pooling"] == {"pool": "last", "top_k": 1, "variant": "release", "sigma": None}
+    assert (record["config"]["resize"], record["config"]["crop"]) == (256, 224)
+    assert record["table"] is None
+    assert "Point-in-Box" in capsys.readouterr().out
+
+
 def test_torchrun_counts_every_image_once(run, imagenet):
     alone = run("--max-box-area", "none")
     assert alone["n_images"] == 7
@@ -187,6 +249,8 @@ def test_torchrun_counts_every_image_once(run, imagenet):
         (["--opts", "model.nope=1"], "unknown override key"),
         (["--image-size", "48", "--resize", "48"], "images are (48, 48)"),
         (["--pool", "mean", "--top-k", "3"], "pool 'last'"),
+        (["--top-k", "0"], "top_k"),
+        (["--global-token", "last", "--top-k", "0"], "top_k"),
         (["--max-box-area", "0.0001"], "no image"),
         (["--max-box-area", "2"], "or none; got 2"),
         (["--device", "tpu"], "device must be"),
@@ -200,6 +264,20 @@ def test_one_line_for_every_mistake(run, capsys, arguments, match):
     assert match in message
     assert "Traceback" not in message
     assert not Path("results").exists()
+
+
+def test_one_line_for_an_image_that_a_worker_cannot_read(run, imagenet, tmp_path, capsys):
+    shutil.copytree(imagenet, "broken")
+    path = Path("broken/val/n02/image_2.png").rename("broken/val/n02/image_2.jpg")
+    Image.fromarray(np.zeros((48, 48, 3), np.uint8)).save(path)
+    path.write_bytes(path.read_bytes()[:-300])
+    for num_workers in ("0", "1"):
+        with pytest.raises(SystemExit):
+            run("--imagenet-root", "broken", "--num-workers", num_workers)
+        lines = capsys.readouterr().err.splitlines()
+        assert len(lines) == 1
+        assert lines[0].startswith("evaluate_patch_hit.py: error: ")
+        assert "image_2.jpg" in lines[0]
 
 
 def test_other_architecture_is_refused(run, capsys):

@@ -183,6 +183,31 @@ def test_score_path_is_outside_autograd():
     assert saved[1].data_ptr() == x.data_ptr()
 
 
+def test_inference_mode_leaves_no_trace():
+    """The cached gain is made on first use, here in inference mode; backward through low_pass needs it later."""
+    with torch.inference_mode():
+        last_pool(rand(1, 4, 26), 1)
+    x = rand(1, 4, 26).requires_grad_()
+    low_pass(x).sum().backward()
+    assert x.grad.isfinite().all()
+
+
+@pytest.mark.parametrize("shape", [(16, 196, 192), (1, 196, 768), (9, 196, 384)])
+def test_selecting_needs_little_memory(shape):
+    """At most 2.5 times the input while selecting half of the patches, and nothing but the indices after it."""
+    x = rand(*shape)
+    last_select(x, 98)  # caches the gain
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
+        topk_idx = last_select(x, 98)
+    now = peak = 0
+    for event in profile.profiler.kineto_results.events():
+        now += event.nbytes() if event.name() == "[memory]" else 0
+        peak = max(peak, now)
+    size = x.numel() * x.element_size()
+    assert 0.5 * size < peak <= 2.51 * size
+    assert now == pytest.approx(topk_idx.numel() * topk_idx.element_size(), rel=0.01)
+
+
 def test_gradient_checkpointing_gives_the_same_gradient():
     x, y = rand(2, 8, 10).requires_grad_(), rand(2, 8, 10).requires_grad_()
     last_pool(x * 2, 3).square().sum().backward()

@@ -6,7 +6,7 @@ from pathlib import Path
 import make_results_tables
 import pytest
 
-from last_vit.results import read_results, write_result
+from last_vit.results import dataset_name, read_results, result_name, write_result
 
 README = "# Title\n\n<!-- results:point_in_box -->\nold\n<!-- /results -->\ntail\n"
 
@@ -36,6 +36,47 @@ def test_record_has_its_lineage(tmp_path):
     assert {"git_commit", "command", "device", "date", "config", "checkpoint_sha256", "num_processes"} <= entries.keys()
     assert list(path.parent.iterdir()) == [path]  # no temporary file is left
     assert read_results(path.parent)[0].row == "ViT-Ti/8, LaSt K=1"
+
+
+def test_two_processes_of_another_launcher_are_no_torchrun(tmp_path, monkeypatch):
+    monkeypatch.delenv("TORCHELASTIC_RUN_ID", raising=False)
+    monkeypatch.setattr("last_vit.results.world_size", lambda: 2)
+    entries = json.loads(write(tmp_path).read_text())
+    assert entries["num_processes"] == 2
+    assert entries["command"].startswith("python ")
+
+
+def test_no_path_of_this_machine_is_in_a_record(tmp_path):
+    config = {"model": f"open_clip:ViT-B-32/{tmp_path}/a.pt", "train": {"roots": [tmp_path.as_posix()], "lr": 0.1}}
+    text = write(tmp_path, config=config).read_text()
+    assert json.loads(text)["config"]["model"] == "open_clip:ViT-B-32/.../a.pt"
+    assert json.loads(text)["config"]["train"]["lr"] == 0.1
+    assert str(tmp_path) not in text
+
+
+@pytest.mark.parametrize(
+    ("text", "name"),
+    [
+        ("ViT_190k", "ViT_190k"),
+        ("a__b-1.2", "a__b-1.2"),
+        ("patch_hit_ViT-B/16, K = 1", "patch_hit_ViT-B_16_K_1"),
+        ("../results/x", "__results_x"),
+        ("-x", "_x"),
+        ("\u00e9t\u00e9", "_t_"),
+        ("", "_"),
+    ],
+)
+def test_any_text_becomes_a_name(tmp_path, text, name):
+    assert result_name(text) == name
+    assert write(tmp_path, name).name == f"{name}.json"
+
+
+def test_dataset_is_named_after_its_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for root in ("Mini", "Mini/", "Mini/val", "Mini/train", tmp_path / "Mini" / "val"):
+        assert dataset_name(root, "val") == "Mini"
+    assert dataset_name("Mini/test", "test") == "Mini"
+    assert dataset_name(".", "val") == tmp_path.name
 
 
 @pytest.mark.parametrize(
@@ -85,10 +126,24 @@ def test_table_keeps_the_papers_inputs_apart(tmp_path):
     assert "unlisted" not in str(table)
 
 
-def test_a_run_on_the_papers_input_joins_its_row(tmp_path):
-    write(tmp_path, row="ViT, labels, LaSt", dataset=make_results_tables.IMAGENET)
+def test_runs_on_the_papers_input_join_its_row(tmp_path):
+    """As evaluate_patch_hit.py writes them, with the protocol (its own test has this over its command line)."""
+    shared = {"row": "ViT, labels, LaSt"}
+    protocols = ("any box, center rule, cls token", "box < 25 %, release rule, trained token")
+    for i, protocol in enumerate(protocols):
+        write(tmp_path, f"run{i}", **shared, dataset=f"{make_results_tables.IMAGENET}, {protocol}")
+    write(tmp_path, "run2", **shared, dataset=make_results_tables.IMAGENET.replace("224", "448"))
+    write(tmp_path, "run3", **shared, dataset=f"Tiny {make_results_tables.IMAGENET}, {protocols[0]}")
     table = rows(make_results_tables.render_readme(README, read_results(tmp_path)))
-    assert [row[2:4] for row in table if row[0] == "ViT, labels, LaSt"] == [["55.1", "43.2"]]
+    place = next(i for i, row in enumerate(table) if row[0] == "ViT, labels, LaSt")
+    assert [row[1:4] for row in table[place : place + 2]] == [
+        [f"{make_results_tables.IMAGENET}, {protocols[0]}", "55.1", "43.2"],
+        [f"{make_results_tables.IMAGENET}, {protocols[1]}", "", "43.2"],
+    ]
+    assert [row[-1] for row in table[place : place + 2]] == ["paper; [1](results/run0.json)", "[1](results/run1.json)"]
+    assert table[place + 2][0] == "DINO, CLS"
+    assert [row[2] for row in table if row[0] == "ViT, labels, LaSt"] == ["55.1", "", "", ""]
+    assert {len(row) for row in table} == {len(table[0])}
 
 
 def test_runs_that_differ_are_not_averaged(tmp_path):

@@ -5,10 +5,13 @@ import random
 import numpy as np
 import pytest
 import torch
+from PIL import UnidentifiedImageError
+from torch.utils.data import DataLoader
 
 from last_vit.runtime import (
     all_reduce_sum,
     describe_device,
+    error_text,
     get_logger,
     is_main_process,
     process_group,
@@ -50,3 +53,34 @@ def test_one_process():
         assert is_main_process()
     assert get_logger() is get_logger()
     assert len(get_logger().handlers) == 1
+
+
+class Broken:
+    """A data set whose only sample cannot be loaded."""
+
+    def __init__(self, error: Exception, cause: Exception | None = None):
+        self.error, self.cause = error, cause
+
+    def __len__(self):
+        return 1
+
+    def __getitem__(self, index):
+        raise self.error from self.cause
+
+
+@pytest.mark.parametrize(
+    "dataset",
+    [
+        Broken(ValueError("a.jpg is truncated\nleave it out"), cause=ValueError("12 bytes missing")),
+        Broken(FileNotFoundError("no file b.jpg")),
+        Broken(UnidentifiedImageError("not an image: c.jpg")),
+    ],
+    ids=lambda dataset: type(dataset.error).__name__,
+)
+def test_error_text_is_the_message_in_whichever_process_it_was_raised(dataset):
+    for num_workers in (0, 1):
+        with pytest.raises(type(dataset.error)) as caught:
+            next(iter(DataLoader(dataset, num_workers=num_workers)))
+        assert ("Traceback" in str(caught.value)) == (num_workers == 1)
+        assert error_text(caught.value) == str(dataset.error)
+    assert error_text(ValueError("Caught in DataLoader")) == "Caught in DataLoader"

@@ -59,6 +59,7 @@ def test_the_mask_is_where_the_class_is_painted():
     """Two classes that differ in the pattern alone, same random numbers: images differ on the object, not around it."""
     striped = SyntheticObjects(8, "val", image_size=48, num_classes=8)
     spotted = SyntheticObjects(8, "val", image_size=48, num_classes=8)
+    striped._cues = [(shape, "striped") for shape, _ in striped._cues]
     spotted._cues = [(shape, "spotted") for shape, _ in spotted._cues]
     for index in range(8):
         one, other = striped.render(index), spotted.render(index)
@@ -136,7 +137,7 @@ def test_voc_layout(tmp_path):
             assert np.array_equal(np.asarray(image), rendered.mask.numpy() * (index + 1))
         with Image.open(devkit / f"JPEGImages/{stem}.jpg") as image:
             assert image.size == (32, 32)
-    lines = (devkit / "ImageSets/Main/striped_star_train.txt").read_text().splitlines()
+    lines = (devkit / "ImageSets/Main/ringed_star_train.txt").read_text().splitlines()
     assert [line.split()[1] for line in lines] == ["-1", "-1", "-1", "1", "-1"]
 
 

@@ -20,9 +20,9 @@ from last_vit.data.synthetic_writers import write_imagenet
 FOLDER = Path("output/demo")
 DATA = FOLDER / "synthetic"
 CONFIG = "cls_pretrain/configs/demo_synthetic.py"
-NUM_CLASSES, NUM_TRAIN, NUM_VAL = 16, 4000, 600
-MAX_ITER = 500
-RUNS = {"cls": ("CLS", "model.pool=cls"), "last": ("LaSt K=8", "model.pool=last")}
+NUM_CLASSES, NUM_TRAIN, NUM_VAL = 10, 3000, 500
+MAX_ITER = 400
+RUNS = {"demo_cls": ("CLS", "model.pool=cls"), "demo_last": ("LaSt K=8", "model.pool=last")}
 
 
 def draw_data() -> None:
@@ -44,13 +44,16 @@ def train_both() -> None:
             [sys.executable, *command, *options], stdout=log, stderr=subprocess.STDOUT, env=environment
         )
         bars[run] = tqdm(total=MAX_ITER, desc=f"train {title:<9}", unit="it", position=position)
-    while any(process.poll() is None for process in processes.values()):
-        time.sleep(0.5)
+    try:
+        while any(process.poll() is None for process in processes.values()):
+            time.sleep(0.5)
+            for run, bar in bars.items():
+                show_progress(FOLDER / run / "metrics.json", bar)
+    finally:
         for run, bar in bars.items():
+            processes[run].terminate()
             show_progress(FOLDER / run / "metrics.json", bar)
-    for run, bar in bars.items():
-        show_progress(FOLDER / run / "metrics.json", bar)
-        bar.close()
+            bar.close()
     for run, process in processes.items():
         if process.returncode:
             sys.exit(f"training {run} failed:\n" + "\n".join((FOLDER / f"{run}.log").read_text().splitlines()[-15:]))
@@ -58,7 +61,7 @@ def train_both() -> None:
 
 def show_progress(metrics: Path, bar: tqdm) -> None:
     """Move a bar to a run's last logged iteration."""
-    lines = metrics.read_text().splitlines() if metrics.exists() else []
+    lines = metrics.read_text().split("\n")[:-1] if metrics.exists() else []  # what follows the last "\n" is unfinished
     if lines:
         last = json.loads(lines[-1])
         bar.n = last["iteration"] + 1
@@ -86,10 +89,10 @@ def main() -> None:
         model = ["--model", CONFIG, "--checkpoint", checkpoint]
         run_tool(
             "visualization/evaluate_patch_hit.py", *model, "--imagenet-root", str(DATA), "--max-box-area", "none",
-            "--output", f"demo_{run}", "--dataset-name", "synthetic", "--num-workers", "0", "--batch-size", "100",
+            "--output", run, "--dataset-name", "synthetic", "--num-workers", "0", "--batch-size", "100",
         )  # fmt: skip
         compare += ["--name", title, *model]
-        rows.append((title, json.loads(Path(f"results/demo_{run}.json").read_text())["metrics"]))
+        rows.append((title, json.loads(Path(f"results/{run}.json").read_text())["metrics"]))
     run_tool(*compare)
     print(f"\nSynthetic images ({NUM_CLASSES} classes, {NUM_VAL} validation images), percent:")
     columns = ("acc1", "point_in_box", "point_in_box_random", "point_in_box_center")

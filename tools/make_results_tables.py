@@ -3,10 +3,11 @@
     python tools/make_results_tables.py           # rewrite the tables in README.md
     python tools/make_results_tables.py --check   # exit 1 when README.md is stale; changes nothing
 
-A table stands between `<!-- results:NAME -->` and `<!-- /results -->`. Each row names its data set and input; a number
-measured here meets the paper's in one row only when row label and data set are the same. What was not run here stands
-only in the paper's column. Records that share table, row and data set (seeds) are shown as mean +- sample standard
-deviation.
+A table stands between `<!-- results:NAME -->` and `<!-- /results -->`. Each row names its data set, its input and, for
+our numbers, the protocol. A number measured here meets the paper's in one row only when the row label and the data set
+with its input ("ImageNet-1k val, 224 px") are the same; of several protocols under one number of the paper, the first
+shows it and the others follow. What was not run here stands only in the paper's column. Records that share table, row,
+data set, input and protocol (seeds) are shown as mean +- sample standard deviation.
 """
 
 import argparse
@@ -20,6 +21,7 @@ from last_vit.results import ResultRecord, read_results
 
 ROOT = Path(__file__).resolve().parents[1]
 MARKED = re.compile(r"(<!-- results:(?P<name>[\w-]+) -->\n).*?(<!-- /results -->)", re.DOTALL)
+INPUT = re.compile(r".+?, \d+ px(?=,|$)")
 IMAGENET = "ImageNet-1k val, 224 px"
 
 
@@ -30,7 +32,7 @@ class PaperRow:
     Attributes:
         row: Row label.
         value: The table's first metric, in percent.
-        dataset: Data set and input.
+        dataset: Data set and input, without a protocol.
         source: Where it is published.
     """
 
@@ -97,7 +99,7 @@ TABLES = {
 
 
 def render_table(table: ResultsTable, records: Sequence[ResultRecord]) -> str:
-    """One Markdown table: the paper's rows first, then the rows that exist only here.
+    """One Markdown table: the paper's rows, each with those of ours that it is compared with, then the others of ours.
 
     Raises:
         ValueError: Records of one row that are not the same measurement (metrics or number of images differ).
@@ -110,10 +112,12 @@ def render_table(table: ResultsTable, records: Sequence[ResultRecord]) -> str:
     header = ["model", "data set and input", *numbers, *training, "commit", "source"]
     lines = [_line(header), _line(["---:" if title in numbers else "---" for title in header])]
     for paper in table.paper:
-        ours = _cells(table, groups.pop((paper.row, paper.dataset), []))
-        lines.append(_line([paper.row, paper.dataset, f"{paper.value:.1f}", *ours[:-1], _join(paper.source, ours[-1])]))
-    for (row, dataset), group in groups.items():
-        lines.append(_line([row, dataset, "", *_cells(table, group)]))
+        same = [(row, dataset) for row, dataset in groups if row == paper.row and _input(dataset) == paper.dataset]
+        first, *others = same or [(paper.row, paper.dataset)]
+        ours = _cells(table, groups.pop(first, []))
+        lines.append(_line([*first, f"{paper.value:.1f}", *ours[:-1], _join(paper.source, ours[-1])]))
+        lines.extend(_line([*key, "", *_cells(table, groups.pop(key))]) for key in others)
+    lines.extend(_line([*key, "", *_cells(table, group)]) for key, group in groups.items())
     return "\n".join(lines) + "\n"
 
 
@@ -140,6 +144,12 @@ def render_readme(readme: str, records: Sequence[ResultRecord]) -> str:
         return match[1] + render_table(TABLES[match["name"]], own) + match[3]
 
     return MARKED.sub(regenerate, readme)
+
+
+def _input(dataset: str) -> str:
+    """Data set and input alone, of a text that may go on with a protocol: up to the first ", <number> px"."""
+    found = INPUT.match(dataset)
+    return found[0] if found else dataset
 
 
 def _cells(table: ResultsTable, group: Sequence[ResultRecord]) -> list[str]:

@@ -71,8 +71,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parser.parse_args(argv)
     try:
         _run(args)
-    except (ValueError, OSError, ImportError) as error:
+    except ImportError as error:  # perhaps torch itself, without which runtime.py is not to be had
         parser.exit(2, f"compare_models.py: error: {error}\n")
+    except (ValueError, OSError) as error:
+        from last_vit.runtime import error_text
+
+        parser.exit(2, f"compare_models.py: error: {error_text(error)}\n")
 
 
 def _run(args: argparse.Namespace) -> None:

@@ -10,7 +10,6 @@ share of hits, the number of images, and what a random patch and the image's cen
 """
 
 import argparse
-import re
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -80,8 +79,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parser.parse_args(argv)
     try:
         _run(args)
-    except (ValueError, OSError, ImportError) as error:
+    except ImportError as error:  # perhaps torch itself, without which runtime.py is not to be had
         parser.exit(2, f"evaluate_patch_hit.py: error: {error}\n")
+    except (ValueError, OSError) as error:
+        from last_vit.runtime import error_text
+
+        parser.exit(2, f"evaluate_patch_hit.py: error: {error_text(error)}\n")
 
 
 def _run(args: argparse.Namespace) -> None:
@@ -115,7 +118,9 @@ def _run(args: argparse.Namespace) -> None:
         )
         prep, pooling = trained.preprocessing, trained.pooling
         last_pool = LaStPool(
-            args.top_k or pooling.get("top_k") or 1, variant=args.variant or pooling.get("variant") or "release"
+            args.top_k if args.top_k is not None else pooling.get("top_k") or 1,
+            sigma=pooling.get("sigma"),
+            variant=args.variant or pooling.get("variant") or "release",
         )
         dataset = ImageNetDataset(
             args.imagenet_root,
@@ -177,13 +182,13 @@ def _write(
     device: Any,
 ) -> Path:
     """The results record of this run."""
-    from last_vit.results import write_result
+    from last_vit.results import dataset_name, result_name, write_result
 
-    prep, root = trained.preprocessing, args.imagenet_root.resolve()
-    name = args.dataset_name or (root.parent if root.name == "val" else root).name
+    prep = trained.preprocessing
+    name = args.dataset_name or dataset_name(args.imagenet_root, "val")
     weights = Path(args.model if args.checkpoint is None else args.checkpoint).stem
     return write_result(
-        args.output or "patch_hit_" + re.sub(r"[^A-Za-z0-9.-]+", "_", weights),
+        result_name(args.output or f"patch_hit_{weights}"),
         {key: value for key, value in metrics.items() if key != "num_images"},
         n_images=metrics["num_images"],
         dataset=f"{name} val, {prep.crop} px, {protocol}",

@@ -49,11 +49,15 @@ _TORCHVISION = {
 _TIMM_HEAD_POOL = [
     "byobnet.ByobNet",
     "convnext.ConvNeXt",
+    "csatv2.CSATv2",
     "cspnet.CspNet",
     "cspnext.CspNext",
+    "efficientvit_mit.EfficientVit",
+    "efficientvit_mit.EfficientVitLarge",
     "focalnet.FocalNet",
     "hgnet.HighPerfGpuNet",
     "inception_next.MetaNeXt",
+    "metaformer.MetaFormer",
     "nfnet.NormFreeNet",
     "rdnet.RDNet",
     "regnet.RegNet",
@@ -69,6 +73,7 @@ _TIMM_POOL = [
     "dla.DLA",
     "dpn.DPN",
     "efficientnet.EfficientNet",
+    "efficientvit_msra.EfficientVitMsra",
     "fasternet.FasterNet",
     "ghostnet.GhostNet",
     "hrnet.HighResolutionNet",
@@ -91,6 +96,7 @@ _SEAMS = {
     **{f"timm.models.{name}": _Seam("head.global_pool", "module") for name in _TIMM_HEAD_POOL},
     **{f"timm.models.{name}": _Seam("global_pool", "module") for name in _TIMM_POOL},
     "timm.models.mambaout.MambaOut": _Seam("stages", "function"),
+    "timm.models.repvit.RepVit": _Seam("stages", "function"),
     "timm.models.vgg.VGG": _Seam("features", "none"),
 }
 

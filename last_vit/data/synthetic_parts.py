@@ -179,6 +179,12 @@ def colours(count: int, low: float, high: float, rng: np.random.Generator) -> np
     return (grey + rng.normal(0, 0.12, (count, 3))).clip(0, 1).astype(np.float32)
 
 
+def tint(hue: float, strength: float) -> np.ndarray:
+    """A shift towards a hue (radians, 0 is red) that leaves the brightness alone: float32 [3], sums to 0."""
+    thirds = np.arange(3) * (2 * np.pi / 3)
+    return (strength * np.cos(hue - thirds)).astype(np.float32)
+
+
 @lru_cache(maxsize=16)
 def _spectral_gain(size: int, slope: float) -> np.ndarray:
     """float32 [size, size // 2 + 1]: amplitude 1 / f^slope without a constant part, for fields of variance 1."""

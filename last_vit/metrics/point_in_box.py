@@ -108,7 +108,8 @@ class PointInBox:
                 f"patch_score must be float [B, {num_patches}] or long [B] for B = {len(boxes_xyxy)} boxes and grid "
                 f"{tuple(grid_hw)}, got {patch_score.dtype} {tuple(patch_score.shape)}"
             )
-        boxes_xyxy, image_hw = boxes_xyxy.to(patch_score.device), image_hw.to(patch_score.device)
+        boxes_xyxy = boxes_xyxy.to(patch_score.device, non_blocking=True)
+        image_hw = image_hw.to(patch_score.device, non_blocking=True)
         peak = patch_score.max(dim=1).indices if is_score else patch_score
         has_box = ~boxes_xyxy.isnan().any(dim=1)
         inside = box_patch_mask(boxes_xyxy, image_hw, grid_hw, self.crop, self.resize, self.hit_rule)

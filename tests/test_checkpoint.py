@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from checkpoint_parts import Holder, prefixed, randomised, saved
 from timm.models.vision_transformer import VisionTransformer as TimmViT
 from torch import nn
 from torchvision.models.vision_transformer import VisionTransformer as TorchvisionViT
@@ -21,32 +22,6 @@ def timm_vit(num_classes: int = 0) -> TimmViT:
     return randomised(
         TimmViT(img_size=32, patch_size=8, embed_dim=16, depth=2, num_heads=2, mlp_ratio=2, num_classes=num_classes)
     )
-
-
-def randomised(model: nn.Module) -> nn.Module:
-    """No two models alike and no tensor constant, so that a tensor left out is seen."""
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.normal_(std=0.3)
-    return model.eval()
-
-
-class Holder(nn.Module):
-    """A model that carries a host as an attribute, as a classification net does."""
-
-    def __init__(self, **parts: nn.Module) -> None:
-        super().__init__()
-        for name, part in parts.items():
-            self.add_module(name, part)
-
-
-def prefixed(prefix: str, state_dict: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    return {prefix + name: tensor for name, tensor in state_dict.items()}
-
-
-def saved(path: Path, content: object) -> Path:
-    torch.save(content, path)
-    return path
 
 
 def test_wrong_architecture_lists_both_sides_and_leaves_the_model_alone(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from checkpoint_parts import Holder, prefixed, randomised, saved
 from open_clip.model import CLIP, CLIPTextCfg, CLIPVisionCfg
 from safetensors.torch import save_file
 from timm.models.eva import Eva
@@ -47,32 +48,6 @@ def open_clip_model() -> CLIP:
     vision = CLIPVisionCfg(layers=2, width=64, head_width=32, patch_size=8, image_size=32)
     text = CLIPTextCfg(context_length=8, vocab_size=32, width=64, heads=2, layers=1)
     return randomised(CLIP(embed_dim=16, vision_cfg=vision, text_cfg=text))
-
-
-def randomised(model: nn.Module) -> nn.Module:
-    """No two models alike and no tensor constant, so that a tensor left out or swapped is seen in the output."""
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.normal_(std=0.3)
-    return model.eval()
-
-
-class Holder(nn.Module):
-    """A model that carries a host as an attribute, as classification nets, DINO's wrapper and CLIP do."""
-
-    def __init__(self, **parts: nn.Module) -> None:
-        super().__init__()
-        for name, part in parts.items():
-            self.add_module(name, part)
-
-
-def prefixed(prefix: str, state_dict: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    return {prefix + name: tensor for name, tensor in state_dict.items()}
-
-
-def saved(path: Path, content: object) -> Path:
-    torch.save(content, path)
-    return path
 
 
 def assert_same_output(first: nn.Module, second: nn.Module, images: torch.Tensor) -> None:

@@ -62,10 +62,10 @@ def train_both() -> None:
 def show_progress(metrics: Path, bar: tqdm) -> None:
     """Move a bar to a run's last logged iteration."""
     lines = metrics.read_text().split("\n")[:-1] if metrics.exists() else []  # what follows the last "\n" is unfinished
-    if lines:
-        last = json.loads(lines[-1])
-        bar.n = last["iteration"] + 1
-        bar.set_postfix(loss=f"{last.get('total_loss', float('nan')):.2f}")
+    steps = [step for step in map(json.loads, lines) if "total_loss" in step]  # evaluations have lines of their own
+    if steps:
+        bar.n = steps[-1]["iteration"] + 1
+        bar.set_postfix(loss=f"{steps[-1]['total_loss']:.2f}")
 
 
 def run_tool(*arguments: str) -> None:

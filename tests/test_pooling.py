@@ -117,6 +117,17 @@ def test_selection_is_the_top_k_of_stability():
     assert torch.equal(last_select(x, 4).sort(dim=1).values, expected)
 
 
+def test_ties_choose_a_patch_once():
+    """Equal patches (as a padded image has) tie exactly: some one of them is chosen, never a sum of indices."""
+    x = rand(2, 3, 20).repeat_interleave(4, dim=1)
+    for top_k in (1, 5):
+        topk_idx = last_select(x, top_k)
+        assert vote_count(topk_idx, 12).sum(1).tolist() == [top_k * 20] * 2
+        chosen = stability(x).gather(1, topk_idx).min(dim=1).values
+        assert torch.equal(chosen, stability(x).topk(top_k, dim=1).values.min(dim=1).values)
+    torch.testing.assert_close(last_pool(torch.zeros(1, 5, 4), 1), torch.zeros(1, 4))
+
+
 def test_permuting_patches_permutes_votes_and_keeps_the_token():
     x, order = rand(2, 11, 14), torch.randperm(11, generator=torch.Generator().manual_seed(1))
     votes = vote_count(last_select(x, 3), 11)

@@ -38,14 +38,15 @@ def straightforward_pool(x: Tensor, top_k: int) -> Tensor:
 
 
 def alternate(functions: list[Callable[[], object]], repeats: int) -> list[float]:
-    """Median seconds of each function, run in turn so that drift of the machine hits all alike."""
+    """Median seconds of each function, three calls at a time in turn, so that drift of the machine hits all alike."""
     times: list[list[float]] = [[] for _ in functions]
     for repeat in range(repeats + 1):
         for function, seconds in zip(functions, times, strict=True):
-            start = time.perf_counter()
-            function()
-            if repeat:  # the first round warms up
-                seconds.append(time.perf_counter() - start)
+            for _ in range(3):
+                start = time.perf_counter()
+                function()
+                if repeat:  # the first round warms up
+                    seconds.append(time.perf_counter() - start)
     return [statistics.median(seconds) for seconds in times]
 
 

@@ -1,6 +1,6 @@
 """Time and memory of LaSt pooling against the straightforward version, and its share of a training step.
 
-    python tools/bench/bench_pooling.py [--repeats 9]
+    python tools/bench/bench_pooling.py [--repeats 9] [--record]
 
 The straightforward version is the formula as one would first write it: complex FFT inside autograd, fftshift, a full
 sorted topk. Both sides run in this process, in turn, float32, forward + backward; ratios of medians are printed, never
@@ -21,6 +21,7 @@ from torch.nn import functional as F
 from torchvision.models import VisionTransformer
 
 from last_vit import attach_last, last_pool, last_select
+from last_vit.results import write_result
 
 B, N, D = 16, 196, 768
 GOALS = {1: 4.0, 7: 1.5, 98: 1.5}
@@ -63,8 +64,9 @@ def peak_bytes(function: Callable[[], object]) -> tuple[int, int]:
     return peak, now
 
 
-def bench_speed(repeats: int) -> None:
+def bench_speed(repeats: int) -> dict[str, float]:
     """Forward + backward ratios for one and two threads."""
+    ratios = {}
     x = torch.randn(B, N, D, requires_grad=True)
 
     def step(pool: Callable[[Tensor, int], Tensor], top_k: int) -> Callable[[], None]:
@@ -79,12 +81,15 @@ def bench_speed(repeats: int) -> None:
         torch.set_num_threads(threads)
         for top_k, goal in GOALS.items():
             plain, ours = alternate([step(straightforward_pool, top_k), step(last_pool, top_k)], repeats)
-            verdict = "ok" if plain / ours >= goal else "BELOW GOAL"
-            print(f"  threads {threads}  K={top_k:<3d} {plain / ours:5.2f}x  (goal {goal}x: {verdict})")
+            ratio = ratios[f"speedup_k{top_k}_threads{threads}"] = plain / ours
+            verdict = "ok" if ratio >= goal else "BELOW GOAL"
+            print(f"  threads {threads}  K={top_k:<3d} {ratio:5.2f}x  (goal {goal}x: {verdict})")
+    return ratios
 
 
-def bench_memory() -> None:
+def bench_memory() -> dict[str, float]:
     """Extra memory while selecting, and what of it stays."""
+    peaks = {}
     x = torch.randn(B, N, D, requires_grad=True)
     size = x.numel() * x.element_size()
     print("extra memory in units of the input: peak while selecting; left when the indices are returned; indices alone")
@@ -95,12 +100,15 @@ def bench_memory() -> None:
         )
         peak, left = peak_bytes(lambda k=top_k: straightforward_pool(x, k))
         print(f"  K={top_k:<3d} straightforward  {peak / size:4.2f}  {left / size:4.2f}")
+        peaks[f"memory_plain_k{top_k}"] = peak / size
+    return peaks
 
 
-def bench_share(repeats: int) -> None:
+def bench_share(repeats: int) -> dict[str, float]:
     """LaSt's share of a training step of ViT-S/16 and ViT-B/16: the pooling alone against the whole step with it."""
     print("training step (forward + backward, 224 px, batch 8, 2 threads): LaSt's pooling in percent of the whole step")
     torch.set_num_threads(2)
+    shares = {}
     images, labels = torch.randn(8, 3, 224, 224), torch.randint(0, 1000, (8,))
     for name, heads, width in (("ViT-S/16", 6, 384), ("ViT-B/16", 12, 768)):
         model = VisionTransformer(224, 16, num_layers=12, num_heads=heads, hidden_dim=width, mlp_dim=4 * width)
@@ -115,18 +123,33 @@ def bench_share(repeats: int) -> None:
             with_last, pool_alone = alternate(
                 [step, lambda k=top_k, t=tokens: last_pool(t, k).sum().backward()], max(2, repeats // 3)
             )
-            print(f"  {name}  K={top_k:<3d} {100 * pool_alone / with_last:5.2f}%")
+            share = shares[f"share_{name}_k{top_k}"] = 100 * pool_alone / with_last
+            print(f"  {name}  K={top_k:<3d} {share:5.2f}%")
+    return shares
 
 
 def main() -> None:
     """Run the three parts."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--repeats", type=int, default=9, help="timed runs of each side (default 9)")
+    parser.add_argument("--repeats", type=int, default=9, help="rounds of three timed calls of each side (default 9)")
+    parser.add_argument("--record", action="store_true", help="write results/bench_pooling.json, README's speed table")
     args = parser.parse_args()
     torch.manual_seed(0)
-    bench_speed(args.repeats)
-    bench_memory()
-    bench_share(args.repeats)
+    start = time.perf_counter()
+    metrics = {**bench_speed(args.repeats), **bench_memory(), **bench_share(args.repeats)}
+    if args.record:
+        write_result(
+            "bench_pooling",
+            metrics,
+            n_images=B,
+            dataset=f"random tokens [{B}, {N}, {D}], float32",
+            config={"repeats": args.repeats},
+            checkpoint_sha256=None,
+            seconds=time.perf_counter() - start,
+            device="cpu",
+            table="pooling_speed",
+            row="LaSt pooling",
+        )
 
 
 if __name__ == "__main__":

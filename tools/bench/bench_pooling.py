@@ -95,6 +95,7 @@ def bench_memory() -> dict[str, float]:
     print("extra memory in units of the input: peak while selecting; left when the indices are returned; indices alone")
     for top_k in GOALS:
         peak, left = peak_bytes(lambda k=top_k: last_select(x, k))
+        peaks[f"memory_k{top_k}"] = peak / size
         print(
             f"  K={top_k:<3d} last_select      {peak / size:4.2f}  {left / size:4.2f}  {B * top_k * D * 8 / size:4.2f}"
         )

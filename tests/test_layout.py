@@ -69,14 +69,13 @@ def test_package_imports_point_down(path):
 
 @pytest.mark.parametrize("folder", [f for f in SCRIPT_FOLDERS if (REPO / f).exists()])
 def test_script_folders_stay_apart(folder):
-    own = {path.stem for path in tracked(folder)}
+    """Tracks import no other track, no tool and no picture; visualization/ imports no tool."""
     assert not (REPO / folder / "__init__.py").exists()
-    for other in TRACKS:
-        if other == folder or not (REPO / other).exists() or folder in ("tools", "visualization"):
-            continue
-        theirs = {path.stem for path in tracked(other)} - own
-        for path in tracked(folder):
-            assert not roots(imports(path)) & theirs, f"{path} imports from {other}"
+    below = {"tools": set(), "visualization": {"tools"}}.get(folder, set(SCRIPT_FOLDERS) - {folder})
+    theirs = {path.stem for other in below for path in tracked(other)}
+    assert folder == "tools" or theirs
+    for path in tracked(folder):
+        assert not roots(imports(path)) & theirs, f"{path} imports from {sorted(below)}"
 
 
 def test_module_names_are_unique_and_allowed():

@@ -65,10 +65,11 @@ def train(cfg: Any, device: torch.device, resume: bool, row: str | None = None) 
 
     trainer.register_hooks(_build_hooks(cfg, checkpointer, run_evaluation))
     start_iter = checkpointer.resume(trainer) if resume else 0
-    if len(set(comm.all_gather(start_iter))) > 1:
+    starts = comm.all_gather(start_iter)
+    if len(set(starts)) > 1:
         raise ValueError(
-            f"the processes would start at different iterations ({comm.all_gather(start_iter)}): every machine must "
-            f"see the same train.output_dir"
+            f"the processes would start at different iterations ({starts}): every machine must see the same "
+            f"train.output_dir"
         )
     if start_iter > cfg.train.max_iter:
         raise ValueError(

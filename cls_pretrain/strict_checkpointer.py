@@ -3,7 +3,7 @@
     {"model": {"model.<host key>": tensor}, "trainer": {"iteration", "optimizer", ...}, "iteration": int,
      "pooling": {"pool", "top_k", "variant", "sigma"}}
 
-"pooling" is our one addition: it says what the weights were trained with, so that evaluations need not be told.
+"pooling" is our addition: it says what the weights were trained with, so that an evaluation can follow or refuse.
 """
 
 import logging

@@ -24,7 +24,7 @@ VARIANTS = ("release", "paper")
 _TINY = torch.finfo(torch.float32).tiny
 _MAX = torch.finfo(torch.float32).max
 # Selecting walks over the batch in blocks of about this many elements (on a CPU, per thread): score and spectrum stay
-# in cache (2x faster than one pass over B=16, N=196, D=768) and the extra memory is one block, not one batch.
+# in cache, which is faster than one pass over B=16, N=196, D=768, and the extra memory is that of one block.
 _CPU_BLOCK_NUMEL = 1 << 19
 _GPU_BLOCK_NUMEL = 1 << 26
 

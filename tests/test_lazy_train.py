@@ -4,6 +4,7 @@ import errno
 import json
 import os
 import re
+import resource
 import shutil
 import signal
 import subprocess
@@ -275,18 +276,14 @@ train.update(output_dir="run", max_iter=4, eval_period=0)
 
 def test_full_disk_keeps_the_last_good_checkpoint(trained, tmp_path):
     """A limit on the file size makes the kernel refuse the write, as a full disk does."""
-    limited = "import resource, runpy, sys; resource.setrlimit(resource.RLIMIT_FSIZE, (150_000, 150_000)); "
-    limited += "import signal; signal.signal(signal.SIGXFSZ, signal.SIG_IGN); "
-    limited += f"sys.argv[0] = {str(SCRIPT)!r}; sys.path.insert(0, {str(SCRIPT.parent)!r}); "
-    limited += "runpy.run_path(sys.argv[0], run_name='__main__')"
-    options = command("train.output_dir=run", "train.max_iter=6", "train.eval_period=0")[2:]
+    options = ["--resume", "train.output_dir=run", "train.max_iter=6", "train.eval_period=0"]
     # a first checkpoint without the limit, then a resumed run that cannot write the next one
     first = run("train.output_dir=run", "train.max_iter=5", "train.eval_period=0", cwd=tmp_path)
     assert first.returncode == 0, first.stderr
     before = {path.name: path.read_bytes() for path in (tmp_path / "run").glob("*.pth")}
     failed = subprocess.run(
-        [sys.executable, "-c", limited, "--resume", *options],
-        cwd=tmp_path, env=ENVIRONMENT, capture_output=True, text=True, timeout=300,
+        command(*options), cwd=tmp_path, env=ENVIRONMENT, capture_output=True, text=True, timeout=300,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (150_000, 150_000)),
     )  # fmt: skip
     assert failed.returncode == 2, failed.stderr
     assert "last good checkpoint is untouched" in failed.stderr

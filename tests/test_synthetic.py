@@ -13,7 +13,6 @@ from last_vit.boxes import box_area, mask_to_box
 from last_vit.data.imagenet import ImageNetDataset
 from last_vit.data.synthetic import MAX_CLASSES, SyntheticObjects
 from last_vit.data.synthetic_writers import write_coco, write_imagenet, write_voc
-from last_vit.data.transforms import EvalTransform
 from last_vit.data.voc_xml import read_voc_xml
 
 
@@ -76,24 +75,6 @@ def test_labels_are_balanced_and_backgrounds_independent_of_them():
     kinds = Counter((samples.render(i).label, samples.render(i).caption.split()[-2]) for i in range(320))
     assert len(kinds) == 16
     assert min(kinds.values()) >= 8  # expected 20
-
-
-def test_cache_changes_nothing():
-    plain = SyntheticObjects(6, "train", image_size=32)
-    cached = SyntheticObjects(6, "train", image_size=32, cache=True)
-    for _ in range(2):
-        for index in range(6):
-            assert torch.equal(cached[index]["image"], plain[index]["image"])
-            assert torch.equal(cached[index]["box_xyxy"], plain[index]["box_xyxy"])
-    cached.render = None  # a rendered image is not rendered again
-    assert cached[2]["label"] == 2
-
-
-def test_workers_fill_one_shared_cache():
-    cached = SyntheticObjects(6, "train", image_size=16, transform=EvalTransform(16, 16), cache=True)
-    list(torch.utils.data.DataLoader(cached, batch_size=3, num_workers=2))
-    cached.render = None
-    assert [cached[index]["index"] for index in range(6)] == list(range(6))
 
 
 @pytest.mark.parametrize(

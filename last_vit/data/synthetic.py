@@ -7,9 +7,9 @@ patterns of classes, in any colour; the background, drawn without regard to the 
 (1 / f noise in scene, surfaces and warps), the light falls off to one side, pixels are noisy, and some objects are cut
 by the border or partly covered. Most boxes take more than a quarter of the image.
 
-Made to be nearer to photographs than gratings are, and never tuned towards a result of any method. The hue is there
-because without it a small ViT stays at chance on 5 classes after 25,000 images. Everything is a pure function of (seed,
-split, index) and the sizes.
+Made to be nearer to photographs than gratings are, and never tuned towards a result of any method; the hue is there so
+that a small ViT learns something within the demo's minutes. Everything is a pure function of (seed, split, index) and
+the sizes.
 """
 
 from collections.abc import Callable
@@ -54,8 +54,6 @@ class SyntheticObjects(Dataset):
         num_classes: 2 to `MAX_CLASSES`. Up to 5 share neither outline nor pattern, up to 8 no outline.
         seed: Non-negative.
         transform: Callable from a PIL RGB image to a tensor; None gives uint8 [3, H, W].
-        cache: Keep rendered images in memory shared by all workers (num_images * 3 * image_size^2 bytes of /dev/shm),
-            filled as they are asked for, so that later epochs cost the transform only.
 
     Attributes:
         classes: Names in the order of the labels, such as "striped star".
@@ -73,7 +71,6 @@ class SyntheticObjects(Dataset):
         num_classes: int = 32,
         seed: int = 0,
         transform: Callable[[Image.Image], Tensor] | None = None,
-        cache: bool = False,
     ) -> None:
         if split not in SPLITS:
             raise ValueError(f"split must be one of {', '.join(SPLITS)}, got {split!r}")
@@ -95,21 +92,18 @@ class SyntheticObjects(Dataset):
         self.classes = [f"{pattern} {shape}" for shape, pattern in cues]
         self.labels = np.arange(num_images, dtype=np.int64) % num_classes
         self._cues = cues
-        self._images = self._boxes = None
-        if cache:
-            self._images = torch.zeros(num_images, image_size, image_size, 3, dtype=torch.uint8).share_memory_()
-            self._boxes = torch.full((num_images, 4), float("nan")).share_memory_()  # NaN: not rendered yet
 
     def __len__(self) -> int:
         return len(self.labels)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        image, box = self._image_and_box(index)
+        sample = self.render(index)
+        image = sample.image
         return {
             "image": pil_to_tensor(image) if self.transform is None else self.transform(image),
             "label": int(self.labels[index]),
             "index": index,
-            "box_xyxy": box,
+            "box_xyxy": sample.box_xyxy,
             "image_hw": torch.tensor([self.image_size, self.image_size]),
             "num_objects": 1,
         }
@@ -130,15 +124,6 @@ class SyntheticObjects(Dataset):
         mask = torch.from_numpy(mask)
         caption = f"a photo of a {pattern} {shape} on a {kind} background"
         return SyntheticSample(Image.fromarray(pixels), label, self.classes[label], mask_to_box(mask), mask, caption)
-
-    def _image_and_box(self, index: int) -> tuple[Image.Image, Tensor]:
-        if self._images is None or self._boxes[index].isnan().any():
-            sample = self.render(index)
-            if self._images is None:
-                return sample.image, sample.box_xyxy
-            self._images[index] = torch.from_numpy(np.asarray(sample.image).copy())
-            self._boxes[index] = sample.box_xyxy  # last, for it marks the image as complete
-        return Image.fromarray(self._images[index].numpy()), self._boxes[index].clone()
 
 
 def _compose(

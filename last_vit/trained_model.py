@@ -8,11 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from last_vit.checkpoint import file_sha256, find_classifier, load_checkpoint, read_checkpoint, unwrap_state_dict
 from last_vit.dense import attach_pool, pooling_of
 from last_vit.model_spec import build_model, is_config, preprocessing_of
+from last_vit.pooling import LaStPool
 from last_vit.preprocessing import Preprocessing
 
 
@@ -25,7 +27,7 @@ class TrainedModel:
         preprocessing: The images it takes.
         pooling: As `last_vit.dense.pooling_of` reports it.
         pooling_source: In words, why it is pooled so.
-        checkpoint_sha256: First 16 hex digits.
+        checkpoint_sha256: First 16 hex digits; None for random weights.
         num_classes: Size of the classifier in the weights; None when they hold none.
     """
 
@@ -33,8 +35,24 @@ class TrainedModel:
     preprocessing: Preprocessing
     pooling: dict[str, Any]
     pooling_source: str
-    checkpoint_sha256: str
+    checkpoint_sha256: str | None
     num_classes: int | None
+
+    def selection(self, top_k: int | float | None = None, variant: str | None = None) -> LaStPool:
+        """LaSt's selection for votes and for the token "last": as the model was trained, K = 1 if without LaSt.
+
+        Args:
+            top_k: In place of the model's own K.
+            variant: In place of the model's own; "release" for a model that is not pooled with LaSt.
+
+        Raises:
+            ValueError: As `LaStPool`.
+        """
+        return LaStPool(
+            top_k if top_k is not None else self.pooling.get("top_k") or 1,
+            sigma=self.pooling.get("sigma"),
+            variant=variant or self.pooling.get("variant") or "release",
+        )
 
 
 def load_trained_model(
@@ -47,6 +65,7 @@ def load_trained_model(
     pool: str | None = None,
     top_k: int | float | None = None,
     variant: str | None = None,
+    random_seed: int | None = None,
 ) -> TrainedModel:
     """Build a model, load its weights strictly, and attach its pooling.
 
@@ -55,13 +74,15 @@ def load_trained_model(
 
     Args:
         spec: As in `last_vit.model_spec.build_model`.
-        checkpoint: Weights in any layout that checkpoint.py reads; None only for `open_clip:<arch>/<file>`.
+        checkpoint: Weights in any layout that checkpoint.py reads; None only for `open_clip:<arch>/<file>` and for
+            random weights.
         opts: As in `build_model`.
         image_size: As in `build_model` and `preprocessing_of`.
         resize: As in `preprocessing_of`.
         pool: One of `POOL_KINDS`, in place of the default.
         top_k: For pool "last", in place of the recorded one; 1 when nothing is recorded.
         variant: For pool "last", in place of the recorded one; "release" when nothing is recorded.
+        random_seed: Keep the host's random initial weights, drawn with this seed: a control, never a default.
 
     Returns:
         The model and what is known about it.
@@ -71,12 +92,22 @@ def load_trained_model(
         FileNotFoundError: No such file.
     """
     file_of_spec = spec.partition(":")[2].partition("/")[2] if spec.startswith("open_clip:") else ""
-    if checkpoint is None and not file_of_spec:
-        raise ValueError(f"no weights for {spec!r}: give a checkpoint; a random model is not measured by accident")
-    if checkpoint is not None and file_of_spec:
-        raise ValueError(f"two sets of weights: the model {spec!r} names a file and the checkpoint is {checkpoint}")
+    if checkpoint is None and not file_of_spec and random_seed is None:
+        raise ValueError(
+            f"no weights for {spec!r}: give a checkpoint, or ask for random weights as a control (random_seed, or "
+            f"{spec}@random on a command line); a random model is not measured by accident"
+        )
+    sources = {"file in the spec": file_of_spec, "checkpoint": checkpoint, "random_seed": random_seed}
+    given = {name: value for name, value in sources.items() if value not in (None, "")}
+    if len(given) > 1:
+        raise ValueError(f"several sets of weights for {spec!r}, of which only one can be loaded: {given}")
     num_classes, metadata = None, {"sha256": "", "layout": "bare", "pooling": None, "iteration": None}
-    if checkpoint is None:
+    if random_seed is not None:
+        with torch.random.fork_rng():
+            torch.manual_seed(random_seed)
+            model = build_model(spec, image_size=image_size, opts=opts)
+        metadata["sha256"] = None
+    elif checkpoint is None:
         model = build_model(spec, image_size=image_size)
         metadata["sha256"] = file_sha256(file_of_spec)[:16]
     else:

@@ -1,0 +1,205 @@
+"""What the command lines of this folder share: flags for models and images, and errors in one line.
+
+Imports neither torch nor a host library, so that --help needs neither.
+"""
+
+import argparse
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import torch
+    from last_vit.data.foreground_images import ForegroundImages
+    from torch.utils.data import DataLoader
+
+    from last_vit.model_argument import ModelArgument
+    from last_vit.preprocessing import Preprocessing
+    from last_vit.trained_model import TrainedModel
+
+MODEL_HELP = (
+    "[NAME=]SPEC[@CHECKPOINT][,pool=KIND][,top_k=K][,variant=release|paper]; SPEC is torchvision:<name>, timm:<name>, "
+    "open_clip:<arch>[/<file>] or <config>.py, CHECKPOINT a local file or `random`"
+)
+
+
+def run_command_line(
+    parser: argparse.ArgumentParser, run: Callable[[argparse.Namespace], None], argv: Sequence[str] | None
+) -> None:
+    """Parse and run; exits with status 2 and one line on any error that the user can mend.
+
+    Args:
+        parser: Its `prog` begins the line.
+        run: Gets the parsed arguments.
+        argv: Arguments without the program; None are the process's own.
+    """
+    args = parser.parse_args(argv)
+    try:
+        run(args)
+    except ImportError as error:  # perhaps torch itself, without which runtime.py is not to be had
+        parser.exit(2, f"{parser.prog}: error: {error}\n")
+    except (ValueError, OSError) as error:
+        from last_vit.runtime import error_text
+
+        parser.exit(2, f"{parser.prog}: error: {error_text(error)}\n")
+
+
+def command_parser(name: str, description: str) -> argparse.ArgumentParser:
+    """An empty parser whose help begins with a script's docstring."""
+    return argparse.ArgumentParser(
+        prog=name, description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+
+
+def add_model_flags(parser: argparse.ArgumentParser) -> None:
+    """--model, once per model, and the input size that all of them get."""
+    add = parser.add_argument
+    add("--model", action="append", required=True, metavar="MODEL", help=f"{MODEL_HELP}; once per model")
+    add("--image-size", type=positive, help="crop in pixels; default: each model's")
+    add("--resize", type=positive, help="shorter side before the crop in pixels; default: each model's")
+
+
+def add_image_flags(parser: argparse.ArgumentParser) -> None:
+    """A folder of images, and what is known about the objects on them."""
+    add = parser.add_argument
+    add("--images", type=Path, required=True, help="folder of images, searched in depth")
+    add(
+        "--boxes",
+        type=Path,
+        help="what is object: COCO's instances_*.json, or a folder of XML files (VOC, ImageNet), one per image",
+    )
+    add(
+        "--masks",
+        type=Path,
+        help="what is object, by pixel, in place of --boxes: COCO's instances_*.json, or a folder of one mask per "
+        "image (PNG, 0 is background and 255 unknown, as VOC's SegmentationObject; or .npy)",
+    )
+    add("--skip-broken", action="store_true", help="leave out and count images that are unreadable or not annotated")
+    add("--dataset-name", help="data set in the results; default: the last two folders of --images")
+
+
+def add_loading_flags(parser: argparse.ArgumentParser) -> None:
+    """Batches, loading processes and the device."""
+    add = parser.add_argument
+    add("--batch-size", type=positive, default=32, help="images per process and step; default 32")
+    add("--num-workers", type=int, default=4, help="loading processes; default 4")
+    add("--device", default="auto", help="auto, cpu, cuda or cuda:<index>; default auto")
+
+
+def add_output_flags(parser: argparse.ArgumentParser, figure: str) -> None:
+    """Where pictures and numbers go.
+
+    Args:
+        parser: Gets the flags.
+        figure: Default path of the picture.
+    """
+    add = parser.add_argument
+    add("--figure", type=Path, default=Path(figure), help=f"picture to write (.png, .pdf, .svg); default {figure}")
+    add("--output", help="beginning of the names of the files in results/; default: this script's subject")
+    add("--table", action="store_true", help="show the results in README's table, in rows called as the models are")
+
+
+def open_images(args: argparse.Namespace, preprocessing: "Preprocessing") -> "ForegroundImages":
+    """The images that `add_image_flags` asked for, as a model takes them.
+
+    Raises:
+        ValueError, FileNotFoundError: As `ForegroundImages`.
+    """
+    from last_vit.data.foreground_images import ForegroundImages
+
+    from last_vit.data.transforms import EvalTransform
+
+    prep = preprocessing
+    return ForegroundImages(
+        args.images,
+        EvalTransform(prep.resize, prep.crop, prep.mean, prep.std, prep.interpolation),
+        boxes=args.boxes,
+        masks=args.masks,
+        skip_broken=args.skip_broken,
+    )
+
+
+def open_loader(args: argparse.Namespace, images: "ForegroundImages", title: str) -> "DataLoader":
+    """Batches of this process's share of the images, behind a progress bar in the main process.
+
+    Args:
+        args: With the flags of `add_loading_flags`.
+        images: From `open_images`.
+        title: Of the progress bar.
+    """
+    from tqdm import tqdm
+
+    from last_vit.data.loaders import build_test_loader
+    from last_vit.runtime import is_main_process
+
+    loader = build_test_loader(images, args.batch_size, args.num_workers)
+    return tqdm(loader, desc=title, unit="batch", disable=None if is_main_process() else True, leave=False)
+
+
+def write_model_result(
+    args: argparse.Namespace,
+    subject: str,
+    argument: "ModelArgument",
+    trained: "TrainedModel",
+    metrics: Mapping[str, float],
+    *,
+    n_images: int,
+    protocol: str,
+    config: Mapping[str, Any],
+    seconds: float,
+    device: "torch.device",
+) -> Path:
+    """Write `results/<output>_<model>_<images>.json`, in the main process only.
+
+    Args:
+        args: With the flags of `add_output_flags` and `add_image_flags`.
+        subject: What was measured, such as "score_distribution": the table's name, and the file's by default.
+        argument: The model as it was asked for.
+        trained: The model as it was loaded.
+        metrics: Finite numbers.
+        n_images: Images that the metrics are over.
+        protocol: What the numbers depend on besides data and input, in a few words; "" for nothing.
+        config: Everything else that they depend on.
+        seconds: Of the loop.
+        device: Where it ran.
+
+    Returns:
+        The written file.
+    """
+    from last_vit.results import result_name, write_result
+
+    images, prep = image_set_name(args), trained.preprocessing
+    return write_result(
+        result_name(f"{args.output or subject}_{argument.name}_{images}"),
+        metrics,
+        n_images=n_images,
+        dataset=", ".join(part for part in (images, f"{prep.crop} px", protocol) if part),
+        config={
+            "model": argument.spec,
+            "checkpoint": argument.checkpoint,
+            "random_seed": argument.seed,
+            "pooling": trained.pooling,
+            "pooling_source": trained.pooling_source,
+            "resize": prep.resize,
+            "crop": prep.crop,
+            **config,
+        },
+        checkpoint_sha256=trained.checkpoint_sha256,
+        seconds=seconds,
+        device=device,
+        table=subject if args.table else None,
+        row=argument.name if args.table else None,
+    )
+
+
+def image_set_name(args: argparse.Namespace) -> str:
+    """What results call the images: --dataset-name, or the last two folders of --images ("coco/val2017")."""
+    return args.dataset_name or "/".join(args.images.resolve().parts[1:][-2:])
+
+
+def positive(text: str) -> int:
+    """A flag's value that counts something."""
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"must be at least 1, got {text}")
+    return value

@@ -17,7 +17,8 @@ def test_tensors_add_up_and_keep_their_shapes():
     for sums in (whole, split):
         totals = sums.totals()
         assert torch.equal(totals["histogram"], histograms.sum(0).double())
-        assert totals["num_images"].shape == () and totals["num_images"] == 15
+        assert totals["num_images"].shape == ()
+        assert totals["num_images"] == 15
 
 
 def test_sums_of_nothing_are_zero():

@@ -1,0 +1,229 @@
+"""One box per image from what a frozen ViT gives for its patches: LaSt's patch score, LOST, DINO-seg and TokenCut.
+
+Single-object discovery without labels (paper Sec. 5.2 and Tab. 7). Every method makes a mask over the patch grid, keeps
+one connected component of it (4-connected), and boxes it. One image at a time, for images come at their own resolution.
+Where the published code of a method does something that its text does not say, the default follows the code, because
+that is what the published numbers were made with; DINO-seg's three slips are behind `as_published`.
+
+Letters: N = h * w patches row by row, D channels. Boxes are xyxy in pixels of the unpadded image.
+"""
+
+from typing import Literal, NamedTuple
+
+import numpy as np
+import scipy.linalg
+import scipy.ndimage
+import torch
+from torch import Tensor
+
+from last_vit.patch_score import threshold_mask
+
+COMPONENTS = ("peak", "largest", "all")
+LOST_CANDIDATES = 100
+TOKENCUT_THRESHOLD, TOKENCUT_EPS = 0.2, 1e-5
+DINO_SEG_MASS = 0.6
+
+
+class PatchMask(NamedTuple):
+    """What a method found.
+
+    Attributes:
+        mask: bool [h, w], the patches that the box is drawn around.
+        seed: Index in [0, N) of the patch that the method starts from.
+    """
+
+    mask: np.ndarray
+    seed: int
+
+
+def patch_score_mask(
+    score: Tensor, grid_hw: tuple[int, int], component: Literal["peak", "largest", "all"] = "peak", num_std: float = 1.0
+) -> PatchMask:
+    """LaSt (paper Sec. 5.2): patches whose score exceeds the image's mean by one standard deviation.
+
+    The paper does not say how the mask becomes one box, so `component` does.
+
+    Args:
+        score: float [N], cosine of every patch to the global token.
+        grid_hw: (h, w).
+        component: "peak": the component that holds the best patch; "largest"; "all": the whole mask.
+        num_std: Threshold above the mean, in standard deviations.
+
+    Returns:
+        The mask, and the best patch as seed. Where no patch exceeds the threshold (equal scores), the seed alone.
+
+    Raises:
+        ValueError: Unknown component; N that does not fill the grid.
+
+    Example:
+        >>> patch_score_mask(torch.tensor([0.0, 0.9, 0.0, 0.0, 0.8, 0.0]), (2, 3)).mask
+        array([[False,  True, False],
+               [False,  True, False]])
+    """
+    if component not in COMPONENTS:
+        raise ValueError(f"component must be one of {', '.join(COMPONENTS)}, got {component!r}")
+    seed = int(score.argmax())
+    mask = _to_grid(threshold_mask(score[None].float(), num_std)[0], grid_hw)
+    if not mask.flat[seed]:  # equal scores: nothing is above their mean
+        mask.flat[seed] = True
+    if component == "all":
+        return PatchMask(mask, seed)
+    return PatchMask(component_of(mask, seed) if component == "peak" else largest_component(mask), seed)
+
+
+def lost_mask(features: Tensor, grid_hw: tuple[int, int], num_candidates: int = LOST_CANDIDATES) -> PatchMask:
+    """LOST: the patches that resemble a seed of few relatives, and those like it.
+
+    Two patches are relatives when the dot product of their features is positive. The seed has the fewest; its friends
+    are those of the `num_candidates` patches with fewest relatives that are relatives of the seed; the mask holds the
+    patches whose dot products with the friends add up to more than zero.
+
+    Args:
+        features: float [N, D], keys of the last attention layer, heads concatenated, not normalised.
+        grid_hw: (h, w).
+        num_candidates: At least 1; more than N means all.
+
+    Returns:
+        The seed's component of the mask, and the seed.
+
+    Raises:
+        ValueError: N that does not fill the grid.
+    """
+    gram = features.float() @ features.float().T
+    is_relative = gram > 0
+    degree = is_relative.sum(dim=1) - is_relative.diagonal().long()
+    order = degree.argsort(stable=True)
+    seed = int(order[0])
+    candidates = order[:num_candidates]
+    friends = candidates[gram[seed, candidates] > 0]
+    mask = _to_grid(gram[friends].sum(dim=0) > 0, grid_hw)
+    return PatchMask(component_of(mask, seed), seed)
+
+
+def dino_seg_mask(attention: Tensor, grid_hw: tuple[int, int], as_published: bool = True) -> PatchMask:
+    """DINO-seg: the largest component of the patches that hold 60% of one head's CLS attention.
+
+    Args:
+        attention: float [N], attention of the CLS token to the patches in the last layer, of one head (the published
+            numbers use head 4, counted from 0, of ViT-S/16).
+        grid_hw: (h, w).
+        as_published: Keep two slips of the published code: its last component (row by row) is never chosen, and where
+            there is only one, the box is that of everything outside it. (The third, a box that may reach over the
+            image's border, is `patch_box(..., clip=False)`.)
+
+    Returns:
+        The component, and the most attended patch.
+
+    Raises:
+        ValueError: N that does not fill the grid.
+    """
+    labels, num_labels = scipy.ndimage.label(_to_grid(attention_mask(attention[None])[0], grid_hw))
+    sizes = np.bincount(labels.ravel(), minlength=num_labels + 1)[: num_labels if as_published else num_labels + 1]
+    chosen = int(sizes[1:].argmax()) + 1 if len(sizes) > 1 else 0
+    return PatchMask(labels == chosen, int(attention.argmax()))
+
+
+def attention_mask(attention: Tensor, mass: float = DINO_SEG_MASS) -> Tensor:
+    """The fewest patches that hold a share of the attention (DINO's rule for its pictures).
+
+    Sorted upwards and normalised, the patches behind the point where the running sum passes 1 - mass.
+
+    Args:
+        attention: float [..., N], not negative.
+        mass: Share in (0, 1].
+
+    Returns:
+        bool [..., N].
+
+    Raises:
+        ValueError: A mass outside (0, 1].
+
+    Example:
+        >>> attention_mask(torch.tensor([0.1, 0.5, 0.1, 0.3]))
+        tensor([False,  True, False,  True])
+    """
+    if not 0 < mass <= 1:
+        raise ValueError(f"mass is a share of the attention in (0, 1], got {mass}")
+    values, order = attention.sort(dim=-1)
+    kept = (values / values.sum(dim=-1, keepdim=True)).cumsum(dim=-1) > 1 - mass
+    return torch.zeros_like(kept).scatter(-1, order, kept)
+
+
+def tokencut_mask(features: Tensor, grid_hw: tuple[int, int]) -> PatchMask:
+    """TokenCut: a normalised cut of the graph in which patches of cosine above 0.2 are tied.
+
+    Args:
+        features: float [N, D], keys of the last attention layer, heads concatenated.
+        grid_hw: (h, w).
+
+    Returns:
+        The seed's component of the side with the seed, the patch of largest absolute value in the second eigenvector.
+
+    Raises:
+        ValueError: N that does not fill the grid, or fewer than 3 patches.
+    """
+    if len(features) < 3:
+        raise ValueError(f"TokenCut splits a graph of at least 3 patches, got {len(features)}; use a larger image")
+    unit = torch.nn.functional.normalize(features.float(), dim=1)
+    is_tied = (unit @ unit.T > TOKENCUT_THRESHOLD).double().cpu().numpy()
+    weights = np.where(is_tied > 0, 1.0, TOKENCUT_EPS)
+    degree = np.diag(weights.sum(axis=1))
+    _, vectors = scipy.linalg.eigh(degree - weights, degree, subset_by_index=[1, 1])
+    second = vectors[:, 0]
+    seed = int(np.abs(second).argmax())
+    side = second > second.mean()
+    if not side[seed]:
+        side = ~side
+    return PatchMask(component_of(_to_grid(torch.from_numpy(side), grid_hw), seed), seed)
+
+
+def component_of(mask: np.ndarray, seed: int) -> np.ndarray:
+    """The 4-connected component of a bool [h, w] mask that holds patch `seed`; the seed alone where it is not in it."""
+    labels, _ = scipy.ndimage.label(mask)
+    label = labels.flat[seed]
+    if label:
+        return labels == label
+    alone = np.zeros_like(mask)
+    alone.flat[seed] = True
+    return alone
+
+
+def largest_component(mask: np.ndarray) -> np.ndarray:
+    """The largest 4-connected component of a bool [h, w] mask, the first of equals; empty for an empty mask."""
+    labels, num_labels = scipy.ndimage.label(mask)
+    if num_labels == 0:
+        return np.zeros_like(mask)
+    return labels == np.bincount(labels.ravel())[1:].argmax() + 1
+
+
+def patch_box(
+    mask: np.ndarray, patch_size: int, image_hw: tuple[int, int], clip: bool = True
+) -> tuple[float, float, float, float]:
+    """Tight box around the patches of a mask.
+
+    Args:
+        mask: bool [h, w] with at least one patch; the grid covers the image padded at the right and bottom.
+        patch_size: Side of a patch, in pixels.
+        image_hw: (height, width) of the unpadded image, in pixels.
+        clip: End the box where the image ends; LOST and TokenCut do, DINO-seg as published does not.
+
+    Returns:
+        (x1, y1, x2, y2) in pixels, x2 and y2 exclusive.
+
+    Raises:
+        ValueError: A mask without patches.
+    """
+    if not mask.any():
+        raise ValueError("a box needs at least one patch, and the mask has none")
+    rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
+    x1, y1, x2, y2 = (float(patch_size * edge) for edge in (columns[0], rows[0], columns[-1] + 1, rows[-1] + 1))
+    if clip:
+        return x1, y1, min(x2, float(image_hw[1])), min(y2, float(image_hw[0]))
+    return x1, y1, x2, y2
+
+
+def _to_grid(mask: Tensor, grid_hw: tuple[int, int]) -> np.ndarray:
+    """Patches in row-major order, bool [N] on any device, as a bool [h, w] array."""
+    if mask.numel() != grid_hw[0] * grid_hw[1]:
+        raise ValueError(f"{mask.numel()} patches do not fill a grid of {grid_hw[0]} x {grid_hw[1]} (h x w)")
+    return mask.reshape(grid_hw).cpu().numpy().copy()

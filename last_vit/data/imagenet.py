@@ -120,7 +120,7 @@ class ImageNetDataset(Dataset):
             image_hw, box, num_objects = (image.height, image.width), NO_BOX, -1
         else:
             image_hw, box, num_objects = self.image_hw[index], self.boxes_xyxy[index], int(self.num_objects[index])
-            _check_frame(path, (image.height, image.width), tuple(image_hw))
+            check_frame(path, (image.height, image.width), tuple(image_hw))
         return {
             "image": pil_to_tensor(image) if self.transform is None else self.transform(image),
             "label": int(self.labels[index]),
@@ -213,7 +213,8 @@ def _same_frame(pixel_hw: tuple[int, int], xml_hw: tuple[int, int]) -> bool:
     return abs(ratio - 1) <= _FRAME_TOLERANCE
 
 
-def _check_frame(path: str, pixel_hw: tuple[int, int], xml_hw: tuple[int, int]) -> None:
+def check_frame(path: str | Path, pixel_hw: tuple[int, int], xml_hw: tuple[int, int]) -> None:
+    """Raise ValueError unless an annotation's (height, width) is its image's, or that of a scaled version of it."""
     if not _same_frame(pixel_hw, xml_hw):
         raise ValueError(
             f"image {path} is {pixel_hw[1]} x {pixel_hw[0]} (width x height), its annotation says "

@@ -1,7 +1,7 @@
 """Reader of the VOC-style XML annotations that ImageNet and PASCAL VOC use, safe against hostile files.
 
-Reads size, object names and boxes only. Numbers are taken as they stand: whether a data set counts pixels from 0 or
-from 1, and whether its last corner is the last pixel or one past it, is its loader's business.
+Reads size, objects' names and boxes, and VOC's two flags. Numbers are taken as they stand: whether a data set counts
+pixels from 0 or from 1, and whether its last corner is the last pixel or one past it, is its loader's business.
 """
 
 from pathlib import Path
@@ -23,11 +23,16 @@ class ObjectBox(NamedTuple):
 
 
 class ImageAnnotation(NamedTuple):
-    """An image's annotation: its frame in pixels, and its objects in the file's order (possibly none)."""
+    """An image's annotation: its frame in pixels, and its objects in the file's order (possibly none).
+
+    The flags, one per object, are VOC's: hard to recognise, and reaching beyond its box. False where not given.
+    """
 
     width: int
     height: int
     objects: tuple[ObjectBox, ...]
+    is_difficult: tuple[bool, ...]
+    is_truncated: tuple[bool, ...]
 
 
 def read_voc_xml(path: str | Path) -> ImageAnnotation:
@@ -56,10 +61,12 @@ def read_voc_xml(path: str | Path) -> ImageAnnotation:
         width, height = (int(_number(root, f"size/{side}")) for side in ("width", "height"))
         if width < 1 or height < 1:
             raise ValueError(f"image size {width} x {height} is not positive")
-        objects = tuple(_read_object(element, width, height) for element in root.findall("object"))
+        elements = root.findall("object")
+        objects = tuple(_read_object(element, width, height) for element in elements)
     except ValueError as error:
         raise ValueError(f"annotation {path}: {error}") from error
-    return ImageAnnotation(width, height, objects)
+    flags = (tuple(_is_set(element, tag) for element in elements) for tag in ("difficult", "truncated"))
+    return ImageAnnotation(width, height, objects, *flags)
 
 
 def _read_object(element: Element, width: int, height: int) -> ObjectBox:
@@ -73,6 +80,10 @@ def _read_object(element: Element, width: int, height: int) -> ObjectBox:
     if not (xmin <= xmax and xmin < width and ymin <= ymax and ymin < height):
         raise ValueError(f"box {raw} of object {name!r} has nothing inside the {width} x {height} image")
     return ObjectBox(name, xmin, ymin, xmax, ymax)
+
+
+def _is_set(element: Element, tag: str) -> bool:
+    return (element.findtext(tag) or "").strip() == "1"
 
 
 def _number(element: Element, tag: str) -> float:

@@ -1,0 +1,144 @@
+"""What is object on an image, from any of the four places where that is written down.
+
+COCO's instances as boxes or as masks, a folder of XML boxes (VOC, ImageNet), a folder of one mask per image. Each
+source lists names to pair images with (file_pairs.py) and reads one image's annotation when asked; none opens an image.
+
+Letters: M objects of one image.
+"""
+
+from collections import Counter
+from pathlib import Path, PurePath
+from typing import NamedTuple, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from last_vit.data.coco import CocoInstances
+from last_vit.data.file_pairs import list_files
+from last_vit.data.mask_files import MASK_SUFFIXES, load_mask
+from last_vit.data.voc import is_voc_folder, voc_boxes
+from last_vit.data.voc_xml import read_voc_xml
+
+BACKGROUND, OBJECT, UNKNOWN = 0, 1, 255
+
+
+class ImageObjects(NamedTuple):
+    """What is annotated on one image, in the annotation's frame."""
+
+    image_hw: tuple[int, int]  # of the frame, in pixels
+    boxes_xyxy: Tensor | None  # float32 [M, 4], x2 and y2 exclusive; None where objects are not told apart
+    is_crowd: Tensor | None  # bool [M], regions that hold objects, but not where
+    mask: Tensor | None  # uint8 [H, W] of BACKGROUND, OBJECT, UNKNOWN; None where only boxes are known
+
+
+class ForegroundSource(Protocol):
+    """Annotations of many images; index i is the place in `names`.
+
+    Attributes:
+        names: Per annotation, what an image's path is compared with.
+        names_are_images: Whether `names` have the images' endings; else the annotation files' own.
+        skipped: Objects that were left out, reason -> count.
+    """
+
+    names: list[PurePath]
+    names_are_images: bool
+    skipped: Counter[str]
+
+    def read(self, index: int) -> ImageObjects:
+        """One image's annotation.
+
+        Raises:
+            ValueError: The annotation is broken; the message names it.
+        """
+
+
+def open_boxes(path: str | Path) -> ForegroundSource:
+    """Boxes: COCO's instances_*.json, or a folder of XML files.
+
+    Raises:
+        FileNotFoundError: No such file or folder, or no XML file in it.
+        ValueError: A file that is not COCO's instances.
+    """
+    path = Path(path).expanduser()
+    return _XmlBoxes(path) if path.is_dir() else _Coco(path, with_masks=False)
+
+
+def open_masks(path: str | Path) -> ForegroundSource:
+    """Masks: COCO's instances_*.json, or a folder with a .png or .npy per image.
+
+    Raises:
+        FileNotFoundError: No such file or folder, or no mask in it.
+        ValueError: A file that is not COCO's instances.
+    """
+    path = Path(path).expanduser()
+    return _MaskFolder(path) if path.is_dir() else _Coco(path, with_masks=True)
+
+
+class _Coco:
+    names_are_images = True
+
+    def __init__(self, path: Path, with_masks: bool) -> None:
+        self._coco = CocoInstances(path)
+        self._with_masks = with_masks
+        self.names = [PurePath(name) for name in self._coco.file_names]
+        self.skipped = self._coco.skipped
+
+    def read(self, index: int) -> ImageObjects:
+        objects, mask = self._coco.objects(index), None
+        if self._with_masks:
+            mask = self._coco.union_mask(index, crowd=True).to(torch.uint8) * UNKNOWN
+            mask[self._coco.union_mask(index)] = OBJECT
+        return ImageObjects(tuple(self._coco.image_hw[index].tolist()), objects.boxes_xyxy, objects.is_crowd, mask)
+
+
+class _Folder:
+    """The annotation files below a folder."""
+
+    names_are_images = False
+
+    def __init__(self, folder: Path, suffixes: tuple[str, ...], expected: str) -> None:
+        self._paths = list_files(folder, suffixes)
+        if not self._paths:
+            raise FileNotFoundError(
+                f"no {' or '.join(suffixes)} file in {folder}, searched in depth: expected COCO's instances_*.json, or "
+                f"a folder with {expected} per image"
+            )
+        self.names = [path.relative_to(folder) for path in self._paths]
+        self.skipped: Counter[str] = Counter()
+
+
+class _XmlBoxes(_Folder):
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder, (".xml",), "an XML file")
+        self._is_voc = {parent: is_voc_folder(parent.parent) for parent in {path.parent for path in self._paths}}
+
+    def read(self, index: int) -> ImageObjects:
+        path = self._paths[index]
+        annotation = read_voc_xml(path)
+        if self._is_voc[path.parent]:
+            boxes = voc_boxes(annotation)
+        else:  # ImageNet's corners are taken as they stand, as ImageNetDataset does
+            boxes = torch.tensor([each[1:] for each in annotation.objects], dtype=torch.float32).reshape(-1, 4)
+        is_crowd = torch.zeros(len(boxes), dtype=torch.bool)
+        return ImageObjects((annotation.height, annotation.width), boxes, is_crowd, None)
+
+
+class _MaskFolder(_Folder):
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder, MASK_SUFFIXES, "a mask")
+
+    def read(self, index: int) -> ImageObjects:
+        path = self._paths[index]
+        values = load_mask(path)
+        is_unknown = np.zeros(values.shape, dtype=bool) if values.dtype == bool else values == UNKNOWN
+        is_object = ~is_unknown & (values != BACKGROUND)
+        if values.min() < 0:
+            raise ValueError(f"mask {path} holds {values.min()}: values are 0 (background), 255 (unknown) or positive")
+        if is_unknown.any() and not is_object.any():
+            raise ValueError(
+                f"mask {path} holds no object, but 255, which means unknown. Where 255 was meant as object, write 1 in "
+                "its place (or booleans: a 1-bit PNG, a bool .npy)"
+            )
+        mask = np.where(is_unknown, UNKNOWN, is_object).astype(np.uint8)
+        return ImageObjects(mask.shape, None, None, torch.from_numpy(mask))

@@ -1,0 +1,158 @@
+"""Reader of a PASCAL VOC devkit: image lists, boxes, and the two kinds of segmentation.
+
+VOC counts pixels from 1, and its last corner is an object's last pixel. Boxes come out in this package's frame, counted
+from 0 with x2 and y2 exclusive: xmin and ymin less 1, xmax and ymax as they are.
+
+Letters: M objects of one image.
+"""
+
+from collections import Counter
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from last_vit.data.mask_files import load_mask
+from last_vit.data.voc_xml import ImageAnnotation, read_voc_xml
+
+LISTINGS = ("Main", "Segmentation")
+
+_EXPECTED = (
+    "expected VOC2007 or VOC2012, a folder with JPEGImages, Annotations and ImageSets, or a folder VOCdevkit above "
+    "one of them; from http://host.robots.ox.ac.uk/pascal/VOC"
+)
+
+
+class VocObjects(NamedTuple):
+    """The annotated objects of one image, in the file's order, difficult and truncated ones included."""
+
+    image_hw: tuple[int, int]  # (height, width) in pixels
+    names: tuple[str, ...]  # class of each object
+    boxes_xyxy: Tensor  # float32 [M, 4], pixels counted from 0, x2 and y2 exclusive
+    is_difficult: Tensor  # bool [M]
+    is_truncated: Tensor  # bool [M]
+
+
+class VocSplit:
+    """One image list of a VOC folder; index i in [0, len) is the image's place in the list.
+
+    Attributes:
+        folder: The VOC<year> folder.
+        stems: The images' names without ending.
+
+    Args:
+        root: `VOCdevkit/VOC2007` or `VOCdevkit/VOC2012`, or a folder above with just one of them.
+        split: Name of a list such as "train", "val" or "trainval".
+        listing: Where the list stands: "Main" (boxes) or "Segmentation" (the images that have masks).
+
+    Raises:
+        FileNotFoundError: Wrong root, no such list, or an image that the list names is not there.
+        ValueError: Unknown listing, several years below `root`, or a list that is empty, names an image twice or is
+            not a list of images.
+    """
+
+    def __init__(self, root: str | Path, split: str, listing: str = "Main") -> None:
+        if listing not in LISTINGS:
+            raise ValueError(f"listing must be one of {', '.join(LISTINGS)}, got {listing!r}")
+        self.folder = find_voc_folder(root)
+        path = self.folder / "ImageSets" / listing / f"{split}.txt"
+        self.stems = _read_list(path)
+        present = {image.name for image in (self.folder / "JPEGImages").iterdir()}
+        missing = [stem for stem in self.stems if f"{stem}.jpg" not in present]
+        if missing:
+            raise FileNotFoundError(
+                f"{len(missing)} of the {len(self.stems)} images in {path} are not there, such as "
+                f"{self.folder / 'JPEGImages' / missing[0]}.jpg; {_EXPECTED}"
+            )
+
+    def __len__(self) -> int:
+        return len(self.stems)
+
+    def image_path(self, index: int) -> Path:
+        """The image's file."""
+        return self.folder / "JPEGImages" / f"{self.stems[index]}.jpg"
+
+    def objects(self, index: int) -> VocObjects:
+        """The objects of one image.
+
+        Raises:
+            FileNotFoundError, ValueError: As `read_voc_xml`.
+        """
+        annotation = read_voc_xml(self.folder / "Annotations" / f"{self.stems[index]}.xml")
+        return VocObjects(
+            (annotation.height, annotation.width),
+            tuple(each.name for each in annotation.objects),
+            voc_boxes(annotation),
+            torch.tensor(annotation.is_difficult, dtype=torch.bool),
+            torch.tensor(annotation.is_truncated, dtype=torch.bool),
+        )
+
+    def class_mask(self, index: int) -> Tensor:
+        """Class of each pixel: uint8 [H, W], 0 background, 1 to 20 classes in alphabetical order, 255 unknown.
+
+        Raises:
+            FileNotFoundError, ValueError: As `load_mask`; Main's images have a mask only if Segmentation lists them.
+        """
+        return self._mask("SegmentationClass", index)
+
+    def object_mask(self, index: int) -> Tensor:
+        """Number of the object of each pixel: uint8 [H, W], 0 background, 255 unknown.
+
+        Raises:
+            FileNotFoundError, ValueError: As `load_mask`; Main's images have a mask only if Segmentation lists them.
+        """
+        return self._mask("SegmentationObject", index)
+
+    def _mask(self, kind: str, index: int) -> Tensor:
+        return torch.from_numpy(load_mask(self.folder / kind / f"{self.stems[index]}.png"))
+
+
+def find_voc_folder(root: str | Path) -> Path:
+    """The VOC<year> folder that a root means.
+
+    Raises:
+        FileNotFoundError: None there; the message says what was expected.
+        ValueError: Several there.
+    """
+    root = Path(root).expanduser()
+    candidates = [root, *sorted(root.glob("VOC2*")), *sorted(root.glob("VOCdevkit/VOC2*"))]
+    found = [folder for folder in candidates if is_voc_folder(folder)]
+    if not found:
+        state = "holds no VOC images" if root.is_dir() else "does not exist"
+        raise FileNotFoundError(f"VOC root {root} {state}: {_EXPECTED}")
+    if len(found) > 1:
+        raise ValueError(f"VOC root {root} holds {', '.join(folder.name for folder in found)}: give one of them")
+    return found[0]
+
+
+def is_voc_folder(folder: Path) -> bool:
+    """Whether a folder is a VOC<year> folder: it holds JPEGImages."""
+    return (folder / "JPEGImages").is_dir()
+
+
+def voc_boxes(annotation: ImageAnnotation) -> Tensor:
+    """The boxes of a VOC annotation in this package's frame: float32 [M, 4]."""
+    boxes = torch.tensor([each[1:] for each in annotation.objects], dtype=torch.float32).reshape(-1, 4)
+    boxes[:, :2] = (boxes[:, :2] - 1).clamp(min=0)
+    return boxes
+
+
+def _read_list(path: Path) -> list[str]:
+    if not path.is_file():
+        there = sorted(each.stem for each in path.parent.glob("*.txt") if "_" not in each.stem)
+        raise FileNotFoundError(f"no image list {path}; lists there: {', '.join(there) or 'none'}; {_EXPECTED}")
+    lines = [line.split() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    if not lines:
+        raise ValueError(f"image list {path} is empty")
+    wide = next((line for line in lines if len(line) > 1), None)
+    if wide is not None:
+        raise ValueError(
+            f"{path} holds {' '.join(wide)!r}, so it is not a list of images but of one class's presence; take a split "
+            "such as val"
+        )
+    stems = [line[0] for line in lines]
+    stem, count = Counter(stems).most_common(1)[0]
+    if count > 1:
+        raise ValueError(f"image list {path} names {stem} {count} times")
+    return stems

@@ -1,0 +1,234 @@
+"""COCO's instances: boxes and masks against the synthetic truth and pycocotools, and every fault by name."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from pycocotools import mask as mask_tools
+from pycocotools.coco import COCO
+
+from last_vit.data.coco import CocoInstances
+from last_vit.data.synthetic import SyntheticObjects
+from last_vit.data.synthetic_writers import write_coco
+
+# pycocotools on numpy 2
+pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
+
+HEIGHT, WIDTH = 40, 60
+L_SHAPE = [10, 5, 30, 5, 30, 15, 20, 15, 20, 25, 10, 25]
+SQUARE = [40.5, 10, 50, 10, 50, 20, 40.5, 20]
+
+
+def _content():
+    """Two images, the second first in the annotations: a polygon object, a two-part object, a crowd region."""
+    crowd = np.zeros((HEIGHT, WIDTH), dtype=np.uint8)
+    crowd[30:35, 2:9] = 1
+    text = mask_tools.encode(np.asfortranarray(crowd))["counts"].decode()
+    return {
+        "images": [
+            {"id": 9, "file_name": "b.jpg", "height": HEIGHT, "width": WIDTH},
+            {"id": 4, "file_name": "a.jpg", "height": 20, "width": 30},
+            {"id": 5, "file_name": "none.jpg", "height": 20, "width": 30},
+        ],
+        "annotations": [
+            _object(1, 4, [5, 5, 10, 10], [[5, 5, 15, 5, 15, 15, 5, 15]]),
+            _object(2, 9, [10, 5, 20, 20], [L_SHAPE]),
+            _object(3, 9, [2, 30, 7, 5], {"size": [HEIGHT, WIDTH], "counts": text}, iscrowd=1),
+            _object(7, 9, [10, 5, 40, 20], [L_SHAPE, SQUARE], category_id=18),
+        ],
+        "categories": [{"id": 18, "name": "dog"}, {"id": 1, "name": "person"}],
+    }
+
+
+def _object(number, image_id, bbox, segmentation, category_id=1, iscrowd=0):
+    return {
+        "id": number,
+        "image_id": image_id,
+        "bbox": bbox,
+        "segmentation": segmentation,
+        "category_id": category_id,
+        "iscrowd": iscrowd,
+    }
+
+
+@pytest.fixture
+def open_content(tmp_path):
+    def _open(content):
+        path = tmp_path / "instances.json"
+        path.write_text(json.dumps(content))
+        return CocoInstances(path)
+
+    return _open
+
+
+@pytest.mark.parametrize("split", ["train", "val"])
+def test_boxes_and_masks_are_the_synthetic_truth(tmp_path, split):
+    samples = SyntheticObjects(6, split, image_size=48, num_classes=4)
+    write_coco(samples, tmp_path)
+    coco = CocoInstances(tmp_path / f"annotations/instances_{split}2017.json")
+    assert len(coco) == 6
+    assert list(coco.categories.values()) == samples.classes
+    assert coco.image_hw.tolist() == [[48, 48]] * 6
+    assert coco.skipped == {}
+    for index in range(6):
+        rendered, objects = samples.render(index), coco.objects(index)
+        assert (tmp_path / f"{split}2017" / coco.file_names[index]).is_file()
+        assert torch.equal(objects.boxes_xyxy, rendered.box_xyxy[None])
+        assert coco.categories[int(objects.category_ids[0])] == rendered.class_name
+        assert torch.equal(coco.masks(index), rendered.mask[None])
+        assert torch.equal(coco.union_mask(index), rendered.mask)
+        assert not coco.union_mask(index, crowd=True).any()
+
+
+def test_objects_go_to_their_images_in_order(open_content):
+    coco = open_content(_content())
+    assert coco.file_names == ["b.jpg", "a.jpg", "none.jpg"]
+    assert coco.image_ids.tolist() == [9, 4, 5]
+    assert coco.categories == {18: "dog", 1: "person"}
+    objects = coco.objects(0)
+    assert objects.boxes_xyxy.tolist() == [[10, 5, 30, 25], [2, 30, 9, 35], [10, 5, 50, 25]]
+    assert objects.boxes_xyxy.dtype == torch.float32
+    assert objects.category_ids.tolist() == [1, 1, 18]
+    assert objects.is_crowd.tolist() == [False, True, False]
+    assert coco.objects(1).boxes_xyxy.tolist() == [[5, 5, 15, 15]]
+    empty = coco.objects(2)
+    assert empty.boxes_xyxy.shape == (0, 4)
+    assert coco.masks(2).shape == (0, 20, 30)
+    assert coco.union_mask(2).shape == (20, 30)
+    assert not coco.union_mask(2).any()
+    with pytest.raises(IndexError, match=r"\[0, 3\), got 3"):
+        coco.objects(3)
+
+
+def test_masks_are_pycocotools_own(open_content, tmp_path):
+    coco = open_content(_content())
+    theirs = COCO(tmp_path / "instances.json")
+    expected = torch.stack([torch.from_numpy(theirs.annToMask(theirs.anns[number])) for number in (2, 3, 7)]).bool()
+    masks = coco.masks(0)
+    assert masks.dtype == torch.bool
+    assert torch.equal(masks, expected)
+    assert torch.equal(coco.union_mask(0), expected[0] | expected[2])
+    assert torch.equal(coco.union_mask(0, crowd=True), expected[1])
+    assert masks[2, 10:20, 41:50].all()  # the second polygon of one object
+    assert not masks[2, 16:25, 21:40].any()  # the notch of the L
+
+
+def test_the_three_ways_to_write_a_mask_agree(open_content):
+    generator = torch.Generator().manual_seed(0)
+    for density in (0.0, 0.01, 0.5, 1.0):
+        content = _content()
+        mask = (torch.rand(HEIGHT, WIDTH, generator=generator) < density).numpy().astype(np.uint8)
+        text = mask_tools.encode(np.asfortranarray(mask))["counts"].decode()
+        runs = np.diff(np.flatnonzero(np.diff(mask.ravel(order="F"), prepend=2, append=2))).tolist()
+        counts = runs if mask[0, 0] == 0 else [0, *runs]
+        content["annotations"][1]["segmentation"] = {"size": [HEIGHT, WIDTH], "counts": text}
+        content["annotations"][2]["segmentation"] = {"size": [HEIGHT, WIDTH], "counts": counts}
+        masks = open_content(content).masks(0)
+        assert np.array_equal(masks[0], mask)
+        assert np.array_equal(masks[1], mask)
+
+
+def test_boxes_are_clipped_to_the_image(open_content):
+    content = _content()
+    content["annotations"][0]["bbox"] = [-3, 15, 40.5, 30]
+    assert open_content(content).objects(1).boxes_xyxy.tolist() == [[0, 15, 30, 20]]
+
+
+@pytest.mark.parametrize("bbox", [[5, 5, 10, 0], [5, 5, 0.0, 10], [5, 5, 0, 0]])
+def test_official_boxes_without_area_are_counted(open_content, bbox):
+    content = _content()
+    content["annotations"][3]["bbox"] = bbox
+    coco = open_content(content)
+    assert coco.skipped == {"box without area": 1}
+    assert coco.objects(0).boxes_xyxy.tolist() == [[10, 5, 30, 25], [2, 30, 9, 35]]
+    assert coco.masks(0).shape == (2, HEIGHT, WIDTH)
+
+
+def test_annotations_may_be_none_at_all(open_content):
+    coco = open_content({**_content(), "annotations": []})
+    assert [len(coco.objects(index).boxes_xyxy) for index in range(3)] == [0, 0, 0]
+
+
+@pytest.mark.parametrize(
+    ("spoil", "match"),
+    [
+        (lambda c: c["annotations"][1].update(image_id=77), r"annotations\[1\]: annotation 2 is of image 77"),
+        (lambda c: c["annotations"][1].update(category_id=3), r"annotations\[1\].*category 3"),
+        (lambda c: c["annotations"][1].update(id=1), r"annotations\[1\]: another annotation has the id 1"),
+        (lambda c: c["annotations"][1].update(id="1"), r"annotations\[1\]: id is '1', expected a whole"),
+        (lambda c: c["annotations"][1].update(iscrowd="no"), r"annotations\[1\]: iscrowd is 'no', expected 0 or 1"),
+        (lambda c: c["annotations"][1].update(bbox=[1, 2, 3]), r"bbox is \[1, 2, 3\], expected \[x, y, width"),
+        (lambda c: c["annotations"][1].update(bbox=None), r"bbox is None"),
+        (lambda c: c["annotations"][1].update(bbox=[5, 5, -2, 5]), r"\[5, 5, -2, 5\] has nothing inside the 60 x 40"),
+        (lambda c: c["annotations"][1].update(bbox=[60, 5, 2, 5]), "nothing inside the 60 x 40"),
+        (lambda c: c["annotations"][1].update(bbox=[5, 5, float("nan"), 5]), "nothing inside"),
+        (lambda c: c["annotations"][1].pop("bbox"), r"annotations\[1\] has no bbox; expected COCO's instances_"),
+        (lambda c: c["annotations"].append("text"), r"annotations\[4\]"),
+        (lambda c: c["images"][1].update(id=9), r"images\[1\]: another image has the id 9"),
+        (lambda c: c["images"][1].update(file_name="b.jpg"), r"images\[1\].*file_name b\.jpg"),
+        (lambda c: c["images"][1].update(height=0), r"images\[1\]: image a\.jpg has 30 x 0 pixels"),
+        (lambda c: c["images"][1].pop("file_name"), r"images\[1\] has no file_name"),
+        (lambda c: c["images"].clear(), "lists no image"),
+        (lambda c: c["categories"][1].update(id=18), r"categories\[1\]: id 18 is that of 'dog', too"),
+        (lambda c: c.pop("categories"), r"no list categories; expected COCO's instances_\*\.json"),
+        (lambda c: c.update(images={}, annotations=None), "no list images and annotations"),
+    ],
+)
+def test_faults_are_named(open_content, spoil, match):
+    content = _content()
+    spoil(content)
+    with pytest.raises(ValueError, match=rf"instances\.json.*{match}"):
+        open_content(content)
+
+
+def test_other_files_are_named(tmp_path, open_content):
+    for text in ("[]", "7", "{", "\xff", "[" * 100000):
+        (tmp_path / "x.json").write_text(text, encoding="latin-1")
+        with pytest.raises(ValueError, match=r"x\.json.*expected COCO's instances_\*\.json"):
+            CocoInstances(tmp_path / "x.json")
+    with pytest.raises(FileNotFoundError, match=r"absent\.json"):
+        CocoInstances(tmp_path / "absent.json")
+    samples = SyntheticObjects(2, "val", image_size=32, num_classes=2)
+    write_coco(samples, tmp_path)
+    with pytest.raises(ValueError, match=r"captions_val2017\.json has no list categories"):
+        CocoInstances(tmp_path / "annotations/captions_val2017.json")
+
+
+SIZE = [HEIGHT, WIDTH]
+AREA = HEIGHT * WIDTH
+
+
+@pytest.mark.parametrize(
+    ("segmentation", "match"),
+    [
+        (None, "None is neither polygons nor run lengths"),
+        ([], r"\[\] is neither"),
+        ([[1, 1, 3, 1]], "at least three points"),
+        ([L_SHAPE, [1, 1, 3, 1, 3, 3, 2]], "at least three points"),
+        ([L_SHAPE, {}], "at least three points"),
+        ([[1, 1, 3, "a", 3, 3]], "outside the 60 x 40 image"),
+        ([[1, 1, 3, float("nan"), 3, 3]], "outside the 60 x 40 image"),
+        ([[1, 1, 1e9, 1, 3, 3]], "outside the 60 x 40 image"),
+        ({"size": [WIDTH, HEIGHT], "counts": [AREA]}, r"size \[60, 40\].*\[40, 60\]"),
+        ({"size": SIZE, "counts": [1, 2, 3]}, "fill 6 of the image's 2400 pixels"),
+        ({"size": SIZE, "counts": [0, AREA + 1]}, "fill 2401"),
+        ({"size": SIZE, "counts": [AREA + 5, -5]}, "neither text nor a list"),
+        ({"size": SIZE, "counts": [AREA / 2, AREA / 2]}, "neither text nor a list"),
+        ({"size": SIZE}, "None are neither text"),
+        ({"size": SIZE, "counts": "11"}, "fill 2 of"),
+        ({"size": SIZE, "counts": "o"}, "end in the middle of a number"),
+        ({"size": SIZE, "counts": ""}, "end in the middle of a number"),
+        ({"size": SIZE, "counts": "1 1"}, "character ' '"),
+    ],
+)
+def test_broken_segmentations_stop_when_asked_for(open_content, segmentation, match):
+    """They would come out of pycocotools as whatever lies in memory, or end the process."""
+    content = _content()
+    content["annotations"][1]["segmentation"] = segmentation
+    coco = open_content(content)
+    assert len(coco.objects(0).boxes_xyxy) == 3
+    assert coco.masks(1).any()
+    for decode in (coco.masks, coco.union_mask):
+        with pytest.raises(ValueError, match=rf"instances\.json: image b\.jpg: .*{match}"):
+            decode(0)

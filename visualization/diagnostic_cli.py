@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import torch
-    from last_vit.data.foreground_images import ForegroundImages
-    from torch.utils.data import DataLoader
+    from torch.utils.data import DataLoader, Dataset
 
+    from last_vit.data.foreground_images import ForegroundImages
+    from last_vit.data.transforms import EvalTransform
     from last_vit.model_argument import ModelArgument
     from last_vit.preprocessing import Preprocessing
     from last_vit.trained_model import TrainedModel
@@ -21,6 +22,8 @@ MODEL_HELP = (
     "[NAME=]SPEC[@CHECKPOINT][,pool=KIND][,top_k=K][,variant=release|paper]; SPEC is torchvision:<name>, timm:<name>, "
     "open_clip:<arch>[/<file>] or <config>.py, CHECKPOINT a local file or `random`"
 )
+
+FIGURE_ENDINGS = (".png", ".pdf", ".svg")
 
 
 def run_command_line(
@@ -51,18 +54,29 @@ def command_parser(name: str, description: str) -> argparse.ArgumentParser:
     )
 
 
-def add_model_flags(parser: argparse.ArgumentParser) -> None:
+def add_model_flags(parser: argparse.ArgumentParser, required: bool = True) -> None:
     """--model, once per model, and the input size that all of them get."""
     add = parser.add_argument
-    add("--model", action="append", required=True, metavar="MODEL", help=f"{MODEL_HELP}; once per model")
+    add("--model", action="append", required=required, metavar="MODEL", help=f"{MODEL_HELP}; once per model")
     add("--image-size", type=positive, help="crop in pixels; default: each model's")
     add("--resize", type=positive, help="shorter side before the crop in pixels; default: each model's")
 
 
-def add_image_flags(parser: argparse.ArgumentParser) -> None:
-    """A folder of images, and what is known about the objects on them."""
+def add_image_flags(parser: argparse.ArgumentParser, or_imagenet: bool = False) -> None:
+    """A folder of images, and what is known about the objects on them.
+
+    Args:
+        parser: Gets the flags.
+        or_imagenet: Take ImageNet's layout as well, as --imagenet-root in place of --images.
+    """
     add = parser.add_argument
-    add("--images", type=Path, required=True, help="folder of images, searched in depth")
+    images_help = "folder of images, searched in depth"
+    if or_imagenet:
+        group = parser.add_mutually_exclusive_group(required=True)
+        group.add_argument("--images", type=Path, help=images_help)
+        add_imagenet_flags(parser, group)
+    else:
+        add("--images", type=Path, required=True, help=images_help)
     add(
         "--boxes",
         type=Path,
@@ -78,6 +92,38 @@ def add_image_flags(parser: argparse.ArgumentParser) -> None:
     add("--dataset-name", help="data set in the results; default: the last two folders of --images")
 
 
+def add_imagenet_flags(
+    parser: argparse.ArgumentParser, group: "argparse._MutuallyExclusiveGroup | None" = None
+) -> None:
+    """ImageNet's validation images and boxes, in any of its layouts.
+
+    Args:
+        parser: Gets the flags.
+        group: Of what the images may be named with; None makes --imagenet-root required.
+    """
+    (group or parser).add_argument(
+        "--imagenet-root", type=Path, required=group is None, help="folder that holds val/, or val/ itself"
+    )
+    parser.add_argument(
+        "--imagenet-label-dir", type=Path, help="folder of the XML boxes; default: found beside the images"
+    )
+
+
+def check_image_flags(args: argparse.Namespace) -> None:
+    """Refuse flags that would be ignored beside the way in which the images were named.
+
+    Args:
+        args: With the flags of `add_image_flags`, ImageNet's among them.
+
+    Raises:
+        ValueError: Names the flags that go together.
+    """
+    if args.imagenet_root is None and args.imagenet_label_dir is not None:
+        raise ValueError("--imagenet-label-dir goes with --imagenet-root; for --images give --boxes")
+    if args.imagenet_root is not None and (args.boxes is not None or args.masks is not None):
+        raise ValueError("--boxes and --masks go with --images; for --imagenet-root give --imagenet-label-dir")
+
+
 def add_loading_flags(parser: argparse.ArgumentParser) -> None:
     """Batches, loading processes and the device."""
     add = parser.add_argument
@@ -86,40 +132,59 @@ def add_loading_flags(parser: argparse.ArgumentParser) -> None:
     add("--device", default="auto", help="auto, cpu, cuda or cuda:<index>; default auto")
 
 
-def add_output_flags(parser: argparse.ArgumentParser, figure: str) -> None:
+def add_output_flags(parser: argparse.ArgumentParser, figure: str | None) -> None:
     """Where pictures and numbers go.
 
     Args:
         parser: Gets the flags.
-        figure: Default path of the picture.
+        figure: Default path of the picture; None for a command that draws none.
     """
     add = parser.add_argument
-    add("--figure", type=Path, default=Path(figure), help=f"picture to write (.png, .pdf, .svg); default {figure}")
+    if figure is not None:
+        add_figure_flag(parser, figure)
     add("--output", help="beginning of the names of the files in results/; default: this script's subject")
     add("--table", action="store_true", help="show the results in README's table, in rows called as the models are")
 
 
+def add_figure_flag(parser: argparse.ArgumentParser, figure: str) -> None:
+    """Where the picture goes; `figure` is its default path."""
+    endings = ", ".join(FIGURE_ENDINGS)
+    parser.add_argument(
+        "--figure", type=figure_path, default=Path(figure), help=f"picture to write ({endings}); default {figure}"
+    )
+
+
 def open_images(args: argparse.Namespace, preprocessing: "Preprocessing") -> "ForegroundImages":
-    """The images that `add_image_flags` asked for, as a model takes them.
+    """The images that `add_image_flags` asked for, as a model takes them; says what was left out.
 
     Raises:
         ValueError, FileNotFoundError: As `ForegroundImages`.
     """
     from last_vit.data.foreground_images import ForegroundImages
+    from last_vit.runtime import is_main_process
 
-    from last_vit.data.transforms import EvalTransform
-
-    prep = preprocessing
-    return ForegroundImages(
+    images = ForegroundImages(
         args.images,
-        EvalTransform(prep.resize, prep.crop, prep.mean, prep.std, prep.interpolation),
+        eval_transform(preprocessing),
         boxes=args.boxes,
         masks=args.masks,
         skip_broken=args.skip_broken,
     )
+    left_out = ", ".join(f"{count} {reason}" for reason, count in images.skipped.items() if count)
+    if left_out and is_main_process():
+        print(f"left out: {left_out}")
+    return images
 
 
-def open_loader(args: argparse.Namespace, images: "ForegroundImages", title: str) -> "DataLoader":
+def eval_transform(preprocessing: "Preprocessing") -> "EvalTransform":
+    """From an image to what a model takes."""
+    from last_vit.data.transforms import EvalTransform
+
+    prep = preprocessing
+    return EvalTransform(prep.resize, prep.crop, prep.mean, prep.std, prep.interpolation)
+
+
+def open_loader(args: argparse.Namespace, images: "Dataset", title: str) -> "DataLoader":
     """Batches of this process's share of the images, behind a progress bar in the main process.
 
     Args:
@@ -195,6 +260,14 @@ def write_model_result(
 def image_set_name(args: argparse.Namespace) -> str:
     """What results call the images: --dataset-name, or the last two folders of --images ("coco/val2017")."""
     return args.dataset_name or "/".join(args.images.resolve().parts[1:][-2:])
+
+
+def figure_path(text: str) -> Path:
+    """A flag's value that names a picture; a wrong ending is refused before the work, not after it."""
+    path = Path(text)
+    if path.suffix.lower() not in FIGURE_ENDINGS:
+        raise argparse.ArgumentTypeError(f"must end in one of {', '.join(FIGURE_ENDINGS)}, got {text}")
+    return path
 
 
 def positive(text: str) -> int:

@@ -4,6 +4,7 @@ Figures are drawn without pyplot, so they need no display and leave no state beh
 """
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 from matplotlib import rc_context
@@ -30,6 +31,11 @@ _STYLE = {
 }
 
 
+def house_style() -> AbstractContextManager[None]:
+    """While it lasts, what is drawn has this folder's look; titles and legends take theirs when they are made."""
+    return rc_context(_STYLE)
+
+
 def new_figure(
     num_rows: int, num_columns: int, width: float = 4.2, height: float = 3.0
 ) -> tuple[Figure, list[list[Axes]]]:
@@ -44,7 +50,7 @@ def new_figure(
     Returns:
         The figure, and its axes as rows of columns.
     """
-    with rc_context(_STYLE):
+    with house_style():
         figure = Figure(figsize=(width * num_columns, height * num_rows), dpi=150, layout="constrained")
         axes = figure.subplots(num_rows, num_columns, squeeze=False)
     return figure, [list(row) for row in axes]
@@ -69,7 +75,7 @@ def save_figure(figure: Figure, path: Path) -> None:
     if path.suffix.lstrip(".").lower() not in known:
         raise ValueError(f"cannot write a figure to {path}: its ending must be one of {', '.join(sorted(known))}")
     path.parent.mkdir(parents=True, exist_ok=True)
-    with rc_context(_STYLE):
+    with house_style():
         figure.savefig(path)
 
 

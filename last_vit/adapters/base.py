@@ -36,6 +36,20 @@ class DenseOutput(NamedTuple):
     cls_token: Tensor | None
 
 
+class Blocks(NamedTuple):
+    """The residual blocks of a host, in the order in which they run.
+
+    Attributes:
+        modules: Each returns all tokens, prefix tokens first; empty for a ConvNet.
+        batch_first: Whether they return [B, P + N, D]; else [P + N, B, D].
+        has_final_norm: Whether a norm stands between the last of them and the tokens of `Adapter.dense`.
+    """
+
+    modules: tuple[nn.Module, ...]
+    batch_first: bool
+    has_final_norm: bool
+
+
 class Adapter(Protocol):
     """The pooling seam of one host library. Stateless; all methods but `matches` take a host that matches."""
 
@@ -53,6 +67,9 @@ class Adapter(Protocol):
 
     def dense(self, model: nn.Module, images: Tensor) -> DenseOutput:
         """One forward pass of the host on [B, 3, H, W] images."""
+
+    def blocks(self, model: nn.Module) -> Blocks:
+        """The blocks after which `last_vit.layer_tokens` reads the tokens."""
 
 
 def class_names(model: nn.Module) -> list[str]:
@@ -130,6 +147,11 @@ def split_tokens(
             f"patch dropout must be off: call model.eval()"
         )
     return (tokens[:, 0] if has_class_token else None), patch_tokens
+
+
+def has_norm(*modules: nn.Module) -> bool:
+    """Whether any of a host's places for a final norm holds one; hosts put an identity where they have none."""
+    return any(not isinstance(module, nn.Identity) for module in modules)
 
 
 def first_output(output: Any) -> Tensor:

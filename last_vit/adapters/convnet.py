@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from last_vit.adapters.base import (
+    Blocks,
     DenseOutput,
     PoolHook,
     check_class_token,
@@ -162,6 +163,10 @@ class ConvNetAdapter:
             global_token = _to_tokens(seen["pooled"], nhwc, seam.relu).mean(dim=1)
         check_global_token(model, global_token, patch_tokens.shape[2])
         return DenseOutput(global_token, patch_tokens, (height, width), logits, None)
+
+    def blocks(self, model: nn.Module) -> Blocks:
+        """See `Adapter`; none, the stages of a ConvNet have grids of their own."""
+        return Blocks((), True, False)
 
 
 class _PooledMap(PoolHook):

@@ -8,11 +8,13 @@ from torch import Tensor, nn
 
 from last_vit.adapters.base import (
     Adapter,
+    Blocks,
     DenseOutput,
     check_global_token,
     check_image_size,
     class_names,
     first_output,
+    has_norm,
     split_tokens,
 )
 from last_vit.adapters.convnet import ConvNetAdapter
@@ -70,6 +72,18 @@ class OpenClipAdapter:
         check_global_token(tower, pooled, tokens.shape[2])
         cls_token, patch_tokens = split_tokens(tokens, 1, True, tower.grid_size)
         return DenseOutput(pooled, patch_tokens, tower.grid_size, embedding, cls_token)
+
+    def blocks(self, model: nn.Module) -> Blocks:
+        """See `Adapter`.
+
+        Raises:
+            ValueError: As `attach`.
+        """
+        tower = _tower(model)
+        if _TIMM in class_names(tower):
+            return _trunk_adapter(tower).blocks(tower.trunk)
+        transformer = tower.transformer
+        return Blocks(tuple(transformer.resblocks), transformer.batch_first, has_norm(tower.ln_post))
 
 
 class _GlobalPool:

@@ -7,7 +7,14 @@ tokens after the final norm, build them with fc_norm=False.
 
 from torch import Tensor, nn
 
-from last_vit.adapters.base import DenseOutput, check_class_token, check_global_token, split_tokens
+from last_vit.adapters.base import (
+    Blocks,
+    DenseOutput,
+    check_class_token,
+    check_global_token,
+    has_norm,
+    split_tokens,
+)
 from last_vit.token_pool import TokenPool
 
 _HOSTS = ("timm.models.vision_transformer.VisionTransformer", "timm.models.eva.Eva")
@@ -58,6 +65,10 @@ class TimmViTAdapter:
             model.fc_norm(tokens), model.num_prefix_tokens, model.cls_token is not None, (height, width)
         )
         return DenseOutput(global_token, patch_tokens, (height, width), logits, cls_token)
+
+    def blocks(self, model: nn.Module) -> Blocks:
+        """See `Adapter`."""
+        return Blocks(tuple(model.blocks), True, has_norm(model.norm, model.fc_norm))
 
 
 class _Pool:

@@ -7,10 +7,12 @@ so that same line reads it.
 from torch import Tensor, nn
 
 from last_vit.adapters.base import (
+    Blocks,
     DenseOutput,
     PoolHook,
     check_image_size,
     class_names,
+    has_norm,
     install_hook,
     installed_pool,
     split_tokens,
@@ -53,6 +55,27 @@ class TorchvisionViTAdapter:
         side = model.image_size // model.patch_size
         cls_token, patch_tokens = split_tokens(seen["tokens"], 1, True, (side, side))
         return DenseOutput(seen["global_token"], patch_tokens, (side, side), logits, cls_token)
+
+    def blocks(self, model: nn.Module) -> Blocks:
+        """See `Adapter`."""
+        return Blocks(tuple(model.encoder.layers), True, has_norm(model.encoder.ln))
+
+
+def check_host(model: nn.Module, change: str) -> None:
+    """Refuse to change the inside of anything but torchvision's VisionTransformer itself.
+
+    Args:
+        model: The host, not a wrapper of it: a graph that was compiled before would go on without the change.
+        change: What was asked for, for the message.
+
+    Raises:
+        ValueError: Another host, or one inside a wrapper.
+    """
+    if _HOST not in class_names(model):
+        raise ValueError(
+            f"{change} can be added to torchvision's VisionTransformer only, got {type(model).__name__}; add before "
+            f"wrapping or compiling the model"
+        )
 
 
 class _PooledSequence(PoolHook):

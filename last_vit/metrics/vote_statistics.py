@@ -1,0 +1,196 @@
+"""Where LaSt's votes fall: on the object or beside it, on few patches or many, and at which positions (paper Fig. 5).
+
+Votes are those of `vote_count`: v_i channels chose patch i, and every image's votes sum to K * D. Each number stands
+beside the one that uniform voting would give, for on large objects a high share of votes inside says little.
+
+Letters: B images, N = h * w patches in row-major order, L levels.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from last_vit.metrics.summed_counters import SummedTensors
+
+LEVELS = (0.5, 0.3, 0.2)
+
+
+def vote_levels(votes: Tensor, levels: Sequence[float] = LEVELS) -> Tensor:
+    """The patches with more than a share of their image's maximal vote (paper Fig. 5: 50, 30 and 20 %).
+
+    Args:
+        votes: Real [B, N], not negative.
+        levels: Shares in [0, 1).
+
+    Returns:
+        bool [B, L, N]; every image with a vote has a patch above every level.
+
+    Raises:
+        ValueError: No level, or one outside [0, 1).
+
+    Example:
+        >>> vote_levels(torch.tensor([[8, 4, 2, 0]]), levels=(0.5, 0.2))
+        tensor([[[ True, False, False, False],
+                 [ True,  True,  True, False]]])
+    """
+    if not levels or not all(0 <= level < 1 for level in levels):
+        raise ValueError(f"levels must be shares of the maximal vote in [0, 1), got {tuple(levels)}")
+    # a quotient, because it is the level itself where the two tie (7 of 10 at 0.7), and the product 0.7 * 10 is not 7
+    votes = votes.double()
+    highest = votes.amax(dim=1, keepdim=True)
+    share = votes / highest.masked_fill(highest == 0, 1.0)
+    return share[:, None, :] > torch.tensor(levels, dtype=torch.float64, device=votes.device)[:, None]
+
+
+class VoteStatistics:
+    """Where votes fall, streaming and summed over all processes.
+
+    Args:
+        grid_hw: (h, w) of the patch grid.
+        levels: As in `vote_levels`.
+
+    Raises:
+        ValueError: A grid without patches.
+    """
+
+    def __init__(self, grid_hw: tuple[int, int], levels: Sequence[float] = LEVELS) -> None:
+        if min(grid_hw) < 1:
+            raise ValueError(f"grid_hw must be two positive counts, got {tuple(grid_hw)}")
+        self.grid_hw = tuple(grid_hw)
+        self.levels = tuple(levels)
+        num_levels = len(self.levels)
+        self._sums = SummedTensors(
+            num_images=(),
+            num_empty=(),
+            position=self.grid_hw,
+            area=(num_levels,),
+            num_object_images=(),
+            votes=(2,),
+            patches=(2,),
+            top=(),
+            level_patches=(num_levels, 2),
+        )
+
+    def update(self, votes: Tensor, is_foreground: Tensor | None = None, is_known: Tensor | None = None) -> None:
+        """Count one batch.
+
+        Args:
+            votes: Real [B, N] from `vote_count`, not negative.
+            is_foreground: bool [B, N] of `patch_foreground`; None when nothing is known about objects.
+            is_known: bool [B, N], where `is_foreground` says something; None is everywhere.
+
+        Raises:
+            ValueError: Another number of patches than the grid's, or shapes that differ.
+        """
+        num_patches = self.grid_hw[0] * self.grid_hw[1]
+        if votes.ndim != 2 or votes.shape[1] != num_patches:
+            raise ValueError(f"votes must be [B, {num_patches}] for a grid of {self.grid_hw}, got {tuple(votes.shape)}")
+        for name, values in (("is_foreground", is_foreground), ("is_known", is_known)):
+            if values is not None and values.shape != votes.shape:
+                raise ValueError(f"votes are {tuple(votes.shape)}, {name} is {tuple(values.shape)}")
+        votes = votes.double()
+        total = votes.sum(dim=1, keepdim=True)
+        share = votes / total.masked_fill(total == 0, 1.0)
+        above = vote_levels(votes, self.levels)
+        self._sums.add(
+            num_images=torch.tensor(len(votes), device=votes.device),
+            num_empty=(total == 0).sum(),
+            position=share.sum(dim=0).reshape(self.grid_hw),
+            area=above.sum(dim=(0, 2)),
+            **_object_sums(share, above, is_foreground, is_known),
+        )
+
+    def compute(self) -> dict[str, float]:
+        """Statistics over everything counted by all processes; shares in percent.
+
+        Returns:
+            Over all images: "vote_area_<level>" for every level in percent ("vote_area_50"), the mean share of patches
+            above it; "position_peak", the largest of `frequency` over the uniform 1 / N (not in percent; 1: no
+            position is preferred over the data set); "num_images".
+            Over the images that show both object and background, where there are any: "votes_inside", the share of the
+            votes on known patches that lie on the object; "votes_inside_uniform", the same for uniform voting (the
+            object's share of the known patches); "votes_lift", the first over the second (not in percent);
+            "top_vote_inside", how often the patch with the most votes is object (patches that tie count in equal parts,
+            unknown ones not); "vote_area_<level>_inside", the object's share of the patches above the level;
+            "num_object_images". The shares but for "top_vote_inside" are of all images' votes and patches together.
+
+        Raises:
+            ValueError: No image was counted, or one without a vote.
+        """
+        totals = self._counted()
+        num_images, num_patches = int(totals["num_images"]), self.grid_hw[0] * self.grid_hw[1]
+        names = [f"vote_area_{100 * level:g}" for level in self.levels]
+        areas = 100 * totals["area"] / (num_images * num_patches)
+        found = dict(zip(names, areas.tolist(), strict=True))
+        found["position_peak"] = float(totals["position"].max()) * num_patches / num_images
+        found["num_images"] = num_images
+        return found | self._inside(totals, names)
+
+    def frequency(self) -> Tensor:
+        """Share of all votes that each position gets, mean over the images: float64 [h, w], sums to 1.
+
+        Every process must call this together.
+
+        Raises:
+            ValueError: As `compute`.
+        """
+        totals = self._counted()
+        return totals["position"] / totals["num_images"]
+
+    def _counted(self) -> dict[str, Tensor]:
+        totals = self._sums.totals()
+        if not totals["num_images"]:
+            raise ValueError("votes of zero images have no statistics: no batch was counted")
+        if totals["num_empty"]:
+            raise ValueError(
+                f"{int(totals['num_empty'])} of {int(totals['num_images'])} images have no vote at all, but K patches "
+                "per channel always get one: these are no votes of last_select"
+            )
+        return totals
+
+    @staticmethod
+    def _inside(totals: dict[str, Tensor], names: list[str]) -> dict[str, float]:
+        num_object_images = int(totals["num_object_images"])
+        known_votes = float(totals["votes"].sum())
+        if not num_object_images or not known_votes:
+            return {}
+        inside = float(totals["votes"][1]) / known_votes
+        uniform = float(totals["patches"][1] / totals["patches"].sum())
+        found = {
+            "votes_inside": 100 * inside,
+            "votes_inside_uniform": 100 * uniform,
+            "votes_lift": inside / uniform,
+            "top_vote_inside": 100 * float(totals["top"]) / num_object_images,
+        }
+        for name, (background, front) in zip(names, totals["level_patches"].tolist(), strict=True):
+            if background + front:  # all patches above a level can be unknown ones
+                found[f"{name}_inside"] = 100 * front / (background + front)
+        return found | {"num_object_images": num_object_images}
+
+
+def _object_sums(
+    share: Tensor, above: Tensor, is_foreground: Tensor | None, is_known: Tensor | None
+) -> dict[str, Tensor]:
+    """Sums over the images that show both object and background; pairs are (background, object).
+
+    Args:
+        share: float64 [B, N], votes as shares of the image's.
+        above: bool [B, L, N] of `vote_levels`.
+        is_foreground: As in `VoteStatistics.update`.
+        is_known: As in `VoteStatistics.update`.
+    """
+    front = torch.zeros_like(share, dtype=torch.bool) if is_foreground is None else is_foreground
+    known = torch.ones_like(front) if is_known is None else is_known
+    groups = torch.stack([known & ~front, known & front], dim=1)
+    shows_both = groups.any(dim=2).all(dim=1)
+    groups = (groups & shows_both[:, None, None]).double()  # [B, 2, N]
+    best = share.masked_fill(~known, -1.0)
+    is_top = (best == best.amax(dim=1, keepdim=True)).double()
+    return {
+        "num_object_images": shows_both.sum(),
+        "votes": torch.einsum("bn,bgn->g", share, groups),
+        "patches": groups.sum(dim=(0, 2)),
+        "top": ((is_top * groups[:, 1]).sum(dim=1) / is_top.sum(dim=1)).sum(),
+        "level_patches": torch.einsum("bln,bgn->lg", above.double(), groups),
+    }

@@ -1,0 +1,144 @@
+// The upper half of a report: what was compared, the table of numbers, the charts, and the notes.
+"use strict";
+
+/** One row of the table: where its number stands, what it means, and what to read it against (name, value, decimals). */
+const ROWS = [
+  {
+    label: "Point-in-Box", unit: "%", range: [0, 100],
+    why: "the best patch\u2019s centre lies in the object\u2019s box; images with exactly one object",
+    value: (m) => m.point_in_box?.point_in_box,
+    tick: ["random patch", (m) => m.point_in_box.point_in_box_random],
+    wedge: ["image centre", (m) => m.point_in_box.point_in_box_center],
+    size: (m) => count(m.point_in_box.num_images, "image", "images"),
+  },
+  {
+    label: "AUROC of the score", unit: "%", range: [0, 100],
+    why: "object patches against background patches",
+    value: (m) => m.score_distribution?.auroc,
+    tick: ["chance", () => 50, 0],
+  },
+  {
+    label: "Background in the top 10 %", unit: "%", range: [0, 100],
+    why: "share of background among each image\u2019s patches of highest score; lower is better",
+    value: (m) => m.score_distribution?.background_top_10,
+    tick: ["of all patches", (m) => m.score_distribution.background_share],
+  },
+  {
+    label: "Votes on the object", unit: "%", range: [0, 100],
+    why: "share of LaSt\u2019s votes that fall on object patches",
+    value: (m) => m.vote_statistics.votes_inside,
+    tick: ["uniform voting", (m) => m.vote_statistics.votes_inside_uniform],
+    also: (m) => `lift ${fixed(m.vote_statistics.votes_lift, 2)}`,
+  },
+  {
+    label: "High norm", unit: "% outliers", head: (m) => (m.patch_norms.high_norm ? "yes" : "no"),
+    why: "patches whose norm, before the final norm, lies at or above the cut-off; yes from 0.5 %",
+    value: (m) => m.patch_norms.outlier_share, decimals: 2,
+    also: (m) => `cut-off ${short(m.patch_norms.cutoff)}, median ${short(m.patch_norms.norm_median)}`,
+  },
+  {
+    label: "Norm against score", unit: "", range: [-1, 1], decimals: 2,
+    why: "Pearson correlation inside an image, mean over images",
+    value: (m) => m.patch_norms.correlation,
+    tick: ["none", () => 0, 0],
+  },
+];
+
+function renderHeader(data) {
+  const { images } = data;
+  const title = make("h1");
+  data.models.forEach((model, i) => title.append(...(i ? [make("span", { class: "versus" }, " / ")] : []), model.name));
+  const objects = { boxes: "objects from boxes", masks: "objects from masks" }[images.annotation] || "nothing known about objects";
+  const numSkipped = Object.values(images.skipped).reduce((a, b) => a + b, 0);
+  const skipped = numSkipped ? `; ${numSkipped.toLocaleString("en")} files left out, see the notes` : "";
+  document.getElementById("header").append(
+    make("p", { class: "overline" }, "LaSt-ViT diagnostics"), title,
+    make("p", { class: "lead" }, `${count(images.count, "image", "images")} of ${images.name}, ${objects}${skipped}. ${data.date}.`),
+    make("div", { class: "models" }, data.models.map(modelCard)));
+}
+
+function modelCard(model) {
+  const facts = [
+    ["Model", model.spec], ["Weights", model.weights], ["Pooling", model.pooling], ["Input", model.input],
+    ["Patches", model.patches], ["Votes", model.votes],
+  ];
+  return coloured(make("div", { class: "model" }, make("h3", {}, model.name),
+    make("dl", {}, facts.flatMap(([term, text]) => [make("dt", {}, term), make("dd", {}, text)]))), model);
+}
+
+function renderSummary(data) {
+  const table = document.getElementById("summary-table");
+  table.style.setProperty("--num-models", data.models.length);
+  table.append(make("div", { class: "row head", role: "row" }, make("span", { class: "label", role: "columnheader" }),
+    data.models.map((model) => make("span", { role: "columnheader" }, nameOf(model)))));
+  const isKnown = (row) => data.models.some((model) => row.value(model.metrics) !== undefined);
+  for (const row of ROWS.filter(isKnown)) {
+    table.append(make("div", { class: "row", role: "row" },
+      make("div", { class: "label", role: "rowheader" }, make("span", { class: "what" }, row.label), make("span", { class: "why small" }, row.why)),
+      data.models.map((model) => coloured(make("div", { role: "cell", "data-row": row.label }, summaryCell(row, model.metrics)), model))));
+  }
+  const missing = ROWS.filter((row) => !isKnown(row)).map((row) => row.label);
+  if (missing.length) {
+    const note = document.getElementById("summary-missing");
+    note.hidden = false;
+    note.textContent = `Left out, because the images do not tell: ${missing.join(", ")}. Boxes or masks of the objects (--boxes, --masks) bring them.`;
+  }
+}
+
+function summaryCell(row, metrics) {
+  const value = row.value(metrics);
+  if (value === undefined) return make("span", { class: "none" }, "not defined here");
+  const tick = row.tick && row.tick[1](metrics), wedge = row.wedge && row.wedge[1](metrics);
+  const text = fixed(value, row.decimals ?? 1);
+  const small = [];
+  if (row.tick) small.push(make("span", {}, glyph("tick"), `${row.tick[0]} ${fixed(tick, row.tick[2] ?? 1)}`));
+  if (row.wedge) small.push(make("span", {}, glyph("wedge"), `${row.wedge[0]} ${fixed(wedge, 1)}`));
+  if (row.also) small.push(make("span", {}, row.also(metrics)));
+  if (row.size) small.push(make("span", {}, row.size(metrics)));
+  return [
+    make("div", { class: "value" }, row.head ? row.head(metrics) : text,
+      row.head || row.unit ? make("span", { class: "unit" }, row.head ? `\u2002${text} ${row.unit}` : `\u2009${row.unit}`) : null),
+    row.range ? scaleLine(value, ...row.range, tick, wedge) : null,
+    make("div", { class: "baselines small" }, small),
+  ];
+}
+
+function renderCharts(data) {
+  const place = document.getElementById("charts"), { models } = data;
+  place.style.setProperty("--num-models", models.length);
+  const key = (kind, text) => make("span", { class: "key" }, make("i", { class: kind }), text);
+  const colours = (text) => make("span", { class: "key" }, models.map((model) => coloured(make("i", { class: "swatch" }), model)), text);
+  const scored = models.filter((model) => model.charts.score);
+  if (scored.length) {
+    const highest = Math.max(...scored.flatMap(({ charts: { score } }) => [...score.foreground, ...score.background]));
+    place.append(chartGroup("Patch scores",
+      "On object and on background patches. Where object lies further right, the score finds it.",
+      [colours("object patches"), key("ground", "background patches")], scored, (model) => scoreChart(model, highest)));
+  }
+  place.append(chartGroup("Patch norms",
+    "At the output, before the final norm. A hill of its own at the right would be the high-norm artefact.",
+    [colours("at or above the cut-off"), key("ground", "below")], models, normChart));
+  const lifts = models.map(({ charts: { frequency } }) => Math.max(...frequency.flat()) * frequency.length * frequency[0].length / 100);
+  const highest = Math.max(...lifts);
+  place.append(chartGroup("Votes by position",
+    "Each position\u2019s share of all votes; 1 is a position neither preferred nor avoided.",
+    [make("span", { class: "key" }, "0", rampStrip(data.colormap), `${fixed(highest, 2)} times uniform`)], models,
+    (model) => make("div", { class: "beside" }, frequencyChart(model, data.colormap, highest), frequencyFacts(model)), "grid"));
+}
+
+/** The range of a map of positions. */
+function frequencyFacts({ charts: { frequency } }) {
+  const lifts = frequency.flat().map((percent, _, { length }) => (percent * length) / 100);
+  return make("div", { class: "small" }, make("span", {}, `lowest ${fixed(Math.min(...lifts), 2)}`),
+    make("span", {}, `highest ${fixed(Math.max(...lifts), 2)}`));
+}
+
+function chartGroup(title, text, keys, models, chart, kind = "") {
+  return make("div", { class: "group" }, make("h2", {}, title), make("p", { class: "lead" }, text), make("div", { class: "keys" }, keys),
+    make("div", { class: "panels" }, models.map((model) => coloured(make("div", { class: `panel ${kind}` }, nameOf(model), chart(model)), model))));
+}
+
+function renderNotes(data) {
+  const list = document.getElementById("notes-list");
+  for (const [term, text] of data.notes) list.append(make("dt", {}, term), make("dd", {}, text));
+}

@@ -1,0 +1,199 @@
+"""What a report shows of one model: the numbers over all images, and the maps of the images in the gallery.
+
+One pass per model. Statistics stream and keep nothing; the gallery keeps a few numbers per patch of its own images. All
+of it is computed by the package's metrics; here they are only fed together.
+
+Letters: B images, N = h * w patches in row-major order.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from last_vit.boxes import resize_crop_box
+from last_vit.dense_batches import dense_batches
+from last_vit.layer_tokens import layer_tokens
+from last_vit.metrics import PointInBox, box_patch_mask
+from last_vit.metrics.patch_foreground import patch_foreground
+from last_vit.metrics.patch_norms import PatchNorms, token_norms
+from last_vit.metrics.score_distribution import ScoreDistribution
+from last_vit.metrics.vote_statistics import VoteStatistics
+from last_vit.patch_pca import fit_patch_pca
+from last_vit.patch_score import patch_score, peak_index
+from last_vit.pooling import LaStPool, last_select, vote_count
+from last_vit.preprocessing import Preprocessing
+
+HIT_RULE = "center"
+_NUM_BINS, _NUM_BARS = 40, 64
+
+
+@dataclass(frozen=True)
+class ImageView:
+    """One image of the gallery as one model sees it; tensors on the CPU.
+
+    Attributes:
+        frame_xyxy: The model's crop, in shares of the original image's width and height; beyond [0, 1] where it pads.
+        box_xyxy: The object's box in shares of the crop, not clipped; None unless exactly one object is annotated.
+        score: float32 [N], the patch score.
+        votes: long [N].
+        norm: float32 [N], before the final norm.
+        rgb: float32 [N, 3] in [0, 1], PCA colours; None for fewer than 3 patches or channels.
+        is_foreground: bool [N]; None when nothing is known about objects.
+        best: Index of the best patch.
+        is_hit: Whether the best patch's centre lies in the box; None without a box.
+        auroc: Of score against object, in percent; None unless the image shows both object and background.
+    """
+
+    frame_xyxy: tuple[float, float, float, float]
+    box_xyxy: tuple[float, float, float, float] | None
+    score: Tensor
+    votes: Tensor
+    norm: Tensor
+    rgb: Tensor | None
+    is_foreground: Tensor | None
+    best: int
+    is_hit: bool | None
+    auroc: float | None
+
+
+@dataclass(frozen=True)
+class ModelMeasures:
+    """What one pass of one model gives.
+
+    Attributes:
+        grid_hw: (h, w) of the patch grid.
+        num_channels: Width of the patch tokens.
+        metrics: "point_in_box", "score_distribution", "patch_norms" and "vote_statistics": what those metrics compute
+            over all images. The first is absent without an image of one box, the second without an image that shows
+            object and background.
+        charts: "score": edges and densities "foreground" and "background", absent as above; "norm": edges
+            and percent of the patches per bar; "frequency": percent of the votes at every position, h rows of w.
+        views: Index of the image -> its view, for the images of the gallery.
+    """
+
+    grid_hw: tuple[int, int]
+    num_channels: int
+    metrics: dict[str, dict[str, float]]
+    charts: dict[str, Any]
+    views: dict[int, ImageView]
+
+
+def measure_model(
+    model: nn.Module,
+    batches: Iterable[Mapping[str, Any]],
+    device: torch.device,
+    prep: Preprocessing,
+    selection: LaStPool,
+    chosen: set[int],
+) -> ModelMeasures:
+    """Run one model over all images.
+
+    Args:
+        model: On `device`, in eval mode, of a host that has an adapter.
+        batches: Of `ForegroundImages`.
+        device: Where to compute.
+        prep: What the images went through.
+        selection: Whose votes are counted.
+        chosen: Indices of the images in the gallery.
+
+    Returns:
+        Its measures.
+
+    Raises:
+        ValueError: No image, a K above the number of patches, or tokens that are not finite.
+    """
+    hits, scores, norms = PointInBox(prep.crop, prep.resize, HIT_RULE), ScoreDistribution(_NUM_BINS), PatchNorms()
+    votes_at: VoteStatistics | None = None
+    shows_both = False  # some image, object and background
+    views: dict[int, ImageView] = {}
+    for tokens, batch in dense_batches(model, batches, device, layer_tokens):
+        output, grid_hw = tokens.output, tokens.output.grid_hw
+        with torch.inference_mode():
+            score = patch_score(output.patch_tokens, output.global_token)
+            votes = vote_count(
+                last_select(output.patch_tokens, selection.top_k, selection.sigma, selection.variant), score.shape[1]
+            )
+            norm = token_norms(tokens.layers[-1])
+            is_foreground, is_known = patch_foreground(batch["foreground"], grid_hw)
+        votes_at = votes_at or VoteStatistics(grid_hw)
+        hits.update(score, batch["box_xyxy"], batch["image_hw"], grid_hw)
+        scores.update(score, is_foreground, is_known)
+        norms.update(norm, score, is_foreground, is_known)
+        votes_at.update(votes, is_foreground, is_known)
+        shows_both = shows_both or bool((is_foreground.any(dim=1) & (is_known & ~is_foreground).any(dim=1)).any())
+        for row, index in enumerate(batch["index"].tolist()):
+            if index in chosen:
+                one = slice(row, row + 1)
+                maps = (score[one], votes[one], norm[one], output.patch_tokens[one], is_foreground[one], is_known[one])
+                views[index] = _view(prep, grid_hw, batch["box_xyxy"][one].cpu(), batch["image_hw"][one].cpu(), *maps)
+    if votes_at is None:
+        raise ValueError("a report of zero images says nothing: no batch came")
+    metrics = {"patch_norms": norms.compute(), "vote_statistics": votes_at.compute()}
+    charts: dict[str, Any] = {
+        "norm": _norm_bars(norms, metrics["patch_norms"]["cutoff"]),
+        "frequency": (100 * votes_at.frequency()).tolist(),
+    }
+    if hits.count():
+        metrics["point_in_box"] = hits.compute()
+    if shows_both:
+        metrics["score_distribution"] = scores.compute()
+        names = ("edges", "foreground", "background")
+        charts["score"] = {name: line.tolist() for name, line in zip(names, scores.histograms(), strict=True)}
+    return ModelMeasures(grid_hw, output.patch_tokens.shape[2], metrics, charts, views)
+
+
+def _view(
+    prep: Preprocessing,
+    grid_hw: tuple[int, int],
+    box: Tensor,
+    image_hw: Tensor,
+    score: Tensor,
+    votes: Tensor,
+    norm: Tensor,
+    patch_tokens: Tensor,
+    is_foreground: Tensor,
+    is_known: Tensor,
+) -> ImageView:
+    """The view of one image; every tensor has a batch of one."""
+    height, width = image_hw[0].tolist()
+    corners = torch.tensor([[0.0, 0.0, width, height]])
+    x1, y1, x2, y2 = resize_crop_box(corners, image_hw, prep.resize, prep.crop)[0].tolist()  # the image on the crop
+    frame = (-x1 / (x2 - x1), -y1 / (y2 - y1), (prep.crop - x1) / (x2 - x1), (prep.crop - y1) / (y2 - y1))
+    best = int(peak_index(score))
+    has_box = not bool(box.isnan().any())
+    inside = box_patch_mask(box, image_hw, grid_hw, prep.crop, prep.resize, HIT_RULE)
+    on_crop = resize_crop_box(box, image_hw, prep.resize, prep.crop)[0] / prep.crop
+    auroc = None
+    if 0 < int(is_foreground.sum()) < int(is_known.sum()):
+        alone = ScoreDistribution()
+        alone.update(score, is_foreground, is_known)
+        auroc = alone.compute()["auroc"]
+    has_pca = min(patch_tokens.shape[1:]) >= 3
+    return ImageView(
+        frame_xyxy=frame,
+        box_xyxy=tuple(on_crop.tolist()) if has_box else None,
+        score=score[0].cpu(),
+        votes=votes[0].cpu(),
+        norm=norm[0].cpu(),
+        rgb=fit_patch_pca(patch_tokens[0]).rgb(patch_tokens[0]).cpu() if has_pca else None,
+        is_foreground=is_foreground[0].cpu() if bool(is_known.any()) else None,
+        best=best,
+        is_hit=bool(inside[0, best]) if has_box else None,
+        auroc=auroc,
+    )
+
+
+def _norm_bars(norms: PatchNorms, cutoff: float) -> dict[str, list[float]]:
+    """The histogram's bins that hold anything, merged into at most about 64 bars of which one begins at the cut-off."""
+    edges, counts = norms.histogram()
+    cut = int(torch.searchsorted(edges, cutoff))
+    filled = counts.nonzero().flatten()
+    first, last = int(filled[0]), int(filled[-1]) + 1
+    step = -(-(max(last, cut) - min(first, cut)) // _NUM_BARS) or 1
+    start = cut - -(-(cut - min(first, cut)) // step) * step
+    stops = torch.arange(start, max(last, cut) + step, step).clamp(0, len(counts)).unique()
+    below = torch.cat([torch.zeros(1, dtype=counts.dtype), counts.cumsum(dim=0)])
+    return {"edges": edges[stops].tolist(), "percent": (100 * below[stops].diff() / counts.sum()).tolist()}

@@ -5,6 +5,7 @@
     timm:vit_small_patch16_224.dino@dino_deitsmall16_pretrain.pth
     "LaSt K=1=cls_pretrain/conf.py@ViT_190k.pth,top_k=1"
     open_clip:ViT-B-16-quickgelu@ViT-B-16.pt
+    "LaSt=dino:vit_small/16@output/dino/checkpoint.pth"
     control=torchvision:resnet50@random
 
 SPEC is that of model_spec.py. CHECKPOINT is a local file in any layout that checkpoint.py reads, or the word `random`
@@ -24,7 +25,7 @@ GRAMMAR = "[NAME=]SPEC[@CHECKPOINT][,pool=KIND][,top_k=K][,variant=release|paper
 _RANDOM = "random"
 _OPTIONS = ("pool", "top_k", "variant", "seed")
 # A name may hold "=" ("LaSt K=1"): it is everything before the "=" behind which a spec begins.
-_NAMED = re.compile(r"(?P<name>.*)=(?P<rest>(?:torchvision|timm|open_clip):.*|[^=]*\.py(?:[@,].*)?)", re.DOTALL)
+_NAMED = re.compile(r"(?P<name>.*)=(?P<rest>(?:torchvision|timm|open_clip|dino):.*|[^=]*\.py(?:[@,].*)?)", re.DOTALL)
 
 
 @dataclass(frozen=True)
@@ -134,6 +135,8 @@ def _split_options(rest: str, text: str) -> tuple[str, dict[str, str]]:
         rest, key, value = found.groups()
         if key not in _OPTIONS:
             raise ValueError(f"unknown option {key!r} in model {text!r}; known: {', '.join(_OPTIONS)}")
+        if key in options:
+            raise ValueError(f"option {key!r} stands twice in model {text!r}")
         options[key] = value
     if "pool" in options and options["pool"] not in POOL_KINDS:
         raise ValueError(f"pool must be one of {', '.join(POOL_KINDS)}, got {options['pool']!r} in model {text!r}")

@@ -13,8 +13,8 @@ data set, input and protocol (seeds) are shown as mean +- sample standard deviat
 import argparse
 import re
 import statistics
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from last_vit.results import ResultRecord, read_results
@@ -48,13 +48,15 @@ class ResultsTable:
 
     Attributes:
         metrics: Metric name in the records -> column title; the first is the one that the paper reports.
-        paper: The paper's rows, in the order of display.
+        paper: The paper's rows, in the order of display; empty for no such column.
         has_training: Records are of training runs: also show how long they took, on what.
+        decimals: Of numbers that one decimal would hide, metric -> digits behind the point.
     """
 
     metrics: dict[str, str]
     paper: tuple[PaperRow, ...]
     has_training: bool = False
+    decimals: Mapping[str, int] = field(default_factory=dict)
 
 
 # The paper does not say which boxes, hit rule and token its Point-in-Box uses; the README names the choices made here.
@@ -95,6 +97,42 @@ TABLES = {
             PaperRow("ViT-B/16, LaSt K=7", 67.6, "release's README"),
         ),
     ),
+    "score_distribution": ResultsTable(
+        metrics={
+            "auroc": "AUROC",
+            **{f"background_top_{p}": f"% background in top {p} %" for p in (1, 5, 10, 50)},
+            "background_share": "% background",
+        },
+        paper=(),
+    ),
+    "masking_probe": ResultsTable(
+        metrics={
+            "top1": "top-1, nothing masked",
+            **{f"top1_{order}_{p}": f"{order} {p} %" for p in (30, 50, 70) for order in ("top", "random", "bottom")},
+        },
+        paper=(),
+    ),
+    "norms": ResultsTable(
+        metrics={
+            "norm_median": "median norm",
+            "cutoff": "cut-off",
+            "outlier_share": "% outliers",
+            "correlation": "r with score",
+            "norm_ratio": "object / background",
+        },
+        decimals={"outlier_share": 2, "correlation": 2, "norm_ratio": 2},
+        paper=(),
+    ),
+    "votes": ResultsTable(
+        metrics={
+            "votes_inside": "% of votes on the object",
+            "votes_inside_uniform": "uniform voting",
+            "votes_lift": "lift",
+            "top_vote_inside": "% top patch on the object",
+        },
+        decimals={"votes_lift": 2},
+        paper=(),
+    ),
     "pooling_speed": ResultsTable(
         metrics={
             **{f"speedup_k{k}_threads{t}": f"K={k}, {t} thread{'s' * (t > 1)}" for t in (1, 2) for k in (1, 7, 98)},
@@ -117,7 +155,8 @@ def render_table(table: ResultsTable, records: Sequence[ResultRecord]) -> str:
     for record in records:
         groups.setdefault((record.row or "", record.dataset), []).append(record)
     training = ["training"] if table.has_training else []
-    numbers = ["paper", *table.metrics.values(), "images", "runs"]
+    published = ["paper"] if table.paper else []
+    numbers = [*published, *table.metrics.values(), "images", "runs"]
     header = ["model", "data set and input", *numbers, *training, "commit", "source"]
     lines = [_line(header), _line(["---:" if title in numbers else "---" for title in header])]
     for paper in table.paper:
@@ -126,7 +165,7 @@ def render_table(table: ResultsTable, records: Sequence[ResultRecord]) -> str:
         ours = _cells(table, groups.pop(first, []))
         lines.append(_line([*first, f"{paper.value:.1f}", *ours[:-1], _join(paper.source, ours[-1])]))
         lines.extend(_line([*key, "", *_cells(table, groups.pop(key))]) for key in others)
-    lines.extend(_line([*key, "", *_cells(table, group)]) for key, group in groups.items())
+    lines.extend(_line([*key, *[""] * len(published), *_cells(table, group)]) for key, group in groups.items())
     return "\n".join(lines) + "\n"
 
 
@@ -172,7 +211,10 @@ def _cells(table: ResultsTable, group: Sequence[ResultRecord]) -> list[str]:
                 f"results {first.name} and {record.name} share the row {first.row!r} on {first.dataset!r} but differ "
                 f"in images ({first.n_images}, {record.n_images}) or metrics; give them different rows"
             )
-    metrics = [_mean_std([record.metrics[key] for record in group if key in record.metrics]) for key in table.metrics]
+    metrics = [
+        _mean_std([record.metrics[key] for record in group if key in record.metrics], table.decimals.get(key, 1))
+        for key in table.metrics
+    ]
     commits = ", ".join(sorted({record.git_commit for record in group}))
     files = " ".join(f"[{i}](results/{record.name}.json)" for i, record in enumerate(group, start=1))
     training = ["; ".join(_training_time(record) for record in group)] if table.has_training else []
@@ -185,11 +227,11 @@ def _training_time(record: ResultRecord) -> str:
     return "" if seconds is None else f"{seconds:,.0f} s, {record.device}"
 
 
-def _mean_std(values: Sequence[float]) -> str:
+def _mean_std(values: Sequence[float], decimals: int = 1) -> str:
     if not values:
         return ""
-    mean = f"{statistics.fmean(values):.1f}"
-    return mean if len(values) == 1 else f"{mean} +- {statistics.stdev(values):.1f}"
+    mean = f"{statistics.fmean(values):.{decimals}f}"
+    return mean if len(values) == 1 else f"{mean} +- {statistics.stdev(values):.{decimals}f}"
 
 
 def _join(*parts: str) -> str:

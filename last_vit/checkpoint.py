@@ -45,6 +45,11 @@ _CLASSIFIERS = (
 )
 # torchvision's MobileNet, EfficientNet, ConvNeXt, VGG, ...: the last layer of a Sequential is the classifier.
 _IN_SEQUENTIAL = re.compile(r"classifier\.(\d+)\.weight")
+# What cls_pretrain's ablations add to a host (register_tokens.py, window_attention.py) and the options that do.
+_ABLATIONS = {
+    "register_tokens": ("register tokens", "model.num_registers"),
+    "window_size": ("window attention", "model.window_layers and model.window_size"),
+}
 _POSITIONS = ("pos_embed", "pos_embedding", "positional_embedding")
 
 
@@ -201,6 +206,13 @@ def _hints(
             )
         if name.endswith(_POSITIONS):
             hints.append(f"{name} differs: build the model for the checkpoint's image and patch size.")
+    differing = {name.rpartition(".")[2] for name in (*missing, *unexpected, *bad_shape)}
+    for name, (meaning, options) in _ABLATIONS.items():
+        if name in differing:
+            hints.append(
+                f"The checkpoint and the model differ in their {meaning}: build the model as it was trained; in "
+                f"cls_pretrain's configs with {options}."
+            )
     wanted = {"." + name: name for name in missing}
     for name in unexpected:
         match = next((wanted[name[i:]] for i, letter in enumerate(name) if letter == "." and name[i:] in wanted), None)

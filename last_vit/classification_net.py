@@ -3,10 +3,14 @@
 The host sits under `.model`, so that a state dict carries the prefix "model." exactly as the released weights do.
 """
 
+from collections.abc import Sequence
+
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from last_vit.dense import attach_pool, pooling_of
+from last_vit.register_tokens import add_register_tokens
+from last_vit.window_attention import add_window_attention
 
 HOST_POOL = "host"
 
@@ -20,6 +24,9 @@ class ClassificationNet(nn.Module):
         top_k: For "last": patches kept per channel, int or share in (0, 1].
         sigma: For "last": frequency std of the low pass; None is sqrt(D).
         variant: For "last": "release" or "paper".
+        num_registers: Register tokens to add to a torchvision ViT; 0 adds none.
+        window_layers: Blocks of a torchvision ViT, counted from 0, at which patches attend within windows.
+        window_size: Side of these windows in patches; without effect where `window_layers` is empty.
 
     Raises:
         ValueError: Unsupported host, unknown pool or option outside its range.
@@ -32,8 +39,15 @@ class ClassificationNet(nn.Module):
         top_k: int | float = 1,
         sigma: float | None = None,
         variant: str = "release",
+        num_registers: int = 0,
+        window_layers: Sequence[int] = (),
+        window_size: int = 4,
     ) -> None:
         super().__init__()
+        if num_registers != 0:
+            model = add_register_tokens(model, num_registers)
+        if window_layers not in ((), []):
+            model = add_window_attention(model, window_layers, window_size)
         self.model = model if pool == HOST_POOL else attach_pool(model, pool, top_k, sigma, variant)
 
     @property

@@ -240,6 +240,26 @@ def test_evaluation_with_another_pooling_is_refused(trained, tmp_path):
     assert (config["pooling"]["top_k"], config["trained_with"]["top_k"]) == (3, 1)
 
 
+def test_windows_and_registers_train_and_are_never_lost(tmp_path):
+    """Both ablations at once; weights are refused by evaluation and by --resume under others."""
+    ablation = ["model.pool=cls", "model.num_registers=2", "model.window_layers=[0,1]", "model.window_size=2"]
+    short = ["train.max_iter=2", "train.log_period=1", "train.eval_period=0", "dataloader.test.dataset.num_images=8"]
+    done = run("train.output_dir=run", *short, *ablation, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    trained = ["train.init_checkpoint=run/model_final.pth", "train.output_dir=again", *short]
+    again = run("--eval-only", *trained, *ablation, cwd=tmp_path)
+    assert again.returncode == 0, again.stderr
+    first, second = (json.loads((tmp_path / "results" / f"{n}.json").read_text()) for n in ("train_run", "eval_again"))
+    assert first["metrics"] == second["metrics"]
+    refused = run("--eval-only", *trained, "model.pool=cls", cwd=tmp_path)
+    assert refused.returncode == 2
+    assert "differ in their register tokens" in refused.stderr
+    assert "differ in their window attention" in refused.stderr
+    refused = run("--resume", "train.output_dir=run", *short, *ablation, "model.window_size=3", cwd=tmp_path)
+    assert refused.returncode == 2
+    assert "trained with windows of 2 x 2 patches" in refused.stderr
+
+
 def test_clipping_changes_the_step(trained, tmp_path):
     options = ["train.max_iter=2", "train.log_period=1", "train.eval_period=0", "train.clip_grad_norm=1e-6"]
     done = run("train.output_dir=run", *options, "dataloader.test.dataset.num_images=8", cwd=tmp_path)

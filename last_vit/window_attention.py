@@ -1,0 +1,106 @@
+"""Window attention at chosen blocks: patches attend within cells of the grid (the paper's table 2, Sec. 4.4).
+
+For torchvision's VisionTransformer, by an attention mask that a hook hands to its nn.MultiheadAttention. It restricts
+what a patch can see, which is what the table is about; it does not make attention cheaper.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from last_vit.adapters.torchvision_vit import check_host
+
+
+def add_window_attention(model: nn.Module, layers: Sequence[int], window_size: int = 4) -> nn.Module:
+    """Restrict attention among patches, at some blocks, to non-overlapping windows of the patch grid.
+
+    Windows start at the top left; where the window does not divide the grid, those at the right and bottom border are
+    smaller (14 = 4 + 4 + 4 + 2). The class token, and register tokens if there are any, stay global both ways: they
+    attend to all tokens, and all tokens attend to them. So a patch still hears of other windows through them, one block
+    later, and windows at the last block change its patch tokens but not its class token. The paper does not say how it
+    treats the class token, nor how it counts its "1, 5, 9, 11"; here blocks are counted from 0 (12 blocks, the last is
+    11).
+
+    Every windowed attention gains a persistent buffer, `window_size`: so weights that were trained with windows do not
+    load into a model without them, nor the reverse; another size is refused as well, whoever loads. To be called before
+    DDP and torch.compile take the model.
+
+    Args:
+        model: torchvision's VisionTransformer itself, changed in place.
+        layers: Indices of the blocks, each in [0, number of blocks).
+        window_size: Side of a window in patches, at least 1; one of at least the grid's side restricts nothing.
+
+    Returns:
+        `model` itself.
+
+    Raises:
+        ValueError: Another host; no block, one out of range, named twice or windowed before; a window below 1.
+    """
+    check_host(model, "window attention")
+    blocks = list(model.encoder.layers)
+    is_list = isinstance(layers, Sequence) and len(layers) == len(set(layers)) > 0
+    if not is_list or any(not _is_int(layer) or not 0 <= layer < len(blocks) for layer in layers):
+        raise ValueError(f"window layers must be a list of different blocks in [0, {len(blocks) - 1}], got {layers!r}")
+    if not _is_int(window_size) or window_size < 1:
+        raise ValueError(f"window_size must be a number of patches, at least 1, got {window_size!r}")
+    attentions = [blocks[layer].self_attention for layer in layers]
+    if any(hasattr(attention, "window_size") for attention in attentions):
+        raise ValueError(f"some of the blocks {layers!r} have window attention already")
+    side = model.image_size // model.patch_size
+    mask = window_mask((side, side), window_size)
+    for attention in attentions:
+        device, dtype = model.class_token.device, model.class_token.dtype
+        # Additive: a boolean mask leads into nn.MultiheadAttention's fast path, which is slower with one (1.7x, on a
+        # CPU). Not persistent: it follows from the size.
+        additive = torch.zeros(mask.shape, device=device, dtype=dtype).masked_fill_(mask.to(device), -torch.inf)
+        attention.register_buffer("window_mask", additive, persistent=False)
+        attention.register_buffer("window_size", torch.tensor(window_size, device=device))
+        attention.register_forward_pre_hook(_add_mask, with_kwargs=True)
+    model.register_load_state_dict_pre_hook(_check_window_size)
+    return model
+
+
+def window_mask(grid_hw: tuple[int, int], window_size: int) -> Tensor:
+    """Which pairs of patches may not see each other.
+
+    Args:
+        grid_hw: (h, w) of the patch grid.
+        window_size: Side of a window in patches.
+
+    Returns:
+        Bool [h * w, h * w], True between patches of different windows; patches row by row over the grid.
+
+    Example:
+        >>> window_mask((1, 3), 2).int().tolist()
+        [[0, 0, 1], [0, 0, 1], [1, 1, 0]]
+    """
+    rows, columns = (torch.arange(size) // window_size for size in grid_hw)
+    window = (rows[:, None] * grid_hw[1] + columns[None, :]).flatten()
+    return window[:, None] != window[None, :]
+
+
+def _add_mask(
+    attention: nn.Module, args: tuple[Tensor, ...], kwargs: Mapping[str, Any]
+) -> tuple[tuple[Tensor, ...], dict[str, Any]]:
+    """Hand the mask over, with open rows and columns for whatever tokens stand before the patches."""
+    num_prefix_tokens = args[0].shape[1] - len(attention.window_mask)
+    padded = F.pad(attention.window_mask, (num_prefix_tokens, 0, num_prefix_tokens, 0))
+    return args, {**kwargs, "attn_mask": padded}
+
+
+def _check_window_size(model: nn.Module, state_dict: Mapping[str, Tensor], prefix: str, *_: Any) -> None:
+    """Runs before any tensor of `model` is loaded: equal names can still hide windows of another size."""
+    for name, module in model.named_modules():
+        own, theirs = getattr(module, "window_size", None), state_dict.get(f"{prefix}{name}.window_size")
+        if own is not None and theirs is not None and int(own) != int(theirs):
+            raise ValueError(
+                f"the weights were trained with windows of {int(theirs)} x {int(theirs)} patches, the model has "
+                f"{int(own)} x {int(own)}: build it with window_size={int(theirs)}"
+            )
+
+
+def _is_int(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)

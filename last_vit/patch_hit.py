@@ -11,7 +11,10 @@ from torch import Tensor, nn
 
 from last_vit.adapters import DenseOutput
 from last_vit.dense import dense_forward
+from last_vit.dense_batches import dense_batches
+from last_vit.layer_tokens import layer_tokens
 from last_vit.metrics import PointInBox, TopK
+from last_vit.metrics.patch_norms import PatchNorms, token_norms
 from last_vit.patch_score import patch_score
 from last_vit.pooling import LaStPool
 
@@ -55,8 +58,9 @@ def count_patch_hits(
     top_k: TopK | None = None,
     global_token: str = "trained",  # noqa: S107 (no password)
     last_pool: LaStPool | None = None,
+    patch_norms: PatchNorms | None = None,
 ) -> None:
-    """Feed a model's best patches, and its logits, to the metrics; each process over its own share of the data.
+    """Feed a model's best patches, and its logits and norms, to the metrics; each process over its share of the data.
 
     Args:
         model: On `device`, in eval mode, of a host that has an adapter.
@@ -67,14 +71,18 @@ def count_patch_hits(
         top_k: Updated with the model's logits over the same images, if given.
         global_token: One of `GLOBAL_TOKENS`.
         last_pool: For the token "last"; K = 1 by default.
+        patch_norms: Updated with the norms of the same pass's patch tokens before the final norm, if given.
 
     Raises:
         ValueError: As `choose_global_token`.
     """
     last_pool = last_pool or LaStPool(top_k=1)
-    for batch in batches:
-        output = dense_forward(model, batch["image"].to(device, non_blocking=True))
+    read = dense_forward if patch_norms is None else layer_tokens
+    for found, batch in dense_batches(model, batches, device, read):
+        output = found if patch_norms is None else found.output
         score = patch_score(output.patch_tokens, choose_global_token(output, global_token, last_pool))
         point_in_box.update(score, batch["box_xyxy"], batch["image_hw"], output.grid_hw)
         if top_k is not None:
-            top_k.update(output.logits, batch["label"].to(device, non_blocking=True))
+            top_k.update(output.logits, batch["label"])
+        if patch_norms is not None:
+            patch_norms.update(token_norms(found.layers[-1]))

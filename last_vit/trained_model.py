@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from last_vit.checkpoint import file_sha256, find_classifier, load_checkpoint, read_checkpoint, unwrap_state_dict
 from last_vit.dense import attach_pool, pooling_of
-from last_vit.model_spec import build_model, is_config, preprocessing_of
+from last_vit.model_spec import build_model, is_config, preprocessing_of, trained_image_size
 from last_vit.pooling import LaStPool
 from last_vit.preprocessing import Preprocessing
 
@@ -111,10 +111,11 @@ def load_trained_model(
         model = build_model(spec, image_size=image_size)
         metadata["sha256"] = file_sha256(file_of_spec)[:16]
     else:
-        num_classes = _num_classes(unwrap_state_dict(read_checkpoint(checkpoint)))
+        weights = unwrap_state_dict(read_checkpoint(checkpoint))
+        num_classes = _num_classes(weights)
         fixed = num_classes is None and spec.startswith("timm:")  # a bare backbone
         asked = None if is_config(spec) else 0 if fixed else num_classes
-        model = build_model(spec, asked, image_size, opts)
+        model = build_model(spec, asked, trained_image_size(spec, weights) or image_size, opts)
         metadata = load_checkpoint(model, checkpoint)
     source = _attach(model, metadata, is_config(spec), pool, top_k, variant)
     return TrainedModel(

@@ -184,7 +184,7 @@ def test_the_papers_row_meets_two_protocols_of_ours(run):
 def test_the_extra_token_has_what_is_recorded_or_asked_for(run, monkeypatch):
     used = []
     count = last_vit.patch_hit.count_patch_hits
-    monkeypatch.setattr(last_vit.patch_hit, "count_patch_hits", lambda *args: used.append(args[-1]) or count(*args))
+    monkeypatch.setattr(last_vit.patch_hit, "count_patch_hits", lambda *args: used.append(args[6]) or count(*args))
     checkpoint = torch.load("ViT_190k.pth", weights_only=True)
     recorded = {"pool": "last", "top_k": 3, "variant": "paper", "sigma": 2.5}
     torch.save({**checkpoint, "pooling": recorded}, "ViT_190k.pth")
@@ -302,6 +302,7 @@ def test_help_is_light():
         f"import runpy, sys\nsys.argv = ['x', '--help']\ntry: runpy.run_path({str(SCRIPT)!r}, run_name='__main__')\n"
         "except SystemExit: print('torch' in sys.modules)"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    # its folder comes first on the path, as when it is run by name
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=SCRIPT.parent)
     assert "--imagenet-label-dir" in done.stdout
     assert done.stdout.endswith("False\n")

@@ -427,3 +427,40 @@ def test_wrong_arguments(root, tmp_path):
         path.write_text("not an image")
     with pytest.raises(ValueError, match=r"no image of \S+ is left: skipped {'broken image': 5}"):
         ForegroundImages(images, AS_IT_IS, skip_broken=True)
+
+
+@pytest.mark.parametrize("source", ["coco", "voc", "imagenet"])
+def test_single_objects_are_those_with_a_box(root, source):
+    images = _open(root, "boxes", source)
+    shares = []
+    for sample in (images[index] for index in range(len(images))):
+        x1, y1, x2, y2 = sample["box_xyxy"].tolist()
+        shares.append((x2 - x1) * (y2 - y1) / (SIDE * SIDE))
+    assert images.single_objects() == (list(range(COUNT)), {})
+    limit = sorted(shares)[2]
+    kept, left_out = images.single_objects(limit)
+    assert kept == [index for index, share in enumerate(shares) if share < limit]
+    assert left_out == {"large box": COUNT - len(kept)}
+
+
+def test_several_objects_crowds_and_none_are_left_out(root):
+    path = root / COCO_JSON
+    content = json.loads(path.read_text())
+    objects = content["annotations"]
+    crowd = {**objects[1], "id": 901, "iscrowd": 1}
+    content["annotations"] = [*objects[:3], *objects[4:], {**objects[0], "id": 900}, crowd]
+    path.write_text(json.dumps(content))
+    for kind in ("boxes", "masks"):
+        images = _open(root, kind, "coco")
+        kept, left_out = images.single_objects()
+        assert kept == [2, 4]
+        assert left_out == {"several objects": 2, "no object": 1}
+        has_box = [not images[index]["box_xyxy"].isnan().any() for index in range(COUNT)]
+        assert [index for index in range(COUNT) if has_box[index]] == kept
+
+
+def test_single_objects_must_be_known(root):
+    with pytest.raises(ValueError, match="do not tell objects apart"):
+        _open(root, "masks", "voc").single_objects()
+    with pytest.raises(ValueError, match="give their boxes"):
+        ForegroundImages(root / "coco/val2017", AS_IT_IS).single_objects()

@@ -51,7 +51,7 @@ def test_loop_counts_what_has_a_box():
 def test_refused_weights(tmp_path):
     with pytest.raises(ValueError, match="no weights"):
         load_trained_model("torchvision:vit_b_16", None)
-    with pytest.raises(ValueError, match="two sets of weights"):
+    with pytest.raises(ValueError, match="several sets of weights"):
         load_trained_model("open_clip:ViT-B-32/a.pt", tmp_path / "b.pt")
 
 

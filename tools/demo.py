@@ -82,16 +82,16 @@ def main() -> None:
     FOLDER.mkdir(parents=True)
     draw_data()
     train_both()
-    compare = ["visualization/compare_models.py", "--imagenet-root", str(DATA), "--output", str(FOLDER / "demo.png")]
+    compare = ["visualization/compare_models.py", "--imagenet-root", str(DATA), "--figure", str(FOLDER / "demo.png")]
     rows = []
     for run, (title, _) in tqdm(RUNS.items(), desc="measure", unit="model"):
         checkpoint = str(FOLDER / run / "model_final.pth")
-        model = ["--model", CONFIG, "--checkpoint", checkpoint]
         run_tool(
-            "visualization/evaluate_patch_hit.py", *model, "--imagenet-root", str(DATA), "--max-box-area", "none",
-            "--output", run, "--dataset-name", "synthetic", "--num-workers", "0", "--batch-size", "100",
+            "visualization/evaluate_patch_hit.py", "--model", CONFIG, "--checkpoint", checkpoint,
+            "--imagenet-root", str(DATA), "--max-box-area", "none", "--output", run,
+            "--dataset-name", "synthetic", "--num-workers", "0", "--batch-size", "100",
         )  # fmt: skip
-        compare += ["--name", title, *model]
+        compare += ["--model", f"{title}={CONFIG}@{checkpoint}"]
         rows.append((title, json.loads(Path(f"results/{run}.json").read_text())["metrics"]))
     run_tool(*compare)
     print(f"\nSynthetic images ({NUM_CLASSES} classes, {NUM_VAL} validation images), percent:")

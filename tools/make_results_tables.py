@@ -66,8 +66,10 @@ TABLES = {
             "point_in_box": "PiB",
             "point_in_box_random": "random patch",
             "point_in_box_center": "image centre",
+            "outlier_share": "% high norm",
             "acc1": "top-1",
         },
+        decimals={"outlier_share": 2},
         paper=(
             PaperRow("ViT, labels, CLS", 42.7, "paper"),
             PaperRow("ViT, labels, LaSt", 55.1, "paper"),

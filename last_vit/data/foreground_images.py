@@ -9,6 +9,7 @@ Files are read when a sample is asked for, so a broken one stops there, by name.
 once at the start, and what is broken or has no partner is left out and counted.
 """
 
+import math
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -125,6 +126,34 @@ class ForegroundImages(Dataset):
         what = f"objects from {self._annotations}" if self.has_foreground else "no objects known"
         return f"ForegroundImages({self.folder}: {len(self)} images, {what}, skipped {dict(self.skipped)})"
 
+    def single_objects(self, max_box_area: float | None = None) -> tuple[list[int], Counter[str]]:
+        """The images that Point-in-Box is defined on: exactly one object. Reads annotations, no image.
+
+        Args:
+            max_box_area: Only those whose box takes less than this share of the image; None for all.
+
+        Returns:
+            Their indices, and the others as reason -> count. A crowd region counts as several objects.
+
+        Raises:
+            ValueError: No annotations, annotations that do not tell objects apart, or a broken one.
+        """
+        if self._source is None:
+            raise ValueError(f"which images of {self.folder} show one object is not known: give their boxes")
+        kept, left_out = [], Counter()
+        for index, pair in enumerate(self._pairs):
+            objects = self._source.read(pair)
+            boxes = objects.boxes_xyxy
+            if boxes is None:
+                raise ValueError(f"masks in {self._annotations} do not tell objects apart: give boxes, or COCO's masks")
+            if len(boxes) != 1 or objects.is_crowd.any():
+                left_out["several objects" if len(boxes) else "no object"] += 1
+            elif max_box_area is not None and _area(boxes[0]) >= max_box_area * math.prod(objects.image_hw):
+                left_out["large box"] += 1
+            else:
+                kept.append(index)
+        return kept, left_out
+
     def _pair(self, skip_broken: bool) -> None:
         """Give every image its annotation; what has no partner is an error, or left out."""
         names = [path.relative_to(self.folder) for path in self.image_paths]
@@ -185,6 +214,11 @@ class ForegroundImages(Dataset):
         except ValueError:
             return "image and annotation of different shape"
         return None
+
+
+def _area(box: Tensor) -> float:
+    x1, y1, x2, y2 = box.tolist()
+    return (x2 - x1) * (y2 - y1)
 
 
 def _check_shape(path: Path, image_hw: tuple[int, int], objects: ImageObjects) -> None:

@@ -1,0 +1,208 @@
+"""Scores of object patches against background patches: how well a patch score separates them (paper figure 2a).
+
+Scores are brought to [0, 1] image by image (min-max over the known patches), so that images of different level can be
+pooled. What depends on the order within an image (shares among the best patches, AUROC per image) is exact and takes
+ties in expectation, as if tied patches were ordered at random. Only known patches count, and everything is over the
+images that show both object and background; the others are counted.
+
+Letters: B images, N patches.
+"""
+
+import torch
+from torch import Tensor
+
+from last_vit.metrics.summed_counters import SummedTensors
+
+TOP_PERCENTS = (1, 5, 10, 50)
+_FINE = 100  # bins of the pooled AUROC per bin of the drawing
+
+
+class ScoreDistribution:
+    """Streaming and distributed statistics of patch scores, split by what the patches show.
+
+    Args:
+        num_bins: Of `histograms`, over [0, 1].
+
+    Raises:
+        ValueError: No bin.
+    """
+
+    def __init__(self, num_bins: int = 100) -> None:
+        if num_bins < 1:
+            raise ValueError(f"num_bins must be at least 1, got {num_bins}")
+        self.num_bins = num_bins
+        self._sums = SummedTensors(
+            num_images=(),
+            num_not_finite=(),
+            num_unknown=(),
+            num_no_foreground=(),
+            num_no_background=(),
+            num_constant=(),
+            auroc=(),
+            background=(),
+            background_top=(len(TOP_PERCENTS),),
+            histogram=(2, num_bins * _FINE),  # background, foreground
+        )
+
+    def update(self, score: Tensor, is_foreground: Tensor, is_known: Tensor) -> None:
+        """Count one batch.
+
+        Args:
+            score: Real [B, N], higher is more like the global token; any range.
+            is_foreground: bool [B, N] of `patch_foreground`.
+            is_known: bool [B, N], where `is_foreground` says something; scores elsewhere change nothing.
+
+        Raises:
+            ValueError: Shapes that differ.
+        """
+        shapes = [tuple(values.shape) for values in (score, is_foreground, is_known)]
+        if score.ndim != 2 or len(set(shapes)) > 1:
+            raise ValueError(f"score, is_foreground and is_known must be [B, N], got {', '.join(map(str, shapes))}")
+        groups = torch.stack([is_known & ~is_foreground, is_known & is_foreground], dim=1)
+        num_background, num_foreground = groups.sum(dim=2).unbind(dim=1)
+        counts = (num_background > 0) & (num_foreground > 0)
+        groups = groups & counts[:, None, None]  # what is left out adds 0 to every sum below
+        known = groups.any(dim=1)
+        normalised, is_constant = _min_max(score, known)
+        self._sums.add(
+            num_images=counts.sum(),
+            num_not_finite=(~score.isfinite() & is_known).any(dim=1).sum(),
+            num_unknown=((num_background + num_foreground) == 0).sum(),
+            num_no_foreground=((num_background > 0) & (num_foreground == 0)).sum(),
+            num_no_background=((num_background == 0) & (num_foreground > 0)).sum(),
+            num_constant=(is_constant & counts).sum(),
+            auroc=_auroc(score, groups).sum(),
+            background=(num_background.double() / known.sum(dim=1).clamp(min=1) * counts).sum(),
+            background_top=_background_among_best(score, groups).sum(dim=0),
+            histogram=_histogram(normalised, groups, self.num_bins * _FINE),
+        )
+
+    def compute(self) -> dict[str, float]:
+        """Numbers over everything counted by all processes; shares and AUROC in percent.
+
+        Returns:
+            "auroc": mean over images of the probability that an object patch scores higher than a background patch (50
+            is chance); "auroc_pooled": the same over all patches of all images by their normalised score, from a
+            histogram of 100 bins per bin of `histograms`, so off by at most half the share of the pairs that fall into
+            one bin (about 0.01 for 10,000 bins). "background_top_<p>" for p of `TOP_PERCENTS`: background's share of
+            an image's best ceil(p N / 100) of N known patches, mean over images; "background_share", its share of all
+            known patches, mean over images: what a score without information has at every p. "num_images" that show
+            both object and background and are counted in all of this, and those left out: "num_unknown" (no known
+            patch), "num_no_foreground", "num_no_background". "num_constant": images whose score is the same
+            everywhere; they are counted, with a normalised score of 0.5.
+
+        Raises:
+            ValueError: No image shows both object and background, or a score that is NaN or infinite.
+        """
+        totals = self._counted()
+        num_images = int(totals["num_images"])
+        background, foreground = totals["histogram"]
+        below = background.cumsum(dim=0) - background / 2
+        pooled = (foreground @ below) / (foreground.sum() * background.sum())
+        found = {"auroc": 100 * float(totals["auroc"]) / num_images, "auroc_pooled": 100 * float(pooled)}
+        for percent, total in zip(TOP_PERCENTS, totals["background_top"].tolist(), strict=True):
+            found[f"background_top_{percent}"] = 100 * total / num_images
+        found["background_share"] = 100 * float(totals["background"]) / num_images
+        counters = ("num_images", "num_unknown", "num_no_foreground", "num_no_background", "num_constant")
+        return found | {name: int(totals[name]) for name in counters}
+
+    def histograms(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Densities of the normalised score; every process must call this together.
+
+        Returns:
+            Edges [num_bins + 1] from 0 to 1, object's density [num_bins] and background's, float64; each density
+            integrates to 1. Every image has one patch at 0 and one at 1 (or more, tied), which show as bars there.
+
+        Raises:
+            ValueError: As `compute`.
+        """
+        background, foreground = self._counted()["histogram"].unflatten(1, (self.num_bins, _FINE)).sum(dim=2)
+        edges = torch.linspace(0, 1, self.num_bins + 1, dtype=torch.float64)
+        return edges, *(counts * self.num_bins / counts.sum() for counts in (foreground, background))
+
+    def _counted(self) -> dict[str, Tensor]:
+        totals = self._sums.totals()
+        if totals["num_not_finite"]:
+            raise ValueError(
+                f"{int(totals['num_not_finite'])} images have scores that are NaN or infinite; check the checkpoint "
+                "and the inputs"
+            )
+        if not totals["num_images"]:
+            raise ValueError(
+                "no image shows both object and background, so their scores cannot be compared: "
+                f"{int(totals['num_unknown'])} images without a known patch, {int(totals['num_no_foreground'])} "
+                f"without object, {int(totals['num_no_background'])} without background"
+            )
+        return totals
+
+
+def _min_max(score: Tensor, known: Tensor) -> tuple[Tensor, Tensor]:
+    """Scores in [0, 1] over each image's known patches, 0.5 in a constant map, and whether a map is constant.
+
+    Returns:
+        float64 [B, N], only meaningful where known; bool [B].
+    """
+    score = score.double()
+    low = score.masked_fill(~known, torch.inf).amin(dim=1, keepdim=True)
+    high = score.masked_fill(~known, -torch.inf).amax(dim=1, keepdim=True)
+    is_constant = high <= low
+    span = torch.where(is_constant, 1.0, high - low)
+    return torch.where(is_constant, 0.5, (score - low) / span), is_constant.squeeze(1)
+
+
+def _auroc(score: Tensor, groups: Tensor) -> Tensor:
+    """Exact area under the ROC curve of every image, from ranks; tied pairs count half.
+
+    Args:
+        score: [B, N].
+        groups: bool [B, 2, N], (background, object).
+
+    Returns:
+        float64 [B] in [0, 1]; 0 for images that lack one of the two.
+    """
+    background, foreground = groups.unbind(dim=1)
+    score = score.double()
+    ranked = score.masked_fill(~background, torch.inf).sort(dim=1).values
+    # pairs won, a tie as one half: the mean of how many background patches are below, and of how many not above
+    below, not_above = (torch.searchsorted(ranked, score.contiguous(), right=right) for right in (False, True))
+    won = ((below + not_above) * foreground).sum(dim=1).double() / 2
+    return won / (background.sum(dim=1) * foreground.sum(dim=1)).clamp(min=1)
+
+
+def _background_among_best(score: Tensor, groups: Tensor) -> Tensor:
+    """Background's share of the best patches of every image, patches that tie at the limit in equal parts.
+
+    Args:
+        score: [B, N].
+        groups: bool [B, 2, N], (background, object).
+
+    Returns:
+        float64 [B, len(TOP_PERCENTS)] in [0, 1]; 0 for images without a known patch.
+    """
+    known = groups.any(dim=1)
+    num_known = known.sum(dim=1, keepdim=True)
+    percents = torch.tensor(TOP_PERCENTS, device=score.device)
+    num_best = ((num_known * percents + 99) // 100).clamp(min=1)  # whole numbers: exactly ceil(p N / 100)
+    score = score.double().masked_fill(~known, -torch.inf)
+    limit = score.sort(dim=1, descending=True).values.gather(1, num_best - 1)[:, :, None]  # [B, P, 1]
+    above = (score[:, None] > limit) & known[:, None]
+    tied = (score[:, None] == limit) & known[:, None]
+    background = groups[:, :1]
+    room = num_best - above.sum(dim=2)
+    tied_share = (tied & background).sum(dim=2) / tied.sum(dim=2).clamp(min=1).double()
+    return ((above & background).sum(dim=2) + room * tied_share) / num_best
+
+
+def _histogram(normalised: Tensor, groups: Tensor, num_bins: int) -> Tensor:
+    """Counts of each group's scores, float64 [2, num_bins]; a score of 1 is in the last bin.
+
+    Args:
+        normalised: float64 [B, N], in [0, 1] wherever a group is.
+        groups: bool [B, 2, N].
+        num_bins: Over [0, 1].
+    """
+    bins = (torch.where(groups.any(dim=1), normalised, 0.0) * num_bins).long().clamp(0, num_bins - 1)
+    counts = torch.zeros(2, num_bins, dtype=torch.float64, device=normalised.device)
+    for group, row in zip(groups.unbind(dim=1), counts, strict=True):
+        row.scatter_add_(0, bins.flatten(), group.flatten().double())
+    return counts

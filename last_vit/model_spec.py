@@ -5,6 +5,7 @@
 | `torchvision:<name>`          | torchvision classification model, random weights                                  |
 | `timm:<name>`                 | timm model, random weights; a tag (`vit_small_patch16_224.dino`) picks preprocessing |
 | `open_clip:<arch>[/<file>]`   | open_clip model; the file is a local checkpoint that open_clip itself loads       |
+| `dino:<arch>/<patch>`         | DINO's ViT (`dino:vit_small/16`), see dino_vit.py                                 |
 | `<config>.py`                 | the `model` of a detectron2 LazyConfig file                                       |
 
 Nothing is downloaded. Loading other checkpoints is checkpoint.py's business, pooling is dense.py's. A host library is
@@ -14,16 +15,16 @@ imported only when its form is used.
 import difflib
 import math
 import textwrap
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from last_vit.preprocessing import Preprocessing
 
-FORMS = "torchvision:<name>, timm:<name>, open_clip:<arch>[/<file>] or <config>.py"
+FORMS = "torchvision:<name>, timm:<name>, open_clip:<arch>[/<file>], dino:<arch>/<patch> or <config>.py"
 
 
 def build_model(
@@ -35,7 +36,7 @@ def build_model(
         spec: One of `FORMS`.
         num_classes: Size of the classifier for torchvision and timm; None is the host's own.
         image_size: Side of the square input in pixels; None is the host's own. Ignored by models that take any size
-            and by configs, which set their own.
+            and by configs, which set their own. A DINO ViT takes any size; its position embedding is made for this.
         opts: `key=value` overrides, for configs only.
 
     Returns:
@@ -56,6 +57,8 @@ def build_model(
         model = _build_timm(name, num_classes, image_size)
     elif host == "open_clip":
         model = _build_open_clip(name, image_size)
+    elif host == "dino":
+        model = _build_dino(name, image_size)
     else:
         model = _instantiate(_load_config(name, opts).model)
     return model.eval()
@@ -66,9 +69,10 @@ def preprocessing_of(
 ) -> Preprocessing:
     """The evaluation preprocessing that belongs to `build_model(spec)`.
 
-    timm and open_clip record it in the model; a config in `dataloader.test.dataset.transform`; everything else gets
-    ImageNet's 256 / 224. Images are always resized by the shorter side and centre-cropped, which is what boxes are
-    mapped with, also where a host would squash them.
+    timm and open_clip record it in the model; a config in `dataloader.test.dataset.transform`; a DINO ViT gets the size
+    that it was trained on and a shorter side of 256 / 224 of it; everything else gets ImageNet's 256 / 224. Images are
+    always resized by the shorter side and centre-cropped, which is what boxes are mapped with, also where a host would
+    squash them.
 
     Args:
         spec: As for `build_model`.
@@ -90,6 +94,9 @@ def preprocessing_of(
         cfg = model.visual.preprocess_cfg
         side = cfg["size"] if isinstance(cfg["size"], int) else cfg["size"][0]
         found = Preprocessing(tuple(cfg["mean"]), tuple(cfg["std"]), side, side, cfg["interpolation"])
+    elif host == "dino":
+        side = model.patch_embed.img_size[0]
+        found = Preprocessing(resize=round(side * 256 / 224), crop=side, interpolation="bicubic")
     elif host == "config":
         found = _from_config(name, opts)
     else:
@@ -108,10 +115,20 @@ def is_config(spec: str) -> bool:
     return _parse(spec)[0] == "config"
 
 
+def trained_image_size(spec: str, weights: Mapping[str, Tensor]) -> int | None:
+    """The `image_size` to build a model with so that weights fit it, where they tell: for a DINO ViT; else None."""
+    host, name = _parse(spec)
+    if host != "dino":
+        return None
+    from last_vit.dino_vit import trained_img_size
+
+    return trained_img_size(weights, _dino_parts(name)[1])
+
+
 def _parse(spec: str) -> tuple[str, str]:
-    """Spec -> (torchvision | timm | open_clip | config, the rest)."""
+    """Spec -> (torchvision | timm | open_clip | dino | config, the rest)."""
     host, separator, name = spec.partition(":")
-    if separator and host in ("torchvision", "timm", "open_clip") and name:
+    if separator and host in ("torchvision", "timm", "open_clip", "dino") and name:
         return host, name
     if spec.endswith(".py"):
         return "config", spec
@@ -161,6 +178,21 @@ def _build_open_clip(name: str, image_size: int | None) -> nn.Module:
             f"open_clip cannot load {file!r} into {arch}, which takes a whole checkpoint of that architecture, "
             f"image and text tower: {reason}"
         ) from error
+
+
+def _build_dino(name: str, image_size: int | None) -> nn.Module:
+    from last_vit.dino_vit import build_dino_vit
+
+    arch, patch_size = _dino_parts(name)
+    return build_dino_vit(arch, patch_size, 224 if image_size is None else image_size)
+
+
+def _dino_parts(name: str) -> tuple[str, int]:
+    """`vit_small/16` -> its architecture and patch size."""
+    arch, _, patch_size = name.partition("/")
+    if not patch_size.isdecimal():
+        raise ValueError(f"a DINO ViT is given as dino:<arch>/<patch>, such as dino:vit_small/16, got 'dino:{name}'")
+    return arch, int(patch_size)
 
 
 def _load_config(path: str, opts: Sequence[str]) -> Any:

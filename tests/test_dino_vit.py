@@ -1,0 +1,144 @@
+"""DINO's ViT on timm: golden outputs at every input size, initial values, drop path, LaSt, specs and errors."""
+
+import pytest
+import torch
+from checkpoint_parts import saved
+from dino_parts import golden, tiny_vit
+
+from last_vit.dense import attach_last, dense_forward
+from last_vit.dino_vit import DINO_VITS, build_dino_vit, trained_img_size
+from last_vit.model_argument import parse_model_argument
+from last_vit.model_spec import build_model, preprocessing_of
+from last_vit.pooling import last_pool
+from last_vit.trained_model import load_trained_model
+
+
+@pytest.fixture
+def vit():
+    model = tiny_vit().eval()
+    model.load_state_dict(golden("dino_vit_state"))
+    return model
+
+
+@pytest.mark.parametrize("name", ["native", "rect", "small"])
+def test_golden(vit, name):
+    vectors = golden("dino_vit")
+    with torch.no_grad():
+        torch.testing.assert_close(vit(vectors[f"{name}_in"]), vectors[f"{name}_forward"], atol=1e-5, rtol=0)
+        layers = vit.forward_intermediates(
+            vectors[f"{name}_in"],
+            indices=2,
+            norm=True,
+            intermediates_only=True,
+            return_prefix_tokens=True,
+            output_fmt="NLC",
+        )
+    for i, (patches, prefix) in enumerate(layers):
+        tokens = torch.cat((prefix, patches), dim=1)
+        torch.testing.assert_close(tokens, vectors[f"{name}_intermediate{i}"], atol=1e-5, rtol=0)
+
+
+def test_keys_are_dinos():
+    assert list(tiny_vit().state_dict()) == list(golden("dino_vit_state"))
+    assert len(build_dino_vit("vit_tiny", 16).state_dict()) == 150
+
+
+def test_square_input_with_as_many_patches_is_not_resized_others_are(vit):
+    assert vit._positions(4, 4) is vit.pos_embed
+    assert vit._positions(2, 8).shape == vit.pos_embed.shape  # as many patches, another shape
+    assert not torch.equal(vit._positions(2, 8), vit.pos_embed)
+    assert torch.equal(vit._positions(2, 8)[:, 0], vit.pos_embed[:, 0])
+
+
+def test_the_offset_of_a_tenth_is_kept(vit):
+    plain = torch.nn.functional.interpolate(
+        vit.pos_embed[:, 1:].unflatten(1, (4, 4)).permute(0, 3, 1, 2), size=(2, 2), mode="bicubic"
+    )
+    resized = vit._positions(2, 2)[:, 1:].transpose(1, 2).unflatten(2, (2, 2))
+    assert (resized - plain).abs().max() > 1e-3
+
+
+def test_initial_values():
+    torch.manual_seed(0)
+    model = build_dino_vit("vit_tiny", 16)
+    for tensor in (model.pos_embed, model.cls_token, model.blocks[3].attn.qkv.weight, model.blocks[0].mlp.fc2.weight):
+        assert tensor.std().item() == pytest.approx(0.02, rel=0.2)
+    assert not model.blocks[0].attn.qkv.bias.any()
+    assert model.norm.eps == 1e-6
+    assert model.patch_embed.proj.bias.any(), "the convolution keeps torch's own initial values"
+
+
+def test_drop_path_rises_linearly_and_sleeps_in_eval():
+    model = tiny_vit(drop_path_rate=0.4)
+    rates = [getattr(block.drop_path1, "drop_prob", 0.0) for block in model.blocks]
+    assert rates == pytest.approx([0.0, 0.2, 0.4])
+    images = torch.randn(8, 3, 32, 32)
+    assert not torch.equal(model(images), model(images))
+    assert torch.equal(model.eval()(images), model(images))
+
+
+def test_last_reads_patch_tokens_at_every_size(vit):
+    attach_last(vit, 0.5)
+    for size in (32, 16):
+        out = dense_forward(vit, torch.randn(2, 3, size, size))
+        assert out.patch_tokens.shape == (2, (size // 8) ** 2, 48)
+        torch.testing.assert_close(out.global_token, last_pool(out.patch_tokens, 0.5))
+        torch.testing.assert_close(out.logits, out.global_token)
+
+
+@pytest.mark.parametrize("size", [(4, 32), (32, 20), (0, 8)])
+def test_sizes_that_are_no_multiples_of_the_patch(vit, size):
+    with pytest.raises(ValueError, match=f"{size[0]} x {size[1]} pixels.*multiples of the patch size 8"):
+        vit(torch.zeros(1, 3, *size))
+
+
+def test_unknown_architecture_and_size():
+    with pytest.raises(ValueError, match="vit_mini, vit_tiny, vit_small, vit_base, got 'vit_huge'"):
+        build_dino_vit("vit_huge", 16)
+    with pytest.raises(ValueError, match="multiple of patch_size 16, got 100"):
+        build_dino_vit("vit_tiny", 16, img_size=100)
+
+
+def test_spec_builds_the_model_with_its_preprocessing():
+    model = build_model("dino:vit_tiny/16")
+    assert not model.training
+    assert (model.embed_dim, len(model.blocks), model.blocks[0].attn.num_heads) == DINO_VITS["vit_tiny"]
+    found = preprocessing_of("dino:vit_tiny/16", model)
+    assert (found.resize, found.crop, found.interpolation) == (256, 224, "bicubic")
+    assert preprocessing_of("dino:vit_tiny/16", model, image_size=480).crop == 480
+    for spec in ("dino:vit_tiny", "dino:vit_tiny/x"):
+        with pytest.raises(ValueError, match="dino:vit_small/16"):
+            build_model(spec)
+
+
+def test_model_text_with_a_small_dino_checkpoint(tmp_path):
+    """The position embedding's grid comes from the file, so that a model of small images needs no flag."""
+    torch.manual_seed(1)
+    trained = build_dino_vit("vit_tiny", 8, img_size=32).eval()
+    weights = {f"backbone.{name}": tensor for name, tensor in trained.state_dict().items()}
+    weights["head.mlp.0.weight"] = torch.zeros(2, 192)
+    student = {f"module.{name}": torch.zeros_like(tensor) for name, tensor in weights.items()}
+    path = saved(tmp_path / "checkpoint.pth", {
+        "student": student, "teacher": weights, "epoch": 1,
+        "pooling": {"pool": "last", "top_k": 0.25, "variant": "paper"},
+    })  # fmt: skip
+    argument = parse_model_argument(f"LaSt=dino:vit_tiny/8@{path}")
+    assert argument.name == "LaSt"
+    loaded = argument.load()
+    assert loaded.pooling == {"pool": "last", "top_k": 0.25, "variant": "paper", "sigma": None}
+    assert (loaded.preprocessing.resize, loaded.preprocessing.crop) == (37, 32)
+    images = torch.randn(2, 3, 48, 48)
+    with torch.no_grad():
+        torch.testing.assert_close(loaded.model(images), attach_last(trained, 0.25, variant="paper")(images))
+    assert trained_img_size(trained.state_dict(), 8) == 32
+    assert load_trained_model("dino:vit_tiny/8", path, image_size=48, pool="cls").preprocessing.crop == 48
+
+
+def test_released_backbone_loads_bare(tmp_path):
+    trained = build_dino_vit("vit_tiny", 16)
+    path = saved(tmp_path / "dino_pretrain.pth", trained.state_dict())
+    loaded = load_trained_model("dino:vit_tiny/16", path)
+    assert loaded.pooling == {"pool": "host"}
+    assert torch.equal(loaded.model.pos_embed, trained.pos_embed)
+    with pytest.raises(ValueError, match="does not fit DinoVisionTransformer"):
+        load_trained_model("dino:vit_small/16", path)

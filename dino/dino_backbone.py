@@ -1,0 +1,109 @@
+"""Backbones of DINO by the names of its flag --arch, without classifier, and with the pooling they are trained with."""
+
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from last_vit.dense import attach_pool, dense_forward, pooling_of
+from last_vit.dino_vit import DINO_VITS, DinoVisionTransformer, build_dino_vit
+
+
+def build_backbone(
+    arch: str, patch_size: int = 16, img_size: int = 224, drop_path_rate: float = 0.0
+) -> tuple[nn.Module, int]:
+    """A backbone with fresh weights that maps images [B, 3, H, W] to tokens [B, D].
+
+    Args:
+        arch: `vit_mini`, `vit_tiny`, `vit_small`, `vit_base` (also as `deit_*`); `xcit_*` as in
+            facebookresearch/xcit, from timm under its keys; or a torchvision ConvNet with a classifier called `fc`
+            (ResNet and its kin).
+        patch_size: Of a ViT; the others have their own.
+        img_size: Side in pixels for which a ViT's position embedding is made.
+        drop_path_rate: Of ViT and XCiT; ConvNets have none.
+
+    Returns:
+        The backbone in training mode, and D.
+
+    Raises:
+        ValueError: Unknown name, or sizes that do not fit.
+    """
+    name = arch.replace("deit", "vit")
+    if name in DINO_VITS:
+        backbone = build_dino_vit(name, patch_size, img_size, drop_path_rate)
+        return backbone, backbone.embed_dim
+    if name.startswith("xcit_"):
+        backbone = _build_xcit(name, drop_path_rate)
+        return backbone, backbone.num_features
+    import torchvision
+
+    if name in torchvision.models.list_models(module=torchvision.models):
+        backbone = torchvision.models.get_model(name, weights=None)
+        if isinstance(getattr(backbone, "fc", None), nn.Linear):
+            embed_dim, backbone.fc = backbone.fc.in_features, nn.Identity()
+            return backbone, embed_dim
+    raise ValueError(
+        f"--arch {arch!r} is not supported: {', '.join(DINO_VITS)} (or deit_*), an xcit_* of facebookresearch/xcit "
+        f"such as xcit_small_12_p16, or a torchvision ConvNet whose classifier is called fc, such as resnet50"
+    )
+
+
+def attach_pooling(
+    backbone: nn.Module, pooling: str, top_k: int | float | None, variant: str, crop_sizes: tuple[int, ...]
+) -> dict[str, Any]:
+    """Pool a backbone's tokens with `pooling` from now on.
+
+    Args:
+        backbone: From `build_backbone`; not yet compiled.
+        pooling: "cls", "mean" or "last". "cls" is DINO's own read-out: the class token of a ViT, and of anything else
+            what the host pools with.
+        top_k: For "last": patches kept per channel, int or share in (0, 1].
+        variant: For "last": "release" or "paper".
+        crop_sizes: Sides in pixels of the crops that it will see.
+
+    Returns:
+        What the checkpoint records, as `last_vit.dense.pooling_of` gives it.
+
+    Raises:
+        ValueError: A host that cannot be pooled so, or more patches asked for than the smallest crop has.
+    """
+    if pooling == "cls" and not isinstance(backbone, DinoVisionTransformer):
+        return {"pool": "host"}
+    if pooling == "last" and isinstance(top_k, int):
+        _check_top_k(backbone, top_k, crop_sizes)
+    attach_pool(backbone, pooling, top_k=top_k, variant=variant)
+    return pooling_of(backbone)
+
+
+def has_batch_norm(model: nn.Module) -> bool:
+    """Whether a model keeps running statistics, which DINO then shares between processes and names `module.*`."""
+    return any(isinstance(module, _BatchNorm) for module in model.modules())
+
+
+def _build_xcit(name: str, drop_path_rate: float) -> nn.Module:
+    import timm
+
+    known = timm.list_models("xcit_*_224")
+    if f"{name}_224" not in known:
+        names = ", ".join(model.removesuffix("_224") for model in known)
+        raise ValueError(f"--arch {name!r} is none of timm's XCiT models: {names}")
+    return timm.create_model(f"{name}_224", pretrained=False, num_classes=0, drop_path_rate=drop_path_rate)
+
+
+def _check_top_k(backbone: nn.Module, top_k: int, crop_sizes: tuple[int, ...]) -> None:
+    """Compare K with the patches of every crop size, before training meets the first small crop."""
+    was_training = backbone.training
+    backbone.eval()
+    with torch.no_grad():
+        counts = {
+            size: dense_forward(backbone, torch.zeros(1, 3, size, size)).patch_tokens.shape[1] for size in crop_sizes
+        }
+    backbone.train(was_training)
+    if top_k > min(counts.values()):
+        sizes = ", ".join(f"{count} in a crop of {size} pixels" for size, count in counts.items())
+        share = min(1.0, top_k / max(counts.values()))
+        raise ValueError(
+            f"--top_k {top_k} is more patches than the smallest crop has ({sizes}): give a share of the patches, such "
+            f"as --top_k {share:.2g}, or a number up to {min(counts.values())}"
+        )

@@ -1,0 +1,132 @@
+"""Checkpoints of a run in DINO's format, written atomically, and the way back, also from DINO's own files.
+
+    {"student": {"module.backbone.*", "module.head.*"}, "teacher": {"backbone.*", "head.*"}, "optimizer": ...,
+     "epoch": epochs done, "args": {flag: value}, "dino_loss": {"center": [1, C]}, "fp16_scaler": with float16 only,
+     "pooling": what `last_vit.dense.pooling_of` reports}
+
+The student's `module.` is DistributedDataParallel's, which DINO always has; the teacher carries it only where the
+networks have batch norm. "pooling" is ours; in DINO's files "args" is a pickled Namespace, which
+`last_vit.checkpoint.read_checkpoint` reads without running code.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from dino_backbone import has_batch_norm
+from dino_step import DinoStep
+from torch import Tensor
+
+from last_vit.checkpoint import check_finite, load_strict, read_checkpoint, save_checkpoint
+
+_DDP = "module."
+# What a run cannot go on with under another value, though every tensor would fit.
+_FIXED = ("optimizer",)
+
+
+def save_run(folder: Path, step: DinoStep, epoch: int, options: Mapping[str, Any], pooling: Mapping[str, Any]) -> None:
+    """Write `checkpoint.pth`, and `checkpoint<epoch>.pth` every `saveckp_freq` epochs; in the main process only.
+
+    Args:
+        folder: Of the run; must exist.
+        step: Holds the networks, the optimizer and the centre.
+        epoch: The epoch just finished, from 0.
+        options: Flags of main_dino.py, plain values only.
+        pooling: See the module's docstring.
+
+    Raises:
+        FloatingPointError: A weight is NaN or infinite; earlier files are untouched.
+        OSError: The file cannot be written; earlier files are untouched.
+    """
+    student, teacher = step.student.state_dict(), step.teacher.state_dict()
+    check_finite(student)
+    check_finite(teacher)
+    prefix = _DDP if has_batch_norm(step.teacher) else ""
+    checkpoint = {
+        "student": {_DDP + name: tensor for name, tensor in student.items()},
+        "teacher": {prefix + name: tensor for name, tensor in teacher.items()},
+        "optimizer": step.optimizer.state_dict(),
+        "epoch": epoch + 1,
+        "args": dict(options),
+        "dino_loss": step.loss.state_dict(),
+        "pooling": dict(pooling),
+    }
+    if step.scaler is not None:
+        checkpoint["fp16_scaler"] = step.scaler.state_dict()
+    save_checkpoint(folder / "checkpoint.pth", checkpoint)
+    if options["saveckp_freq"] and epoch % options["saveckp_freq"] == 0:
+        save_checkpoint(folder / f"checkpoint{epoch:04}.pth", checkpoint)
+
+
+def resume_run(folder: Path, step: DinoStep, options: Mapping[str, Any], pooling: Mapping[str, Any]) -> int:
+    """Continue from `folder/checkpoint.pth`, ours or DINO's, if it is there.
+
+    Args:
+        folder: Of the run.
+        step: Changed in place.
+        options: As in `save_run`.
+        pooling: As in `save_run`.
+
+    Returns:
+        The epoch to start with; 0 without a checkpoint.
+
+    Raises:
+        ValueError: The checkpoint is damaged, no training checkpoint, or of a run with another network, pooling or
+            optimizer.
+    """
+    path = folder / "checkpoint.pth"
+    if not path.exists():
+        return 0
+    checkpoint = read_checkpoint(path)
+    absent = [name for name in ("student", "teacher", "optimizer", "epoch", "dino_loss") if name not in checkpoint]
+    if absent:
+        raise ValueError(f"{path} is no training checkpoint of DINO: it lacks {', '.join(absent)}; move it elsewhere")
+    _check_same_run(path, checkpoint, options, pooling)
+    try:
+        for network, name in ((step.student, "student"), (step.teacher, "teacher")):
+            load_strict(network, _without_ddp(checkpoint[name]))
+        load_strict(step.loss, checkpoint["dino_loss"])
+        _load_optimizer(step, checkpoint["optimizer"])
+    except ValueError as error:
+        raise ValueError(f"cannot resume from {path}: {error}") from error
+    if step.scaler is not None and "fp16_scaler" in checkpoint:
+        step.scaler.load_state_dict(checkpoint["fp16_scaler"])
+    return int(checkpoint["epoch"])
+
+
+def _check_same_run(
+    path: Path, checkpoint: Mapping[str, Any], options: Mapping[str, Any], pooling: Mapping[str, Any]
+) -> None:
+    read_out = {"pool": "cls"} if pooling["pool"] != "host" else {"pool": "host"}  # DINO's own, unrecorded
+    recorded = checkpoint.get("pooling") or read_out
+    # sigma, top_k and variant are None unless the pool is LaSt's
+    if {k: v for k, v in recorded.items() if v is not None} != {k: v for k, v in pooling.items() if v is not None}:
+        raise ValueError(
+            f"{path} was trained with pooling {recorded}, this run pools with {dict(pooling)}: resume with the run's "
+            f"own --pooling, --top_k and --variant, or choose another --output_dir"
+        )
+    saved = checkpoint.get("args", {})
+    saved = saved if isinstance(saved, Mapping) else vars(saved)
+    for name in _FIXED:
+        if saved.get(name, options[name]) != options[name]:
+            raise ValueError(
+                f"{path} was trained with --{name} {saved[name]}, this run has --{name} {options[name]}: resume with "
+                f"the run's own, or choose another --output_dir"
+            )
+
+
+def _without_ddp(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name.removeprefix(_DDP): tensor for name, tensor in weights.items()}
+
+
+def _load_optimizer(step: DinoStep, saved: Mapping[str, Any]) -> None:
+    """The optimizer's state with this run's own options, which torch would take from the file."""
+    own = step.optimizer.state_dict()["param_groups"]
+    if [len(group["params"]) for group in own] != [len(group["params"]) for group in saved["param_groups"]]:
+        counts = [[len(group["params"]) for group in groups] for groups in (saved["param_groups"], own)]
+        raise ValueError(
+            f"its optimizer holds {counts[0]} tensors per group, this run trains {counts[1]}: --norm_last_layer, the "
+            f"head or the backbone differ"
+        )
+    groups = [{**mine, "params": theirs["params"]} for mine, theirs in zip(own, saved["param_groups"], strict=True)]
+    step.optimizer.load_state_dict({"state": saved["state"], "param_groups": groups})

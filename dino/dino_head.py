@@ -1,0 +1,66 @@
+"""DINO's projection head: an MLP to a bottleneck, L2 normalisation, and a weight-normed layer to the prototypes."""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+class WeightNormedLinear(nn.Module):
+    """Linear layer without bias whose rows are `weight_g * weight_v / |weight_v|`.
+
+    The two parameters have the names of torch's old `weight_norm`, which DINO's checkpoints hold; torch's present
+    parametrization names them otherwise.
+
+    Args:
+        in_features: Channels of the input.
+        out_features: Number of rows.
+        train_norm: Whether the rows' lengths `weight_g`, all 1 at first, are trained.
+    """
+
+    def __init__(self, in_features: int, out_features: int, train_norm: bool) -> None:
+        super().__init__()
+        # the order of DINO's optimizer state
+        self.weight_g = nn.Parameter(torch.ones(out_features, 1), requires_grad=train_norm)
+        self.weight_v = nn.Parameter(nn.Linear(in_features, out_features, bias=False).weight.detach())
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, in_features] -> [B, out_features]."""
+        return F.linear(x, torch._weight_norm(self.weight_v, self.weight_g, 0))
+
+
+class DinoHead(nn.Module):
+    """Three linear layers with GELU between them, L2 normalisation, `WeightNormedLinear`.
+
+    Args:
+        in_dim: Channels of the backbone's token.
+        out_dim: Number of prototypes.
+        use_bn: Batch norm after the first two linear layers.
+        norm_last_layer: Keep the prototypes' lengths at 1.
+        hidden_dim: Of the first two layers.
+        bottleneck_dim: Of the third, which is normalised.
+    """
+
+    def __init__(
+        self,
+        in_dim: int,
+        out_dim: int,
+        use_bn: bool = False,
+        norm_last_layer: bool = True,
+        hidden_dim: int = 2048,
+        bottleneck_dim: int = 256,
+    ) -> None:
+        super().__init__()
+        layers: list[nn.Module] = []
+        for width_in, width_out in ((in_dim, hidden_dim), (hidden_dim, hidden_dim)):
+            norm = [nn.BatchNorm1d(width_out)] if use_bn else []
+            layers += [nn.Linear(width_in, width_out), *norm, nn.GELU()]
+        self.mlp = nn.Sequential(*layers, nn.Linear(hidden_dim, bottleneck_dim))
+        for layer in self.mlp:
+            if isinstance(layer, nn.Linear):
+                nn.init.trunc_normal_(layer.weight, std=0.02)
+                nn.init.zeros_(layer.bias)
+        self.last_layer = WeightNormedLinear(bottleneck_dim, out_dim, train_norm=not norm_last_layer)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, in_dim] tokens -> [B, out_dim] logits."""
+        return self.last_layer(F.normalize(self.mlp(x), dim=-1))

@@ -1,0 +1,124 @@
+"""What DINO does between backward and the next forward: clip each gradient, step, move the teacher.
+
+The loops over parameters run as torch's foreach operations, a few calls for the whole network; on a GPU nothing here
+waits for a value.
+"""
+
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor, nn
+from torch.optim import SGD, AdamW, Optimizer
+
+
+def parameter_groups(model: nn.Module) -> list[dict]:
+    """The trainable parameters in two groups: with the scheduled weight decay, and without any.
+
+    Without: biases and whatever has one dimension. As in DINO position embedding, CLS token and the last layer's
+    `weight_g`, where it is trained, are decayed.
+    """
+    decayed, plain = [], []
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            (plain if name.endswith(".bias") or parameter.ndim == 1 else decayed).append(parameter)
+    return [{"params": decayed}, {"params": plain, "weight_decay": 0.0}]
+
+
+def build_optimizer(name: str, groups: list[dict]) -> Optimizer:
+    """DINO's optimizer by its flag; learning rate and weight decay are set by the schedules before every step.
+
+    Args:
+        name: "adamw", "sgd" (momentum 0.9) or "lars".
+        groups: From `parameter_groups`.
+
+    Raises:
+        ValueError: Unknown name.
+    """
+    if name == "adamw":
+        return AdamW(groups, lr=0.0, fused=True)
+    if name == "sgd":
+        return SGD(groups, lr=0.0, momentum=0.9)
+    if name == "lars":
+        return Lars(groups)
+    raise ValueError(f"optimizer must be adamw, sgd or lars, got {name!r}")
+
+
+class Lars(Optimizer):
+    """SGD with momentum whose step is scaled per tensor by its norm (You et al., arXiv 1708.03888), as DINO has it.
+
+    Tensors of one dimension get neither weight decay nor scaling.
+
+    Args:
+        params: Parameters or groups.
+        lr: Learning rate.
+        weight_decay: Added to the gradient.
+        momentum: Of the scaled gradients.
+        eta: Trust coefficient.
+    """
+
+    def __init__(
+        self,
+        params: Iterable[Tensor] | list[dict],
+        lr: float = 0.0,
+        weight_decay: float = 0.0,
+        momentum: float = 0.9,
+        eta: float = 0.001,
+    ) -> None:
+        super().__init__(params, {"lr": lr, "weight_decay": weight_decay, "momentum": momentum, "eta": eta})
+
+    @torch.no_grad()
+    def step(self) -> None:
+        """One update of every parameter that has a gradient."""
+        for group in self.param_groups:
+            for parameter in group["params"]:
+                if parameter.grad is None:
+                    continue
+                update = parameter.grad
+                if parameter.ndim > 1:
+                    update = update.add(parameter, alpha=group["weight_decay"])
+                    lengths = parameter.norm(), update.norm()
+                    trust = group["eta"] * lengths[0] / lengths[1]
+                    update = update * torch.where((lengths[0] > 0) & (lengths[1] > 0), trust, 1.0)
+                momentum = self.state[parameter].setdefault("mu", torch.zeros_like(parameter))
+                momentum.mul_(group["momentum"]).add_(update)
+                parameter.add_(momentum, alpha=-group["lr"])
+
+
+@torch.no_grad()
+def clip_each_gradient(parameters: Iterable[Tensor], max_norm: float) -> None:
+    """Scale every gradient tensor on its own to an L2 norm of at most `max_norm` (not the whole gradient's norm).
+
+    Args:
+        parameters: Those without gradient are passed over.
+        max_norm: Positive.
+    """
+    gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+    if not gradients:
+        return
+    factors = (max_norm / (torch.stack(torch._foreach_norm(gradients)) + 1e-6)).clamp(max=1.0)
+    if factors.device.type == "cpu":  # to look at them costs nothing here, and most gradients are short
+        for index in (factors < 1).nonzero().flatten().tolist():
+            gradients[index].mul_(factors[index])
+    else:
+        torch._foreach_mul_(gradients, list(factors.unbind()))
+
+
+def drop_last_layer_gradients(model: nn.Module) -> None:
+    """Forget the gradients of the head's last layer, so that the optimizer leaves it as it is."""
+    for name, parameter in model.named_parameters():
+        if "last_layer" in name:
+            parameter.grad = None
+
+
+@torch.no_grad()
+def move_teacher(teacher: nn.Module, student: nn.Module, momentum: float) -> None:
+    """Exponential moving average: teacher = momentum * teacher + (1 - momentum) * student, for every parameter.
+
+    Buffers (batch norm's statistics) are the teacher's own.
+
+    Args:
+        teacher: Same architecture as the student.
+        student: Bare, not its DDP wrapper.
+        momentum: In [0, 1].
+    """
+    torch._foreach_lerp_(list(teacher.parameters()), list(student.parameters()), 1.0 - momentum)

@@ -1,0 +1,155 @@
+"""One step of DINO: forward of both networks, backward, a check for NaN, optimizer, teacher and centre."""
+
+import math
+from collections.abc import Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from dino_loss import NUM_TEACHER_VIEWS, DinoLoss
+from dino_optimizers import clip_each_gradient, drop_last_layer_gradients, move_teacher
+from multi_crop import MultiCrop
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from last_vit.runtime import all_reduce_sum, rank, world_size
+
+
+@dataclass(frozen=True)
+class Schedules:
+    """Values by iteration (temperature: by epoch); see dino_schedules.py."""
+
+    lr: np.ndarray
+    weight_decay: np.ndarray
+    teacher_momentum: np.ndarray
+    teacher_temp: np.ndarray
+
+
+class DinoStep:
+    """Everything that one step needs and changes; call it with a batch.
+
+    Order and augmentation of the data depend on (seed, position) and the step's own randomness (drop path) on (seed,
+    iteration, process), so a checkpoint needs no random state.
+
+    Args:
+        student: Trained by `optimizer`; gradients are averaged over processes.
+        teacher: Follows the student; needs no gradient.
+        loss: Holds the centre.
+        optimizer: Over `parameter_groups` of the student; the first group's weight decay is scheduled.
+        schedules: Of the whole training.
+        clip_grad: Largest norm of each gradient tensor; 0 for no limit.
+        freeze_last_layer: Epochs in which the last layer stays as it is.
+        dtype: torch.float16 or bfloat16 for autocast, float32 for none. float16 scales the loss.
+        accumulation_steps: Parts that a batch is split into.
+        seed: See above.
+    """
+
+    def __init__(
+        self,
+        student: MultiCrop,
+        teacher: MultiCrop,
+        loss: DinoLoss,
+        optimizer: torch.optim.Optimizer,
+        schedules: Schedules,
+        clip_grad: float = 3.0,
+        freeze_last_layer: int = 1,
+        dtype: torch.dtype = torch.float32,
+        accumulation_steps: int = 1,
+        seed: int = 0,
+    ) -> None:
+        self.student = student
+        self.teacher = teacher.requires_grad_(False)
+        self.loss = loss
+        self.optimizer = optimizer
+        self.schedules = schedules
+        self.clip_grad = clip_grad
+        self.freeze_last_layer = freeze_last_layer
+        self.dtype = dtype
+        self.accumulation_steps = accumulation_steps
+        self.seed = seed
+        self.scaler = torch.amp.GradScaler(enabled=True) if dtype == torch.float16 else None
+        self._shared: nn.Module = student
+        if world_size() > 1:
+            self._shared = DistributedDataParallel(student, broadcast_buffers=False, gradient_as_bucket_view=True)
+
+    def __call__(self, crops: Sequence[Tensor], epoch: int, iteration: int) -> dict[str, float]:
+        """One optimizer step.
+
+        Args:
+            crops: The views of this process's batch, each [B, 3, side, side] on the networks' device, global ones
+                first.
+            epoch: From 0.
+            iteration: From 0, over all epochs.
+
+        Returns:
+            "loss", "loss_global" (pairs of two global views), "loss_local" (if there are local ones), means over all
+            processes; "lr" and "wd".
+
+        Raises:
+            FloatingPointError: The loss is not finite; nothing was changed.
+        """
+        torch.manual_seed((self.seed * 1_000_003 + iteration) * 4096 + rank())
+        lr, weight_decay = float(self.schedules.lr[iteration]), float(self.schedules.weight_decay[iteration])
+        for group in self.optimizer.param_groups:
+            group["lr"] = lr
+        self.optimizer.param_groups[0]["weight_decay"] = weight_decay
+        self.optimizer.zero_grad(set_to_none=True)
+        losses, teacher_sum = self._backward(crops, epoch, iteration)
+        self._update(epoch, iteration)
+        self.loss.update_center(teacher_sum, NUM_TEACHER_VIEWS * len(crops[0]))
+        return {**losses, "lr": lr, "wd": weight_decay}
+
+    def _backward(self, crops: Sequence[Tensor], epoch: int, iteration: int) -> tuple[dict[str, float], Tensor]:
+        """Gradients of the batch's mean loss; the losses over all processes, and the sum of the teacher's logits."""
+        temp = float(self.schedules.teacher_temp[epoch])
+        device, batch = crops[0].device, len(crops[0])
+        parts = list(zip(*(crop.chunk(self.accumulation_steps) for crop in crops), strict=True))
+        totals, teacher_sum = torch.zeros(3, device=device), torch.zeros_like(self.loss.center)
+        for i, part in enumerate(parts):
+            is_ddp, is_last = self._shared is not self.student, i + 1 == len(parts)
+            with self._shared.no_sync() if is_ddp and not is_last else nullcontext():
+                with torch.autocast(device.type, self.dtype, enabled=self.dtype != torch.float32):
+                    with torch.no_grad():
+                        teacher_logits = self.teacher(part[:NUM_TEACHER_VIEWS])
+                    student_logits = self._shared(part)
+                terms = self.loss(student_logits, teacher_logits, temp)
+                share = len(part[0]) / batch
+                scaled = terms.loss * share
+                (scaled if self.scaler is None else self.scaler.scale(scaled)).backward()
+            local = terms.global_pairs if terms.local_pairs is None else terms.local_pairs
+            totals += torch.stack((terms.loss.detach(), terms.global_pairs, local)) * share
+            teacher_sum += teacher_logits.float().sum(dim=0, keepdim=True)
+        names = ("loss", "loss_global") if terms.local_pairs is None else ("loss", "loss_global", "loss_local")
+        losses = dict(zip(names, (all_reduce_sum(totals) / world_size()).tolist(), strict=False))
+        if not math.isfinite(losses["loss"]):
+            tensors = {"student logits": student_logits, "teacher logits": teacher_logits, "centre": self.loss.center}
+            raise FloatingPointError(_describe(losses, tensors, epoch, iteration))
+        return losses, teacher_sum
+
+    def _update(self, epoch: int, iteration: int) -> None:
+        """Clip, step, move the teacher."""
+        if self.scaler is not None:
+            self.scaler.unscale_(self.optimizer)
+        if self.clip_grad > 0:
+            clip_each_gradient(self.student.parameters(), self.clip_grad)
+        if epoch < self.freeze_last_layer:
+            drop_last_layer_gradients(self.student)
+        if self.scaler is None:
+            self.optimizer.step()
+        else:
+            self.scaler.step(self.optimizer)
+            self.scaler.update()
+        move_teacher(self.teacher, self.student, float(self.schedules.teacher_momentum[iteration]))
+
+
+def _describe(losses: dict[str, float], tensors: dict[str, Tensor], epoch: int, iteration: int) -> str:
+    """What went wrong, with what is known about where."""
+    finite = {name: torch.isfinite(tensor).float().mean().item() for name, tensor in tensors.items()}
+    return (
+        f"the loss is {losses['loss']} at epoch {epoch}, iteration {iteration} "
+        f"({', '.join(f'{name} {value:.4g}' for name, value in losses.items() if name != 'loss')}); finite values in "
+        f"process {rank()}: {', '.join(f'{name} {share:.1%}' for name, share in finite.items())}. The weights were not "
+        f"changed and the last checkpoint is good: run again to resume from it, with --bf16 true or --use_fp16 false, "
+        f"a lower --lr or a smaller --clip_grad"
+    )

@@ -1,0 +1,38 @@
+"""Self-supervised training with DINO (arXiv 2104.14294), with DINO's own read-out or with LaSt.
+
+    torchrun --nproc-per-node 8 dino/main_dino.py --arch vit_small --data_path /path/to/imagenet/train \\
+        --output_dir output/dino
+    torchrun --nproc-per-node 8 dino/main_dino.py --pooling last --top_k 0.25 --data_path ... --output_dir ...
+    python dino/main_dino.py --data_path synthetic --arch vit_tiny --batch_size_per_gpu 8 --output_dir output/try
+
+Flags, defaults and checkpoints are DINO's, so a command for its main_dino.py runs here; recipes are in dino/recipes/.
+A run is continued from `checkpoint.pth` in its --output_dir, also one that DINO's own code wrote; on a CPU bit by bit,
+for order and augmentation of the data are a function of (seed, position). Without a GPU it trains in float32.
+"""
+
+import sys
+from collections.abc import Sequence
+
+from dino_options import parse_options
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Parse and train; a user's error, or a loss that is not finite, is one message and exit status 2."""
+    args = parse_options(__doc__, argv)
+    try:
+        from dino_training import train
+
+        train(args)
+    except ImportError as error:
+        print(f"main_dino.py: error: {error}; run make setup, or pip install -r requirements.txt", file=sys.stderr)
+        return 2
+    except (ValueError, OSError, FloatingPointError) as error:
+        from last_vit.runtime import error_text
+
+        print(f"main_dino.py: error: {error_text(error)}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

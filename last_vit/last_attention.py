@@ -1,0 +1,114 @@
+"""Queries, keys and values of a ViT's last attention layer, and what its class token attends to, in one dense pass.
+
+What LOST and TokenCut (keys) and DINO's pictures (attention of the class token, by head) are made of. Read with one
+forward hook during an ordinary pass, so a host's attention may stay fused; only the class token's row of the attention
+is computed anew, from query and keys.
+
+Knows two kinds of attention layers: timm's `Attention` (DINO and other plain timm ViTs, also inside open_clip), and
+torch's `MultiheadAttention` (torchvision, native open_clip).
+"""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from last_vit.adapters import DenseOutput, find_adapter, unwrap_host
+from last_vit.adapters.base import class_names
+from last_vit.dense import dense_forward
+
+_TIMM = {"timm.layers.attention.Attention", "timm.models.vision_transformer.Attention"}
+
+
+class LastAttention(NamedTuple):
+    """One forward pass, read at the last attention layer.
+
+    Attributes:
+        output: As `dense_forward` gives it.
+        queries, keys, values: [B, N, D] of the patches, heads concatenated, as the layer's projection gives them: not
+            scaled, and before any norm of queries and keys.
+        cls_attention: float32 [B, heads, N], share in [0, 1] of the class token's attention that each patch gets; class
+            token and registers get the rest. None for a host without class token.
+    """
+
+    output: DenseOutput
+    queries: Tensor
+    keys: Tensor
+    values: Tensor
+    cls_attention: Tensor | None
+
+
+def last_attention(model: nn.Module, images: Tensor) -> LastAttention:
+    """One forward pass of a ViT, with its last attention layer.
+
+    Args:
+        model: A host that `dense_forward` takes, whose last attention layer is of a known kind.
+        images: Float [B, 3, H, W], normalised as the host expects.
+
+    Returns:
+        `LastAttention`, on the device of the host's activations.
+
+    Raises:
+        ValueError: As `dense_forward`; a ConvNet, or another kind of attention layer. The message says what works.
+
+    Example:
+        >>> import torch
+        >>> from torchvision.models import VisionTransformer
+        >>> vit = VisionTransformer(32, 8, num_layers=2, num_heads=2, hidden_dim=16, mlp_dim=32)
+        >>> found = last_attention(vit, torch.rand(1, 3, 32, 32))
+        >>> found.keys.shape, found.cls_attention.shape
+        (torch.Size([1, 16, 16]), torch.Size([1, 2, 16]))
+    """
+    layer = find_attention_layer(model)
+    seen: list[Tensor] = []
+    if isinstance(layer, nn.MultiheadAttention):
+
+        def record(module: nn.Module, args: tuple[Tensor, ...]) -> None:
+            tokens = args[0] if module.batch_first else args[0].transpose(0, 1)
+            seen.append(F.linear(tokens, module.in_proj_weight, module.in_proj_bias))
+
+        handle = layer.register_forward_pre_hook(record)
+    else:
+        handle = layer.qkv.register_forward_hook(lambda module, args, output: seen.append(output))
+    try:
+        output = dense_forward(model, images)
+    finally:
+        handle.remove()
+    num_patches = output.patch_tokens.shape[1]
+    queries, keys, values = seen[0].chunk(3, dim=2)  # each [B, P + N, D], prefix tokens first
+    attention = None if output.cls_token is None else _cls_attention(layer, queries[:, :1], keys)[..., -num_patches:]
+    return LastAttention(output, *(tokens[:, -num_patches:] for tokens in (queries, keys, values)), attention)
+
+
+def find_attention_layer(model: nn.Module) -> nn.Module:
+    """The last attention layer of a host.
+
+    Raises:
+        ValueError: Unsupported host, a ConvNet, or a kind of layer that `last_attention` does not know.
+    """
+    host = unwrap_host(model)
+    blocks = find_adapter(model).blocks(host).modules
+    block = blocks[-1] if blocks else None
+    layer = getattr(block, "attn", getattr(block, "self_attention", None))
+    is_known = type(layer) is nn.MultiheadAttention and layer.in_proj_weight is not None and layer.bias_k is None
+    if is_known or (layer is not None and class_names(layer)[0] in _TIMM):
+        return layer
+    what = f"its last block has {class_names(layer)[0]}" if layer is not None else "it has no attention layer"
+    raise ValueError(
+        f"the last attention layer of this {type(host).__name__} cannot be read: {what}; keys and attention (for LOST, "
+        "DINO-seg, TokenCut) come from plain timm ViTs (dino:vit_small/16, timm:vit_*, timm:deit_*), torchvision ViTs "
+        "and open_clip's native towers. The patch score works on every supported host"
+    )
+
+
+def _cls_attention(layer: nn.Module, cls_query: Tensor, keys: Tensor) -> Tensor:
+    """Softmaxed attention of the class token: [B, 1, D], [B, P + N, D] -> float32 [B, heads, P + N]."""
+    with torch.autocast(keys.device.type, enabled=False):
+        query, keys = (
+            tokens.float().unflatten(2, (layer.num_heads, -1)).transpose(1, 2) for tokens in (cls_query, keys)
+        )
+        if not isinstance(layer, nn.MultiheadAttention):
+            query, keys = layer.q_norm(query), layer.k_norm(keys)
+        logits = query @ keys.transpose(2, 3) * query.shape[3] ** -0.5
+        return logits.softmax(dim=3).squeeze(2)

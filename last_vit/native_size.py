@@ -1,0 +1,49 @@
+"""What a host makes of images of another size than its own: the side of its patches, and whether it takes them at all.
+
+Found out by running it on zeros, so that every host is asked in the same way.
+"""
+
+import torch
+from torch import nn
+
+from last_vit.dense import dense_forward
+
+
+@torch.inference_mode()
+def find_patch_size(model: nn.Module, side: int) -> int:
+    """Side in pixels of a host's patches; of a ConvNet, its stride.
+
+    Args:
+        model: A host that `dense_forward` takes, on any device, in eval mode.
+        side: Of the square images that it was made for, in pixels; for a ConvNet a multiple of its stride.
+
+    Raises:
+        ValueError: Patches that are not square, or do not fill the image.
+    """
+    height, width = dense_forward(model, _zeros(model, side, side)).grid_hw
+    if height != width or side % height:
+        raise ValueError(
+            f"{side} x {side} pixels make a grid of {height} x {width} patches (h x w), but padding to whole patches "
+            "needs square ones that fill the image"
+        )
+    return side // height
+
+
+@torch.inference_mode()
+def takes_any_size(model: nn.Module, side: int, patch_size: int) -> bool:
+    """Whether a host takes an image that is a patch wider than what it was made for.
+
+    Args:
+        model: As in `find_patch_size`.
+        side: As in `find_patch_size`.
+        patch_size: In pixels.
+    """
+    try:
+        dense_forward(model, _zeros(model, side, side + patch_size))
+    except (ValueError, AssertionError):  # timm asserts its input size
+        return False
+    return True
+
+
+def _zeros(model: nn.Module, height: int, width: int) -> torch.Tensor:
+    return torch.zeros(1, 3, height, width, device=next(model.parameters()).device)

@@ -1,0 +1,41 @@
+#!/usr/bin/env bash
+# CorLoc on COCO20k, 19,817 images of COCO's train2014, all methods (paper, Tab. 7).
+#
+#   tools/eval_corloc_coco20k.sh /path/to/coco --model "DINO LaSt=dino:vit_small/16@checkpoint.pth" \
+#       [flag of dino/eval_object_discovery.py ...]
+#   RUN="torchrun --nproc-per-node 8" tools/eval_corloc_coco20k.sh ...
+#
+# Nothing is downloaded. /path/to/coco holds train2014/ (train2014.zip), annotations/instances_train2014.json
+# (annotations_trainval2014.zip, both of https://cocodataset.org/#download), and the list of images,
+# coco_20k_filenames.txt, from the folder datasets/ of the repositories of LOST or TokenCut. The published numbers of
+# LOST, TokenCut and DINO-seg are of DINO's dino_deitsmall16_pretrain.pth:
+# --model "DINO=dino:vit_small/16@dino_deitsmall16_pretrain.pth".
+#
+# Expected of ViT-S/16, in percent: LaSt 51.6 (paper); LOST 50.7, TokenCut 58.8 (their papers); DINO-seg 42.1 (LOST's).
+set -euo pipefail
+
+name=eval_corloc_coco20k.sh
+coco=${1:-}
+json=$coco/annotations/instances_train2014.json
+list=$coco/coco_20k_filenames.txt
+read -ra run <<<"${RUN:-python}"
+scripts=$(cd "$(dirname "$0")/../dino" && pwd)
+
+if [ -z "$coco" ] || [ "${coco#-}" != "$coco" ]; then
+    echo "$name: error: the first argument is the folder that holds train2014/, annotations/ and the list" >&2
+    exit 2
+fi
+for path in "$coco/train2014" "$json" "$list"; do
+    if [ ! -e "$path" ]; then
+        echo "$name: error: no $path: the head of this script says where it comes from" >&2
+        exit 2
+    fi
+done
+if [ "$(grep -c . "$list")" -ne 19817 ]; then
+    echo "$name: error: $list names $(grep -c . "$list") images, COCO20k has 19817; for another list call" \
+        "dino/eval_object_discovery.py --coco-list $list" >&2
+    exit 2
+fi
+exec "${run[@]}" "$scripts/eval_object_discovery.py" --coco-images "$coco/train2014" --coco-json "$json" \
+    --coco-list "$list" --dataset-name "COCO20k" --method patch-score lost dino-seg tokencut \
+    --component peak largest all "${@:2}"

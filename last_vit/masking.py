@@ -44,7 +44,7 @@ def choose_patches(score: Tensor, share: float, order: str = "top") -> Tensor:
     if order not in ORDERS:
         raise ValueError(f"order must be one of {', '.join(ORDERS)}, got {order!r}")
     num_patches = score.shape[1]
-    # 9 digits: 0.35 * 10 is meant to be 3.5, whatever binary fractions make of it
+    # 9 digits: 0.29 * 50 is meant to be 14.5, of which binary fractions make a little less
     num_chosen = math.floor(round(share * num_patches, 9) + 0.5)
     ranking = score.argsort(dim=1, descending=True, stable=True)
     chosen = ranking[:, :num_chosen] if order == "top" else ranking[:, num_patches - num_chosen :]

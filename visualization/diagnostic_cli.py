@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 MODEL_HELP = (
     "[NAME=]SPEC[@CHECKPOINT][,pool=KIND][,top_k=K][,variant=release|paper]; SPEC is torchvision:<name>, timm:<name>, "
-    "open_clip:<arch>[/<file>] or <config>.py, CHECKPOINT a local file or `random`"
+    "dino:<arch>/<patch>, open_clip:<arch>[/<file>] or <config>.py, CHECKPOINT a local file or `random`"
 )
 
 FIGURE_ENDINGS = (".png", ".pdf", ".svg")

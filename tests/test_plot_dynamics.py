@@ -183,7 +183,7 @@ def test_checkpoints_are_measured_as_in_the_table(measured_folder, drawn, tmp_pa
         (["--model", "timm:test_vit@random", "--imagenet-root", "imagenet"], "give a folder of them, SPEC@FOLDER"),
         (["--model", "timm:test_vit@imagenet", "--imagenet-root", "imagenet"], "no checkpoint whose name ends in"),
         (["--model", "timm:test_vit@gone", "--imagenet-root", "imagenet"], "no folder gone"),
-        (["--run", "run", "--figure", "curve.mp3"], "its ending must be one of"),
+        (["--run", "run", "--figure", "curve.mp3"], "must end in one of .png, .pdf, .svg"),
     ],
 )
 def test_user_errors_are_one_line(arguments, message, measured_folder, tmp_path, monkeypatch, capsys):

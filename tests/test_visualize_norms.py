@@ -163,7 +163,7 @@ def test_torchrun_gives_the_same_numbers(run, folder):
         (["--examples", "6"], "--examples must be in [0, 5]"),
         (["--examples", "-1"], "--examples must be in [0, 5]"),
         (["--model", "B=timm:vit_nope@random"], "vit_nope"),
-        (["--figure", "out/norms.doc"], "its ending must be one of"),
+        (["--figure", "out/norms.doc"], "must end in one of .png, .pdf, .svg"),
     ],
 )
 def test_one_line_for_every_mistake(run, capsys, arguments, match):

@@ -137,7 +137,7 @@ def test_models_of_other_sizes_and_grids_stand_side_by_side(folder, tmp_path, mo
         (["--model", CLS, "--num-images", "5"], "--num-images must be in [0, 4]"),
         (["--model", CLS, "--num-images", "0"], "must be at least 1"),
         (["--model", CLS, "--images", "empty"], "no image in empty"),
-        (["--model", CLS, "--figure", "votes.docx"], "its ending must be one of"),
+        (["--model", CLS, "--figure", "votes.docx"], "must end in one of"),
         (["--model", CLS, "--model", CLS], "two models are called 'CLS'"),
         ([], "--model"),
     ],

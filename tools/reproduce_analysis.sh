@@ -9,7 +9,7 @@
 # [NAME=]SPEC[@CHECKPOINT], as `visualization/make_report.py --help` says. Pictures and the report go to OUT, numbers to
 # results/. RUNS are folders of training runs that were evaluated on the way (dataloader.test.dataset.boxes=True), which
 # figure 3 needs; without them it is left out, and the script says so. RUN is the launcher, "python" by default, or
-# "torchrun --nproc-per-node 8"; PROBE_IMAGES how many images the masking probe sees (28 passes each; default 5000).
+# "torchrun --nproc-per-node 8"; PROBE_IMAGES how many images the masking probe sees, at 28 passes each; default all.
 #
 # Figure 4 and table 2 compare models that were trained differently: train cls_pretrain/configs/vitb_large_patch_in1k.py,
 # vits16_window_1_5_9_11_in1k.py and vits16_window_all_in1k.py, and give their checkpoints here as MODELs.
@@ -37,10 +37,14 @@ for model in "$@"; do
 done
 mkdir -p "$out"
 
-# figure <title> <script> <arguments>: one step, announced
+# figure <title> <script> <arguments>: one step, announced; single: the same in one process, for a few images need no more
 figure() {
     echo "== $1"
     "${run[@]}" "$scripts/$2" "${models[@]}" "${@:3}"
+}
+single() {
+    local run=(python)
+    figure "$@"
 }
 images=(--images "$imagenet/val" --boxes "$boxes")
 
@@ -49,19 +53,19 @@ figure "Tables 1 and 3: Point-in-Box, high norm" point_in_box_table.py --imagene
 figure "Figure 2a: patch scores, object against background" visualize_patch_score_distribution.py "${images[@]}" \
     --figure "$out/figure_2a_scores.png"
 figure "Figure 2b: masking probe" probe_masking.py --imagenet-root "$imagenet" \
-    --num-images "${PROBE_IMAGES:-5000}" --figure "$out/figure_2b_masking.png"
+    ${PROBE_IMAGES:+--num-images "$PROBE_IMAGES"} --figure "$out/figure_2b_masking.png"
 if [ -n "${RUNS:-}" ]; then
     echo "== Figure 3: accuracy and Point-in-Box over training"
     curves=()
     for folder in $RUNS; do
         curves+=(--run "$folder")
     done
-    "${run[0]/torchrun/python}" "$scripts/plot_dynamics.py" "${curves[@]}" --figure "$out/figure_3_dynamics.png"
+    python "$scripts/plot_dynamics.py" "${curves[@]}" --figure "$out/figure_3_dynamics.png"
 else
     echo "== Figure 3 left out: RUNS names no training runs"
 fi
-figure "Figure 5: votes" visualize_votes.py "${images[@]}" --figure "$out/figure_5_votes.png"
+single "Figure 5: votes" visualize_votes.py "${images[@]}" --figure "$out/figure_5_votes.png"
 figure "Selection frequency by position" visualize_token_selection.py "${images[@]}" --figure "$out/token_selection.png"
 figure "Figures 6, 8, 9, 13, 14: norms" visualize_norms.py "${images[@]}" --figure "$out/figure_6_norms.png"
 figure "Figure 7: PCA" visualize_pca.py "${images[@]}" --figure "$out/figure_7_pca.png"
-figure "Report: everything on one page" make_report.py "${images[@]}" --out "$out/report"
+single "Report: everything on one page" make_report.py "${images[@]}" --out "$out/report"

@@ -262,6 +262,13 @@ def image_set_name(args: argparse.Namespace) -> str:
     return args.dataset_name or "/".join(args.images.resolve().parts[1:][-2:])
 
 
+def print_table(cells: Sequence[Sequence[str]]) -> None:
+    """Print lines of equally many cells in columns, the first flush left and the others flush right."""
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    for line in cells:
+        print("  ".join([line[0].ljust(widths[0]), *map(str.rjust, line[1:], widths[1:])]))
+
+
 def figure_path(text: str) -> Path:
     """A flag's value that names a picture; a wrong ending is refused before the work, not after it."""
     path = Path(text)

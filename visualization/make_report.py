@@ -26,6 +26,7 @@ from diagnostic_cli import (
     open_images,
     open_loader,
     positive,
+    print_table,
     run_command_line,
 )
 
@@ -91,7 +92,7 @@ def _run(args: argparse.Namespace) -> None:
     (args.out / "index.html").write_text(page, encoding="utf-8")
     record = json.dumps(report_numbers(content), indent=2, allow_nan=False)
     (args.out / "report.json").write_text(record + "\n", encoding="utf-8")
-    _print_table(content)
+    _print_summary(content)
     print(f"written {args.out / 'index.html'} ({len(page.encode()) / 1e6:.2f} MB) and {args.out / 'report.json'}")
 
 
@@ -248,7 +249,7 @@ def _notes(args: argparse.Namespace, images: "ForegroundImages") -> list[tuple[s
     ]
 
 
-def _print_table(content: Mapping[str, Any]) -> None:
+def _print_summary(content: Mapping[str, Any]) -> None:
     """The page's main numbers, one line per model."""
     columns = (
         ("PiB", "point_in_box", "point_in_box"),
@@ -259,13 +260,11 @@ def _print_table(content: Mapping[str, Any]) -> None:
         ("outliers", "patch_norms", "outlier_share"),
         ("corr", "patch_norms", "correlation"),
     )
-    print(f"{'model':<28}" + "".join(f"{title:>11}" for title, _, _ in columns))
+    cells = [["model", *(title for title, _, _ in columns)]]
     for model in content["models"]:
         values = [model["metrics"].get(metric, {}).get(key) for _, metric, key in columns]
-        print(
-            f"{model['name']:<28}"
-            + "".join(f"{'-' if value is None else format(value, '.2f'):>11}" for value in values)
-        )
+        cells.append([model["name"], *("-" if value is None else f"{value:.2f}" for value in values)])
+    print_table(cells)
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from diagnostic_cli import eval_transform, image_set_name, open_images, open_loader
+from token_cli import add_token_flag
 
 if TYPE_CHECKING:
     import torch
@@ -47,13 +48,7 @@ class BoxedImages:
 def add_protocol_flags(parser: argparse.ArgumentParser) -> None:
     """The three choices that the paper leaves open."""
     add = parser.add_argument
-    add(
-        "--global-token",
-        choices=("trained", "cls", "last", "mean"),
-        default="trained",
-        help="the token that patches are compared with; default trained: what the model is pooled with. The released "
-        "script used cls",
-    )
+    add_token_flag(parser)
     add(
         "--hit-rule",
         choices=("release", "center"),

@@ -37,6 +37,7 @@ from point_in_box_protocol import (
     protocol_config,
     protocol_words,
 )
+from token_cli import check_model
 
 if TYPE_CHECKING:
     import torch
@@ -88,33 +89,6 @@ def _run(args: argparse.Namespace) -> None:
         if is_main_process():
             print("\n".join(table_lines(rows)))
             print(f"{images.name}, {protocol_words(args, None)}; percent; left out: {left_out_words(images)}")
-
-
-def check_model(argument: "ModelArgument", args: argparse.Namespace, device: "torch.device") -> None:
-    """Load a model and run it on one black image.
-
-    Args:
-        argument: The model as it was asked for.
-        args: Parsed.
-        device: Where to compute.
-
-    Raises:
-        ValueError, FileNotFoundError: Whatever would stop the model later, such as `--global-token cls` without class
-            token, or a K above the number of patches; the message names the model.
-    """
-    import torch
-
-    from last_vit.dense import dense_forward
-    from last_vit.patch_hit import choose_global_token
-
-    trained = argument.load(args.image_size, args.resize)
-    side = trained.preprocessing.crop
-    try:
-        with torch.inference_mode():
-            output = dense_forward(trained.model.to(device), torch.zeros(1, 3, side, side, device=device))
-            choose_global_token(output, args.global_token, trained.selection())
-    except ValueError as error:
-        raise ValueError(f"model {argument.name!r}: {error}") from error
 
 
 def measure_model(

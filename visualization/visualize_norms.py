@@ -23,6 +23,7 @@ from diagnostic_cli import (
     command_parser,
     open_images,
     open_loader,
+    print_table,
     run_command_line,
     write_model_result,
 )
@@ -110,7 +111,7 @@ def _run(args: argparse.Namespace) -> None:
                 examples.append(show_examples(argument.name, trained, images, chosen, view.stats["cutoff"], device))
         if not is_main_process():
             return
-        _print_table(rows)
+        _print_rows(rows)
         save_figure(draw_norms(views), args.figure)
         print(f"written {args.figure}")
         if examples:
@@ -224,19 +225,12 @@ def show_examples(
     )
 
 
-def _print_table(rows: dict[str, Any]) -> None:
+def _print_rows(rows: dict[str, Any]) -> None:
     keys = [key for key in _COLUMNS if any(key in stats for stats in rows.values())]
     cells = [["model", *(_COLUMNS[key] for key in keys)]]
     for name, stats in rows.items():
         cells.append([name, *(_cell(key, stats) for key in keys)])
-    widths = [max(len(row[column]) for row in cells) for column in range(len(cells[0]))]
-    for row in cells:
-        print(
-            "  ".join(
-                cell.ljust(width) if i == 0 else cell.rjust(width)
-                for i, (cell, width) in enumerate(zip(row, widths, strict=True))
-            )
-        )
+    print_table(cells)
     for name, stats in rows.items():
         notes = [
             f"{stats[key]:g} {words}"

@@ -22,11 +22,11 @@ from diagnostic_cli import (
     command_parser,
     open_images,
     open_loader,
+    print_table,
     run_command_line,
     write_model_result,
 )
-from point_in_box_table import check_model
-from score_cli import add_token_flag, naming, print_table, token_words
+from token_cli import add_token_flag, check_model, naming, token_words
 
 if TYPE_CHECKING:
     import torch

@@ -25,6 +25,7 @@ from diagnostic_cli import (
     open_images,
     open_loader,
     positive,
+    print_table,
     run_command_line,
     write_model_result,
 )
@@ -121,7 +122,7 @@ def _run(args: argparse.Namespace) -> None:
                 )
         if not is_main_process():
             return
-    _print_table(views)
+    _print_rows(views)
     save_figure(draw_views(views), args.figure)
     print(f"written {args.figure}")
 
@@ -252,13 +253,12 @@ def draw_views(views: Sequence[PCAView]) -> "Figure":
     return figure
 
 
-def _print_table(views: Sequence[PCAView]) -> None:
-    width = max(len(view.name) for view in views)
-    print(f"{'':{width}}  variance explained by component 1, 2, 3")
+def _print_rows(views: Sequence[PCAView]) -> None:
+    cells = [["% of variance", "component 1", "2", "3", "images", "with too few foreground patches"]]
     for view in views:
-        shares = "  ".join(f"{100 * share:5.1f} %" for share in view.explained)
-        note = f", {view.num_too_few} with too few foreground patches" if view.num_too_few else ""
-        print(f"{view.name:{width}}  {shares}  ({view.num_fitted} images{note})")
+        shares = [f"{100 * share:.1f}" for share in view.explained]
+        cells.append([view.name, *shares, str(view.num_fitted), str(view.num_too_few)])
+    print_table(cells)
 
 
 if __name__ == "__main__":

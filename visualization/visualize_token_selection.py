@@ -33,6 +33,7 @@ from diagnostic_cli import (
     open_images,
     open_loader,
     positive,
+    print_table,
     run_command_line,
     write_model_result,
 )
@@ -117,7 +118,7 @@ def _run(args: argparse.Namespace) -> None:
                     _write(args, argument, trained, view, k, config, seconds, device)
         if not is_main_process():
             return
-    _print_table(rows, len(images))
+    _print_rows(rows, len(images))
     save_figure(draw_rows(rows), args.figure)
     print(f"written {args.figure}")
 
@@ -242,16 +243,14 @@ def _write(
     )
 
 
-def _print_table(rows: "Sequence[Sequence[SelectionView]]", num_images: int) -> None:
+def _print_rows(rows: "Sequence[Sequence[SelectionView]]", num_images: int) -> None:
     views = [view for row in rows for view in row]
     keys = [key for key in _COLUMNS if any(key in view.metrics for view in views)]
     cells = [["model", "K", *(_COLUMNS[key] for key in keys)]]
     for view in views:
         numbers = [f"{view.metrics[key]:.4g}" if key in view.metrics else "-" for key in keys]
         cells.append([view.name, f"{view.k} of {view.frequency.numel()}", *numbers])
-    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    for line in cells:
-        print("  ".join([line[0].ljust(widths[0]), *map(str.rjust, line[1:], widths[1:])]))
+    print_table(cells)
     counted = views[0].metrics
     with_object = counted.get("num_object_images")
     inside = "" if with_object is None else f"; inside: over the {with_object} that show both object and background"

@@ -110,11 +110,25 @@ def all_reduce_sum(tensor: Tensor) -> Tensor:
     """Sum over all processes, as a new tensor on the same device; a copy without a process group."""
     if world_size() == 1:
         return tensor.clone()
-    # NCCL moves GPU memory only, and a process that saw no batch still holds its counters on the CPU
-    on_gpu = dist.get_backend() == "nccl"
-    total = tensor.detach().to(torch.device("cuda", torch.cuda.current_device()) if on_gpu else "cpu", copy=True)
+    total = tensor.detach().to(_group_device(), copy=True)
     dist.all_reduce(total)
     return total.to(tensor.device)
+
+
+def all_gather(tensor: Tensor) -> list[Tensor]:
+    """Every process's tensor, in the order of their ranks, on this one's device; shapes and dtypes must be the same."""
+    if world_size() == 1:
+        return [tensor]
+    own = tensor.detach().to(_group_device()).contiguous()
+    parts = [torch.empty_like(own) for _ in range(world_size())]
+    dist.all_gather(parts, own)
+    return [part.to(tensor.device) for part in parts]
+
+
+def _group_device() -> torch.device:
+    """Where the process group moves memory; a process that saw no batch still holds its counters on the CPU."""
+    on_gpu = dist.get_backend() == "nccl"  # which moves GPU memory only
+    return torch.device("cuda", torch.cuda.current_device()) if on_gpu else torch.device("cpu")
 
 
 def get_logger(name: str = "last_vit") -> logging.Logger:

@@ -117,7 +117,7 @@ def load_trained_model(
         asked = None if is_config(spec) else 0 if fixed else num_classes
         model = build_model(spec, asked, trained_image_size(spec, weights) or image_size, opts)
         metadata = load_checkpoint(model, checkpoint)
-    source = _attach(model, metadata, is_config(spec), pool, top_k, variant)
+    source = attach_pooling(model, metadata, pool, top_k, variant, from_config=is_config(spec))
     return TrainedModel(
         model=model,
         preprocessing=preprocessing_of(spec, model, image_size, resize, opts),
@@ -128,15 +128,30 @@ def load_trained_model(
     )
 
 
-def _attach(
+def attach_pooling(
     model: nn.Module,
     metadata: Mapping[str, Any],
-    from_config: bool,
-    pool: str | None,
-    top_k: int | float | None,
-    variant: str | None,
+    pool: str | None = None,
+    top_k: int | float | None = None,
+    variant: str | None = None,
+    from_config: bool = False,
 ) -> str:
-    """Attach the pooling that the arguments, the checkpoint or its layout ask for; returns the reason in words."""
+    """Attach the pooling that the arguments, the checkpoint or its layout ask for, as in `load_trained_model`.
+
+    Args:
+        model: Changed in place.
+        metadata: Of its weights, as `load_checkpoint` gives it.
+        pool: As in `load_trained_model`.
+        top_k: As in `load_trained_model`.
+        variant: As in `load_trained_model`.
+        from_config: Whether what the model is pooled with now was set by a config.
+
+    Returns:
+        The reason in words.
+
+    Raises:
+        ValueError: As `load_trained_model`.
+    """
     recorded = dict(metadata["pooling"] or {})
     configured = pooling_of(model) if from_config else {"pool": "host"}
     if pool is None and recorded.get("pool") == "host" and configured["pool"] != "host":

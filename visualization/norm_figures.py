@@ -18,6 +18,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
+_HIDDEN = 0.001  # share of the patches that may lie left of the panels
 _BINS_SHOWN = 90
 _COUNTS = f"{COLORMAP}_r"  # white is none, dark is many
 
@@ -157,7 +158,7 @@ def _draw_output(axes: Axes, view: NormView, color: str) -> None:
 
 def _draw_joint(figure: Figure, axes: Axes, view: NormView) -> None:
     norm_edges, score_edges, counts = view.joint
-    norms, scores = _occupied(counts.sum(1)), _occupied(counts.sum(0))
+    norms, scores = _occupied(counts.sum(1), _HIDDEN), _occupied(counts.sum(0))
     counts = counts[norms, scores]
     mesh = axes.pcolormesh(
         score_edges[scores.start : scores.stop + 1],
@@ -188,11 +189,14 @@ def _mark_outliers(axes: Axes, is_outlier: np.ndarray) -> None:
 
 
 def _common_range(views: Sequence[NormView]) -> tuple[float, float]:
-    """Smallest and largest norm of any layer of any model, so that the models' panels compare; a little wider."""
+    """Smallest and largest norm of any layer of any model, so that the models' panels compare; a little wider.
+
+    The lowest 0.1 % of a model's patches may lie outside: a ConvNet's dead cells have norm 0, decades below the rest.
+    """
     low, high = np.inf, 0.0
     for view in views:
         rows = [view.layers.sum(0)] + ([view.normed] if view.normed is not None else [])
-        inside = _occupied(sum(rows))
+        inside = _occupied(sum(rows), _HIDDEN)
         low, high = min(low, view.edges[inside.start]), max(high, view.edges[inside.stop], view.stats["cutoff"])
     return low / 1.15, high * 1.15
 
@@ -207,10 +211,11 @@ def _shown(edges: np.ndarray, rows: Sequence[np.ndarray]) -> tuple[np.ndarray, l
     return edges[places], [np.add.reduceat(row[:stop], places[:-1]) for row in rows]
 
 
-def _occupied(counts: np.ndarray) -> slice:
-    """From the first to the last bin with counts."""
+def _occupied(counts: np.ndarray, hidden: float = 0.0) -> slice:
+    """From the first to the last bin with counts; the lowest bins that hold up to a share `hidden` may be left out."""
     found = np.flatnonzero(counts)
-    return slice(int(found[0]), int(found[-1]) + 1)
+    first = np.flatnonzero(np.cumsum(counts) > hidden * counts.sum())[0]
+    return slice(int(first), int(found[-1]) + 1)
 
 
 def _plain() -> FuncFormatter:

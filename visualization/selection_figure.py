@@ -1,5 +1,6 @@
 """The picture of visualize_token_selection.py: maps of how often each position is selected."""
 
+import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -41,7 +42,8 @@ def draw_rows(rows: Sequence[Sequence[SelectionView]]) -> Figure:
             scale = TwoSlopeNorm(vmin=0, vcenter=1, vmax=highest)
             for view, values, panel in zip(views, maps, panels, strict=True):
                 shown = panel.imshow(values.numpy(), cmap=_COLORMAP, norm=scale, interpolation="nearest")
-                panel.set_title(f"{view.name}\nK = {view.k} of {values.numel()}")
+                title = "\n".join(textwrap.wrap(view.name, 20))  # a narrow panel; longer names would be cut off
+                panel.set_title(f"{title}\nK = {view.k} of {values.numel()}")
                 panel.set_xlabel(_caption(view.metrics, values), fontsize=8)
                 panel.set_frame_on(True)
                 for spine in panel.spines.values():

@@ -50,13 +50,17 @@ def build_test_loader(dataset: Dataset, batch_size: int, num_workers: int) -> Da
     Returns:
         Loader of collated samples; empty where there are more processes than samples.
     """
-    start, stop = (len(dataset) * part // world_size() for part in (rank(), rank() + 1))
     return DataLoader(
-        Subset(dataset, range(start, stop)),
+        Subset(dataset, process_share(len(dataset), rank())),
         batch_size=batch_size,
         generator=torch.Generator().manual_seed(0),
         **_worker_options(num_workers),
     )
+
+
+def process_share(length: int, process: int) -> range:
+    """The samples of a data set of `length` that `build_test_loader` gives to a process, a number in [0, world size)."""
+    return range(length * process // world_size(), length * (process + 1) // world_size())
 
 
 def _worker_options(num_workers: int) -> dict[str, int | bool]:

@@ -29,3 +29,5 @@ bench: $(STAMP)
 	$(RUN) tools/bench/bench_pooling.py
 	$(RUN) tools/bench/bench_patch_hit.py
 	$(RUN) tools/bench/bench_data.py
+	$(RUN) tools/bench/bench_votes.py
+	$(RUN) tools/bench/bench_probe.py

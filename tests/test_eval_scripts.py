@@ -20,7 +20,7 @@ from last_vit.model_argument import parse_model_argument
 from last_vit.model_spec import build_model
 
 TOOLS = Path(__file__).resolve().parents[1] / "tools"
-SCRIPTS = sorted(TOOLS.glob("eval_*.sh"))
+SCRIPTS = [*sorted(TOOLS.glob("eval_*.sh")), TOOLS / "reproduce_analysis.sh"]
 
 
 def call(script: str, *arguments: str, **variables: str) -> subprocess.CompletedProcess:
@@ -112,3 +112,37 @@ def test_no_weights(imagenet):
     assert "left out: nowhere/ViT_190k.pth is not there" in done.stdout
     assert "no weights in nowhere" in done.stderr
     assert not Path("results").exists()
+
+
+def test_every_figure_of_the_analysis(imagenet, tmp_path):
+    """One small classifier of random weights; the run for figure 3 is a log of two evaluations."""
+    (tmp_path / "vit.py").write_text(
+        "from detectron2.config import LazyCall as L\n"
+        "from torchvision.models import VisionTransformer\n"
+        "from last_vit.data.transforms import EvalTransform\n"
+        "model = L(VisionTransformer)(\n"
+        "    image_size=32, patch_size=8, num_layers=1, num_heads=2, hidden_dim=16, mlp_dim=32, num_classes=2\n"
+        ")\n"
+        "dataloader = dict(test=dict(dataset=dict(transform=L(EvalTransform)(resize=32, crop=32))))\n"
+    )
+    metrics = ["iteration", "acc1", "acc5", "point_in_box", "point_in_box_random", "point_in_box_center"]
+    lines = [dict(zip(metrics, (step, 10.0 + step, 50.0, 40.0, 30.0, 60.0), strict=True)) for step in (10, 20)]
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "metrics.json").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    binaries = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+    done = call("reproduce_analysis.sh", "imagenet", "out", "A=vit.py@random,pool=cls", RUNS="run", PATH=binaries)
+    assert done.returncode == 0, done.stderr
+    found = {str(path.relative_to("out")) for path in Path("out").rglob("*") if path.is_file()}
+    assert found >= {
+        "figure_2a_scores.png",
+        "figure_2b_masking.png",
+        "figure_3_dynamics.png",
+        "figure_5_votes.png",
+        "token_selection.png",
+        "figure_6_norms.png",
+        "figure_7_pca.png",
+        "report/index.html",
+    }
+    missing = call("reproduce_analysis.sh", "nowhere", "out", "A=vit.py@random")
+    assert missing.returncode == 2
+    assert "no folder nowhere/val" in missing.stderr

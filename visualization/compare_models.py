@@ -71,7 +71,7 @@ def build_parser() -> argparse.ArgumentParser:
     add_image_flags(parser, or_imagenet=True)
     add_figure_flag(parser, "results/compare_models.png")
     add = parser.add_argument
-    add("--num-images", type=positive, default=6, help="rows; default 6")
+    add("--num-images", type=positive, help="rows; default 6, or all images there are")
     add("--seed", type=int, default=0, help="which images; default 0")
     add("--device", default="auto", help="auto, cpu, cuda or cuda:<index>; default auto")
     return parser

@@ -65,7 +65,7 @@ def build_parser() -> argparse.ArgumentParser:
     add_figure_flag(parser, "results/votes.png")
     add = parser.add_argument
     add("--device", default="auto", help="auto, cpu, cuda or cuda:<index>; default auto")
-    add("--num-images", type=positive, default=6, help="rows; default 6")
+    add("--num-images", type=positive, help="rows; default 6, or all images there are")
     add("--seed", type=int, default=0, help="which images; default 0")
     return parser
 

@@ -208,10 +208,11 @@ def _cells(table: ResultsTable, group: Sequence[ResultRecord]) -> list[str]:
         return [""] * (len(table.metrics) + 4 + table.has_training)
     first = group[0]
     for record in group[1:]:
-        if record.n_images != first.n_images or record.metrics.keys() != first.metrics.keys():
+        shown = [table.metrics.keys() & each.metrics.keys() for each in (first, record)]
+        if record.n_images != first.n_images or shown[0] != shown[1]:
             raise ValueError(
                 f"results {first.name} and {record.name} share the row {first.row!r} on {first.dataset!r} but differ "
-                f"in images ({first.n_images}, {record.n_images}) or metrics; give them different rows"
+                f"in images ({first.n_images}, {record.n_images}) or in the table's metrics; give them different rows"
             )
     metrics = [
         _mean_std([record.metrics[key] for record in group if key in record.metrics], table.decimals.get(key, 1))

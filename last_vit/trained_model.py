@@ -117,7 +117,7 @@ def load_trained_model(
         asked = None if is_config(spec) else 0 if fixed else num_classes
         model = build_model(spec, asked, trained_image_size(spec, weights) or image_size, opts)
         metadata = load_checkpoint(model, checkpoint)
-    source = attach_pooling(model, metadata, pool, top_k, variant, from_config=is_config(spec))
+    source = attach_trained_pooling(model, metadata, pool, top_k, variant, from_config=is_config(spec))
     return TrainedModel(
         model=model,
         preprocessing=preprocessing_of(spec, model, image_size, resize, opts),
@@ -128,7 +128,7 @@ def load_trained_model(
     )
 
 
-def attach_pooling(
+def attach_trained_pooling(
     model: nn.Module,
     metadata: Mapping[str, Any],
     pool: str | None = None,

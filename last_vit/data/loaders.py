@@ -59,7 +59,7 @@ def build_test_loader(dataset: Dataset, batch_size: int, num_workers: int) -> Da
 
 
 def process_share(length: int, process: int) -> range:
-    """The samples of a data set of `length` that `build_test_loader` gives to a process, a number in [0, world size)."""
+    """The samples of a data set of `length` that `build_test_loader` gives to a process in [0, world size)."""
     return range(length * process // world_size(), length * (process + 1) // world_size())
 
 

@@ -1,0 +1,98 @@
+"""What the evaluations of DINO's backbones share on the command line: flags as DINO spells them, errors in one line.
+
+Imports no torch, so that --help needs none.
+"""
+
+import argparse
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from dino_options import POOLINGS, patch_count
+
+RANDOM = "random"
+
+
+def command_parser(name: str, description: str) -> argparse.ArgumentParser:
+    """An empty parser whose help begins with a script's docstring."""
+    return argparse.ArgumentParser(
+        prog=name, description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+
+
+def run_command_line(
+    parser: argparse.ArgumentParser, run: Callable[[argparse.Namespace], None], argv: Sequence[str] | None
+) -> None:
+    """Parse and run; exits with status 2 and one line on any error that the user can mend.
+
+    Args:
+        parser: Its `prog` begins the line.
+        run: Gets the parsed arguments.
+        argv: Arguments without the program; None are the process's own.
+    """
+    args = parser.parse_args(argv)
+    try:
+        run(args)
+    except ImportError as error:  # perhaps torch itself, without which runtime.py is not to be had
+        parser.exit(2, f"{parser.prog}: error: {error}\n")
+    except (ValueError, OSError, FloatingPointError) as error:
+        from last_vit.runtime import error_text
+
+        parser.exit(2, f"{parser.prog}: error: {error_text(error)}\n")
+
+
+def add_backbone_flags(parser: argparse.ArgumentParser, patch_size: int = 16) -> None:
+    """The backbone, its weights, and its pooling.
+
+    Args:
+        parser: Changed in place.
+        patch_size: Default of --patch_size.
+    """
+    add = parser.add_argument_group("backbone").add_argument
+    add("--arch", default="vit_small", help="as for main_dino.py; default vit_small")
+    add("--patch_size", type=positive, default=patch_size, help=f"of a ViT, in pixels; default {patch_size}")
+    add(
+        "--pretrained_weights",
+        required=True,
+        help="a checkpoint of main_dino.py or DINO, or a released backbone; `random` for random weights as a control",
+    )
+    add("--checkpoint_key", default="teacher", help="network of a training checkpoint; default teacher")
+    add("--pooling", choices=POOLINGS, help="global token; default: what the checkpoint records, else the class token")
+    add("--top_k", type=patch_count, help="of LaSt: patches per channel, a number or a share; default: as recorded")
+    add("--variant", choices=("release", "paper"), help="of LaSt; default: as recorded")
+
+
+def add_data_flags(parser: argparse.ArgumentParser, num_workers: int) -> None:
+    """ImageNet or a folder in its layout, input sizes, batches and device."""
+    add = parser.add_argument_group("data").add_argument
+    add("--data_path", type=Path, required=True, help="folder with train/ and val/, each with a folder per class")
+    add("--dataset_name", help="in the results; default: the name of --data_path")
+    add("--image_size", type=positive, help="side of the input in pixels; default: what a ViT was trained on, or 224")
+    add("--resize", type=positive, help="shorter side before the centre crop; default: 256 / 224 of --image_size")
+    add("--batch_size_per_gpu", type=positive, default=128, help="images per process and step; default 128")
+    add("--num_workers", type=int, default=num_workers, help=f"loading processes per GPU; default {num_workers}")
+    add_device_flag(parser)
+
+
+def add_device_flag(parser: argparse.ArgumentParser) -> None:
+    """Where to compute."""
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:<index>; default auto")
+
+
+def add_result_flags(parser: argparse.ArgumentParser, prefix: str) -> None:
+    """The record in results/ and its row in README."""
+    add = parser.add_argument_group("results").add_argument
+    add("--output", help=f"name of the file in results/; default {prefix}_<folder>_<file of the weights>")
+    add("--row", help="show the result in README's table under this label; runs (seeds) may share one")
+
+
+def positive(text: str) -> int:
+    """A whole number of at least 1.
+
+    Raises:
+        argparse.ArgumentTypeError: A smaller one.
+        ValueError: No whole number.
+    """
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"must be at least 1, got {text}")
+    return value

@@ -1,0 +1,249 @@
+"""Frozen backbones from DINO's flags, and their features of a data set, each image once over all processes."""
+
+import argparse
+import hashlib
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from dino_backbone import build_backbone
+from eval_options import RANDOM
+from torch import Tensor, nn
+from torch.utils.data import Dataset
+from tqdm import tqdm
+
+from last_vit.checkpoint import load_checkpoint, read_checkpoint, unwrap_state_dict
+from last_vit.data.imagenet import ImageNetDataset
+from last_vit.data.loaders import build_test_loader, process_share
+from last_vit.data.transforms import EvalTransform
+from last_vit.dense import pooling_of
+from last_vit.dense_batches import dense_batches
+from last_vit.dino_vit import DinoVisionTransformer, trained_img_size
+from last_vit.preprocessing import Preprocessing
+from last_vit.results import dataset_name
+from last_vit.runtime import all_gather, is_main_process, rank, world_size
+from last_vit.token_pool import TokenPool
+from last_vit.trained_model import TrainedModel, attach_trained_pooling
+
+Reader = Callable[[nn.Module, Tensor], Tensor]
+_IMAGE_SIZE = 224
+_RANDOM_SEED = 0
+_ROWS = 8192  # that processes send each other at a time
+
+
+def load_backbone(args: argparse.Namespace, image_size: int | None = None, resize: int | None = None) -> TrainedModel:
+    """The backbone of the flags, loaded strictly and pooled as it was trained; the teacher unless they say otherwise.
+
+    Args:
+        args: With the flags of `eval_options.add_backbone_flags`.
+        image_size: Centre crop in pixels; None is what a ViT's position embedding was made for, or 224.
+        resize: Shorter side before the crop in pixels; None is 256 / 224 of the crop, as in DINO.
+
+    Returns:
+        In eval mode on the CPU; the model maps [B, 3, S, S] to its global token [B, D].
+
+    Raises:
+        FileNotFoundError: No such file.
+        ValueError: Weights that are not of this backbone, an unknown entry or pooling, sizes that do not fit.
+    """
+    path, is_random = args.pretrained_weights, args.pretrained_weights == RANDOM
+    # "teacher" is what is taken by default where there is one; released backbones have no such entry
+    key = None if args.checkpoint_key == "teacher" else args.checkpoint_key
+    checkpoint = {} if is_random else read_checkpoint(path)
+    try:
+        weights = {} if is_random else unwrap_state_dict(checkpoint, key)
+    except ValueError as error:
+        raise ValueError(f"--pretrained_weights {path}, --checkpoint_key {args.checkpoint_key}: {error}") from error
+    trained_size = trained_img_size(weights, args.patch_size) or _IMAGE_SIZE
+    with torch.random.fork_rng():
+        torch.manual_seed(_RANDOM_SEED)
+        model, _ = build_backbone(args.arch, args.patch_size, trained_size)
+    metadata: dict[str, Any] = {"sha256": None, "layout": "bare", "pooling": None, "iteration": None}
+    if not is_random:
+        metadata = load_checkpoint(model, path, key)
+    source = attach_trained_pooling(model, metadata, args.pooling, args.top_k, args.variant)
+    crop = image_size or trained_size
+    if isinstance(model, DinoVisionTransformer) and crop % args.patch_size:
+        raise ValueError(f"--image_size must be a multiple of --patch_size {args.patch_size}, got {crop} pixels")
+    preprocessing = Preprocessing(resize=resize or round(crop * 256 / 224), crop=crop, interpolation="bicubic")
+    if preprocessing.resize < crop:
+        raise ValueError(f"--resize must not be smaller than --image_size, got {resize} and {crop} pixels")
+    return TrainedModel(model.eval(), preprocessing, _pooling(model), source, metadata["sha256"], None)
+
+
+def _pooling(model: nn.Module) -> dict[str, Any]:
+    """`pooling_of`; XCiT, to which nothing can be attached, pools in its own way."""
+    try:
+        return pooling_of(model)
+    except ValueError:
+        return {"pool": "host"}
+
+
+def eval_transform(preprocessing: Preprocessing) -> EvalTransform:
+    """DINO's transform of images that are not trained on: shorter side, centre crop, bicubic."""
+    prep = preprocessing
+    return EvalTransform(prep.resize, prep.crop, prep.mean, prep.std, prep.interpolation)
+
+
+def open_splits(
+    args: argparse.Namespace, train_transform: Callable[[Any], Tensor], val_transform: Callable[[Any], Tensor]
+) -> tuple[ImageNetDataset, ImageNetDataset]:
+    """The labelled images of --data_path, train and val.
+
+    Raises:
+        FileNotFoundError: No such folder, or no image in it.
+        ValueError: Splits of different classes, or as `ImageNetDataset`.
+    """
+    train = ImageNetDataset(args.data_path, "train", train_transform)
+    val = ImageNetDataset(args.data_path, "val", val_transform)
+    if train.classes != val.classes:
+        only_train = sorted(set(train.classes) - set(val.classes))
+        only_val = sorted(set(val.classes) - set(train.classes))
+        raise ValueError(
+            f"{train.folder} has {len(train.classes)} classes, {val.folder} {len(val.classes)}: only in train "
+            f"{only_train[:3] or 'none'}, only in val {only_val[:3] or 'none'}. Labels count the class folders, so "
+            f"both splits need the same ones"
+        )
+    return train, val
+
+
+def images_name(args: argparse.Namespace, preprocessing: Preprocessing) -> str:
+    """What results call the images that are scored, such as "imagenet val, 224 px"."""
+    return f"{args.dataset_name or dataset_name(args.data_path, 'val')} val, {preprocessing.crop} px"
+
+
+def describe_backbone(args: argparse.Namespace, trained: TrainedModel) -> dict[str, Any]:
+    """What decides a backbone's features of an image, as plain values: for results, caches and resuming."""
+    is_random = trained.checkpoint_sha256 is None
+    return {
+        "arch": args.arch,
+        "patch_size": args.patch_size,
+        "weights": f"random, seed {_RANDOM_SEED}" if is_random else trained.checkpoint_sha256,
+        "checkpoint_key": args.checkpoint_key,
+        "pooling": trained.pooling,
+        **{f"input_{name}": value for name, value in asdict(trained.preprocessing).items()},
+    }
+
+
+def result_stem(args: argparse.Namespace, prefix: str) -> str:
+    """Name of a record: --output, or one after the weights' folder and file."""
+    path = Path(args.pretrained_weights)
+    return args.output or "_".join((prefix, *path.parent.parts[-1:], path.stem))
+
+
+def labels_digest(images: ImageNetDataset) -> str:
+    """16 hex digits that tell one list of files and labels from another; pixels are not looked at."""
+    digest = hashlib.sha256()
+    for path, label in zip(images.image_paths, images.labels.tolist(), strict=True):
+        digest.update(f"{Path(path).relative_to(images.folder).as_posix()} {label}\n".encode())
+    return digest.hexdigest()[:16]
+
+
+def pooled_token(model: nn.Module, images: Tensor) -> Tensor:
+    """What k-NN compares: the global token after the final norm, [B, D] float32 of length 1."""
+    return nn.functional.normalize(model(images).float(), dim=1)
+
+
+def layer_reader(model: nn.Module, num_blocks: int, with_patch_mean: bool) -> Reader:
+    """What the linear classifier reads: the global tokens of a ViT's last blocks.
+
+    After each block the final norm is applied and the model's own pooling taken, oldest block first: the class token
+    (DINO), for a model pooled with LaSt the LaSt token of that block's patches, else their mean. Other hosts give the
+    token that they pool, alone.
+
+    Args:
+        model: From `load_backbone`.
+        num_blocks: n, of a ViT.
+        with_patch_mean: Also the mean of the last block's patches.
+
+    Returns:
+        Function of model and images [B, 3, S, S] to float32 [B, n * D], or [B, (n + 1) * D]. For n = 1 the two tokens
+        alternate channel by channel, as in DINO, whose classifiers so fit.
+
+    Raises:
+        ValueError: More blocks than there are, or patches asked of a host that is no ViT.
+    """
+    if not isinstance(model, DinoVisionTransformer):
+        if with_patch_mean:
+            raise ValueError("--avgpool_patchtokens is for ViTs; other backbones give the one token that they pool")
+        return lambda model, images: model(images).float()
+    if num_blocks > len(model.blocks):
+        raise ValueError(f"--n_last_blocks {num_blocks} is more than the {len(model.blocks)} blocks of this backbone")
+    pooling = pooling_of(model)
+    kind = "cls" if pooling["pool"] == "host" else pooling["pool"]
+    pool = TokenPool(kind, *(pooling.get(name) for name in ("top_k", "sigma")), pooling.get("variant") or "release")
+
+    def read(model: nn.Module, images: Tensor) -> Tensor:
+        layers = model.forward_intermediates(
+            images, num_blocks, return_prefix_tokens=True, norm=True, output_fmt="NLC", intermediates_only=True
+        )
+        tokens = [pool(torch.cat((prefix, patches), dim=1), prefix.shape[1]) for patches, prefix in layers]
+        if not with_patch_mean:
+            return torch.cat(tokens, dim=1).float()
+        mean = layers[-1][0].mean(dim=1)
+        if num_blocks == 1:
+            return torch.stack((tokens[0], mean), dim=2).flatten(1).float()
+        return torch.cat((*tokens, mean), dim=1).float()
+
+    return read
+
+
+def extract_features(
+    trained: TrainedModel, images: Dataset, read: Reader, args: argparse.Namespace, device: torch.device
+) -> Tensor:
+    """Features of this process's share of a data set (`process_share`), in its order.
+
+    Args:
+        trained: Its model is on `device`.
+        images: With the model's preprocessing.
+        read: As `pooled_token`.
+        args: With `batch_size_per_gpu` and `num_workers`.
+        device: Where to compute.
+
+    Returns:
+        float32 [share, F] on the CPU, filled in place, so that memory holds it once.
+
+    Raises:
+        ValueError: Features that are NaN or infinite, or an unreadable image.
+    """
+    side = trained.preprocessing.crop
+    with torch.inference_mode():
+        width = read(trained.model, torch.zeros(1, 3, side, side, device=device)).shape[1]
+    features = torch.empty(len(process_share(len(images), rank())), width)
+    loader = build_test_loader(images, args.batch_size_per_gpu, args.num_workers)
+    batches = tqdm(loader, desc="features", unit="batch", disable=None if is_main_process() else True, leave=False)
+    done = 0
+    for found, _ in dense_batches(trained.model, batches, device, read):
+        features[done : done + len(found)] = found.cpu()
+        if not torch.isfinite(features[done : done + len(found)]).all():
+            raise ValueError("some features are NaN or infinite: the weights are damaged")
+        done += len(found)
+    return features
+
+
+def gather_rows(rows: Tensor, total: int, everywhere: bool = True) -> Tensor | None:
+    """Put the shares of all processes together; every process must call this.
+
+    Args:
+        rows: [share, F], this process's.
+        total: Rows of all.
+        everywhere: Else in the main process alone, which spares the others the memory.
+
+    Returns:
+        [total, F] on the device of `rows`; None in other processes unless `everywhere`.
+    """
+    if world_size() == 1:
+        return rows
+    shares = [process_share(total, process) for process in range(world_size())]
+    whole = rows.new_empty((total, rows.shape[1])) if everywhere or is_main_process() else None
+    for start in range(0, max(map(len, shares)), _ROWS):
+        count = min(_ROWS, max(map(len, shares)) - start)
+        block = rows[start : start + count]
+        padded = nn.functional.pad(block, (0, 0, 0, count - len(block)))
+        for share, part in zip(shares, all_gather(padded), strict=True):
+            first, last = share.start + start, min(share.start + start + count, share.stop)
+            if whole is not None and first < last:
+                whole[first:last] = part[: last - first]
+    return whole

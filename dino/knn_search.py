@@ -1,0 +1,129 @@
+"""Weighted k-NN classification as in DINO, in blocks, over any number of processes.
+
+Memory: the bank once, the queries once, and one block of similarities. ImageNet's 1,281,167 x 384 float32 features are
+1.83 GiB, its 50,000 queries 0.07 GiB, the block 0.25 GiB (and at most about as much again while its best are chosen):
+below 3 GiB. Under torchrun each process holds only its share of the bank.
+
+Letters: Q queries, M features in the bank, D channels, C classes.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from last_vit.metrics.summed_counters import SummedCounters
+from last_vit.runtime import all_gather, is_main_process
+
+BLOCK_BYTES = 2**28
+_QUERIES = 1024
+_TOP = 5
+
+
+class Neighbours(NamedTuple):
+    """The nearest of every query, nearest first.
+
+    Attributes:
+        similarity: float32 [Q, k].
+        labels: int64 [Q, k].
+    """
+
+    similarity: Tensor
+    labels: Tensor
+
+
+def knn_accuracy(
+    queries: Tensor,
+    query_labels: Tensor,
+    bank: Tensor,
+    bank_labels: Tensor,
+    num_classes: int,
+    ks: Sequence[int],
+    temperature: float,
+    block_bytes: int = BLOCK_BYTES,
+) -> dict[str, float]:
+    """Accuracy of the classes that the k most similar features vote for, each with exp(similarity / temperature).
+
+    A query counts for top-5 when its class is among the five with most votes, of those that got any (DINO's code may
+    also count one without votes).
+
+    Args:
+        queries: float32 [Q, D] of length 1, the same in every process.
+        query_labels: int64 [Q].
+        bank: float32 [M, D] of length 1, this process's share.
+        bank_labels: int64 [M].
+        num_classes: C.
+        ks: Numbers of neighbours, of which the processes together have enough.
+        temperature: Positive.
+        block_bytes: Of similarities at a time, as in `find_nearest`.
+
+    Returns:
+        "knn_<k>" and "knn_<k>_top5" in percent, the same in every process.
+    """
+    counters = SummedCounters(*(name for k in ks for name in _names(k)))
+    for start in range(0, len(queries), _QUERIES):
+        part = slice(start, start + _QUERIES)
+        found = _merge(find_nearest(queries[part], bank, bank_labels, max(ks), block_bytes), max(ks))
+        if not is_main_process():
+            continue
+        hits = {}
+        for k in ks:
+            top = count_votes(found, k, temperature, num_classes).topk(min(_TOP, num_classes), dim=1)
+            is_hit = (top.indices == query_labels[part, None]) & (top.values > 0)
+            hits |= dict(zip(_names(k), (is_hit[:, 0].sum(), is_hit.sum()), strict=True))
+        counters.add(**hits)
+    return {name: 100.0 * total / len(queries) for name, total in counters.totals().items()}
+
+
+def find_nearest(queries: Tensor, bank: Tensor, labels: Tensor, k: int, block_bytes: int = BLOCK_BYTES) -> Neighbours:
+    """The k features with the largest dot products with each query; of equal ones, any.
+
+    Args:
+        queries: float32 [Q, D].
+        bank: float32 [M, D] on the same device.
+        labels: int64 [M] of the bank.
+        k: At least 1.
+        block_bytes: Largest block of similarities, at least 4 * Q: the bank is searched in parts that give so many.
+
+    Returns:
+        `Neighbours`, min(k, M) of them.
+    """
+    width = block_bytes // (4 * max(1, len(queries)))
+    similarity = queries.new_empty((len(queries), 0))
+    index = torch.empty((len(queries), 0), dtype=torch.int64, device=queries.device)
+    for start in range(0, len(bank), width):
+        best, where = _nearest_in(queries, bank[start : start + width], k)
+        similarity, index = torch.cat((similarity, best), dim=1), torch.cat((index, where + start), dim=1)
+        similarity, order = similarity.topk(min(k, similarity.shape[1]), dim=1)
+        index = index.gather(1, order)
+    return Neighbours(similarity, labels[index])
+
+
+def count_votes(found: Neighbours, k: int, temperature: float, num_classes: int) -> Tensor:
+    """Votes of the first k neighbours, up to a factor per query: float64 [Q, C]; 0 for classes not among them."""
+    similarity = found.similarity[:, :k].double()
+    # relative to the nearest, so that no temperature overflows; and a vote is never nothing
+    weights = ((similarity - similarity[:, :1]) / temperature).exp().clamp_min(torch.finfo(torch.float64).tiny)
+    votes = weights.new_zeros((len(weights), num_classes))
+    return votes.scatter_add_(1, found.labels[:, :k], weights)
+
+
+def _nearest_in(queries: Tensor, block: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """Similarity and place of the best in one block, which is freed on return, before the next is made."""
+    return (queries @ block.T).topk(min(k, len(block)), dim=1)
+
+
+def _merge(found: Neighbours, k: int) -> Neighbours:
+    """The k nearest of what all processes found in their shares."""
+    missing = k - found.similarity.shape[1]  # of a share smaller than k
+    similarity = F.pad(found.similarity, (0, missing), value=-torch.inf)
+    similarity = torch.cat(all_gather(similarity), dim=1)
+    labels = torch.cat(all_gather(F.pad(found.labels, (0, missing))), dim=1)
+    similarity, order = similarity.topk(k, dim=1)
+    return Neighbours(similarity, labels.gather(1, order))
+
+
+def _names(k: int) -> tuple[str, str]:
+    return f"knn_{k}", f"knn_{k}_top5"

@@ -1,0 +1,127 @@
+"""visualize_attention.py: DINO's golden attention, the files and their pixels, masks of a share, folders, errors."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import visualize_attention as script
+from dino_parts import golden, tiny_vit
+from frozen_parts import write_run
+from matplotlib import colormaps
+from PIL import Image
+from torchvision.transforms import functional
+
+from last_vit.preprocessing import Preprocessing
+from last_vit.trained_model import TrainedModel
+
+MODEL = ("--arch", "vit_mini", "--pretrained_weights", "checkpoint.pth", "--device", "cpu")  # patch 8, the default
+
+
+def photograph(path, width=70, height=50):
+    rng = np.random.default_rng(0)
+    noise = rng.integers(0, 256, (height // 5, width // 5, 3), dtype=np.uint8)
+    Image.fromarray(noise).resize((width, height)).save(path)
+    return path
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write_run(tmp_path / "checkpoint.pth")
+    photograph(tmp_path / "image.png")
+
+
+def pixels(path):
+    with Image.open(path) as image:
+        return np.asarray(image.convert("RGB"))
+
+
+def test_golden_attention():
+    """What DINO's own model attends to in a picture whose normalised pixels are the golden input."""
+    vectors = golden("dino_vit")
+    model = tiny_vit().eval()
+    model.load_state_dict(golden("dino_vit_state"))
+    # an 8-bit picture, and a normalisation that makes the golden input of it up to rounding
+    wanted = vectors["native_in"][0]
+    low, span = wanted.amin().item(), (wanted.amax() - wanted.amin()).item()
+    picture = ((wanted - low) / span * 255).round().to(torch.uint8)
+    functional.to_pil_image(picture).save("golden.png")
+    prep = Preprocessing(mean=(-low / span,) * 3, std=(1 / span,) * 3)
+    trained = TrainedModel(model, prep, {"pool": "host"}, "", None, None)
+    _, attention = script.read_attention(trained, Path("golden.png"), (32, 32), 8, torch.device("cpu"))
+    expected = vectors["native_last_selfattention"][0, :, 0, 1:].reshape(3, 4, 4)
+    torch.testing.assert_close(attention, expected, atol=2e-3, rtol=0)
+    assert (expected - expected.mean(dim=(1, 2), keepdim=True)).abs().max() > 1e-2  # maps, not constants
+
+
+def test_files_of_one_image(capsys):
+    script.main(
+        [*MODEL, "--image_path", "image.png", "--image_size", "50", "69", "--threshold", "0.6", "--output_dir", "out"]
+    )
+    names = {path.name for path in Path("out").iterdir()}
+    heads = range(3)
+    assert names == {"img.png", *(f"attn-head{j}.png" for j in heads), *(f"mask_th0.6_head{j}.png" for j in heads)}
+    assert "written 7 pictures to out" in capsys.readouterr().out
+    shown = pixels("out/img.png")
+    assert shown.shape == (48, 64, 3)  # 50 x 69 cut to whole patches
+    resized = functional.resize(Image.open("image.png").convert("RGB"), [50, 69])
+    assert np.array_equal(shown, np.asarray(resized)[:48, :64])
+    for name in names:
+        assert pixels(Path("out") / name).shape == shown.shape
+
+
+def test_pictures_show_the_attention():
+    """Patch by patch: the value in its head's range as a colour; the mask is the fewest patches with the share."""
+    attention = torch.tensor([[[0.1, 0.4, 0.1], [0.2, 0.05, 0.15]], [[0.3, 0.3, 0.3], [0.05, 0.03, 0.02]]])
+    image = np.full((16, 24, 3), 100, dtype=np.uint8)
+    written = script.draw(Path("out"), image, attention, 0.7)
+    assert written[0] == Path("out/img.png")
+    for head, values in enumerate(attention.numpy()):
+        shown = pixels(f"out/attn-head{head}.png")
+        scaled = (values - values.min()) / (values.max() - values.min())
+        expected = colormaps["inferno"](scaled, bytes=True)[:, :, :3].repeat(8, 0).repeat(8, 1)
+        assert np.array_equal(shown, expected)
+    masks = [np.any(pixels(f"out/mask_th0.7_head{head}.png") != 100, axis=2)[::8, ::8] for head in (0, 1)]
+    # 0.4 + 0.2 hold 0.6, too little, with 0.15 it is 0.75; of 0.3 it takes three
+    assert masks[0].tolist() == [[False, True, False], [True, False, True]]
+    assert masks[1].tolist() == [[True, True, True], [False, False, False]]
+
+
+def test_a_folder_of_images():
+    Path("images").mkdir()
+    for name in ("a.png", "b.jpg", "same.jpg", "same.png"):
+        photograph(Path("images") / name)
+    Path("images/notes.txt").touch()
+    script.main([*MODEL, "--image_path", "images", "--image_size", "32", "--output_dir", "out"])
+    assert {path.name for path in Path("out").iterdir()} == {"a", "b", "same.jpg", "same.png"}
+    shown = pixels("out/a/img.png")
+    assert shown.shape == (32, 40, 3)  # one number: the shorter side, 50 -> 32, 70 -> 44 cut to 40
+    assert len(list(Path("out/b").iterdir())) == 1 + 3
+
+
+@pytest.mark.parametrize(
+    ("flags", "match"),
+    [
+        (["--image_path", "nowhere.png"], "nowhere.png"),
+        (["--image_path", "empty"], "no image in --image_path empty"),
+        (["--image_path", "broken.png"], "broken.png"),
+        (["--threshold", "1.5"], "--threshold is a share"),
+        (["--threshold", "0"], "--threshold is a share"),
+        (["--image_size", "1", "2", "3"], "one number or two"),
+        (["--image_size", "7", "64"], "less than a patch of 8"),
+        (["--pretrained_weights", "missing.pth"], "missing.pth"),
+        (["--arch", "resnet18", "--pretrained_weights", "random"], "cannot be read"),
+        (["--output_dir", "image.png"], "image.png"),
+    ],
+)
+def test_one_line_for_every_mistake(capsys, flags, match):
+    Path("empty").mkdir()
+    Path("broken.png").write_bytes(Path("image.png").read_bytes()[:300])
+    with pytest.raises(SystemExit) as stop:
+        script.main([*MODEL, "--image_path", "image.png", "--image_size", "32", *flags])
+    assert stop.value.code == 2
+    error = capsys.readouterr().err
+    assert match in error
+    assert error.startswith("visualize_attention.py: error: ")
+    assert "Traceback" not in error

@@ -20,6 +20,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from eval_options import MODEL_HELP, command_parser, positive, run_command_line
+
 if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
@@ -30,19 +32,11 @@ if TYPE_CHECKING:
     from last_vit.trained_model import TrainedModel
 
 RULES, PROTOCOLS = ("score", "attention"), ("union", "class", "object")
-MODEL_HELP = (
-    "[NAME=]SPEC[@CHECKPOINT][,pool=KIND][,top_k=K][,variant=release|paper]; SPEC is dino:<arch>/<patch>, "
-    "torchvision:, timm:, open_clip:... or <config>.py, CHECKPOINT a local file or `random`; once per model"
-)
 
 
 def build_parser() -> argparse.ArgumentParser:
     """The command line."""
-    parser = argparse.ArgumentParser(
-        prog="eval_coarse_segmentation.py",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = command_parser("eval_coarse_segmentation.py", __doc__)
     add = parser.add_argument
     add("--model", action="append", required=True, metavar="MODEL", help=MODEL_HELP)
     add("--voc-root", type=Path, required=True, help="VOCdevkit/VOC2012 or a folder in that layout")
@@ -56,8 +50,8 @@ def build_parser() -> argparse.ArgumentParser:
         default="trained",
         help="rule score: the token that patches are compared with; default trained: what the model is pooled with",
     )
-    add("--image-size", type=_positive, help="side of the input in pixels; default: each model's")
-    add("--batch-size", type=_positive, default=16, help="images per process and step; default 16")
+    add("--image-size", type=positive, help="side of the input in pixels; default: each model's")
+    add("--batch-size", type=positive, default=16, help="images per process and step; default 16")
     add("--num-workers", type=int, default=4, help="loading processes; default 4")
     add("--device", default="auto", help="auto, cpu, cuda or cuda:<index>; default auto")
     add("--dataset-name", help='in the results, such as "VOC12"; default: the name of --voc-root')
@@ -68,16 +62,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Command line; exits with status 2 and one line on any error that the user can mend."""
-    parser = build_parser()
-    args = parser.parse_args(argv)
-    try:
-        _run(args)
-    except ImportError as error:  # perhaps torch itself, without which runtime.py is not to be had
-        parser.exit(2, f"{parser.prog}: error: {error}\n")
-    except (ValueError, OSError) as error:
-        from last_vit.runtime import error_text
-
-        parser.exit(2, f"{parser.prog}: error: {error_text(error)}\n")
+    run_command_line(build_parser(), _run, argv)
 
 
 def _run(args: argparse.Namespace) -> None:
@@ -206,13 +191,6 @@ def _write(
         table="coarse_seg" if args.table else None,
         row=f"{argument.name}, {rule}" if args.table else None,
     )
-
-
-def _positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"must be at least 1, got {text}")
-    return value
 
 
 if __name__ == "__main__":

@@ -21,6 +21,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from eval_options import MODEL_HELP, command_parser, positive, run_command_line
+
 if TYPE_CHECKING:
     import torch
 
@@ -31,17 +33,10 @@ if TYPE_CHECKING:
     from last_vit.model_argument import ModelArgument
     from last_vit.trained_model import TrainedModel
 
-MODEL_HELP = (
-    "[NAME=]SPEC[@CHECKPOINT][,pool=KIND][,top_k=K][,variant=release|paper]; SPEC is dino:<arch>/<patch>, which takes "
-    "any size, or torchvision:, timm:, open_clip:..., CHECKPOINT a local file or `random`; once per model"
-)
-
 
 def build_parser() -> argparse.ArgumentParser:
     """The command line."""
-    parser = argparse.ArgumentParser(
-        prog="eval_object_discovery.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = command_parser("eval_object_discovery.py", __doc__)
     add = parser.add_argument
     add("--model", action="append", required=True, metavar="MODEL", help=MODEL_HELP)
     methods = parser.add_argument_group("methods")
@@ -67,7 +62,7 @@ def build_parser() -> argparse.ArgumentParser:
         default="trained",
         help="patch-score: the token that patches are compared with; default trained: what the model is pooled with",
     )
-    add("--k-patches", type=_positive, default=100, help="lost: candidates for the seed's friends; default 100")
+    add("--k-patches", type=positive, default=100, help="lost: candidates for the seed's friends; default 100")
     add("--dino-seg-head", type=int, default=4, help="dino-seg: attention head, counted from 0; default 4")
     add("--mended", action="store_true", help="dino-seg: without the three slips of the published code")
     images = parser.add_argument_group("images: one of VOC, COCO and ImageNet")
@@ -78,12 +73,12 @@ def build_parser() -> argparse.ArgumentParser:
     add("--coco-json", type=Path, help="COCO's instances_*.json")
     add("--coco-list", type=Path, help="take only the images named in this file, one per line; default: all")
     add("--imagenet-root", type=Path, help="folder in ImageNet's layout: its val split with XML boxes")
-    add("--num-images", type=_positive, help="take so many images, evenly spread over the list; default: all")
+    add("--num-images", type=positive, help="take so many images, evenly spread over the list; default: all")
     add("--skip-broken", action="store_true", help="leave out and count what is missing, unreadable or does not fit")
     add("--dataset-name", help='in the results, such as "VOC07 trainval"; default: after the folders')
     running = parser.add_argument_group("running")
     add = running.add_argument
-    add("--batch-size", type=_positive, default=1, help="images of one padded size per step, at most; default 1")
+    add("--batch-size", type=positive, default=1, help="images of one padded size per step, at most; default 1")
     add("--num-workers", type=int, default=4, help="loading processes; default 4")
     add("--device", default="auto", help="auto, cpu, cuda or cuda:<index>; default auto")
     add("--dtype", choices=("float32", "bfloat16"), default="float32", help="of the forward pass; default float32")
@@ -92,7 +87,7 @@ def build_parser() -> argparse.ArgumentParser:
     add("--per-class", action="store_true", help="also CorLoc among the images that show each class")
     add("--save-boxes", type=Path, help="write the boxes: model -> method -> image -> [x1, y1, x2, y2] (JSON)")
     add("--pictures", type=Path, help="folder for pictures of hits and misses, one sheet per model and method")
-    add("--num-pictures", type=_positive, default=12, help="images per sheet, half of them hits; default 12")
+    add("--num-pictures", type=positive, default=12, help="images per sheet, half of them hits; default 12")
     add("--seed", type=int, default=0, help="of the choice of pictures; default 0")
     add("--output", default="corloc", help="beginning of the names of the files in results/; default corloc")
     add("--table", action="store_true", help='show the results in README\'s table, in rows "<model>, <method>"')
@@ -101,16 +96,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Command line; exits with status 2 and one line on any error that the user can mend."""
-    parser = build_parser()
-    args = parser.parse_args(argv)
-    try:
-        _run(args)
-    except ImportError as error:  # perhaps torch itself, without which runtime.py is not to be had
-        parser.exit(2, f"{parser.prog}: error: {error}\n")
-    except (ValueError, OSError) as error:
-        from last_vit.runtime import error_text
-
-        parser.exit(2, f"{parser.prog}: error: {error_text(error)}\n")
+    run_command_line(build_parser(), _run, argv)
 
 
 def _run(args: argparse.Namespace) -> None:
@@ -260,13 +246,6 @@ def check_sizes(argument: "ModelArgument", trained: "TrainedModel", objects: "Ob
             "object discovery does not resize; dino:<arch>/<patch>@FILE takes any size and reads the weights of DINO "
             "and of timm's plain ViTs without classifier"
         )
-
-
-def _positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"must be at least 1, got {text}")
-    return value
 
 
 if __name__ == "__main__":

@@ -10,6 +10,10 @@ from pathlib import Path
 from dino_options import POOLINGS, patch_count
 
 RANDOM = "random"
+MODEL_HELP = (
+    "[NAME=]SPEC[@CHECKPOINT][,pool=KIND][,top_k=K][,variant=release|paper]; SPEC is dino:<arch>/<patch>, which takes "
+    "any size, or torchvision:, timm:, open_clip: or <config>.py, CHECKPOINT a local file or `random`; once per model"
+)
 
 
 def command_parser(name: str, description: str) -> argparse.ArgumentParser:

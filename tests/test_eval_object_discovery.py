@@ -262,6 +262,7 @@ def test_help_is_light():
         f"import runpy, sys\nsys.argv = ['x', '--help']\ntry: runpy.run_path({str(SCRIPT)!r}, run_name='__main__')\n"
         "except SystemExit: print('torch' in sys.modules)"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    # in the script's own folder, where its siblings are found as they are when it is started as a script
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=SCRIPT.parent)
     assert "--voc-root" in done.stdout
     assert done.stdout.endswith("False\n")

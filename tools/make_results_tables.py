@@ -21,7 +21,7 @@ from last_vit.results import ResultRecord, read_results
 
 ROOT = Path(__file__).resolve().parents[1]
 MARKED = re.compile(r"(<!-- results:(?P<name>[\w-]+) -->\n).*?(<!-- /results -->)", re.DOTALL)
-INPUT = re.compile(r".+?, \d+ px(?=,|$)")
+INPUT = re.compile(r".+?, (?:\d+ px|native)(?=,|$)")
 IMAGENET = "ImageNet-1k val, 224 px"
 
 
@@ -134,6 +134,53 @@ TABLES = {
         },
         decimals={"votes_lift": 2},
         paper=(),
+    ),
+    "knn": ResultsTable(
+        metrics={f"knn_{k}": f"k = {k}" for k in (20, 10, 100, 200)},
+        paper=(
+            PaperRow("DINO ViT-S/16, CLS, 100 epochs", 69.3, "DINO's repository"),
+            PaperRow("DINO ViT-S/16, CLS, 800 epochs", 74.5, "DINO's repository"),
+        ),
+    ),
+    "linear": ResultsTable(
+        metrics={"best_acc1": "best top-1", "acc1": "last top-1"},
+        paper=(
+            PaperRow("DINO ViT-S/16, CLS, 100 epochs", 74.0, "DINO's repository"),
+            PaperRow("DINO ViT-S/16, CLS, 800 epochs", 77.0, "DINO's repository"),
+        ),
+    ),
+    "corloc": ResultsTable(
+        metrics={
+            "corloc": "CorLoc",
+            "corloc_whole_image": "whole image",
+            "fps_model": "model, images/s",
+            "fps_boxes": "boxes, images/s",
+        },
+        paper=tuple(
+            PaperRow(row, value, source, f"{dataset}, native")
+            for row, source, values in (
+                ("DINO ViT-S/16, LaSt, patch-score", "paper, table 7", (64.4, 67.6, 51.6)),
+                ("DINO ViT-S/16, CLS, lost", "LOST", (61.9, 64.0, 50.7)),
+                ("DINO ViT-S/16, CLS, tokencut", "TokenCut", (68.8, 72.1, 58.8)),
+                ("DINO ViT-S/16, CLS, dino-seg", "LOST", (45.8, 46.2, 42.1)),
+            )
+            for dataset, value in zip(("VOC07 trainval", "VOC12 trainval", "COCO20k"), values, strict=True)
+        ),
+    ),
+    "coarse_seg": ResultsTable(
+        metrics={"miou": "mIoU"},
+        paper=tuple(
+            # the paper names neither size nor ground truth (union, class, object)
+            PaperRow(row, value, "paper, table 6", "VOC12 val, size not given")
+            for row, value in (
+                ("ViT-B/16, labels, CLS, score", 22.3),
+                ("ViT-B/16, labels, LaSt, score", 32.8),
+                ("ViT-S/16, labels, CLS, score", 29.5),
+                ("ViT-S/16, labels, LaSt, score", 41.9),
+                ("DINO ViT-S/16, CLS, score", 47.7),
+                ("DINO ViT-S/16, LaSt, score", 55.1),
+            )
+        ),
     ),
     "pooling_speed": ResultsTable(
         metrics={

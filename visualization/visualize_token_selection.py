@@ -18,6 +18,7 @@ the top left corner.
 """
 
 import argparse
+import sys
 import time
 from collections.abc import Sequence
 from dataclasses import replace
@@ -154,7 +155,7 @@ def find_images(args: argparse.Namespace) -> None:
         FileNotFoundError: No val/ below the root, no boxes in --imagenet-label-dir.
     """
     from last_vit.data.imagenet_layout import find_annotation_folder, find_split_folder
-    from last_vit.runtime import get_logger
+    from last_vit.runtime import is_main_process
 
     label_dir, has_objects = args.imagenet_label_dir, args.boxes is not None or args.masks is not None
     if label_dir is not None and (args.imagenet_root is None or has_objects):
@@ -169,7 +170,8 @@ def find_images(args: argparse.Namespace) -> None:
     except FileNotFoundError:
         if label_dir is not None:
             raise
-        get_logger().warning("no XML boxes beside %s: the share of votes inside objects is left out", args.images)
+        if is_main_process():
+            print(f"no XML boxes beside {args.images}: the share of votes inside objects is left out", file=sys.stderr)
 
 
 def count_votes(

@@ -1,6 +1,9 @@
 """Coarse segmentation from the command line, on synthetic VOC: numbers, records, batch sizes and errors."""
 
 import json
+import os
+import subprocess
+from pathlib import Path
 
 import eval_coarse_segmentation as script
 import pytest
@@ -105,3 +108,23 @@ def test_errors_are_one_line(run, capsys, flags, message):
     lines = capsys.readouterr().err.strip().splitlines()
     assert message in lines[-1]
     assert lines[-1].startswith("eval_coarse_segmentation.py: error: ")
+
+
+def test_the_script_for_voc12(tmp_path):
+    """It refuses what is not VOC 2012 val, and becomes one command."""
+    path = Path(script.__file__).resolve().parents[1] / "tools" / "eval_coarse_seg_voc12.sh"
+    voc = tmp_path / "VOC2012"
+
+    def call(*arguments):
+        environment = {"PATH": os.environ["PATH"], "RUN": "echo"}
+        return subprocess.run(["bash", str(path), *arguments], env=environment, capture_output=True, text=True)
+
+    for arguments, message in (((), "first argument"), ((str(voc),), "unpack VOCtrainval")):
+        assert (call(*arguments).returncode, message in call(*arguments).stderr) == (2, True)
+    (voc / "ImageSets/Segmentation").mkdir(parents=True)
+    (voc / "ImageSets/Segmentation/val.txt").write_text("a\n" * 7)
+    assert "names 7 images, VOC 2012 val has 1449" in call(str(voc)).stderr
+    (voc / "ImageSets/Segmentation/val.txt").write_text("a\n" * 1449)
+    done = call(str(voc), "--model", "A=dino:vit_small/16@w.pth")
+    assert done.returncode == 0
+    assert done.stdout.endswith("--rule score attention --model A=dino:vit_small/16@w.pth\n")

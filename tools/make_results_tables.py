@@ -150,12 +150,7 @@ TABLES = {
         ),
     ),
     "corloc": ResultsTable(
-        metrics={
-            "corloc": "CorLoc",
-            "corloc_whole_image": "whole image",
-            "fps_model": "model, images/s",
-            "fps_boxes": "boxes, images/s",
-        },
+        metrics={"corloc": "CorLoc", "corloc_whole_image": "whole image"},
         paper=tuple(
             PaperRow(row, value, source, f"{dataset}, native")
             for row, source, values in (

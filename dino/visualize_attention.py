@@ -163,7 +163,7 @@ def draw(folder: Path, pixels: "np.ndarray", attention: "Tensor", threshold: flo
 
 def _enlarge(grid: "Tensor", shape: tuple[int, ...]) -> "np.ndarray":
     """A value per patch [h, w] as a value per pixel [H, W]."""
-    rows, columns = (length // side for length, side in zip(shape, grid.shape, strict=False))
+    rows, columns = (length // side for length, side in zip(shape[:2], grid.shape, strict=True))
     return grid.repeat_interleave(rows, 0).repeat_interleave(columns, 1).numpy()
 
 

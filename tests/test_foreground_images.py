@@ -120,7 +120,7 @@ def test_agrees_with_the_imagenet_reader(written):
         ImageNetDataset(written / "imagenet", "val", transform, boxes=True),
     )
     assert [str(path) for path in ours.image_paths] == theirs.image_paths
-    for one, other in zip(ours, theirs, strict=False):
+    for one, other in zip(ours, theirs, strict=True):
         for key in ("image", "box_xyxy", "image_hw"):
             assert torch.equal(one[key], other[key])
 

@@ -198,7 +198,7 @@ def test_user_errors_are_one_line(arguments, message, measured_folder, tmp_path,
 
 def test_help_needs_no_torch():
     block = f"import runpy, sys; sys.modules['torch'] = sys.modules['matplotlib'] = None; sys.argv = ['x', '--help']; \
-sys.path.insert(0, {str(SCRIPT.parent)!r}); runpy.run_path({str(SCRIPT)!r}, run_name='__main__')"
-    done = subprocess.run([sys.executable, "-c", block], capture_output=True, text=True, timeout=120)
+runpy.run_path({str(SCRIPT)!r}, run_name='__main__')"
+    done = subprocess.run([sys.executable, "-c", block], capture_output=True, text=True, timeout=120, cwd=SCRIPT.parent)
     assert done.returncode == 0, done.stderr
     assert "--run" in done.stdout

@@ -20,7 +20,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from eval_options import MODEL_HELP, command_parser, positive, run_command_line
+from last_vit.command_line import MODEL_HELP, command_parser, positive, run_command_line
 
 if TYPE_CHECKING:
     import torch
@@ -138,7 +138,7 @@ def _map_maker(rule: str, args: argparse.Namespace, trained: "TrainedModel") -> 
     from last_vit.last_attention import last_attention
     from last_vit.object_discovery import attention_mask
     from last_vit.patch_hit import choose_global_token
-    from last_vit.patch_score import patch_score, threshold_mask
+    from last_vit.patch_scores import patch_score, threshold_mask
 
     def by_score(model: "nn.Module", images: "Tensor") -> "Tensor":
         output = dense_forward(model, images)

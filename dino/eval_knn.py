@@ -18,14 +18,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dino_options import boolean
-from eval_options import (
-    add_backbone_flags,
-    add_data_flags,
-    add_result_flags,
-    command_parser,
-    positive,
-    run_command_line,
-)
+from eval_options import add_backbone_flags, add_data_flags, add_result_flags
+
+from last_vit.command_line import command_parser, positive, run_command_line
 
 if TYPE_CHECKING:
     import torch

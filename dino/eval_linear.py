@@ -24,14 +24,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dino_options import boolean
-from eval_options import (
-    add_backbone_flags,
-    add_data_flags,
-    add_result_flags,
-    command_parser,
-    positive,
-    run_command_line,
-)
+from eval_options import add_backbone_flags, add_data_flags, add_result_flags
+
+from last_vit.command_line import command_parser, positive, run_command_line
 
 if TYPE_CHECKING:
     import torch

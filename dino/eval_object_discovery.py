@@ -21,7 +21,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from eval_options import MODEL_HELP, command_parser, positive, run_command_line
+from last_vit.command_line import MODEL_HELP, command_parser, positive, run_command_line
 
 if TYPE_CHECKING:
     import torch

@@ -1,47 +1,16 @@
-"""What the evaluations of DINO's backbones share on the command line: flags as DINO spells them, errors in one line.
+"""What the evaluations of DINO's backbones share on the command line: flags as DINO spells them.
 
 Imports no torch, so that --help needs none.
 """
 
 import argparse
-from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from dino_options import POOLINGS, patch_count
 
+from last_vit.command_line import positive
+
 RANDOM = "random"
-MODEL_HELP = (
-    "[NAME=]SPEC[@CHECKPOINT][,pool=KIND][,top_k=K][,variant=release|paper]; SPEC is dino:<arch>/<patch>, which takes "
-    "any size, or torchvision:, timm:, open_clip: or <config>.py, CHECKPOINT a local file or `random`; once per model"
-)
-
-
-def command_parser(name: str, description: str) -> argparse.ArgumentParser:
-    """An empty parser whose help begins with a script's docstring."""
-    return argparse.ArgumentParser(
-        prog=name, description=description, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-
-
-def run_command_line(
-    parser: argparse.ArgumentParser, run: Callable[[argparse.Namespace], None], argv: Sequence[str] | None
-) -> None:
-    """Parse and run; exits with status 2 and one line on any error that the user can mend.
-
-    Args:
-        parser: Its `prog` begins the line.
-        run: Gets the parsed arguments.
-        argv: Arguments without the program; None are the process's own.
-    """
-    args = parser.parse_args(argv)
-    try:
-        run(args)
-    except ImportError as error:  # perhaps torch itself, without which runtime.py is not to be had
-        parser.exit(2, f"{parser.prog}: error: {error}\n")
-    except (ValueError, OSError, FloatingPointError) as error:
-        from last_vit.runtime import error_text
-
-        parser.exit(2, f"{parser.prog}: error: {error_text(error)}\n")
 
 
 def add_backbone_flags(parser: argparse.ArgumentParser, patch_size: int = 16) -> None:
@@ -87,16 +56,3 @@ def add_result_flags(parser: argparse.ArgumentParser, prefix: str) -> None:
     add = parser.add_argument_group("results").add_argument
     add("--output", help=f"name of the file in results/; default {prefix}_<folder>_<file of the weights>")
     add("--row", help="show the result in README's table under this label; runs (seeds) may share one")
-
-
-def positive(text: str) -> int:
-    """A whole number of at least 1.
-
-    Raises:
-        argparse.ArgumentTypeError: A smaller one.
-        ValueError: No whole number.
-    """
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"must be at least 1, got {text}")
-    return value

@@ -17,7 +17,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from eval_options import add_backbone_flags, add_device_flag, command_parser, positive, run_command_line
+from eval_options import add_backbone_flags, add_device_flag
+
+from last_vit.command_line import command_parser, positive, run_command_line
 
 if TYPE_CHECKING:
     import numpy as np

@@ -21,7 +21,7 @@ from last_vit.object_discovery import (
     tokencut_mask,
 )
 from last_vit.patch_hit import choose_global_token
-from last_vit.patch_score import patch_score
+from last_vit.patch_scores import patch_score
 from last_vit.pooling import LaStPool
 
 METHODS = ("patch-score", "lost", "dino-seg", "tokencut")

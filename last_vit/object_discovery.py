@@ -16,7 +16,7 @@ import scipy.ndimage
 import torch
 from torch import Tensor
 
-from last_vit.patch_score import threshold_mask
+from last_vit.patch_scores import threshold_mask
 
 COMPONENTS = ("peak", "largest", "all")
 LOST_CANDIDATES = 100

@@ -15,7 +15,7 @@ from last_vit.dense_batches import dense_batches
 from last_vit.layer_tokens import layer_tokens
 from last_vit.metrics import PointInBox, TopK
 from last_vit.metrics.patch_norms import PatchNorms, token_norms
-from last_vit.patch_score import patch_score
+from last_vit.patch_scores import patch_score
 from last_vit.pooling import LaStPool
 
 GLOBAL_TOKENS = ("trained", "cls", "last", "mean")

@@ -15,7 +15,7 @@ from last_vit.metrics.patch_foreground import patch_foreground
 from last_vit.metrics.score_distribution import ScoreDistribution
 from last_vit.metrics.top_k import TopK
 from last_vit.patch_hit import choose_global_token
-from last_vit.patch_score import patch_score
+from last_vit.patch_scores import patch_score
 from last_vit.pooling import LaStPool
 
 MASKED_PERCENTS = tuple(range(10, 100, 10))

@@ -14,7 +14,7 @@ from last_vit.discovery_methods import (
 )
 from last_vit.last_attention import last_attention
 from last_vit.object_discovery import dino_seg_mask, lost_mask, patch_box, patch_score_mask, tokencut_mask
-from last_vit.patch_score import patch_score
+from last_vit.patch_scores import patch_score
 from last_vit.pooling import LaStPool, last_pool
 
 GRID, IMAGE_HW = (3, 4), [(24, 32), (20, 27)]

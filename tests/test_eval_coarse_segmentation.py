@@ -18,7 +18,7 @@ from last_vit.data.voc import VocSplit
 from last_vit.dense import dense_forward
 from last_vit.metrics.coarse_seg import CoarseSegmentation
 from last_vit.model_argument import parse_model_argument
-from last_vit.patch_score import patch_score
+from last_vit.patch_scores import patch_score
 
 MODEL = "ViT=dino:vit_tiny/16@random"
 

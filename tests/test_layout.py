@@ -63,7 +63,7 @@ def test_package_imports_point_down(path):
     if path.parent.name == "adapters":
         assert inner <= {n for n in inner if n.startswith(("last_vit.adapters", "last_vit.token_pool"))}
         assert not roots(names) & HOSTS, "adapters know their hosts by name"
-    if path.stem in ("pooling", "patch_score", "token_pool"):
+    if path.stem in ("pooling", "patch_scores", "token_pool"):
         assert inner <= {"last_vit.pooling"}
 
 

@@ -17,7 +17,7 @@ from last_vit.data.transforms import EvalTransform
 from last_vit.dense import dense_forward
 from last_vit.masking import choose_patches, mask_patches, random_scores
 from last_vit.model_argument import parse_model_argument
-from last_vit.patch_score import patch_score
+from last_vit.patch_scores import patch_score
 
 SCRIPT = Path(probe_masking.__file__)
 VIT = "ViT=timm:test_vit@vit.pth"

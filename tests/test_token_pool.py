@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from last_vit import last_pool, patch_score
-from last_vit.patch_score import peak_index, threshold_mask
+from last_vit.patch_scores import peak_index, threshold_mask
 from last_vit.token_pool import POOL_KINDS, TokenPool
 
 TOKENS = torch.randn(3, 2 + 9, 8, generator=torch.Generator().manual_seed(0))

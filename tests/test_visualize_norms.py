@@ -16,7 +16,7 @@ from last_vit.data.foreground_images import ForegroundImages
 from last_vit.data.transforms import EvalTransform
 from last_vit.dense import dense_forward
 from last_vit.metrics.patch_foreground import patch_foreground
-from last_vit.patch_score import patch_score
+from last_vit.patch_scores import patch_score
 
 SCRIPT = Path(visualize_norms.__file__)
 VIT, RESNET = "ViT=timm:test_vit@random", "ResNet=timm:test_resnet@random"

@@ -17,7 +17,7 @@ from last_vit.dense import dense_forward
 from last_vit.metrics.patch_foreground import patch_foreground
 from last_vit.model_argument import parse_model_argument
 from last_vit.patch_pca import fit_patch_pca
-from last_vit.patch_score import patch_score
+from last_vit.patch_scores import patch_score
 
 SCRIPT = Path(visualize_pca.__file__)
 VIT, RESNET = "ViT=timm:test_vit@random", "ResNet=timm:test_resnet@random"

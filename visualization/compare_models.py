@@ -23,13 +23,12 @@ from diagnostic_cli import (
     add_image_flags,
     add_model_flags,
     check_image_flags,
-    command_parser,
     eval_transform,
     image_set_name,
     open_images,
-    positive,
-    run_command_line,
 )
+
+from last_vit.command_line import command_parser, positive, run_command_line
 
 if TYPE_CHECKING:
     import torch
@@ -128,7 +127,7 @@ def compute_view(
     from example_images import load_examples
 
     from last_vit.dense import dense_forward
-    from last_vit.patch_score import patch_score, peak_index
+    from last_vit.patch_scores import patch_score, peak_index
     from last_vit.pooling import last_select, vote_count
 
     examples, selection = load_examples(images, chosen, trained.preprocessing), trained.selection()

@@ -1,12 +1,14 @@
-"""What the command lines of this folder share: flags for models and images, and errors in one line.
+"""What the command lines of this folder share: flags for models, images, batches and output, and the result.
 
 Imports neither torch nor a host library, so that --help needs neither.
 """
 
 import argparse
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from last_vit.command_line import MODEL_HELP, positive
 
 if TYPE_CHECKING:
     import torch
@@ -18,40 +20,7 @@ if TYPE_CHECKING:
     from last_vit.preprocessing import Preprocessing
     from last_vit.trained_model import TrainedModel
 
-MODEL_HELP = (
-    "[NAME=]SPEC[@CHECKPOINT][,pool=KIND][,top_k=K][,variant=release|paper]; SPEC is torchvision:<name>, timm:<name>, "
-    "dino:<arch>/<patch>, open_clip:<arch>[/<file>] or <config>.py, CHECKPOINT a local file or `random`"
-)
-
 FIGURE_ENDINGS = (".png", ".pdf", ".svg")
-
-
-def run_command_line(
-    parser: argparse.ArgumentParser, run: Callable[[argparse.Namespace], None], argv: Sequence[str] | None
-) -> None:
-    """Parse and run; exits with status 2 and one line on any error that the user can mend.
-
-    Args:
-        parser: Its `prog` begins the line.
-        run: Gets the parsed arguments.
-        argv: Arguments without the program; None are the process's own.
-    """
-    args = parser.parse_args(argv)
-    try:
-        run(args)
-    except ImportError as error:  # perhaps torch itself, without which runtime.py is not to be had
-        parser.exit(2, f"{parser.prog}: error: {error}\n")
-    except (ValueError, OSError) as error:
-        from last_vit.runtime import error_text
-
-        parser.exit(2, f"{parser.prog}: error: {error_text(error)}\n")
-
-
-def command_parser(name: str, description: str) -> argparse.ArgumentParser:
-    """An empty parser whose help begins with a script's docstring."""
-    return argparse.ArgumentParser(
-        prog=name, description=description, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
 
 
 def add_model_flags(parser: argparse.ArgumentParser, required: bool = True) -> None:
@@ -275,11 +244,3 @@ def figure_path(text: str) -> Path:
     if path.suffix.lower() not in FIGURE_ENDINGS:
         raise argparse.ArgumentTypeError(f"must end in one of {', '.join(FIGURE_ENDINGS)}, got {text}")
     return path
-
-
-def positive(text: str) -> int:
-    """A flag's value that counts something."""
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"must be at least 1, got {text}")
-    return value

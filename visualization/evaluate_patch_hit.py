@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from diagnostic_cli import add_imagenet_flags, add_loading_flags, command_parser, positive, run_command_line
+from diagnostic_cli import add_imagenet_flags, add_loading_flags
 from point_in_box_protocol import (
     add_protocol_flags,
     left_out_words,
@@ -23,6 +23,8 @@ from point_in_box_protocol import (
     protocol_config,
     protocol_words,
 )
+
+from last_vit.command_line import command_parser, positive, run_command_line
 
 if TYPE_CHECKING:
     import torch

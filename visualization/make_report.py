@@ -21,14 +21,13 @@ from diagnostic_cli import (
     add_image_flags,
     add_loading_flags,
     add_model_flags,
-    command_parser,
     image_set_name,
     open_images,
     open_loader,
-    positive,
     print_table,
-    run_command_line,
 )
+
+from last_vit.command_line import command_parser, positive, run_command_line
 
 if TYPE_CHECKING:
     from report_data import ModelMeasures

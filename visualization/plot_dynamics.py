@@ -18,14 +18,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from diagnostic_cli import (
-    add_figure_flag,
-    add_imagenet_flags,
-    add_loading_flags,
-    add_model_flags,
-    command_parser,
-    run_command_line,
-)
+from diagnostic_cli import add_figure_flag, add_imagenet_flags, add_loading_flags, add_model_flags
 from point_in_box_protocol import (
     add_protocol_flags,
     left_out_words,
@@ -34,6 +27,8 @@ from point_in_box_protocol import (
 )
 from point_in_box_table import measure_model, table_lines
 from training_curve import TrainingCurve, numbered_checkpoints, read_training_curve
+
+from last_vit.command_line import command_parser, run_command_line
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

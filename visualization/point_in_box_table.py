@@ -24,8 +24,6 @@ from diagnostic_cli import (
     add_model_flags,
     add_output_flags,
     check_image_flags,
-    command_parser,
-    run_command_line,
     write_model_result,
 )
 from point_in_box_protocol import (
@@ -38,6 +36,8 @@ from point_in_box_protocol import (
     protocol_words,
 )
 from token_cli import check_model
+
+from last_vit.command_line import command_parser, run_command_line
 
 if TYPE_CHECKING:
     import torch

@@ -20,15 +20,14 @@ from diagnostic_cli import (
     add_loading_flags,
     add_model_flags,
     add_output_flags,
-    command_parser,
     eval_transform,
     open_loader,
-    positive,
     print_table,
-    run_command_line,
     write_model_result,
 )
 from token_cli import add_token_flag, check_model, naming, token_words
+
+from last_vit.command_line import command_parser, positive, run_command_line
 
 if TYPE_CHECKING:
     import numpy as np

@@ -22,7 +22,7 @@ from last_vit.metrics.patch_norms import PatchNorms, token_norms
 from last_vit.metrics.score_distribution import ScoreDistribution
 from last_vit.metrics.vote_statistics import VoteStatistics
 from last_vit.patch_pca import fit_patch_pca
-from last_vit.patch_score import patch_score, peak_index
+from last_vit.patch_scores import patch_score, peak_index
 from last_vit.pooling import LaStPool, last_select, vote_count
 from last_vit.preprocessing import Preprocessing
 

@@ -20,13 +20,13 @@ from diagnostic_cli import (
     add_loading_flags,
     add_model_flags,
     add_output_flags,
-    command_parser,
     open_images,
     open_loader,
     print_table,
-    run_command_line,
     write_model_result,
 )
+
+from last_vit.command_line import command_parser, run_command_line
 
 if TYPE_CHECKING:
     import torch
@@ -144,7 +144,7 @@ def measure(
     from last_vit.layer_tokens import count_layers, layer_tokens
     from last_vit.metrics.patch_foreground import patch_foreground
     from last_vit.metrics.patch_norms import PatchNorms, token_norms
-    from last_vit.patch_score import patch_score
+    from last_vit.patch_scores import patch_score
 
     num_layers, has_final_norm = count_layers(trained.model)
     layers = [PatchNorms() for _ in range(num_layers - 1)] + [PatchNorms(args.cutoff)]
@@ -200,7 +200,7 @@ def show_examples(
     from last_vit.layer_tokens import layer_tokens
     from last_vit.metrics.patch_foreground import patch_foreground
     from last_vit.metrics.patch_norms import token_norms
-    from last_vit.patch_score import patch_score
+    from last_vit.patch_scores import patch_score
 
     examples = load_examples(images, chosen, trained.preprocessing)
     with torch.inference_mode():

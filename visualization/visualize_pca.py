@@ -21,14 +21,13 @@ from diagnostic_cli import (
     add_loading_flags,
     add_model_flags,
     add_output_flags,
-    command_parser,
     open_images,
     open_loader,
-    positive,
     print_table,
-    run_command_line,
     write_model_result,
 )
+
+from last_vit.command_line import command_parser, positive, run_command_line
 
 if TYPE_CHECKING:
     import torch
@@ -196,7 +195,7 @@ def foreground_patches(output: "DenseOutput", foreground: "Tensor", has_foregrou
         bool [B, N].
     """
     from last_vit.metrics.patch_foreground import patch_foreground
-    from last_vit.patch_score import patch_score, threshold_mask
+    from last_vit.patch_scores import patch_score, threshold_mask
 
     if has_foreground:
         return patch_foreground(foreground, output.grid_hw)[0]

@@ -30,14 +30,13 @@ from diagnostic_cli import (
     add_loading_flags,
     add_model_flags,
     add_output_flags,
-    command_parser,
     open_images,
     open_loader,
-    positive,
     print_table,
-    run_command_line,
     write_model_result,
 )
+
+from last_vit.command_line import command_parser, positive, run_command_line
 
 if TYPE_CHECKING:
     import torch

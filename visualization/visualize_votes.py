@@ -15,16 +15,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from diagnostic_cli import (
-    add_figure_flag,
-    add_image_flags,
-    add_model_flags,
-    command_parser,
-    image_set_name,
-    open_images,
-    positive,
-    run_command_line,
-)
+from diagnostic_cli import add_figure_flag, add_image_flags, add_model_flags, image_set_name, open_images
+
+from last_vit.command_line import command_parser, positive, run_command_line
 
 if TYPE_CHECKING:
     import numpy as np

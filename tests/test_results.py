@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import make_results_tables
+import paper_tables
 import pytest
 
 from last_vit.results import dataset_name, read_results, result_name, write_result
@@ -121,7 +122,7 @@ def test_table_keeps_the_papers_inputs_apart(tmp_path):
     assert seeds[:3] == ["", "44.2 +- 1.4", "20.0 +- 0.0"]
     assert seeds[6:8] == ["1,200", "2"]
     assert table["ViT, labels, LaSt", "synthetic"][:2] == ["", "43.2"]
-    paper = table["ViT, labels, LaSt", make_results_tables.IMAGENET]
+    paper = table["ViT, labels, LaSt", paper_tables.IMAGENET]
     assert paper[:2] == ["55.1", ""]
     assert "unlisted" not in str(table)
 
@@ -131,14 +132,14 @@ def test_runs_on_the_papers_input_join_its_row(tmp_path):
     shared = {"row": "ViT, labels, LaSt"}
     protocols = ("any box, center rule, cls token", "box < 25 %, release rule, trained token")
     for i, protocol in enumerate(protocols):
-        write(tmp_path, f"run{i}", **shared, dataset=f"{make_results_tables.IMAGENET}, {protocol}")
-    write(tmp_path, "run2", **shared, dataset=make_results_tables.IMAGENET.replace("224", "448"))
-    write(tmp_path, "run3", **shared, dataset=f"Tiny {make_results_tables.IMAGENET}, {protocols[0]}")
+        write(tmp_path, f"run{i}", **shared, dataset=f"{paper_tables.IMAGENET}, {protocol}")
+    write(tmp_path, "run2", **shared, dataset=paper_tables.IMAGENET.replace("224", "448"))
+    write(tmp_path, "run3", **shared, dataset=f"Tiny {paper_tables.IMAGENET}, {protocols[0]}")
     table = rows(make_results_tables.render_readme(README, read_results(tmp_path)))
     place = next(i for i, row in enumerate(table) if row[0] == "ViT, labels, LaSt")
     assert [row[1:4] for row in table[place : place + 2]] == [
-        [f"{make_results_tables.IMAGENET}, {protocols[0]}", "55.1", "43.2"],
-        [f"{make_results_tables.IMAGENET}, {protocols[1]}", "", "43.2"],
+        [f"{paper_tables.IMAGENET}, {protocols[0]}", "55.1", "43.2"],
+        [f"{paper_tables.IMAGENET}, {protocols[1]}", "", "43.2"],
     ]
     assert [row[-1] for row in table[place : place + 2]] == ["paper; [1](results/run0.json)", "[1](results/run1.json)"]
     assert table[place + 2][0] == "DINO, CLS"

@@ -1,0 +1,231 @@
+"""The tables of README: which metrics each shows, and the published numbers beside them.
+
+Numbers here are the paper's or its peers', never ours; make_results_tables.py puts ours next to them.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+IMAGENET = "ImageNet-1k val, 224 px"
+
+
+@dataclass(frozen=True)
+class PaperRow:
+    """One published number.
+
+    Attributes:
+        row: Row label.
+        value: The table's first metric, in percent.
+        dataset: Data set and input, without a protocol.
+        source: Where it is published.
+    """
+
+    row: str
+    value: float
+    source: str
+    dataset: str = IMAGENET
+
+
+@dataclass(frozen=True)
+class ResultsTable:
+    """One table of README.
+
+    Attributes:
+        metrics: Metric name in the records -> column title; the first is the one that the paper reports.
+        paper: The paper's rows, in the order of display; empty for no such column.
+        has_training: Records are of training runs: also show how long they took, on what.
+        decimals: Of numbers that one decimal would hide, metric -> digits behind the point.
+    """
+
+    metrics: dict[str, str]
+    paper: tuple[PaperRow, ...]
+    has_training: bool = False
+    decimals: Mapping[str, int] = field(default_factory=dict)
+
+
+# The paper does not say which boxes, hit rule and token its Point-in-Box uses; the README names the choices made here.
+TABLES = {
+    "point_in_box": ResultsTable(
+        metrics={
+            "point_in_box": "PiB",
+            "point_in_box_random": "random patch",
+            "point_in_box_center": "image centre",
+            "outlier_share": "% high norm",
+            "acc1": "top-1",
+        },
+        decimals={"outlier_share": 2},
+        paper=(
+            PaperRow("ViT, labels, CLS", 42.7, "paper"),
+            PaperRow("ViT, labels, LaSt", 55.1, "paper"),
+            PaperRow("DINO, CLS", 44.5, "paper; 45.3 in its table 1"),
+            PaperRow("DINO, LaSt", 69.7, "paper"),
+            PaperRow("CLIP, CLS", 39.8, "paper"),
+            PaperRow("CLIP, LaSt", 50.1, "paper"),
+            PaperRow("ResNet, labels", 68.4, "paper"),
+            PaperRow("DINO ResNet", 71.1, "paper"),
+            PaperRow("CLIP ResNet", 53.9, "paper"),
+            PaperRow("ViT with registers, labels", 41.5, "paper"),
+            PaperRow("OpenCLIP with registers", 37.6, "paper"),
+            PaperRow("ViT-S, labels, CLS", 50.1, "paper, table 2"),
+        ),
+    ),
+    "cls_pretrain": ResultsTable(
+        has_training=True,
+        metrics={"acc1": "top-1", "acc5": "top-5"},
+        paper=(
+            PaperRow("ViT-B/32, attention pooling", 59.1, "paper, table 9"),
+            PaperRow("ViT-B/32, mean", 64.3, "paper, table 9"),
+            PaperRow("ViT-B/32, LaSt K=1", 64.6, "paper, table 9"),
+            PaperRow("ViT-B/32, LaSt K=7", 64.8, "paper, table 9"),
+            PaperRow("ViT-B/32, LaSt K=49", 64.9, "paper, table 9"),
+            PaperRow("ViT-S, CLS", 72.3, "paper, table 2"),
+            PaperRow("ViT-B/16, LaSt K=1", 67.4, "release's README"),
+            PaperRow("ViT-B/16, LaSt K=7", 67.6, "release's README"),
+        ),
+    ),
+    "score_distribution": ResultsTable(
+        metrics={
+            "auroc": "AUROC",
+            **{f"background_top_{p}": f"% background in top {p} %" for p in (1, 5, 10, 50)},
+            "background_share": "% background",
+        },
+        paper=(),
+    ),
+    "masking_probe": ResultsTable(
+        metrics={
+            "top1": "top-1, nothing masked",
+            **{f"top1_{order}_{p}": f"{order} {p} %" for p in (30, 50, 70) for order in ("top", "random", "bottom")},
+        },
+        paper=(),
+    ),
+    "norms": ResultsTable(
+        metrics={
+            "norm_median": "median norm",
+            "cutoff": "cut-off",
+            "outlier_share": "% outliers",
+            "correlation": "r with score",
+            "norm_ratio": "object / background",
+        },
+        decimals={"outlier_share": 2, "correlation": 2, "norm_ratio": 2},
+        paper=(),
+    ),
+    "votes": ResultsTable(
+        metrics={
+            "votes_inside": "% of votes on the object",
+            "votes_inside_uniform": "uniform voting",
+            "votes_lift": "lift",
+            "top_vote_inside": "% top patch on the object",
+        },
+        decimals={"votes_lift": 2},
+        paper=(),
+    ),
+    "knn": ResultsTable(
+        metrics={f"knn_{k}": f"k = {k}" for k in (20, 10, 100, 200)},
+        paper=(
+            PaperRow("DINO ViT-S/16, CLS, 100 epochs", 69.3, "DINO's repository"),
+            PaperRow("DINO ViT-S/16, CLS, 800 epochs", 74.5, "DINO's repository"),
+        ),
+    ),
+    "linear": ResultsTable(
+        metrics={"best_acc1": "best top-1", "acc1": "last top-1"},
+        paper=(
+            PaperRow("DINO ViT-S/16, CLS, 100 epochs", 74.0, "DINO's repository"),
+            PaperRow("DINO ViT-S/16, CLS, 800 epochs", 77.0, "DINO's repository"),
+        ),
+    ),
+    "corloc": ResultsTable(
+        metrics={"corloc": "CorLoc", "corloc_whole_image": "whole image"},
+        paper=tuple(
+            PaperRow(row, value, source, f"{dataset}, native")
+            for row, source, values in (
+                ("DINO ViT-S/16, LaSt, patch-score", "paper, table 7", (64.4, 67.6, 51.6)),
+                ("DINO ViT-S/16, CLS, lost", "LOST", (61.9, 64.0, 50.7)),
+                ("DINO ViT-S/16, CLS, tokencut", "TokenCut", (68.8, 72.1, 58.8)),
+                ("DINO ViT-S/16, CLS, dino-seg", "LOST", (45.8, 46.2, 42.1)),
+            )
+            for dataset, value in zip(("VOC07 trainval", "VOC12 trainval", "COCO20k"), values, strict=True)
+        ),
+    ),
+    "coarse_seg": ResultsTable(
+        metrics={"miou": "mIoU"},
+        paper=tuple(
+            # the paper names neither size nor ground truth (union, class, object)
+            PaperRow(row, value, "paper, table 6", "VOC12 val, size not given")
+            for row, value in (
+                ("ViT-B/16, labels, CLS, score", 22.3),
+                ("ViT-B/16, labels, LaSt, score", 32.8),
+                ("ViT-S/16, labels, CLS, score", 29.5),
+                ("ViT-S/16, labels, LaSt, score", 41.9),
+                ("DINO ViT-S/16, CLS, score", 47.7),
+                ("DINO ViT-S/16, LaSt, score", 55.1),
+            )
+        ),
+    ),
+    "zero_shot_cls": ResultsTable(
+        metrics={"acc1": "top-1", "acc5": "top-5"},
+        paper=tuple(
+            PaperRow(f"OpenCLIP ViT-B/16, {pooling}", value, "paper, table 8")
+            for pooling, value in (
+                ("CLS", 55.8),
+                ("max", 53.1),
+                ("LaSt K=1", 53.5),
+                ("LaSt K=49", 55.8),
+                ("LaSt K=98", 56.2),
+                ("LaSt K=196", 55.3),
+            )
+        ),
+    ),
+    "zero_shot_seg": ResultsTable(
+        metrics={"miou": "mIoU"},
+        paper=(
+            *(
+                PaperRow(f"CLIP ViT-B/16, {pooling}", value, "paper, table 4", f"{dataset}, {side} px")
+                for dataset, side, values in (
+                    ("VOC20 val", 336, (49.0, 75.0)),
+                    ("Context59 val", 336, (11.2, 15.2)),
+                    ("COCO-Object val", 336, (8.8, 13.3)),
+                    ("COCO-Stuff171 val", 336, (7.2, 11.8)),
+                    ("ADE20K val", 336, (3.1, 8.3)),
+                    ("Cityscapes val", 560, (6.5, 12.1)),
+                )
+                for pooling, value in zip(("CLS", "LaSt"), values, strict=True)
+            ),
+            *(
+                PaperRow(f"{model}, {pooling}", value, "paper, table 4", "VOC20 val, 336 px")
+                for model, values in (
+                    ("MetaCLIP ViT-B/16", (39.6, 72.8)),
+                    ("EVA02-CLIP ViT-B/16", (56.5, 79.6)),
+                    ("CLIP ViT-L/14", (17.1, 72.4)),
+                    ("MetaCLIP ViT-L/14", (25.7, 75.6)),
+                    ("EVA02-CLIP ViT-L/14", (53.8, 76.4)),
+                )
+                for pooling, value in zip(("CLS", "LaSt"), values, strict=True)
+            ),
+        ),
+    ),
+    "ov_coco": ResultsTable(
+        metrics={"ap50_novel": "AP50 novel", "ap50_base": "AP50 base", "ap50_all": "AP50 all"},
+        paper=tuple(
+            PaperRow(f"F-ViT, EVA02-CLIP {backbone}, {pooling}", value, "paper, table 5", f"OV-COCO val, {side} px")
+            for backbone, side, values in (("ViT-B/16", 640, (17.5, 33.3)), ("ViT-L/14", 896, (24.7, 39.1)))
+            for pooling, value in zip(("CLS", "LaSt"), values, strict=True)
+        ),
+    ),
+    "ov_lvis": ResultsTable(
+        metrics={"mask_apr": "mask APr", "mask_apc": "APc", "mask_apf": "APf", "mask_ap": "AP"},
+        paper=tuple(
+            PaperRow(f"F-ViT, EVA02-CLIP {backbone}, {pooling}", value, "paper, table 5", f"OV-LVIS val, {side} px")
+            for backbone, side, values in (("ViT-B/16", 1024, (11.5, 22.8)), ("ViT-L/14", 896, (24.2, 32.1)))
+            for pooling, value in zip(("CLS", "LaSt"), values, strict=True)
+        ),
+    ),
+    "pooling_speed": ResultsTable(
+        metrics={
+            **{f"speedup_k{k}_threads{t}": f"K={k}, {t} thread{'s' * (t > 1)}" for t in (1, 2) for k in (1, 7, 98)},
+            **{f"memory_k{k}": f"memory, K={k}" for k in (1, 7, 98)},
+            "share_ViT-S/16_k7": "% of a ViT-S/16 step, K=7",
+            "share_ViT-B/16_k7": "% of a ViT-B/16 step, K=7",
+        },
+        paper=(),
+    ),
+}

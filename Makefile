@@ -31,3 +31,5 @@ bench: $(STAMP)
 	$(RUN) tools/bench/bench_data.py
 	$(RUN) tools/bench/bench_votes.py
 	$(RUN) tools/bench/bench_probe.py
+	$(RUN) tools/bench/bench_dino.py
+	$(RUN) tools/bench/bench_object_discovery.py

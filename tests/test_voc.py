@@ -94,7 +94,9 @@ def test_wrong_root(root, tmp_path):
 def test_wrong_lists(root):
     with pytest.raises(FileNotFoundError, match=r"Main/test\.txt; lists there: train, val;"):
         VocSplit(root, "test")
-    with pytest.raises(ValueError, match=r"listing must be one of Main, Segmentation, got 'Layout'"):
+    with pytest.raises(
+        ValueError, match=r"listing must be one of Main, Segmentation, SegmentationContext, got 'Layout'"
+    ):
         VocSplit(root, "val", "Layout")
     class_list = next((root / "VOCdevkit/VOC2012/ImageSets/Main").glob("*_val.txt")).stem
     with pytest.raises(ValueError, match="one class's presence; take a split"):

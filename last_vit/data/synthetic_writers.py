@@ -16,6 +16,7 @@ from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
+from last_vit.data.seg_palette import voc_colors
 from last_vit.data.synthetic import SyntheticObjects, SyntheticSample
 
 _JPEG_QUALITY = 95
@@ -150,15 +151,8 @@ def _write_xml(path: Path, file_name: str, sample: SyntheticSample, name: str, c
 def _save_palette(mask: Tensor, value: int, path: Path) -> None:
     """Palette PNG with `value` on the mask and 0 elsewhere, in VOC's colours."""
     image = Image.fromarray(mask.numpy().astype(np.uint8) * np.uint8(value))
-    image.putpalette(_voc_palette().ravel().tolist())
+    image.putpalette(voc_colors().ravel().tolist())
     image.save(path)
-
-
-def _voc_palette() -> np.ndarray:
-    """VOC's colour of each index, uint8 [256, 3]: the index's bits 0, 3, 6 are red from the top, 1, 4, 7 green."""
-    index = np.arange(256)
-    channels = [sum(((index >> (3 * bit + channel)) & 1) << (7 - bit) for bit in range(3)) for channel in range(3)]
-    return np.stack(channels, axis=1).astype(np.uint8)
 
 
 def _run_lengths(mask: Tensor) -> list[int]:

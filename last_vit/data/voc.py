@@ -16,7 +16,7 @@ from torch import Tensor
 from last_vit.data.mask_files import load_mask
 from last_vit.data.voc_xml import ImageAnnotation, read_voc_xml
 
-LISTINGS = ("Main", "Segmentation")
+LISTINGS = ("Main", "Segmentation", "SegmentationContext")
 
 _EXPECTED = (
     "expected VOC2007 or VOC2012, a folder with JPEGImages, Annotations and ImageSets, or a folder VOCdevkit above "
@@ -44,7 +44,8 @@ class VocSplit:
     Args:
         root: `VOCdevkit/VOC2007` or `VOCdevkit/VOC2012`, or a folder above with just one of them.
         split: Name of a list such as "train", "val" or "trainval".
-        listing: Where the list stands: "Main" (boxes) or "Segmentation" (the images that have masks).
+        listing: Where the list stands: "Main" (boxes), "Segmentation" (the images that have masks) or
+            "SegmentationContext" (those of PASCAL-Context, from tools/convert_context59.py).
 
     Raises:
         FileNotFoundError: Wrong root, no such list, or an image that the list names is not there.

@@ -1,0 +1,220 @@
+"""What the classes of a data set are called in words: from ImageNet, from class folders, or from a file.
+
+A class has one name or several (synonyms); `ClassNames` holds them in the order of the labels. Files, in UTF-8:
+
+| file        | form                                                                                              |
+|-------------|---------------------------------------------------------------------------------------------------|
+| text        | one class per line, in the order of the labels; synonyms between ";" in a line with one, else "," |
+| text, keyed | as Kaggle's LOC_synset_mapping.txt: each line is `n01440764 tench, Tinca tinca`, in any order      |
+| JSON list   | an entry per class, in the order of the labels: a name, taken as it stands, or a list of synonyms  |
+| JSON object | class folder -> a name, or a list of synonyms                                                      |
+
+Keyed files are matched with the names of the class folders and may hold classes that are not asked for. Nothing in a
+file is passed over: blank lines, empty names, names that stand twice and a wrong number of classes are errors.
+"""
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+ClassNames = tuple[tuple[str, ...], ...]
+
+IMAGENET, FOLDERS = "imagenet", "folders"
+_KEYED_LINE = re.compile(r"(n\d{8})\s+(\S.*)")
+
+
+def find_class_names(source: str | Path | None, folders: Sequence[str]) -> ClassNames:
+    """The names of the classes whose images lie in `folders`.
+
+    Args:
+        source: "imagenet", "folders" (the folders' own names with "_" as a space) or a file; None is "imagenet" for
+            folders that are all called as ImageNet's.
+        folders: Names of the class folders in the order of the labels.
+
+    Returns:
+        One tuple of names per folder.
+
+    Raises:
+        ValueError: None for other folders, or as `imagenet_class_names` and `read_class_names`.
+        FileNotFoundError: As `read_class_names`.
+    """
+    if source is None and not set(folders) <= set(imagenet_wnids()):
+        raise ValueError(
+            f"the class folders, such as {folders[0]!r}, are not ImageNet's (n01440764, ...), so what to call the "
+            f"classes must be said: a file with one class per line, or {FOLDERS!r} for the folders' own names"
+        )
+    if source is None or source == IMAGENET:
+        return imagenet_class_names(folders)
+    if source == FOLDERS:
+        return _checked([[folder.replace("_", " ")] for folder in folders], [f"folder {name!r}" for name in folders])
+    return read_class_names(source, len(folders), folders)
+
+
+def read_class_names(
+    path: str | Path, num_classes: int | None = None, folders: Sequence[str] | None = None
+) -> ClassNames:
+    """The names in a file, in one of the forms of this module's table.
+
+    Args:
+        path: The file.
+        num_classes: How many classes it must name; None is any number.
+        folders: Names of the class folders in the order of the labels, for keyed files.
+
+    Returns:
+        One tuple of names per class, white space collapsed, in the order of the labels.
+
+    Raises:
+        FileNotFoundError: No such file.
+        ValueError: Not UTF-8; a blank line or an empty name; a name that stands twice (by upper and lower case alone
+            names do not differ, for CLIP's tokenizer drops case); another number of classes; a keyed file without
+            `folders`, or without one of them.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"no class-name file at {str(path)!r}: expected one class per line, or JSON")
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"class-name file {path} is not UTF-8 (byte {error.start}); save it in UTF-8") from error
+    try:
+        entries = _json_entries(text, path) if path.suffix.lower() == ".json" else _line_entries(text)
+        if isinstance(entries, Mapping):
+            entries = _pick(entries, folders)
+        places, names = [place for place, _ in entries], [names for _, names in entries]
+        if num_classes is not None and len(names) != num_classes:
+            raise ValueError(f"it names {len(names)} classes, the data has {num_classes}")
+        return _checked(names, places)
+    except ValueError as error:
+        raise ValueError(f"class-name file {path}: {error}") from error
+
+
+def imagenet_class_names(wnids: Sequence[str]) -> ClassNames:
+    """open_clip's names of ImageNet-1k classes, the ones that CLIP's published accuracies are measured with.
+
+    Two pairs of the 1000 classes share a name in that list (missile, sunglasses) and so tie.
+
+    Args:
+        wnids: Any of the 1000 class folders, in any order.
+
+    Raises:
+        ValueError: A folder that is not one of them.
+    """
+    import open_clip
+
+    known = dict(zip(imagenet_wnids(), open_clip.IMAGENET_CLASSNAMES, strict=True))
+    for wnid in wnids:
+        if wnid not in known:
+            raise ValueError(
+                f"class folder {wnid!r} is none of ImageNet-1k's 1000 (n01440764 to n15075141); name the classes in a "
+                "file"
+            )
+    return tuple((known[wnid],) for wnid in wnids)
+
+
+@lru_cache(maxsize=1)
+def imagenet_wnids() -> tuple[str, ...]:
+    """The 1000 class folders of ImageNet-1k, sorted, which is the order of its labels."""
+    from timm.data import ImageNetInfo
+
+    return tuple(ImageNetInfo("imagenet-1k").label_names())
+
+
+def flatten_names(class_names: ClassNames) -> tuple[list[str], list[int]]:
+    """All names in one list, class by class, and the class of each.
+
+    Returns:
+        names [num_names], class_of_name [num_names] in [0, C).
+
+    Example:
+        >>> flatten_names((("person", "man"), ("tree",)))
+        (['person', 'man', 'tree'], [0, 0, 1])
+    """
+    names = [name for names in class_names for name in names]
+    return names, [label for label, names in enumerate(class_names) for _ in names]
+
+
+def _line_entries(text: str) -> list[tuple[str, list[str]]] | dict[str, tuple[str, list[str]]]:
+    """Lines -> (where it stands, names) per class; by folder when every line begins with one."""
+    lines = text.removesuffix("\n").split("\n")
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            raise ValueError(
+                f"line {number} is blank; each line is one class, so give that class its name, or remove the line"
+            )
+    keyed = [_KEYED_LINE.fullmatch(line.strip()) for line in lines]
+    if not all(keyed):
+        return [(f"line {number}", _split(line)) for number, line in enumerate(lines, start=1)]
+    by_folder = {}
+    for number, match in enumerate(keyed, start=1):
+        if match[1] in by_folder:
+            raise ValueError(f"{match[1]} stands in two lines, {by_folder[match[1]][0][5:]} and {number}")
+        by_folder[match[1]] = (f"line {number}", _split(match[2]))
+    return by_folder
+
+
+def _split(line: str) -> list[str]:
+    return line.split(";" if ";" in line else ",")
+
+
+def _json_entries(text: str, path: Path) -> list[tuple[str, list[str]]] | dict[str, tuple[str, list[str]]]:
+    try:
+        content = json.loads(text, object_pairs_hook=_unique_keys)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"not JSON ({error}); a file with one class per line ends in .txt") from error
+    if isinstance(content, dict):
+        return {key: (f"entry {key!r}", _json_names(key, value)) for key, value in content.items()}
+    if not isinstance(content, list):
+        raise ValueError(f"expected a list of classes, or an object of class folders, got {type(content).__name__}")
+    return [(f"entry {number}", _json_names(number, value)) for number, value in enumerate(content, start=1)]
+
+
+def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        keys = [key for key, _ in pairs]
+        raise ValueError(f"class folder {next(key for key in keys if keys.count(key) > 1)!r} stands twice")
+    return found
+
+
+def _json_names(key: object, value: object) -> list[str]:
+    names = [value] if isinstance(value, str) else value
+    if not isinstance(names, list) or not names or not all(isinstance(name, str) for name in names):
+        raise ValueError(f"entry {key!r} must be a name or a list of names, got {json.dumps(value)[:60]}")
+    return names
+
+
+def _pick(by_folder: Mapping[str, tuple[str, list[str]]], folders: Sequence[str] | None) -> list[tuple[str, list[str]]]:
+    """Of a keyed file the classes that there are images of, in their order."""
+    if folders is None:
+        raise ValueError(
+            "its classes are keyed by class folders, which this data does not have; give one class per line"
+        )
+    missing = [folder for folder in folders if folder not in by_folder]
+    if missing:
+        raise ValueError(
+            f"{len(missing)} of the {len(folders)} class folders are not in it, for example {missing[0]!r}; it holds "
+            f"{len(by_folder)}, for example {next(iter(by_folder), None)!r}"
+        )
+    return [by_folder[folder] for folder in folders]
+
+
+def _checked(classes: Sequence[Sequence[str]], places: Sequence[str]) -> ClassNames:
+    """Collapse white space; refuse empty names and names that stand twice."""
+    found: dict[str, str] = {}
+    cleaned = []
+    for names, place in zip(classes, places, strict=True):
+        own = tuple(" ".join(name.split()) for name in names)
+        for name in own:
+            if not name:
+                raise ValueError(f"{place} has an empty name; is there a separator too many?")
+            if name.casefold() in found:
+                raise ValueError(
+                    f"name {name!r} stands in {found[name.casefold()]} and in {place}; such classes cannot be told "
+                    "apart, and a synonym counts once: rename or remove one"
+                )
+            found[name.casefold()] = place
+        cleaned.append(own)
+    return tuple(cleaned)

@@ -25,7 +25,8 @@ from last_vit.preprocessing import Preprocessing
 from last_vit.results import dataset_name
 from last_vit.runtime import all_gather, is_main_process, rank, world_size
 from last_vit.token_pool import TokenPool
-from last_vit.trained_model import TrainedModel, attach_trained_pooling
+from last_vit.trained_model import TrainedModel
+from last_vit.trained_pooling import attach_trained_pooling
 
 Reader = Callable[[nn.Module, Tensor], Tensor]
 _IMAGE_SIZE = 224

@@ -14,20 +14,19 @@ import pickle
 import re
 import shutil
 import struct
-import zipfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from last_vit.torchscript_tensors import RefusedNameError, is_torchscript, read_torchscript_tensors
+
 _SUFFIXES = (".pth", ".pt", ".bin", ".ckpt", ".safetensors")
 _NUMBER_FORMATS = {
     "f8": "d", "f4": "f", "f2": "e", "i8": "q", "i4": "i", "i2": "h", "i1": "b", "u8": "Q", "u4": "I", "u1": "B",
     "b1": "?",
 }  # fmt: skip
-# Attributes that OpenAI's CLIP archives keep among the weights; no model takes them as tensors.
-_TORCHSCRIPT_EXTRAS = frozenset({"input_resolution", "context_length", "vocab_size"})
 
 
 class UnsafeCheckpointError(ValueError):
@@ -65,7 +64,7 @@ def read_checkpoint(path: str | Path, allow_pickle: bool = False) -> dict[str, A
 
     Args:
         path: A file written by `torch.save`, a `.safetensors` file, or a TorchScript archive (OpenAI's CLIP files; the
-            answer is then its bare state dict, and `allow_pickle` is needed).
+            answer is then its bare state dict, read without running the program in it).
         allow_pickle: Read by full unpickling, or as TorchScript, what cannot be read otherwise. Both can run any code
             that the file's author put there, with your rights: only for files whose source you trust.
 
@@ -85,7 +84,7 @@ def read_checkpoint(path: str | Path, allow_pickle: bool = False) -> dict[str, A
     try:
         if path.suffix == ".safetensors":
             content = _read_safetensors(path)
-        elif _is_torchscript(path):
+        elif is_torchscript(path):
             content = _read_torchscript(path, allow_pickle)
         else:
             content = _read_torch(path, allow_pickle)
@@ -189,22 +188,17 @@ def _read_torch(path: Path, allow_pickle: bool) -> Any:
         ) from error
 
 
-def _is_torchscript(path: Path) -> bool:
-    if not zipfile.is_zipfile(path):
-        return False
-    with zipfile.ZipFile(path) as archive:
-        return any(name.endswith("/constants.pkl") for name in archive.namelist())
-
-
 def _read_torchscript(path: Path, allow_pickle: bool) -> dict[str, torch.Tensor]:
-    if not allow_pickle:
+    try:
+        return read_torchscript_tensors(path)
+    except RefusedNameError as error:
+        if allow_pickle:
+            return torch.jit.load(str(path), map_location="cpu").state_dict()
         raise UnsafeCheckpointError(
-            f"{path} was refused: it is a TorchScript archive (as OpenAI's CLIP files are), a program that "
-            "torch.jit.load compiles and can run. If you trust its source, read it once with allow_pickle=True, save "
-            "its state dict alone and use that"
-        )
-    weights = torch.jit.load(str(path), map_location="cpu").state_dict()
-    return {name: tensor for name, tensor in weights.items() if name not in _TORCHSCRIPT_EXTRAS}
+            f"{path} was refused: it is a TorchScript archive that asks for {error.args[0]}, which is not plain "
+            "weights, so that only torch.jit.load can read it, which compiles and can run the program in it. If you "
+            "trust its source, read it once with allow_pickle=True, save its state dict alone and use that"
+        ) from error
 
 
 def _describe_folder(path: Path) -> str:

@@ -11,6 +11,7 @@ one, a name is rewritten only by an anchored pattern of a known source. What no 
 | open_clip training checkpoint            | "state_dict"         | wrapper "module."                                |
 | torchvision, timm, DINO backbone, others | the file itself      | torchvision's old MLP names; timm -> torchvision |
 | original EVA-CLIP                        | the file itself      | EVA -> timm, "visual." -> "visual.trunk."        |
+| OpenAI's CLIP                            | the file itself      | three attributes that are no weights left out    |
 """
 
 import re
@@ -21,6 +22,8 @@ from torch import Tensor
 
 from last_vit.checkpoint_files import shorten
 
+# What OpenAI's CLIP files keep among the weights; no model takes them as tensors.
+OPENAI_ATTRIBUTES = frozenset({"input_resolution", "context_length", "vocab_size"})
 _STATE_KEYS = ("teacher", "model", "state_dict")
 # DistributedDataParallel, torch.compile, and modules that hold the host as `.model`.
 _WRAPPERS = ("module.", "_orig_mod.", "model.")
@@ -106,8 +109,8 @@ def fit_names(state_dict: Mapping[str, Tensor], model_names: Iterable[str]) -> d
         model_names: Names in the model's own state dict; they decide which rules apply.
 
     Returns:
-        Name -> the same tensors. Left out: EVA's rotary tables (the model computes its own) and, when the model is a
-        CLIP's image tower alone, everything that is not under "visual." or "visual.trunk.".
+        Name -> the same tensors. Left out: EVA's rotary tables (the model computes its own), OpenAI's three attributes
+        and, when the model is a CLIP's image tower alone, everything that is not under "visual." or "visual.trunk.".
 
     Raises:
         ValueError: Two names became one.
@@ -115,7 +118,7 @@ def fit_names(state_dict: Mapping[str, Tensor], model_names: Iterable[str]) -> d
     model_names = list(model_names)
     wrapper = _wrapper_of(model_names)
     targets = {name.removeprefix(wrapper) for name in model_names}
-    weights = dict(state_dict)
+    weights = {name: tensor for name, tensor in state_dict.items() if name not in OPENAI_ATTRIBUTES - targets}
     if any(re.search(_EVA_BLOCK + r"(mlp\.w1|attn\.inner_attn_ln)\.", name) for name in weights):
         weights = {name: tensor for name, tensor in weights.items() if "rope" not in name.split(".")}
         weights = _rewrite(weights, _EVA_TO_TIMM)

@@ -4,7 +4,7 @@
 |-------------------------------|-----------------------------------------------------------------------------------|
 | `torchvision:<name>`          | torchvision classification model, random weights                                  |
 | `timm:<name>`                 | timm model, random weights; a tag (`vit_small_patch16_224.dino`) picks preprocessing |
-| `open_clip:<arch>[/<file>]`   | open_clip model; the file is a local checkpoint that open_clip itself loads       |
+| `open_clip:<arch>[/<file>]`   | open_clip model, arch also the path of a model config (.json); see clip_models.py |
 | `dino:<arch>/<patch>`         | DINO's ViT (`dino:vit_small/16`), see dino_vit.py                                 |
 | `<config>.py`                 | the `model` of a detectron2 LazyConfig file                                       |
 
@@ -14,7 +14,6 @@ imported only when its form is used.
 
 import difflib
 import math
-import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -24,7 +23,7 @@ from torch import Tensor, nn
 
 from last_vit.preprocessing import Preprocessing
 
-FORMS = "torchvision:<name>, timm:<name>, open_clip:<arch>[/<file>], dino:<arch>/<patch> or <config>.py"
+FORMS = "torchvision:<name>, timm:<name>, open_clip:<arch or .json>[/<file>], dino:<arch>/<patch> or <config>.py"
 
 
 def build_model(
@@ -44,7 +43,7 @@ def build_model(
 
     Raises:
         ValueError: Unknown form or name (with the closest known ones), `opts` without a config, an unknown override, an
-            open_clip checkpoint that is broken or of another architecture.
+            open_clip checkpoint that is broken, of another architecture or activation.
         FileNotFoundError: No such config or checkpoint file.
         ImportError: The host library is not installed; the message says how to install it.
     """
@@ -91,9 +90,9 @@ def preprocessing_of(
     if host == "timm":
         found = _from_timm(model.pretrained_cfg)
     elif host == "open_clip":
-        cfg = model.visual.preprocess_cfg
-        side = cfg["size"] if isinstance(cfg["size"], int) else cfg["size"][0]
-        found = Preprocessing(tuple(cfg["mean"]), tuple(cfg["std"]), side, side, cfg["interpolation"])
+        from last_vit.clip_models import clip_preprocessing
+
+        found = clip_preprocessing(model)
     elif host == "dino":
         side = model.patch_embed.img_size[0]
         found = Preprocessing(resize=round(side * 256 / 224), crop=side, interpolation="bicubic")
@@ -157,27 +156,10 @@ def _build_timm(name: str, num_classes: int | None, image_size: int | None) -> n
 
 
 def _build_open_clip(name: str, image_size: int | None) -> nn.Module:
-    import open_clip
+    from last_vit.clip_models import build_clip, split_clip_spec
 
-    arch, _, file = name.partition("/")
-    _check_name(arch, open_clip.list_models(), "open_clip architecture")
-    if file and not Path(file).is_file():
-        raise FileNotFoundError(
-            f"no open_clip checkpoint at {file!r}; after the first '/' comes the path of a local file "
-            f"(open_clip:{arch}//absolute/path.pt), never the name of one to download"
-        )
-    try:
-        # an absolute path, because a bare name such as "openai" would be a tag, to be downloaded
-        path = str(Path(file).resolve()) if file else None
-        return open_clip.create_model(arch, pretrained=path, force_image_size=image_size)
-    except Exception as error:  # a file that does not fit shows as nearly any type here
-        if not file or isinstance(error, ImportError):
-            raise
-        reason = textwrap.shorten(f"{type(error).__name__}: {error}", 400, placeholder=" ...")
-        raise ValueError(
-            f"open_clip cannot load {file!r} into {arch}, which takes a whole checkpoint of that architecture, "
-            f"image and text tower: {reason}"
-        ) from error
+    arch, file = split_clip_spec(name)
+    return build_clip(arch, file or None, image_size=image_size)[0]
 
 
 def _build_dino(name: str, image_size: int | None) -> nn.Module:

@@ -11,11 +11,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from last_vit.checkpoint import file_sha256, find_classifier, load_checkpoint, read_checkpoint, unwrap_state_dict
-from last_vit.dense import attach_pool, pooling_of
+from last_vit.checkpoint import find_classifier, load_checkpoint, read_checkpoint, unwrap_state_dict
+from last_vit.clip_models import load_clip, split_clip_spec
+from last_vit.dense import pooling_of
 from last_vit.model_spec import build_model, is_config, preprocessing_of, trained_image_size
 from last_vit.pooling import LaStPool
 from last_vit.preprocessing import Preprocessing
+from last_vit.trained_pooling import attach_trained_pooling
 
 
 @dataclass(frozen=True)
@@ -91,7 +93,8 @@ def load_trained_model(
         ValueError: Bad spec, weights that do not fit, no weights at all, `top_k` or `variant` without pool "last".
         FileNotFoundError: No such file.
     """
-    file_of_spec = spec.partition(":")[2].partition("/")[2] if spec.startswith("open_clip:") else ""
+    is_clip = spec.startswith("open_clip:")
+    arch, file_of_spec = split_clip_spec(spec.removeprefix("open_clip:")) if is_clip else ("", "")
     if checkpoint is None and not file_of_spec and random_seed is None:
         raise ValueError(
             f"no weights for {spec!r}: give a checkpoint, or ask for random weights as a control (random_seed, or "
@@ -101,15 +104,25 @@ def load_trained_model(
     given = {name: value for name, value in sources.items() if value not in (None, "")}
     if len(given) > 1:
         raise ValueError(f"several sets of weights for {spec!r}, of which only one can be loaded: {given}")
-    num_classes, metadata = None, {"sha256": "", "layout": "bare", "pooling": None, "iteration": None}
+    if is_clip:
+        clip = load_clip(
+            arch,
+            checkpoint or file_of_spec or None,
+            pool=pool,
+            top_k=top_k,
+            variant=variant,
+            random_seed=random_seed,
+            image_size=image_size,
+        )
+        preprocessing = preprocessing_of(spec, clip.model, image_size, resize)
+        return TrainedModel(
+            clip.model, preprocessing, clip.pooling, clip.pooling_source, clip.checkpoint_sha256, num_classes=None
+        )
+    num_classes, metadata = None, {"sha256": None, "layout": "bare", "pooling": None, "iteration": None}
     if random_seed is not None:
         with torch.random.fork_rng():
             torch.manual_seed(random_seed)
             model = build_model(spec, image_size=image_size, opts=opts)
-        metadata["sha256"] = None
-    elif checkpoint is None:
-        model = build_model(spec, image_size=image_size)
-        metadata["sha256"] = file_sha256(file_of_spec)[:16]
     else:
         weights = unwrap_state_dict(read_checkpoint(checkpoint))
         num_classes = _num_classes(weights)
@@ -126,65 +139,6 @@ def load_trained_model(
         checkpoint_sha256=metadata["sha256"],
         num_classes=num_classes,
     )
-
-
-def attach_trained_pooling(
-    model: nn.Module,
-    metadata: Mapping[str, Any],
-    pool: str | None = None,
-    top_k: int | float | None = None,
-    variant: str | None = None,
-    from_config: bool = False,
-) -> str:
-    """Attach the pooling that the arguments, the checkpoint or its layout ask for, as in `load_trained_model`.
-
-    Args:
-        model: Changed in place.
-        metadata: Of its weights, as `load_checkpoint` gives it.
-        pool: As in `load_trained_model`.
-        top_k: As in `load_trained_model`.
-        variant: As in `load_trained_model`.
-        from_config: Whether what the model is pooled with now was set by a config.
-
-    Returns:
-        The reason in words.
-
-    Raises:
-        ValueError: As `load_trained_model`.
-    """
-    recorded = dict(metadata["pooling"] or {})
-    configured = pooling_of(model) if from_config else {"pool": "host"}
-    if pool is None and recorded.get("pool") == "host" and configured["pool"] != "host":
-        raise ValueError(
-            f"the checkpoint records the host's own read-out, but the config pools with {configured['pool']!r}; "
-            f"override it (model.pool=host), or name the pool that you want"
-        )
-    if pool is not None:
-        kind, source = pool, "asked for"
-    elif recorded.get("pool", "host") != "host":
-        kind, source = recorded["pool"], "recorded in the checkpoint"
-    elif configured["pool"] != "host":
-        recorded = configured
-        kind, source = recorded["pool"], "set by the config; the checkpoint records none"
-    elif metadata["layout"] == "model" and metadata["iteration"] is not None and not recorded:
-        kind, source = "last", "assumed: the released trainer's layout, which records no pooling"
-    else:
-        kind, source = None, "the host's own read-out; the checkpoint records none"
-    if kind != "last":
-        if top_k is not None or variant is not None:
-            raise ValueError(f"top_k and variant are for pool 'last', and this model's pooling is {kind or 'host'!r}")
-        if kind is not None:
-            attach_pool(model, kind)
-        return source
-    was_last = recorded.get("pool") == "last"
-    attach_pool(
-        model,
-        "last",
-        top_k=top_k if top_k is not None else recorded["top_k"] if was_last else 1,
-        sigma=recorded.get("sigma") if was_last else None,
-        variant=variant or (recorded.get("variant") if was_last else None) or "release",
-    )
-    return source
 
 
 def _num_classes(state_dict: Mapping[str, Tensor]) -> int | None:

@@ -56,21 +56,22 @@ def test_open_clip_file_is_loaded(tmp_path, monkeypatch):
     with pytest.raises(FileNotFoundError, match="local file"):
         build_model("open_clip:ViT-S-32-alt/openai")
     # a file of that name is the file, not open_clip's tag
-    (tmp_path / "weights.pt").rename("openai")
-    taken = []
-    monkeypatch.setattr("open_clip.create_model", lambda arch, pretrained, **_: taken.append(pretrained) or again)
-    build_model("open_clip:ViT-B-32/openai")
-    assert taken == [str(tmp_path / "openai")]
+    (tmp_path / "weights.pt").rename("openai.pt")
+    with pytest.raises(ValueError, match=r"QuickGELU.*openai in the file's name"):
+        build_model("open_clip:ViT-S-32-alt/openai.pt", image_size=64)
 
 
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
-        (lambda weights: {name: value for name, value in weights.items() if name.startswith("visual.")}, "Missing key"),
-        (lambda weights: {name.removeprefix("visual."): value for name, value in weights.items()}, "Error: "),
+        (
+            lambda weights: {name: value for name, value in weights.items() if name.startswith("visual.")},
+            "no text tower",
+        ),
+        (lambda weights: {name.removeprefix("visual."): value for name, value in weights.items()}, "no image tower"),
         (lambda weights: {**weights, "text_projection": torch.zeros(3, 3)}, "text_projection"),
-        (lambda weights: {}, "StopIteration"),
-        (None, "PytorchStreamReader"),
+        (lambda weights: {}, "no weights"),
+        (None, "truncated"),
     ],
     ids=["image tower in its place", "image tower alone", "another shape", "empty", "truncated"],
 )
@@ -80,10 +81,9 @@ def test_open_clip_file_that_does_not_fit(tmp_path, change, reason):
     torch.save(weights if change is None else change(weights), path)
     if change is None:
         path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-    with pytest.raises(ValueError, match=rf"cannot load '.*weights\.pt' into ViT-S-32-alt.*{reason}") as error:
+    with pytest.raises(ValueError, match=rf"(?s)weights\.pt.*{reason}") as error:
         build_model(f"open_clip:ViT-S-32-alt/{path}", image_size=64)
     assert len(str(error.value)) < 1000
-    assert "\n" not in str(error.value)
 
 
 def test_config(config):

@@ -42,7 +42,7 @@ class OpenClipAdapter:
         Raises:
             ValueError: Towers with attention pooling, ResNet towers, timm trunks without adapter; or the trunk's own.
         """
-        tower = _tower(model)
+        tower = image_tower(model)
         if _TIMM in class_names(tower):
             _trunk_adapter(tower).attach(tower.trunk, pool)
         else:
@@ -50,7 +50,7 @@ class OpenClipAdapter:
 
     def attached(self, model: nn.Module) -> TokenPool | None:
         """See `Adapter`."""
-        tower = _tower(model)
+        tower = image_tower(model)
         if _TIMM in class_names(tower):
             return _trunk_adapter(tower).attached(tower.trunk)
         return tower._global_pool.pool if isinstance(tower._global_pool, _GlobalPool) else None
@@ -61,7 +61,7 @@ class OpenClipAdapter:
         Raises:
             ValueError: As `attach`; images of another size than the tower's; a tower that drops patches.
         """
-        tower = _tower(model)
+        tower = image_tower(model)
         if _TIMM in class_names(tower):
             trunk = _trunk_adapter(tower).dense(tower.trunk, images)
             return trunk._replace(logits=tower.head(trunk.logits))
@@ -79,7 +79,7 @@ class OpenClipAdapter:
         Raises:
             ValueError: As `attach`.
         """
-        tower = _tower(model)
+        tower = image_tower(model)
         if _TIMM in class_names(tower):
             return _trunk_adapter(tower).blocks(tower.trunk)
         transformer = tower.transformer
@@ -96,7 +96,7 @@ class _GlobalPool:
         return self.pool(x, 1), x[:, 1:]
 
 
-def _tower(model: nn.Module) -> nn.Module:
+def image_tower(model: nn.Module) -> nn.Module:
     """The image tower of a CLIP, or the tower itself, if it pools in one place.
 
     Raises:

@@ -1,0 +1,176 @@
+"""Dense features of a CLIP image tower, in the space of its text embeddings, for images of any size.
+
+    dense = clip_dense_forward(model, images, blocks=(3, 5, 7, 11), last_block="fvit", position="fvit")
+    dense.features      # [B, h * w, E], un-normalised
+    dense.blocks[0]     # [B, width, h, w], raw output of block 3
+
+The class token is replaced by every patch in what CLIP does behind its last block: final norm, then projection. The
+pooling does not take part, so whether LaSt is attached to the tower or not changes nothing here but the weights that it
+was trained with. Nothing of the host's forward is repeated: its own `forward_intermediates` runs, with other positions
+(clip_positions.py) and another last block (clip_last_block.py) put in its place for the length of the call. A model is
+changed during the call, so one model must not be called from two threads.
+"""
+
+import sys
+from collections.abc import Sequence
+from contextlib import nullcontext
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from last_vit.adapters import unwrap_host
+from last_vit.adapters.base import class_names
+from last_vit.adapters.open_clip_vit import image_tower
+from last_vit.clip_last_block import LAST_BLOCKS, replaced_last_block
+from last_vit.clip_positions import POSITIONS, positions_for
+
+__all__ = [
+    "LAST_BLOCKS",
+    "POSITIONS",
+    "ClipDense",
+    "clip_block_features",
+    "clip_dense_features",
+    "clip_dense_forward",
+]
+
+_TRUNKS = {"timm.models.vision_transformer.VisionTransformer", "timm.models.eva.Eva"}
+
+
+class ClipDense(NamedTuple):
+    """One forward pass of a CLIP image tower.
+
+    Attributes:
+        features: [B, h * w, E], patches row by row, projected into the space of the text embeddings; not normalised.
+        grid_hw: (h, w) of the patch grid.
+        blocks: For each asked block, in the asked order, its raw output [B, width, h, w] (no norm, no class token).
+    """
+
+    features: Tensor
+    grid_hw: tuple[int, int]
+    blocks: tuple[Tensor, ...]
+
+
+def clip_dense_forward(
+    model: nn.Module,
+    images: Tensor,
+    blocks: Sequence[int] = (),
+    last_block: str = "vanilla",
+    position: str = "sclip",
+) -> ClipDense:
+    """Dense features, and the outputs of some blocks, in one pass.
+
+    Runs in whatever train / eval, autocast and grad mode the caller has set; images are cast to the dtype of the
+    tower's patch embedding. Call `model.eval()` first: a tower that drops patches has no map.
+
+    Args:
+        model: open_clip `CLIP`, `CustomTextCLIP` or `CoCa`, or its image tower, bare or wrapped (DDP, compile). The
+            tower is a native `VisionTransformer`, or a `TimmModel` with a ViT or EVA trunk, without attention pooling.
+        images: Float [B, 3, H, W], normalised as the tower expects, of any size of at least one patch. The patch
+            convolution floors: rows and columns of pixels beyond the last whole patch at the bottom and the right are
+            not seen, and the h x w map stands for the whole image all the same.
+        blocks: Indices of blocks, from 0, whose outputs are wanted; the last one's is that of `last_block`.
+        last_block: One of `LAST_BLOCKS`, see clip_last_block.py.
+        position: How learned position embeddings are resized when the grid is not the tower's own; one of
+            `POSITIONS`, see `resize_positions`. Rotary embeddings are always made for the grid, as timm makes them.
+
+    Returns:
+        `ClipDense`.
+
+    Raises:
+        ValueError: Images of another shape or smaller than a patch; another model; a block that the tower has not; a
+            `last_block` that does not exist or is undefined for the tower; a tower that drops patches.
+
+    Example:
+        >>> from open_clip.model import VisionTransformer
+        >>> tower = VisionTransformer(32, 8, width=16, layers=2, heads=2, mlp_ratio=2.0, output_dim=12).eval()
+        >>> dense = clip_dense_forward(tower, torch.rand(2, 3, 40, 68), blocks=[0])
+        >>> dense.features.shape, dense.grid_hw, dense.blocks[0].shape
+        (torch.Size([2, 40, 12]), (5, 8), torch.Size([2, 16, 5, 8]))
+    """
+    tower = _vit_tower(model)
+    last = len(_blocks(tower)) - 1
+    grid_hw, outputs = _run(tower, images, [*blocks, last], last_block, position)
+    return ClipDense(_project(tower, outputs[last]), grid_hw, _as_maps(outputs, blocks, grid_hw))
+
+
+def clip_dense_features(
+    model: nn.Module, images: Tensor, last_block: str = "vanilla", position: str = "sclip"
+) -> tuple[Tensor, tuple[int, int]]:
+    """Dense features alone: `features` [B, h * w, E], un-normalised, and `grid_hw` of `clip_dense_forward`."""
+    dense = clip_dense_forward(model, images, last_block=last_block, position=position)
+    return dense.features, dense.grid_hw
+
+
+def clip_block_features(
+    model: nn.Module, images: Tensor, blocks: Sequence[int], last_block: str = "vanilla", position: str = "sclip"
+) -> list[Tensor]:
+    """Outputs of some blocks alone, a list of [B, width, h, w]; blocks behind the last asked one do not run.
+
+    Arguments and errors are those of `clip_dense_forward`.
+    """
+    grid_hw, outputs = _run(_vit_tower(model), images, blocks, last_block, position)
+    return list(_as_maps(outputs, blocks, grid_hw))
+
+
+def _vit_tower(model: nn.Module) -> nn.Module:
+    tower = image_tower(unwrap_host(model))
+    trunk = getattr(tower, "trunk", None)
+    if trunk is not None and (_TRUNKS.isdisjoint(class_names(trunk)) or trunk.attn_pool is not None):
+        pool = getattr(trunk, "attn_pool", None)
+        what = class_names(trunk)[0] + ("" if pool is None else f" with a learned {type(pool).__name__}")
+        raise ValueError(
+            f"no dense CLIP features from an open_clip tower with timm trunk {what}; supported are native ViTs and "
+            "timm's VisionTransformer and Eva without attention pooling"
+        )
+    return tower
+
+
+def _blocks(tower: nn.Module) -> nn.Module:
+    return tower.trunk.blocks if hasattr(tower, "trunk") else tower.transformer.resblocks
+
+
+def _run(
+    tower: nn.Module, images: Tensor, blocks: Sequence[int], last_block: str, position: str
+) -> tuple[tuple[int, int], dict[int, Tensor]]:
+    """One pass -> grid, and block -> raw patch tokens [B, N, width]."""
+    if images.ndim != 4 or images.shape[1] != 3 or not images.is_floating_point():
+        raise ValueError(f"images must be float [B, 3, H, W], got {images.dtype} {tuple(images.shape)}")
+    depth = len(_blocks(tower))
+    if not blocks or any(not 0 <= block < depth for block in blocks):
+        raise ValueError(f"blocks must be indices in [0, {depth - 1}] of this tower, at least one, got {list(blocks)}")
+    patch_embed = tower.trunk.patch_embed if hasattr(tower, "trunk") else tower
+    embedding = patch_embed.proj if hasattr(tower, "trunk") else tower.conv1
+    grid_hw = tuple(side // patch for side, patch in zip(images.shape[2:], patch_embed.patch_size, strict=True))
+    if 0 in grid_hw:
+        raise ValueError(f"images of {tuple(images.shape[2:])} pixels are smaller than a patch of {embedding.stride}")
+    indices = sorted(set(blocks))
+    # Graphs compiled in place (nn.Module.compile) would not see what is put in place here.
+    eager = torch.compiler.set_stance("force_eager") if "torch._dynamo" in sys.modules else nullcontext()
+    with eager, positions_for(tower, grid_hw, position), replaced_last_block(_blocks(tower)[-1], last_block, grid_hw):
+        tokens = tower.forward_intermediates(
+            images.to(embedding.weight.dtype),
+            indices=indices,
+            stop_early=True,
+            intermediates_only=True,
+            output_fmt="NLC",
+        )["image_intermediates"]
+    if tokens[0].shape[1] != grid_hw[0] * grid_hw[1]:
+        raise ValueError(
+            f"the tower returned {tokens[0].shape[1]} patch tokens for a {grid_hw[0]} x {grid_hw[1]} grid; patch "
+            "dropout must be off: call model.eval()"
+        )
+    return grid_hw, dict(zip(indices, tokens, strict=True))
+
+
+def _project(tower: nn.Module, tokens: Tensor) -> Tensor:
+    """What the tower does to its class token behind the last block, to every token: [B, N, width] -> [B, N, E]."""
+    if hasattr(tower, "trunk"):
+        trunk = tower.trunk
+        return tower.head(trunk.get_classifier()(trunk.fc_norm(trunk.norm(tokens))))
+    tokens = tower.ln_post(tokens)
+    return tokens if tower.proj is None else tokens @ tower.proj
+
+
+def _as_maps(outputs: dict[int, Tensor], blocks: Sequence[int], grid_hw: tuple[int, int]) -> tuple[Tensor, ...]:
+    return tuple(outputs[block].transpose(1, 2).unflatten(2, grid_hw) for block in blocks)

@@ -1,0 +1,211 @@
+"""What a CLIP's text tower says about class names: one embedding per name, the mean over prompts, cached by content.
+
+    names, class_of_name = flatten_names(class_names)                       # synonyms, see class_names.py
+    embeddings = encode_class_names(model, tokenizer, names, read_templates("openai"), cache=default_cache())
+    scores = zero_shot_scores(image_embeddings, embeddings, class_of_name)   # [B, C]
+
+The mean is that of CLIP's zero-shot code: each prompt's embedding is normalised, then averaged, then normalised again.
+"""
+
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from last_vit.clip_text_cache import ClassEmbeddingCache, embedding_key
+from last_vit.data.loaders import process_share
+from last_vit.runtime import all_gather, all_reduce_sum, is_main_process, rank, world_size
+
+TEMPLATE_SETS = ("openai", "simple")
+
+
+def read_templates(source: str | Path = "openai") -> tuple[str, ...]:
+    """Prompt templates, each with one {} for the class name.
+
+    Args:
+        source: "openai" (the 80 of CLIP's ImageNet numbers) or "simple" (7 of them), both as open_clip has them; a
+            template itself, such as "a photo of a {}" or "{}"; or a file with one template per line.
+
+    Returns:
+        The templates.
+
+    Raises:
+        FileNotFoundError: Neither of these.
+        ValueError: A template without or with several {}, or one that stands twice.
+
+    Example:
+        >>> read_templates("a photo of a {}")
+        ('a photo of a {}',)
+    """
+    import open_clip
+
+    if str(source) in TEMPLATE_SETS:
+        whole = str(source) == "openai"
+        functions = open_clip.OPENAI_IMAGENET_TEMPLATES if whole else open_clip.SIMPLE_IMAGENET_TEMPLATES
+        return tuple(template("{}") for template in functions)
+    if "{" in str(source):
+        templates = [str(source)]
+    elif Path(source).is_file():
+        text = Path(source).read_text(encoding="utf-8")
+        templates = [line.strip() for line in text.removesuffix("\n").split("\n")]
+    else:
+        raise FileNotFoundError(
+            f"prompt templates are {', '.join(TEMPLATE_SETS)}, a template such as 'a photo of a {{}}', or a file with "
+            f"one template per line; got {str(source)!r}"
+        )
+    for template in templates:
+        if template.count("{}") != 1:
+            raise ValueError(f"a template has exactly one {{}}, for the class name; got {template!r} from {source}")
+        if templates.count(template) > 1:
+            raise ValueError(f"template {template!r} stands twice in {source}")
+    return tuple(templates)
+
+
+def default_cache() -> Path:
+    """Folder where commands keep class embeddings: `last_vit/class_embeddings` in XDG_CACHE_HOME or in ~/.cache."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "last_vit" / "class_embeddings"
+
+
+def encode_class_names(
+    model: nn.Module,
+    tokenizer: Callable[[list[str]], Tensor],
+    names: Sequence[str],
+    templates: Sequence[str],
+    batch_size: int = 256,
+    cache: Path | None = None,
+) -> Tensor:
+    """One text embedding per name: each prompt encoded and normalised, their mean normalised.
+
+    Runs in the precision of the model's weights, autocast off; what follows the tower is float32. Under torchrun the
+    processes share the names, so all of them must call this together. With `cache`, embeddings that were made before
+    by the same text tower from the same tokens are read instead (see clip_text_cache.py).
+
+    Args:
+        model: open_clip `CLIP` or `CustomTextCLIP`, in eval mode.
+        tokenizer: open_clip's for that model.
+        names: C names, synonyms one by one.
+        templates: From `read_templates`.
+        batch_size: Prompts per forward pass.
+        cache: Folder of the cache, made when missing; None for none.
+
+    Returns:
+        float32 [C, E] of length 1, on the CPU.
+
+    Raises:
+        ValueError: No names or templates; a model in training mode; a prompt that the tokenizer would cut off;
+            embeddings that are not finite.
+    """
+    if not names or not templates or batch_size < 1:
+        raise ValueError(
+            f"needs names, templates and a positive batch size, got {len(names)}, {len(templates)} and {batch_size}"
+        )
+    if model.training:
+        raise ValueError("class names are encoded in eval mode, for dropout would change them; call model.eval()")
+    tokens = _tokenize(tokenizer, [template.replace("{}", name) for name in names for template in templates])
+    if cache is None:
+        return _encode(model, tokens, len(names), batch_size)
+    store = ClassEmbeddingCache(cache, embedding_key(model, tokens, len(templates)))
+    found = store.read(len(names))
+    num_found = int(all_reduce_sum(torch.tensor(int(found is not None))))
+    if num_found == world_size():
+        return found
+    embeddings = _encode(model, tokens, len(names), batch_size)
+    if is_main_process():
+        store.write(embeddings)
+    return embeddings
+
+
+def zero_shot_scores(image_embeddings: Tensor, text: Tensor, class_of_name: Sequence[int]) -> Tensor:
+    """Cosine of every image with every class, in float32.
+
+    Args:
+        image_embeddings: [B, E], any float dtype and length.
+        text: float32 [num_names, E] of length 1, on the same device.
+        class_of_name: From `flatten_names`.
+
+    Returns:
+        float32 [B, C] in [-1, 1]; the logit scale of a CLIP would not change their order.
+
+    Raises:
+        ValueError: Image and text embeddings of different sizes.
+    """
+    if image_embeddings.shape[1] != text.shape[1]:
+        raise ValueError(
+            f"images are embedded in {image_embeddings.shape[1]} numbers, names in {text.shape[1]}: these are not the "
+            "two towers of one model"
+        )
+    with torch.autocast(text.device.type, enabled=False):
+        return max_over_names(F.normalize(image_embeddings.float(), dim=-1) @ text.T, class_of_name)
+
+
+def max_over_names(scores: Tensor, class_of_name: Sequence[int], dim: int = -1) -> Tensor:
+    """Scores of names to scores of classes: a class scores what the best of its names does.
+
+    Args:
+        scores: [..., num_names, ...], any float dtype.
+        class_of_name: From `flatten_names`; every class has a name.
+        dim: Where the names stand.
+
+    Returns:
+        [..., C, ...].
+
+    Example:
+        >>> max_over_names(torch.tensor([[0.1, 0.7, 0.2]]), [0, 0, 1])
+        tensor([[0.7000, 0.2000]])
+    """
+    by_name = scores.movedim(dim, -1)
+    index = torch.tensor(class_of_name, device=scores.device).expand_as(by_name)
+    lowest = by_name.new_full((*by_name.shape[:-1], max(class_of_name) + 1), float("-inf"))
+    return lowest.scatter_reduce(-1, index, by_name, "amax").movedim(-1, dim)
+
+
+def _tokenize(tokenizer: Callable[[list[str]], Tensor], prompts: list[str]) -> Tensor:
+    """Tokens [prompts, context]; refuses prompts that do not fit, where the tokenizer can tell (open_clip's own)."""
+    tokens = tokenizer(prompts)
+    context = tokens.shape[1]
+    if hasattr(tokenizer, "encode") and getattr(tokenizer, "reduction_fn", None) is None:
+        for index in tokens[:, -1].nonzero().flatten().tolist():  # rows without padding: just full, or cut
+            length = len(tokenizer.encode(prompts[index])) + 2  # start and end
+            if length > context:
+                raise ValueError(
+                    f"the prompt {prompts[index]!r} has {length} tokens, this text tower reads {context}: its end "
+                    "would be cut off; shorten the class name or the template"
+                )
+    return tokens
+
+
+def _encode(model: nn.Module, tokens: Tensor, num_names: int, batch_size: int) -> Tensor:
+    """Tokens [C * T, context], name by name -> [C, E]; each process encodes its share of the names."""
+    device = next(model.parameters()).device
+    by_name = tokens.view(num_names, -1, tokens.shape[1])
+    share = process_share(num_names, rank())
+    step = max(1, batch_size // by_name.shape[1])
+    starts = tqdm(
+        range(share.start, share.stop, step),
+        desc="encoding class names",
+        unit="batch",
+        disable=None if is_main_process() else True,
+        leave=False,
+    )
+    rows = []
+    with torch.inference_mode(), torch.autocast(device.type, enabled=False):
+        for start in starts:
+            part = by_name[start : min(start + step, share.stop)]
+            encoded = [
+                F.normalize(model.encode_text(prompts.to(device)).float(), dim=-1)
+                for prompts in part.flatten(0, 1).split(batch_size)
+            ]
+            rows.append(F.normalize(torch.cat(encoded).view(*part.shape[:2], -1).mean(dim=1), dim=-1).cpu())
+    own = torch.cat(rows) if rows else torch.empty(0, 0)  # more processes than names
+    size = max(int(each) for each in all_gather(torch.tensor(own.shape[1])))
+    embeddings = torch.zeros(num_names, size)
+    if rows:
+        embeddings[share.start : share.stop] = own
+    embeddings = all_reduce_sum(embeddings)
+    if not embeddings.isfinite().all():
+        raise ValueError("the text tower gave embeddings that are not finite; check its weights and precision")
+    return embeddings

@@ -1,0 +1,255 @@
+"""Dense CLIP features: equal to the towers written out plainly, at any size, and the model is as before."""
+
+import copy
+
+import pytest
+import torch
+from clip_towers_parts import eva_tower, native_tower, plain_eva, plain_native, randomised
+from open_clip.model import CLIP
+from open_clip.timm_model import TimmModel
+from torch import nn
+from torch.nn import functional as F
+
+from last_vit import attach_last, clip_last_block
+from last_vit.clip_dense import LAST_BLOCKS, clip_block_features, clip_dense_features, clip_dense_forward
+
+TOWERS = {"native": (native_tower, plain_native), "EVA": (eva_tower, plain_eva)}
+# native; not square; larger on one side and smaller on the other; sides that are no multiple of the patch
+SIZES = [(32, 32), (24, 48), (40, 16), (45, 71)]
+each_tower = pytest.mark.parametrize("name", TOWERS)
+each_kind = pytest.mark.parametrize("kind", LAST_BLOCKS)
+
+
+def images(*shape, seed=0):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+@each_tower
+@each_kind
+@pytest.mark.parametrize(("size", "position"), [(size, "sclip") for size in SIZES] + [((24, 48), "fvit")])
+def test_equals_the_tower_written_out(name, kind, size, position):
+    build, plain = TOWERS[name]
+    tower, batch = build().double(), images(2, 3, *size).double()
+    with torch.no_grad():
+        found = clip_dense_forward(tower, batch, blocks=[2, 0], last_block=kind, position=position)
+    assert found.grid_hw == (size[0] // 8, size[1] // 8)
+    for i, image in enumerate(batch):
+        features, blocks = plain(tower, image, kind, position)
+        # the rotary tables of timm are float32
+        torch.testing.assert_close(found.features[i], features, rtol=1e-5, atol=1e-5 if name == "EVA" else 1e-9)
+        for block, index in zip(found.blocks, [2, 0], strict=True):
+            expected = blocks[index].T.reshape(16, *found.grid_hw)
+            torch.testing.assert_close(block[i], expected, rtol=1e-5, atol=1e-5 if name == "EVA" else 1e-9)
+
+
+@each_kind
+def test_layer_scale_is_kept(kind):
+    tower = native_tower(ls_init_value=0.5).double()
+    batch = images(1, 3, 24, 40).double()
+    features, _ = clip_dense_features(tower, batch, kind)
+    torch.testing.assert_close(features[0], plain_native(tower, batch[0], kind, "sclip")[0])
+
+
+@each_tower
+def test_vanilla_at_the_native_size_is_the_hosts_own(name):
+    tower, batch = TOWERS[name][0](), images(2, 3, 32, 32)
+    with torch.no_grad():
+        (tokens,) = tower.forward_intermediates(
+            batch, indices=1, normalize_intermediates=True, intermediates_only=True, output_fmt="NLC"
+        )["image_intermediates"]
+        expected = tokens @ tower.proj if name == "native" else tower.trunk.head(tokens)
+        features, grid_hw = clip_dense_features(tower, batch)
+        blocks = tower.forward_intermediates(batch, indices=[0, 1, 2], intermediates_only=True)["image_intermediates"]
+        found = clip_block_features(tower, batch, [0, 1, 2])
+    assert grid_hw == (4, 4)
+    assert torch.equal(features, expected)
+    assert all(torch.equal(ours, theirs) for ours, theirs in zip(found, blocks, strict=True))
+
+
+@each_tower
+@each_kind
+def test_a_batch_of_one_is_a_slice_of_eight(name, kind):
+    tower, batch = TOWERS[name][0](), images(8, 3, 40, 56)
+    with torch.no_grad():
+        whole, one = clip_dense_features(tower, batch, kind)[0], clip_dense_features(tower, batch[5:6], kind)[0]
+    torch.testing.assert_close(one, whole[5:6], rtol=1e-5, atol=1e-5)
+
+
+@each_tower
+@each_kind
+def test_the_model_is_as_before(name, kind):
+    tower = TOWERS[name][0]()
+    batch, other = images(2, 3, 32, 32), images(1, 3, 48, 24)
+    before, expected = {path: dict(vars(module)) for path, module in tower.named_modules()}, tower(batch)
+    weights = copy.deepcopy(tower.state_dict())
+    clip_dense_forward(tower, other, blocks=[1], last_block=kind)
+    with pytest.raises(RuntimeError):
+        clip_dense_forward(tower, other.to("meta"), last_block=kind)  # fails within
+    assert {path: dict(vars(module)) for path, module in tower.named_modules()}.keys() == before.keys()
+    for path, module in tower.named_modules():
+        assert vars(module).keys() == before[path].keys(), path
+        assert all(vars(module)[key] is value for key, value in before[path].items()), path
+    assert all(torch.equal(value, weights[key]) for key, value in tower.state_dict().items())
+    assert torch.equal(tower(batch), expected)
+
+
+@each_tower
+def test_blocks_alone_stop_early(name):
+    tower, batch = TOWERS[name][0](), images(1, 3, 40, 24)
+    blocks = tower.transformer.resblocks if name == "native" else tower.trunk.blocks
+    ran = []
+    for index, block in enumerate(blocks):
+        block.register_forward_hook(lambda *_, index=index: ran.append(index))
+    (block,) = clip_block_features(tower, batch, [1])
+    assert ran == [0, 1]
+    assert torch.equal(block, clip_dense_forward(tower, batch, blocks=[1]).blocks[0])
+    assert block.shape == (1, 16, 5, 3)
+
+
+@each_tower
+@each_kind
+def test_lower_precision(name, kind):
+    tower, batch = TOWERS[name][0](), images(1, 3, 40, 56)
+    with torch.no_grad():
+        expected = clip_dense_features(tower, batch, kind)[0]
+        with torch.autocast("cpu", torch.bfloat16):
+            autocast = clip_dense_features(tower, batch, kind)[0]
+        low = clip_dense_features(copy.deepcopy(tower).bfloat16(), batch, kind)[0]
+        half = clip_dense_features(copy.deepcopy(tower).half(), batch, kind)[0]
+    assert low.dtype == torch.bfloat16
+    assert half.dtype == torch.float16
+    spread = expected.std()
+    for found, error in ((autocast, 0.1), (low, 0.1), (half, 0.02)):
+        assert (found.float() - expected).abs().mean() < error * spread
+
+
+@each_tower
+def test_gradients_follow_the_caller(name):
+    tower, batch = TOWERS[name][0](), images(1, 3, 40, 24)
+    clip_dense_features(tower, batch, "sclip")[0].sum().backward()
+    positions = tower.positional_embedding if name == "native" else tower.trunk.pos_embed
+    assert positions.grad.abs().sum() > 0
+    with torch.inference_mode():
+        assert clip_dense_features(tower, batch)[0].is_inference()
+    with torch.no_grad():
+        assert not clip_dense_features(tower, batch)[0].requires_grad
+
+
+def whole_clip(visual: nn.Module) -> CLIP:
+    model = CLIP(12, {"image_size": 32, "patch_size": 8, "width": 16, "head_width": 8, "layers": 1},
+                 {"width": 8, "heads": 1, "layers": 1, "vocab_size": 8})  # fmt: skip
+    model.visual = visual
+    return model.eval()
+
+
+@each_tower
+def test_pooling_and_wrappers_make_no_difference(name):
+    tower, batch = TOWERS[name][0](), images(1, 3, 40, 24)
+    expected = clip_dense_features(tower, batch)[0]
+    assert torch.equal(clip_dense_features(whole_clip(tower), batch)[0], expected)
+    assert torch.equal(clip_dense_features(torch.compile(tower), batch)[0], expected)
+    assert torch.equal(clip_dense_features(attach_last(tower, top_k=2), batch)[0], expected)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"qkv_fused": True},
+        {"init_values": 0.3},
+        {"qk_norm": True},
+        {"num_reg_tokens": 2, "no_embed_class": True},
+        {"dynamic_img_size": True},
+        {"global_pool": "avg", "class_token": True},
+    ],
+    ids=lambda changes: "-".join(changes),
+)
+def test_other_kinds_of_eva(changes):
+    """The host's own attention, written through the code of the variants, changes nothing; all variants run."""
+    tower, batch = eva_tower(**changes), images(2, 3, 32, 32)
+    block = tower.trunk.blocks[-1]
+    with torch.no_grad():
+        expected = clip_dense_features(tower, batch)[0]
+        attention = clip_last_block._EvaAttention(block.attn, "vanilla", (4, 4))
+        with clip_last_block.shadowed(block.attn, forward=attention), pytest.MonkeyPatch.context() as patch:
+            patch.setattr(clip_last_block, "_mix", lambda q, k, v, *_: F.scaled_dot_product_attention(q, k, v))
+            torch.testing.assert_close(clip_dense_features(tower, batch)[0], expected, rtol=1e-5, atol=1e-5)
+        for kind in LAST_BLOCKS:
+            for size in SIZES:
+                features, grid = clip_dense_features(tower, images(1, 3, *size), kind)
+                assert features.shape == (1, grid[0] * grid[1], 12)
+                assert features.isfinite().all()
+
+
+def test_dynamic_eva_equals_fixed_eva():
+    fixed, dynamic = eva_tower(), eva_tower(dynamic_img_size=True)
+    dynamic.load_state_dict(fixed.state_dict())
+    for size in SIZES:
+        batch = images(1, 3, *size)
+        torch.testing.assert_close(clip_dense_features(dynamic, batch)[0], clip_dense_features(fixed, batch)[0])
+
+
+def test_plain_timm_tower_takes_vanilla_only():
+    tower = randomised(TimmModel("test_vit", 12, image_size=160, pool="token", proj="linear"))
+    features, grid_hw = clip_dense_features(tower, images(1, 3, 64, 100))
+    assert grid_hw == (4, 6)
+    assert features.shape == (1, 24, 12)
+    batch = images(2, 3, 160, 160)
+    (tokens,) = tower.forward_intermediates(batch, 1, normalize_intermediates=True, output_fmt="NLC")[
+        "image_intermediates"
+    ]
+    torch.testing.assert_close(clip_dense_features(tower, batch)[0], tower.head(tokens))
+    with pytest.raises(ValueError, match=r"'sclip' is not defined for this tower.*Block.*takes 'vanilla'"):
+        clip_dense_features(tower, batch, "sclip")
+
+
+def test_another_kind_of_attention_in_eva_takes_vanilla_only():
+    tower = eva_tower(attn_type="rope")
+    assert clip_dense_features(tower, images(1, 3, 24, 40))[0].shape == (1, 15, 12)
+    with pytest.raises(ValueError, match=r"'naclip' is not defined.*EvaBlock with .*AttentionRope"):
+        clip_dense_features(tower, images(1, 3, 24, 40), "naclip")
+
+
+def test_custom_blocks_take_vanilla_only():
+    tower = native_tower(block_type="custom", qk_norm=True)
+    assert clip_dense_features(tower, images(1, 3, 24, 40))[0].shape == (1, 15, 12)
+    with pytest.raises(ValueError, match=r"'fvit' is not defined.*CustomResidualAttentionBlock"):
+        clip_dense_features(tower, images(1, 3, 24, 40), "fvit")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "match"),
+    [
+        ({"images": torch.zeros(3, 32, 32)}, r"float \[B, 3, H, W\]"),
+        ({"images": torch.zeros(1, 3, 32, 32, dtype=torch.uint8)}, r"float \[B, 3, H, W\], got torch.uint8"),
+        ({"images": torch.zeros(1, 3, 32, 7)}, r"\(32, 7\) pixels are smaller than a patch of \(8, 8\)"),
+        ({"blocks": [3]}, r"indices in \[0, 2\]"),
+        ({"blocks": [-1]}, r"indices in \[0, 2\]"),
+        ({"last_block": "gem"}, r"one of vanilla, maskclip, .*got 'gem'"),
+        ({"position": "nearest"}, r"one of sclip, fvit, open_clip, got 'nearest'"),
+    ],
+)
+def test_bad_arguments(arguments, match):
+    with pytest.raises(ValueError, match=match):
+        clip_dense_forward(**{"model": native_tower(), "images": torch.zeros(1, 3, 32, 32), **arguments})
+
+
+def test_no_block_asked():
+    with pytest.raises(ValueError, match="at least one"):
+        clip_block_features(native_tower(), torch.zeros(1, 3, 32, 32), [])
+
+
+def test_towers_without_dense_features():
+    batch = torch.zeros(1, 3, 32, 32)
+    with pytest.raises(ValueError, match="AttentionalPooler"):
+        clip_dense_features(native_tower(attentional_pool=True, attn_pooler_heads=2), batch)
+    with pytest.raises(ValueError, match=r"no dense CLIP features.*ResNet"):
+        clip_dense_features(TimmModel("test_resnet", 12, proj="linear").eval(), batch)
+    with pytest.raises(ValueError, match=r"learned AttentionPoolLatent"):
+        clip_dense_features(TimmModel("test_vit", 12, pool="map", proj=None).eval(), batch)
+    with pytest.raises(ValueError, match="has no adapter"):
+        clip_dense_features(nn.Linear(2, 2), batch)
+
+
+def test_dropped_patches():
+    with pytest.raises(ValueError, match=r"model\.eval\(\)"):
+        clip_dense_features(native_tower(patch_dropout=0.5).train(), torch.zeros(1, 3, 32, 32))

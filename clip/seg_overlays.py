@@ -1,0 +1,116 @@
+"""Pictures of a segmentation: the image, its ground truth and the prediction, in colours with a legend.
+
+Drawn without pyplot, so no display is needed and no state is left behind. A class has the same colour in every picture
+of its data set. The legend names the classes of the picture, largest first, each with its IoU in this image.
+"""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.patches import Patch
+
+from last_vit.data.seg_inputs import resize_short_side
+from last_vit.data.seg_sets import SegmentationSet
+from last_vit.data.seg_settings import IGNORED, SegmentationSetting
+from last_vit.results import result_name
+from last_vit.zero_shot_segmenter import ZeroShotSegmenter
+
+MAX_LEGEND = 18
+_VOID, _OPACITY = 255, 0.6
+_COLUMNS, _PANEL_WIDTH, _MAX_ASPECT = 6, 4.0, 1.5
+
+
+def draw_overlays(
+    folder: Path,
+    number: int,
+    model_name: str,
+    setting: SegmentationSetting,
+    images: SegmentationSet,
+    segmenter: ZeroShotSegmenter,
+) -> Iterator[Path]:
+    """Write one picture per chosen image; each goes through the model once more.
+
+    Args:
+        folder: Made when missing.
+        number: Of pictures, at most; they are spread evenly over the set.
+        model_name: In titles and names of files.
+        setting: As the segmenter was built from.
+        images: The whole set.
+        segmenter: On its device.
+
+    Yields:
+        The written files.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    number = min(number, len(images))
+    for index in (i * len(images) // number for i in range(number)):
+        sample = images[index]
+        resized = resize_short_side(sample["image"], setting.short_side)
+        label = sample["label"].numpy().astype(np.int64)
+        prediction = segmenter([resized], [label.shape])[0].cpu().numpy()
+        path = folder / f"{result_name(f'{model_name}_{setting.name}_' + sample['name'])}.png"
+        picture = draw_overlay(
+            sample["image"].permute(1, 2, 0).numpy(), label, prediction, images.names, images.palette()
+        )
+        picture.axes[0].set_title(sample["name"], fontsize=9)
+        picture.axes[2].set_title(model_name, fontsize=9)
+        picture.savefig(path)
+        yield path
+
+
+def draw_overlay(
+    image: np.ndarray, label: np.ndarray, prediction: np.ndarray, names: Sequence[str], palette: np.ndarray
+) -> Figure:
+    """A picture of three panels, of which the second has a title.
+
+    Args:
+        image: uint8 [H, W, 3].
+        label: Integer [H, W], a class or 255.
+        prediction: Integer [H, W], a class.
+        names: One per class.
+        palette: uint8 [C, 3].
+    """
+    height, width = label.shape
+    shown = classes_and_iou(label, prediction, len(names))
+    num_rows = -(-(min(len(shown), MAX_LEGEND) + 2) // _COLUMNS)
+    panel_height = _PANEL_WIDTH * min(height / width, _MAX_ASPECT)
+    figure = Figure(figsize=(3 * _PANEL_WIDTH, panel_height + 0.5 + 0.2 * num_rows), dpi=110, layout="constrained")
+    for axes, panel in zip(
+        figure.subplots(1, 3), (image, *(paint(image, each, palette) for each in (label, prediction))), strict=True
+    ):
+        axes.imshow(panel, interpolation="nearest")
+        axes.set_axis_off()
+    figure.axes[1].set_title("ground truth", fontsize=9)
+    grey = np.full((1, len(names), 3), 128, dtype=np.uint8)
+    colors = paint(grey, np.arange(len(names))[None], palette)[0] / 255  # as they look on an image
+    handles = [_entry(colors[index], f"{names[index]}, IoU {100 * iou:.0f}") for index, iou in shown[:MAX_LEGEND]]
+    if len(shown) > MAX_LEGEND:
+        handles.append(Patch(facecolor="none", label=f"and {len(shown) - MAX_LEGEND} smaller"))
+    if (label == IGNORED).any():
+        handles.append(_entry("white", "does not count"))
+    figure.legend(handles=handles, loc="outside lower center", ncols=_COLUMNS, fontsize=8, frameon=False)
+    return figure
+
+
+def paint(image: np.ndarray, label: np.ndarray, palette: np.ndarray) -> np.ndarray:
+    """The image's brightness under the colours of its labels, white where ignored: uint8 [H, W, 3]."""
+    table = np.full((IGNORED + 1, 3), _VOID)
+    table[: len(palette)] = palette
+    grey = 76 + 0.7 * image.mean(axis=2, keepdims=True)  # dark images keep their colours
+    return ((1 - _OPACITY) * grey + _OPACITY * table[label]).astype(np.uint8)
+
+
+def classes_and_iou(label: np.ndarray, prediction: np.ndarray, num_classes: int) -> list[tuple[int, float]]:
+    """Classes that occur in an image, in truth or prediction, and their IoU there in [0, 1]; the largest first."""
+    is_known = label != IGNORED
+    truth, guess = (np.bincount(each[is_known], minlength=num_classes) for each in (label, prediction))
+    both = np.bincount(label[is_known & (label == prediction)], minlength=num_classes)
+    size = np.maximum(truth, guess)
+    order = [int(index) for index in np.argsort(-size, kind="stable") if size[index]]
+    return [(index, float(both[index] / (truth[index] + guess[index] - both[index]))) for index in order]
+
+
+def _entry(color: object, text: str) -> Patch:
+    return Patch(facecolor=color, edgecolor="#555555", linewidth=0.5, label=text)

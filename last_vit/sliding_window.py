@@ -1,0 +1,167 @@
+"""Dense scores of an image from overlapping windows: where they lie, and how their score maps become one.
+
+Windows start every `stride` pixels; the last one of a row or column is shifted inside, so that all are of one size and
+can be computed as one batch. Each window's map of scores [h, w] is stretched (bilinear) to the window's pixels, windows
+are averaged where they overlap, and the result is stretched to the size of the annotation.
+
+All of this is linear and acts on rows and columns apart, because the windows are a grid. So it is one product
+`rows @ maps @ columns.T` per name, with two small matrices that hold both stretches and the average; no canvas of all
+names is ever made, and any subset of the names can be made alone. `tests/test_sliding_window.py` holds it to the plain
+way.
+
+Letters: Q names, m x n windows, h x w patches per window, H x W pixels of the result.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+
+@dataclass(frozen=True)
+class WindowAxis:
+    """The windows along one side of an image.
+
+    Attributes:
+        length: Of the image, in pixels.
+        starts: First pixel of each window.
+        window: Length of every window, in pixels.
+        pad: Zeros before and after each window, so that it is of whole patches.
+        is_whole: One window that is the image: its map is stretched to the result at once.
+    """
+
+    length: int
+    starts: tuple[int, ...]
+    window: int
+    pad: tuple[int, int] = (0, 0)
+    is_whole: bool = False
+
+    def stitch_matrix(self, num_patches: int, output: int) -> Tensor:
+        """What brings the windows' patches, side by side, to the result.
+
+        Args:
+            num_patches: Per window along this side, padding included.
+            output: Length of the result in pixels.
+
+        Returns:
+            float64 [output, m * num_patches], rows sum to 1.
+        """
+        if self.is_whole:
+            return stretch_matrix(num_patches, output)
+        before, after = self.pad
+        to_pixels = stretch_matrix(num_patches, before + self.window + after)[before : before + self.window]
+        placed = torch.zeros(self.length, len(self.starts), num_patches, dtype=torch.float64)
+        count = torch.zeros(self.length, 1, dtype=torch.float64)
+        for index, start in enumerate(self.starts):
+            placed[start : start + self.window, index] = to_pixels
+            count[start : start + self.window] += 1
+        return stretch_matrix(self.length, output) @ (placed.flatten(1) / count)
+
+
+@dataclass(frozen=True)
+class WindowPlan:
+    """The windows of an image: every pair of a row of `rows` and a column of `columns`, row by row."""
+
+    rows: WindowAxis
+    columns: WindowAxis
+
+    @property
+    def num_windows(self) -> int:
+        """Number of windows, m * n."""
+        return len(self.rows.starts) * len(self.columns.starts)
+
+    def cut(self, image: Tensor) -> Tensor:
+        """The windows of an image [3, H', W'] of the planned size, padded: [m * n, 3, window height, window width]."""
+        rows, columns = self.rows, self.columns
+        windows = [
+            image[:, top : top + rows.window, left : left + columns.window]
+            for top in rows.starts
+            for left in columns.starts
+        ]
+        return F.pad(torch.stack(windows), (*columns.pad, *rows.pad))
+
+
+class StitchedMaps:
+    """Score maps of all names over one image, made on demand.
+
+    Args:
+        scores: [m * n, h * w, Q], per window in the order of `WindowPlan.cut`.
+        plan: Of the image.
+        grid_hw: (h, w).
+        output_hw: (H, W), of the annotation.
+
+    Raises:
+        ValueError: Scores of another number of windows or patches.
+    """
+
+    def __init__(self, scores: Tensor, plan: WindowPlan, grid_hw: tuple[int, int], output_hw: tuple[int, int]) -> None:
+        (h, w), m, n = grid_hw, len(plan.rows.starts), len(plan.columns.starts)
+        if scores.ndim != 3 or scores.shape[:2] != (m * n, h * w):
+            raise ValueError(
+                f"scores must be [windows, patches, names] of {m} x {n} windows with {h} x {w} patches, got "
+                f"{tuple(scores.shape)}"
+            )
+        self._blocks = scores.reshape(m, n, h, w, -1).permute(4, 0, 2, 1, 3).reshape(-1, m * h, n * w)
+        self._rows = plan.rows.stitch_matrix(h, output_hw[0]).to(scores)
+        self._columns = plan.columns.stitch_matrix(w, output_hw[1]).to(scores)
+        self.output_hw = output_hw
+
+    def __len__(self) -> int:
+        """Q."""
+        return len(self._blocks)
+
+    def __getitem__(self, names: slice | list[int]) -> Tensor:
+        """The maps of some names: [names, H, W], in the scores' type."""
+        return self._rows @ (self._blocks[names] @ self._columns.T)
+
+
+def plan_windows(
+    image_hw: tuple[int, int], crop: int, stride: int, patch_size: int, pad_to_patch: bool = False
+) -> WindowPlan:
+    """Where the windows of an image lie.
+
+    An image smaller than the crop, on either side, gets windows of its own length on that side. A window that is not of
+    whole patches loses the rest to the model's patch embedding, and its map is stretched to the full window (SCLIP,
+    NACLIP), or it is padded with zeros on both sides (ClearCLIP).
+
+    Args:
+        image_hw: (H', W') of the image that the model sees.
+        crop: Side of a window in pixels; 0 is the whole image at once.
+        stride: From window to window, in pixels; at most the crop. Means nothing for the whole image.
+        patch_size: Of the model.
+        pad_to_patch: Pad windows to whole patches. The whole image is never padded.
+
+    Raises:
+        ValueError: A stride that is 0 or leaves gaps, or a crop or an image smaller than a patch.
+    """
+    if crop and not patch_size <= crop:
+        raise ValueError(
+            f"the crop must be 0 (the whole image) or at least a patch of {patch_size} pixels, got {crop} pixels"
+        )
+    if crop and not 1 <= stride <= crop:
+        raise ValueError(
+            f"the stride must be in [1, {crop}] (the crop) so that windows move and leave no gap, got {stride}; for "
+            f"the whole image at once, set the crop to 0"
+        )
+    if min(image_hw) < patch_size and not (crop and pad_to_patch):
+        raise ValueError(f"an image of {image_hw[0]} x {image_hw[1]} pixels is smaller than a patch of {patch_size}")
+    rows, columns = (_plan_axis(length, crop, stride, patch_size, pad_to_patch) for length in image_hw)
+    return WindowPlan(rows, columns)
+
+
+def stretch_matrix(num_cells: int, output: int) -> Tensor:
+    """Bilinear interpolation along one side, corners not aligned, no antialias: float64 [output, num_cells]."""
+    return F.interpolate(
+        torch.eye(num_cells, dtype=torch.float64)[None], size=output, mode="linear", align_corners=False
+    )[0].T
+
+
+def _plan_axis(length: int, crop: int, stride: int, patch_size: int, pad_to_patch: bool) -> WindowAxis:
+    if not crop:
+        return WindowAxis(length, (0,), length, is_whole=True)
+    window = min(crop, length)
+    number = -(-(length - window) // stride) + 1
+    missing = -window % patch_size if pad_to_patch else 0
+    pad = (missing // 2, missing - missing // 2)
+    return WindowAxis(length, tuple(min(i * stride, length - window) for i in range(number)), window, pad)

@@ -1,0 +1,30 @@
+#!/usr/bin/env bash
+# Zero-shot segmentation of PASCAL Context val without background, 5,104 images, 59 classes (paper, Tab. 4).
+#
+#   tools/eval_seg_context59.sh /path/to/VOCdevkit/VOC2010 \
+#       --model "CLIP ViT-B/16, CLS=open_clip:ViT-B-16-quickgelu@ViT-B-16.pt" \
+#       --model "CLIP ViT-B/16, LaSt=open_clip:ViT-B-16-quickgelu@epoch_1.pt" [flag of clip/eval_zero_shot_seg.py ...]
+#   RUN="torchrun --nproc-per-node 8" tools/eval_seg_context59.sh ...
+#
+# Nothing is downloaded. VOC2010 is of http://host.robots.ox.ac.uk/pascal/VOC/voc2010, its
+# SegmentationClassContext/ and ImageSets/SegmentationContext/ are made by tools/convert_context59.py.
+# ViT-B-16.pt is OpenAI's (github.com/openai/CLIP), epoch_1.pt what clip/train_clip.py writes.
+#
+# Expected mIoU of CLIP ViT-B/16 in percent: 11.2 with CLS, 15.2 with LaSt (paper). SCLIP's paper: 11.1.
+# The paper does not name its protocol; its CLS numbers are nearest to SCLIP's settings with a plain last block.
+set -euo pipefail
+
+name=eval_seg_context59.sh
+root=${1:-}
+read -ra run <<<"${RUN:-python}"
+scripts=$(cd "$(dirname "$0")/../clip" && pwd)
+
+if [ -z "$root" ] || [ "${root#-}" != "$root" ]; then
+    echo "$name: error: the first argument is the folder VOC2010 with JPEGImages in it" >&2
+    exit 2
+fi
+if [ ! -d "$root" ]; then
+    echo "$name: error: no folder $root: the head of this script says what it holds" >&2
+    exit 2
+fi
+exec "${run[@]}" "$scripts/eval_zero_shot_seg.py" --dataset context59 --root "$root" --protocol sclip "${@:2}"

@@ -1,0 +1,117 @@
+"""From the features of a region to its class and its box: F-ViT's two branches behind detectron2's interface."""
+
+import torch
+from detectron2.layers import ShapeSpec
+from detectron2.modeling.roi_heads.fast_rcnn import (
+    FastRCNNOutputLayers,
+    _log_classification_stats,
+    fast_rcnn_inference,
+)
+from detectron2.structures import Instances
+from torch import Tensor, nn
+
+from fvit.clamped_boxes import ClampedBoxTransform
+from fvit.score_fusion import fuse_scores
+from fvit.text_classifier import TextClassifier
+
+
+class OpenVocabularyPredictor(FastRCNNOutputLayers):
+    """A branch per question: FC and ReLU, then text classifier, or one box for all classes.
+
+    F-ViT takes the class feature after the ReLU, so it has no negative channel; its authors call that a mistake and
+    keep it, and so does this class.
+
+    Args:
+        width: Of the box head's features. F-ViT: the text embeddings' width.
+        classifier: Class scores of both the detector's and the vision-language features.
+        vlm_temperature: Factor of the vision-language cosines. F-ViT: 75 (COCO), 50 (LVIS), 120 (transfer).
+        alpha: Weight of the vision-language score for base classes and background. F-ViT: 0.1.
+        beta: The same for novel classes. F-ViT: 0.8 (COCO), 0.6 (LVIS, B/16), 0.4 (LVIS, L/14).
+        fusion: "f-vit" or "f-vlm", see `fuse_scores`.
+        score_thresh: Score that a detection needs. F-ViT: 0.01 (COCO), 1e-4 (LVIS).
+        nms_thresh: IoU of the NMS within a class. F-ViT: 0.4 (COCO), 0.5 (LVIS).
+        detections_per_image: Best detections kept. F-ViT: 100 (COCO), 300 (LVIS).
+    """
+
+    def __init__(
+        self,
+        width: int,
+        classifier: TextClassifier,
+        *,
+        vlm_temperature: float = 75.0,
+        alpha: float = 0.1,
+        beta: float = 0.8,
+        fusion: str = "f-vit",
+        score_thresh: float = 0.01,
+        nms_thresh: float = 0.4,
+        detections_per_image: int = 100,
+    ) -> None:
+        super().__init__(
+            ShapeSpec(channels=width),
+            box2box_transform=ClampedBoxTransform((0.1, 0.1, 0.2, 0.2)),
+            num_classes=classifier.num_classes,
+            cls_agnostic_bbox_reg=True,
+            test_score_thresh=score_thresh,
+            test_nms_thresh=nms_thresh,
+            test_topk_per_image=detections_per_image,
+        )
+        del self.cls_score  # the text classifies
+        self.classifier = classifier
+        self.cls_fc = nn.Linear(width, classifier.width)
+        self.reg_fc = nn.Linear(width, width)
+        for layer in (self.cls_fc, self.reg_fc):
+            nn.init.xavier_uniform_(layer.weight)
+            nn.init.zeros_(layer.bias)
+        self.vlm_temperature = vlm_temperature
+        self.fusion = {"alpha": alpha, "beta": beta, "fusion": fusion}
+        fuse_scores(torch.zeros(0, 2), torch.zeros(0, 2), torch.ones(1, dtype=torch.bool), **self.fusion)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """[R, width] -> class logits [R, C + 1] and box deltas [R, 4], both float32."""
+        logits = self.classifier(self.cls_fc(x).relu())
+        return logits, self.bbox_pred(self.reg_fc(x).relu()).float()
+
+    def losses(self, predictions: tuple[Tensor, Tensor], proposals: list[Instances]) -> dict[str, Tensor]:
+        """Weighted class loss, and L1 on the deltas of objects over the number of all regions.
+
+        Args:
+            predictions: Of `forward`.
+            proposals: Sampled regions with gt_classes and, where an image has objects, gt_boxes.
+
+        Returns:
+            "loss_cls" and "loss_box_reg", scalars.
+        """
+        logits, deltas = predictions
+        labels = torch.cat([image.gt_classes for image in proposals])
+        _log_classification_stats(logits, labels)
+        regions = torch.cat([image.proposal_boxes.tensor for image in proposals])
+        # an image without objects has no such field, and no region that would read it
+        targets = [(image.gt_boxes if image.has("gt_boxes") else image.proposal_boxes).tensor for image in proposals]
+        return {
+            "loss_cls": self.classifier.loss(logits, labels),
+            "loss_box_reg": self.box_reg_loss(regions, torch.cat(targets), deltas, labels),
+        }
+
+    def inference(
+        self, predictions: tuple[Tensor, Tensor], proposals: list[Instances], region_embeddings: Tensor
+    ) -> tuple[list[Instances], list[Tensor]]:
+        """Detections with fused scores.
+
+        Args:
+            predictions: Of `forward`.
+            proposals: Regions of the images.
+            region_embeddings: [R, E] vision-language features of the same regions.
+
+        Returns:
+            Per image pred_boxes, scores and pred_classes, best first; and the index of each one's region.
+        """
+        vlm_logits = self.classifier.cosines(region_embeddings) * self.vlm_temperature
+        scores = fuse_scores(predictions[0], vlm_logits, self.classifier.is_base, **self.fusion)
+        return fast_rcnn_inference(
+            self.predict_boxes(predictions, proposals),
+            scores.split([len(image) for image in proposals]),
+            [image.image_size for image in proposals],
+            self.test_score_thresh,
+            self.test_nms_thresh,
+            self.test_topk_per_image,
+        )

@@ -1,0 +1,127 @@
+"""The frozen CLIP image tower under the detector: block outputs for the pyramid, the dense map for the second score.
+
+Frozen in every way: no gradient is recorded, parameters ask for none, train() leaves it in eval mode, the optimizer
+does not see it. By default it is not even a submodule, so a checkpoint holds what was trained and nothing else (B/16:
+86M numbers less); the tower's weights are the CLIP file that the configuration names.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from fvit.clip_feature_cache import ClipFeatureCache
+from last_vit.clip_dense import clip_block_features, clip_dense_forward
+from last_vit.clip_models import load_clip
+
+# What the last block does, by its name here and by clip_dense's.
+DENSE = {"last-block-value": "fvit", "plain": "vanilla"}
+_BLOCKS = {12: (3, 5, 7, 11), 24: (6, 10, 14, 23)}
+
+
+class ClipFeatures(NamedTuple):
+    """What the detector reads of a tower.
+
+    Attributes:
+        blocks: Four maps [B, width, h, w], raw block outputs, shallow to deep.
+        dense: [B, E, h, w], each place of length 1 in the space of the text embeddings; None where not asked for.
+    """
+
+    blocks: tuple[Tensor, ...]
+    dense: Tensor | None
+
+
+class FrozenClip(nn.Module):
+    """A CLIP image tower that is only read.
+
+    Args:
+        arch: open_clip architecture or JSON config, see `last_vit.clip_models`. F-ViT: EVA02-B-16, EVA02-L-14-336.
+        checkpoint: Weights as `load_clip` takes them; None needs `random_seed`.
+        blocks: Four block indices from 0, shallow to deep. F-ViT: 3, 5, 7, 11 of 12 and 6, 10, 14, 23 of 24, the
+            defaults; for another depth they are spread evenly.
+        dense: "last-block-value": the last block passes each patch its own value, without attention (F-ViT's, for
+            towers whose patches were not trained); "plain": the last block as it is (LaSt's patches are the features).
+            The deepest pyramid level sees the same.
+        bf16: Run in bfloat16 autocast; answers are float32. F-ViT trains in float16.
+        in_checkpoint: Whether the detector's state dict holds the tower too, for one file that needs no other.
+        cache_images: Images whose block features are kept in training, see `ClipFeatureCache`; 0 keeps none. Of use
+            only without augmentation, when every image comes back as it was.
+        random_seed: Seed for random weights, instead of a checkpoint.
+
+    Raises:
+        ValueError: Unknown architecture or `dense`; blocks that the tower has not; both or neither of `checkpoint` and
+            `random_seed`.
+        FileNotFoundError: No such checkpoint.
+    """
+
+    def __init__(
+        self,
+        arch: str,
+        checkpoint: str | Path | None = None,
+        *,
+        blocks: tuple[int, int, int, int] | None = None,
+        dense: str = "last-block-value",
+        bf16: bool = True,
+        in_checkpoint: bool = False,
+        cache_images: int = 0,
+        random_seed: int | None = None,
+    ) -> None:
+        super().__init__()
+        if dense not in DENSE:
+            raise ValueError(f"dense must be one of {', '.join(DENSE)}, got {dense!r}")
+        tower = load_clip(arch, checkpoint, random_seed=random_seed).model.visual
+        tower.eval().requires_grad_(False)
+        if in_checkpoint:
+            self.tower = tower
+        else:
+            vars(self)["tower"] = tower  # no submodule: state dict, optimizer and DDP do not find it
+        self.dense, self.bf16 = dense, bf16
+        trunk = getattr(tower, "trunk", None)
+        depth = len(tower.transformer.resblocks if trunk is None else trunk.blocks)
+        self.patch_size = (tower if trunk is None else trunk.patch_embed).patch_size[0]
+        self.blocks = tuple(blocks or _BLOCKS.get(depth) or (math.ceil(depth * part / 4) - 1 for part in (1, 2, 3, 4)))
+        if len(self.blocks) != 4 or sorted(self.blocks) != list(self.blocks):
+            raise ValueError(f"blocks must be four block indices, shallow to deep, got {list(self.blocks)}")
+        self.cache = ClipFeatureCache(cache_images, torch.bfloat16 if bf16 else torch.float32)
+        probe = self(torch.zeros(1, 3, 2 * self.patch_size, 2 * self.patch_size))
+        self.width, self.embed_dim = probe.blocks[0].shape[1], probe.dense.shape[1]
+
+    @torch.no_grad()
+    def forward(self, images: Tensor, with_dense: bool = True) -> ClipFeatures:
+        """[B, 3, H, W] normalised, of any size -> `ClipFeatures`, float32."""
+        if with_dense:
+            return self._run(images)
+        if self.training and self.cache.max_images:
+            return ClipFeatures(self.cache.get(images, self._run_blocks), None)
+        return ClipFeatures(self._run_blocks(images), None)
+
+    def _run(self, images: Tensor) -> ClipFeatures:
+        with self._autocast(images):
+            out = clip_dense_forward(self.tower, images, self.blocks, DENSE[self.dense], "fvit")
+        dense = F.normalize(out.features.float(), dim=2).transpose(1, 2).unflatten(2, out.grid_hw)
+        return ClipFeatures(tuple(block.float() for block in out.blocks), dense)
+
+    def _run_blocks(self, images: Tensor) -> tuple[Tensor, ...]:
+        with self._autocast(images):
+            maps = clip_block_features(self.tower, images, self.blocks, DENSE[self.dense], "fvit")
+        return tuple(block.float() for block in maps)
+
+    def _autocast(self, images: Tensor) -> torch.autocast:
+        return torch.autocast(images.device.type, torch.bfloat16, enabled=self.bf16)
+
+    def train(self, mode: bool = True) -> FrozenClip:
+        """Switch the detector around the tower; the tower stays in eval mode."""
+        super().train(mode)
+        self.tower.eval()
+        return self
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> FrozenClip:
+        if "tower" in vars(self):
+            self.tower._apply(fn, recurse)  # .to(device) reaches it all the same
+        return super()._apply(fn, recurse)

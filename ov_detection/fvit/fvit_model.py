@@ -1,0 +1,108 @@
+"""The detector: detectron2's `GeneralizedRCNN` with a vocabulary that can be replaced, and checked inputs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from detectron2.modeling.meta_arch.rcnn import GeneralizedRCNN
+from detectron2.structures import ImageList
+from torch import Tensor, nn
+
+from fvit.clip_pyramid import FViTBackbone
+from fvit.fvit_roi_heads import FViTRoIHeads
+
+if TYPE_CHECKING:
+    from last_vit.class_embeddings import ClassEmbeddings
+
+# F-ViT normalises with ImageNet's statistics, in training and test, though its CLIP was trained with CLIP's own.
+IMAGENET_MEAN, IMAGENET_STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
+
+
+class FViT(GeneralizedRCNN):
+    """F-ViT (arXiv:2310.01403) on detectron2: dictionaries in, losses or `Instances` out.
+
+    Inputs are detectron2's: "image" uint8 or float [3, H, W] RGB in 0-255, "instances" with gt_boxes, gt_classes and,
+    with the mask head, gt_masks in training, "height" and "width" for the answer's size in test. Answers have
+    pred_boxes, scores, pred_classes (places in `vocabulary.names`) and, with the mask head, pred_masks.
+
+    Args:
+        backbone: Frozen CLIP with its pyramid.
+        proposal_generator: See `build_rpn`.
+        roi_heads: See `build_roi_heads`.
+        vocabulary: Classes, as the text classifier in `roi_heads` has them.
+        pixel_mean: RGB, in 0-255.
+        pixel_std: Likewise.
+    """
+
+    def __init__(
+        self,
+        *,
+        backbone: FViTBackbone,
+        proposal_generator: nn.Module,
+        roi_heads: FViTRoIHeads,
+        vocabulary: ClassEmbeddings,
+        pixel_mean: Sequence[float] = IMAGENET_MEAN,
+        pixel_std: Sequence[float] = IMAGENET_STD,
+    ) -> None:
+        super().__init__(
+            backbone=backbone,
+            proposal_generator=proposal_generator,
+            roi_heads=roi_heads,
+            pixel_mean=tuple(pixel_mean),
+            pixel_std=tuple(pixel_std),
+            input_format="RGB",
+        )
+        self.vocabulary = vocabulary
+        is_base = roi_heads.box_predictor.classifier.is_base.tolist()
+        self.base_names = frozenset(name for name, base in zip(vocabulary.names, is_base, strict=True) if base)
+
+    def set_vocabulary(self, vocabulary: ClassEmbeddings, is_base: Tensor | None = None) -> None:
+        """Detect other classes from now on. No weight changes, so any vocabulary can follow any other.
+
+        Args:
+            vocabulary: Embeddings of the same CLIP's text tower.
+            is_base: bool [C], classes whose scores are weighted as base ones (alpha); None takes those whose name is a
+                base class of the vocabulary that the detector was built with.
+
+        Raises:
+            ValueError: As `TextClassifier.set_vocabulary`; the old vocabulary then stays.
+        """
+        if is_base is None:
+            is_base = torch.tensor([name in self.base_names for name in vocabulary.names], dtype=torch.bool)
+        predictor = self.roi_heads.box_predictor
+        predictor.classifier.set_vocabulary(vocabulary, is_base)
+        self.roi_heads.num_classes = predictor.num_classes = len(vocabulary)
+        self.vocabulary = vocabulary
+
+    def forward(self, batched_inputs: list[dict[str, Any]]) -> dict[str, Tensor] | list[dict[str, Any]]:
+        """See the class.
+
+        Raises:
+            ValueError: In training, an image with an empty box; an image larger than the backbone's square.
+        """
+        for sample in batched_inputs if self.training else ():
+            boxes = sample["instances"].gt_boxes
+            if not boxes.nonempty().all():
+                bad = boxes.tensor[~boxes.nonempty()][0].tolist()
+                raise ValueError(
+                    f"{_name(sample)} has the object box {bad}, which is empty: leave such objects out when the data "
+                    "is read"
+                )
+        return super().forward(batched_inputs)
+
+    def preprocess_image(self, batched_inputs: list[dict[str, Any]]) -> ImageList:
+        """Normalise, then pad with zeros, the mean colour, at the right and the bottom."""
+        square = self.backbone.square_size
+        for sample in batched_inputs:
+            if 0 < square < max(sample["image"].shape[1:]):
+                raise ValueError(
+                    f"{_name(sample)} is {tuple(sample['image'].shape[1:])} (height, width), larger than "
+                    f"the backbone's square_size {square}: resize it to fit, or set square_size=0"
+                )
+        return super().preprocess_image(batched_inputs)
+
+
+def _name(sample: dict[str, Any]) -> str:
+    return f"image {sample.get('file_name', sample.get('image_id', 'without name'))}"

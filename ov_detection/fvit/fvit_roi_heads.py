@@ -1,0 +1,134 @@
+"""Region heads: detectron2's standard ones with F-ViT's poolers, text classifier and vision-language score."""
+
+from collections.abc import Sequence
+
+from detectron2.layers import ShapeSpec
+from detectron2.modeling.poolers import convert_boxes_to_pooler_format
+from detectron2.modeling.roi_heads.box_head import FastRCNNConvFCHead
+from detectron2.modeling.roi_heads.mask_head import MaskRCNNConvUpsampleHead
+from detectron2.modeling.roi_heads.roi_heads import StandardROIHeads
+from detectron2.structures import Boxes, Instances
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torchvision.ops import roi_align
+
+from fvit.box_predictor import OpenVocabularyPredictor
+from fvit.fvit_norms import choose_norm
+from fvit.iou_matcher import IoUMatcher
+from fvit.roi_pooler import PyramidRoIAlign
+from fvit.text_classifier import TextClassifier
+
+
+def region_embeddings(dense: Tensor, boxes: Sequence[Boxes], stride: float) -> Tensor:
+    """Vision-language feature of each box: the mean of the normalised dense map over it (RoIAlign 1x1), normalised.
+
+    Args:
+        dense: [B, E, h, w], every place of length 1.
+        boxes: Of B images, in pixels of the network's input.
+        stride: Pixels per cell of the map, the patch size.
+
+    Returns:
+        [R, E] float32 of length 1.
+    """
+    regions = convert_boxes_to_pooler_format(list(boxes)).float()
+    return F.normalize(roi_align(dense.float(), regions, 1, 1 / stride, aligned=True).flatten(1), dim=1)
+
+
+class FViTRoIHeads(StandardROIHeads):
+    """`StandardROIHeads` whose test also looks at the dense vision-language map, on the proposals themselves.
+
+    Args:
+        dense_stride: Pixels per cell of that map.
+        kwargs: As `StandardROIHeads`; `box_predictor` is an `OpenVocabularyPredictor`.
+    """
+
+    def __init__(self, *, dense_stride: float, **kwargs: object) -> None:
+        super().__init__(**kwargs)
+        self.dense_stride = dense_stride
+
+    def _forward_box(
+        self, features: dict[str, Tensor], proposals: list[Instances]
+    ) -> dict[str, Tensor] | list[Instances]:
+        """As `StandardROIHeads`; `features` also holds "dense" in test mode."""
+        boxes = [image.proposal_boxes for image in proposals]
+        pooled = self.box_pooler([features[name] for name in self.box_in_features], boxes)
+        predictions = self.box_predictor(self.box_head(pooled))
+        if self.training:
+            return self.box_predictor.losses(predictions, proposals)
+        seen = region_embeddings(features["dense"], boxes, self.dense_stride)
+        return self.box_predictor.inference(predictions, proposals, seen)[0]
+
+
+def build_roi_heads(
+    classifier: TextClassifier,
+    levels: dict[str, float],
+    dense_stride: float,
+    channels: int = 256,
+    *,
+    masks: bool = False,
+    norm: str = "auto",
+    low_quality: bool = False,
+    batch_size_per_image: int = 512,
+    positive_fraction: float = 0.25,
+    fc_width: int | None = None,
+    num_convs: int = 4,
+    conv_width: int = 256,
+    **predictor: float | str,
+) -> FViTRoIHeads:
+    """F-ViT's region heads; defaults are OV-COCO's.
+
+    Args:
+        classifier: Text classifier with its vocabulary.
+        levels: Pyramid level -> stride in pixels, without the coarsest one (P6), which only gives proposals.
+        dense_stride: Patch size of the CLIP tower.
+        channels: Of every level.
+        masks: Whether to add the class-agnostic mask head. F-ViT: on LVIS.
+        norm: Of the convolutions, see `choose_norm`. F-ViT: synchronised.
+        low_quality: See `IoUMatcher`. F-ViT: off on COCO, on on LVIS.
+        batch_size_per_image: Regions sampled for the losses.
+        positive_fraction: Largest share of objects among them.
+        fc_width: Of the box head's two FCs; None is the text embeddings' width, as in F-ViT.
+        num_convs: 3x3 convolutions of the box head and of the mask head.
+        conv_width: Their channels.
+        predictor: Arguments of `OpenVocabularyPredictor`: temperatures, fusion, thresholds.
+
+    Returns:
+        A module with detectron2's ROIHeads interface.
+
+    Raises:
+        ValueError: From the predictor's fusion.
+        TypeError: An unknown option.
+    """
+    names, strides = list(levels), tuple(levels.values())
+    fc_width = fc_width or classifier.width
+    norm = choose_norm(norm, may_be_empty=True)
+    box_head = FastRCNNConvFCHead(
+        ShapeSpec(channels=channels, height=7, width=7),
+        conv_dims=[conv_width] * num_convs,
+        fc_dims=[fc_width, fc_width],
+        conv_norm=norm,
+    )
+    for layer in box_head.fcs:
+        nn.init.xavier_uniform_(layer.weight)  # F-ViT's; detectron2's is wider
+    mask_parts = {
+        "mask_in_features": names,
+        "mask_pooler": PyramidRoIAlign(14, strides),
+        "mask_head": MaskRCNNConvUpsampleHead(
+            ShapeSpec(channels=channels, height=14, width=14),
+            num_classes=1,
+            conv_dims=[conv_width] * (num_convs + 1),
+            conv_norm=norm,
+        ),
+    }
+    return FViTRoIHeads(
+        dense_stride=dense_stride,
+        num_classes=classifier.num_classes,
+        batch_size_per_image=batch_size_per_image,
+        positive_fraction=positive_fraction,
+        proposal_matcher=IoUMatcher(0.5, 0.5, low_quality=low_quality, min_low_quality=0.5),
+        box_in_features=names,
+        box_pooler=PyramidRoIAlign(7, strides),
+        box_head=box_head,
+        box_predictor=OpenVocabularyPredictor(fc_width, classifier, **predictor),
+        **(mask_parts if masks else {}),
+    )

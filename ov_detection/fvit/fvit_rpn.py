@@ -1,0 +1,109 @@
+"""Region proposals: detectron2's RPN with F-ViT's head, anchors and assignment, and its mean over sampled anchors."""
+
+from collections.abc import Sequence
+
+from detectron2.layers import get_norm
+from detectron2.modeling.anchor_generator import DefaultAnchorGenerator
+from detectron2.modeling.proposal_generator.rpn import RPN, StandardRPNHead
+from detectron2.structures import Boxes
+from torch import Tensor
+
+from fvit.clamped_boxes import ClampedBoxTransform
+from fvit.fvit_norms import choose_norm
+from fvit.iou_matcher import IoUMatcher
+
+
+class ProposalHead(StandardRPNHead):
+    """detectron2's head of several convolutions, with a norm after each where asked, and float32 answers.
+
+    Args:
+        in_channels: Of every pyramid level.
+        num_anchors: Per place.
+        num_convs: 3x3 convolutions before the two predictions. F-ViT: 2.
+        norm: As `choose_norm` answers. F-ViT: "" on COCO, SyncBN on LVIS.
+    """
+
+    def __init__(self, in_channels: int, num_anchors: int, num_convs: int = 2, norm: str = "") -> None:
+        super().__init__(in_channels=in_channels, num_anchors=num_anchors, conv_dims=[-1] * num_convs)
+        convs = [self.conv] if num_convs == 1 else list(self.conv)
+        for conv in convs if norm else ():
+            conv.norm, conv.bias = get_norm(norm, conv.out_channels), None
+
+    def forward(self, features: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
+        """Levels [B, C, h, w] -> per level objectness [B, A, h, w] and deltas [B, 4 A, h, w]."""
+        logits, deltas = super().forward(features)
+        return [level.float() for level in logits], [level.float() for level in deltas]
+
+
+class ProposalNetwork(RPN):
+    """detectron2's RPN whose losses are means over the anchors that were sampled.
+
+    detectron2 divides by the number asked for, which is another where too few anchors are negative or positive.
+    """
+
+    def losses(
+        self,
+        anchors: list[Boxes],
+        pred_objectness_logits: list[Tensor],
+        gt_labels: list[Tensor],
+        pred_anchor_deltas: list[Tensor],
+        gt_boxes: list[Tensor],
+    ) -> dict[str, Tensor]:
+        """See `RPN.losses`."""
+        losses = super().losses(anchors, pred_objectness_logits, gt_labels, pred_anchor_deltas, gt_boxes)
+        asked = self.batch_size_per_image * len(gt_labels)
+        sampled = sum(int((labels >= 0).sum()) for labels in gt_labels)
+        return {name: loss * (asked / max(sampled, 1)) for name, loss in losses.items()}
+
+
+def build_rpn(
+    levels: dict[str, float],
+    channels: int = 256,
+    *,
+    num_convs: int = 2,
+    norm: str = "",
+    anchor_scale: float = 8.0,
+    aspect_ratios: Sequence[float] = (0.5, 1.0, 2.0),
+    batch_size_per_image: int = 256,
+    positive_fraction: float = 0.5,
+    pre_nms_topk: Sequence[int] = (2000, 2000),
+    post_nms_topk: Sequence[int] = (1000, 1000),
+    nms_thresh: float = 0.7,
+) -> ProposalNetwork:
+    """F-ViT's proposal network; defaults are OV-COCO's.
+
+    Args:
+        levels: Pyramid level -> stride in pixels.
+        channels: Of every level.
+        num_convs: See `ProposalHead`.
+        norm: Of these convolutions: "" on OV-COCO, "auto" on OV-LVIS (see `choose_norm`).
+        anchor_scale: Side of the square anchor of a level in its strides.
+        aspect_ratios: Heights over widths of the anchors; all have the square one's area. Centres lie on the corners
+            of the cells (offset 0).
+        batch_size_per_image: Anchors sampled for the losses.
+        positive_fraction: Largest share of objects among them.
+        pre_nms_topk: Anchors kept per level before NMS (training, test).
+        post_nms_topk: Proposals kept per image (training, test).
+        nms_thresh: IoU of the NMS within a level.
+
+    Returns:
+        A module with detectron2's RPN interface.
+    """
+    ratios = [float(ratio) for ratio in aspect_ratios]
+    return ProposalNetwork(
+        in_features=list(levels),
+        head=ProposalHead(channels, len(ratios), num_convs, choose_norm(norm)),
+        anchor_generator=DefaultAnchorGenerator(
+            sizes=[[anchor_scale * stride] for stride in levels.values()],
+            aspect_ratios=[ratios],
+            strides=list(levels.values()),
+            offset=0.0,
+        ),
+        anchor_matcher=IoUMatcher(0.3, 0.7, low_quality=True, min_low_quality=0.3),
+        box2box_transform=ClampedBoxTransform((1.0, 1.0, 1.0, 1.0)),
+        batch_size_per_image=batch_size_per_image,
+        positive_fraction=positive_fraction,
+        pre_nms_topk=tuple(pre_nms_topk),
+        post_nms_topk=tuple(post_nms_topk),
+        nms_thresh=nms_thresh,
+    )

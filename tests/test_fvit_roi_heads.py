@@ -1,0 +1,173 @@
+"""Region heads: boxes, losses, the vision-language score and the fused detections, against plain versions."""
+
+import pytest
+import torch
+from detectron2.layers import ShapeSpec
+from detectron2.modeling.roi_heads.box_head import FastRCNNConvFCHead
+from detectron2.structures import Boxes, Instances
+from detectron2.utils.events import EventStorage
+from fvit.box_predictor import OpenVocabularyPredictor
+from fvit.fvit_roi_heads import build_roi_heads, region_embeddings
+from fvit.text_classifier import TextClassifier
+from fvit_parts import BASE, roi_align64, vocabulary
+from torch.nn import functional as F
+
+LEVELS = {"p2": 4.0, "p3": 8.0, "p4": 16.0, "p5": 32.0}
+
+
+def predictor(**options):
+    torch.manual_seed(0)
+    return OpenVocabularyPredictor(12, TextClassifier(vocabulary(), torch.tensor(BASE), 8), **options)
+
+
+def region_heads(**options):
+    torch.manual_seed(0)
+    classifier = TextClassifier(vocabulary(), torch.tensor(BASE), 8)
+    small = {"conv_width": 8, "num_convs": 2, "norm": "BN", "score_thresh": 0.0}
+    return build_roi_heads(classifier, LEVELS, 16, 8, **{**small, **options})
+
+
+def pyramid(batch=1, side=128):
+    generator = torch.Generator().manual_seed(3)
+    maps = {n: torch.randn(batch, 8, int(side / s), int(side / s), generator=generator) for n, s in LEVELS.items()}
+    return {**maps, "dense": F.normalize(torch.randn(batch, 8, side // 16, side // 16, generator=generator), dim=1)}
+
+
+def regions(boxes, image_hw=(128, 128), **fields):
+    instances = Instances(image_hw)
+    instances.proposal_boxes = Boxes(torch.tensor(boxes, dtype=torch.float32).reshape(-1, 4))
+    instances.objectness_logits = torch.zeros(len(instances.proposal_boxes))
+    for name, value in fields.items():
+        instances.set(name, value)
+    return instances
+
+
+def test_both_branches_end_in_a_relu():
+    model = predictor()
+    x = torch.randn(5, 12)
+    logits, deltas = model(x)
+    seen = (x @ model.cls_fc.weight.T + model.cls_fc.bias).clamp(min=0)
+    torch.testing.assert_close(logits, model.classifier(seen))
+    hidden = (x @ model.reg_fc.weight.T + model.reg_fc.bias).clamp(min=0)
+    torch.testing.assert_close(deltas, hidden @ model.bbox_pred.weight.T + model.bbox_pred.bias)
+    assert deltas.shape == (5, 4)
+    assert not any(name.startswith("cls_score") for name, _ in model.named_parameters())
+
+
+def test_box_loss_is_l1_over_all_regions():
+    model = predictor()
+    labels = torch.tensor([0, 4, 2, 4])
+    boxes = [[10.0, 10, 50, 40], [0, 0, 30, 30], [20, 30, 90, 100], [5, 5, 25, 25]]
+    targets = [[12.0, 8, 60, 44], [0, 0, 1, 1], [25, 20, 80, 110], [0, 0, 1, 1]]
+    logits, deltas = torch.randn(4, 5), torch.randn(4, 4)
+    image = regions(boxes, gt_classes=labels, gt_boxes=Boxes(torch.tensor(targets)))
+    with EventStorage():
+        losses = model.losses((logits, deltas), [image])
+    expected = 0.0
+    for place in (0, 2):
+        (x0, y0, x1, y1), (u0, v0, u1, v1) = (torch.tensor(side[place]).double() for side in (boxes, targets))
+        w, h = x1 - x0, y1 - y0
+        target = [(u0 + u1 - x0 - x1) / 2 / w / 0.1, (v0 + v1 - y0 - y1) / 2 / h / 0.1]
+        target += [((u1 - u0) / w).log() / 0.2, ((v1 - v0) / h).log() / 0.2]
+        expected += (deltas[place].double() - torch.stack(target)).abs().sum().item()
+    assert losses["loss_box_reg"].item() == pytest.approx(expected / 4, rel=1e-5)
+    assert losses["loss_cls"].item() == pytest.approx(model.classifier.loss(logits, labels).item())
+
+
+def test_region_embeddings():
+    dense = pyramid(2)["dense"]
+    boxes = [Boxes(torch.tensor([[0.0, 0, 128, 128], [20, 30, 61, 47]])), Boxes(torch.tensor([[100.0, 3, 127, 120]]))]
+    ours = region_embeddings(dense, boxes, 16)
+    expected = []
+    for image, part in enumerate(boxes):
+        for box in part.tensor:
+            mean = roi_align64(dense[image].double(), box.tolist(), 1, 16).flatten()
+            expected.append(mean / mean.norm())
+    torch.testing.assert_close(ours.double(), torch.stack(expected), rtol=1e-5, atol=1e-5)
+
+
+def test_patch_14_map():
+    dense = F.normalize(torch.randn(1, 8, 6, 6), dim=1)
+    box = torch.tensor([[9.0, 13, 70, 61]])
+    mean = roi_align64(dense[0].double(), box[0].tolist(), 1, 14).flatten()
+    torch.testing.assert_close(region_embeddings(dense, [Boxes(box)], 14)[0].double(), mean / mean.norm())
+
+
+@pytest.mark.parametrize("fusion", ["f-vit", "f-vlm"])
+def test_detections_have_the_fused_scores_of_their_proposals(fusion):
+    """Scores come from the proposal, not from the refined box; the background takes part and is left out."""
+    options = {"vlm_temperature": 9.0, "alpha": 0.3, "beta": 0.7, "fusion": fusion}
+    heads = region_heads(**options, nms_thresh=1.0, detections_per_image=1000).eval()
+    maps = pyramid()
+    proposals = regions([[10, 10, 60, 50], [30, 20, 120, 110], [80, 70, 100, 90]])
+    with torch.no_grad():
+        found, _ = heads(None, maps, [proposals])
+        pooled = heads.box_pooler([maps[name] for name in LEVELS], [proposals.proposal_boxes])
+        logits, deltas = heads.box_predictor(heads.box_head(pooled))
+    seen = region_embeddings(maps["dense"], [proposals.proposal_boxes], 16).double()
+    text = heads.box_predictor.classifier.text.double()
+    det, vlm = logits.double().softmax(1), (9.0 * seen @ text.T).softmax(1)
+    weight = torch.tensor([0.3, 0.3, 0.3, 0.7, 0.3], dtype=torch.float64)
+    fused = det ** (1 - weight) * vlm**weight
+    if fusion == "f-vlm":
+        fused[:, -1] = det[:, -1]
+        fused /= fused.sum(dim=1, keepdim=True)
+    expected = fused[:, :4].flatten().sort(descending=True).values
+    torch.testing.assert_close(found[0].scores.double(), expected, rtol=1e-4, atol=1e-9)
+    assert sorted(found[0].pred_classes.tolist()) == [0] * 3 + [1] * 3 + [2] * 3 + [3] * 3
+    best = fused[:, :4].flatten().argmax().item()
+    box = heads.box_predictor.box2box_transform.apply_deltas(deltas, proposals.proposal_boxes.tensor)[best // 4]
+    torch.testing.assert_close(found[0].pred_boxes.tensor[0], box.clamp(0, 128))
+    assert found[0].pred_classes[0] == best % 4
+
+
+@pytest.mark.parametrize(("low_quality", "label"), [(False, 1), (True, 2)])
+def test_low_quality_matches_move_a_region_to_the_later_object(low_quality, label):
+    """The region is the best one of both objects and the first object's exact box."""
+    image = regions([[0, 0, 40, 40], [50, 50, 90, 90]])
+    target = Instances((128, 128))
+    target.gt_boxes = Boxes(torch.tensor([[50.0, 50, 90, 90], [55, 50, 90, 90]]))
+    target.gt_classes = torch.tensor([1, 2])
+    heads = region_heads(low_quality=low_quality).train()
+    heads.proposal_append_gt = False
+    with EventStorage():
+        sampled = heads.label_and_sample_proposals([image], [target])[0]
+    places = sampled.proposal_boxes.tensor[:, 0].tolist()
+    assert dict(zip(places, sampled.gt_classes.tolist(), strict=True)) == {0.0: 4, 50.0: label}
+
+
+@pytest.mark.parametrize("masks", [False, True])
+def test_nothing_to_look_at(masks):
+    heads = region_heads(masks=masks)
+    nobody = Instances((128, 128))
+    nobody.gt_boxes, nobody.gt_classes = Boxes(torch.zeros(0, 4)), torch.zeros(0, dtype=torch.long)
+    with EventStorage():
+        for proposals in ([], [[10, 10, 60, 50]]):
+            _, losses = heads.train()(None, pyramid(), [regions(proposals)], [nobody])
+            assert all(torch.isfinite(loss) for loss in losses.values())
+            sum(losses.values()).backward()
+            assert set(losses) == {"loss_cls", "loss_box_reg", *(["loss_mask"] if masks else [])}
+    assert all(torch.isfinite(tensor).all() for tensor in heads.state_dict().values())
+    with torch.no_grad():
+        found, _ = heads.eval()(None, pyramid(2), [regions([]), regions([[10, 10, 60, 50]])])
+    assert len(found[0]) == 0
+    assert len(found[1]) > 0
+
+
+def test_box_head_is_detectron2s_with_xavier_fcs():
+    heads = region_heads()
+    assert isinstance(heads.box_head, FastRCNNConvFCHead)
+    weight = heads.box_head.fc1.weight
+    limit = (6 / sum(weight.shape)) ** 0.5
+    assert 0.99 * limit < weight.abs().max() <= limit
+    assert heads.box_head.fc1.out_features == 8  # the text embeddings' width
+    assert heads.box_head.output_shape == ShapeSpec(channels=8)
+
+
+def test_unknown_options():
+    with pytest.raises(TypeError, match="alpah"):
+        region_heads(alpah=0.1)
+    with pytest.raises(ValueError, match="fusion must be"):
+        region_heads(fusion="sum")
+    with pytest.raises(ValueError, match="beta must be"):
+        region_heads(beta=2.0)

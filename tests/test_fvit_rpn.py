@@ -1,0 +1,125 @@
+"""The proposal network: anchors, losses and proposals against plain versions; the norm in its head."""
+
+import math
+
+import pytest
+import torch
+from detectron2.structures import Boxes, ImageList, Instances
+from detectron2.utils.events import EventStorage
+from fvit.fvit_rpn import ProposalHead, build_rpn
+from torch.nn import functional as F
+
+LEVELS = {"p2": 3.5, "p3": 7.0, "p4": 14.0, "p5": 28.0, "p6": 56.0}
+
+
+def features(image_hw, batch=1, channels=8, levels=LEVELS):
+    generator = torch.Generator().manual_seed(0)
+    sizes = [(math.ceil(image_hw[0] / stride), math.ceil(image_hw[1] / stride)) for stride in levels.values()]
+    return {
+        name: torch.randn(batch, channels, *size, generator=generator) for name, size in zip(levels, sizes, strict=True)
+    }
+
+
+def objects(image_hw, boxes):
+    instances = Instances(image_hw)
+    instances.gt_boxes = Boxes(torch.tensor(boxes, dtype=torch.float32).reshape(-1, 4))
+    return instances
+
+
+def test_anchors():
+    rpn = build_rpn(LEVELS, 8)
+    maps = features((112, 84))
+    anchors = rpn.anchor_generator(list(maps.values()))
+    expected = []
+    for y in range(8):
+        for x in range(6):
+            for ratio in (0.5, 1.0, 2.0):  # height over width, at equal area
+                width, height = 8 * 14 / math.sqrt(ratio), 8 * 14 * math.sqrt(ratio)
+                expected.append([x * 14 - width / 2, y * 14 - height / 2, x * 14 + width / 2, y * 14 + height / 2])
+    torch.testing.assert_close(anchors[2].tensor, torch.tensor(expected))
+    assert [len(level) for level in anchors] == [3 * m.shape[2] * m.shape[3] for m in maps.values()]
+
+
+def plain_losses(rpn, logits, deltas, labels, boxes, anchors):
+    """Mean over all sampled anchors of the batch: BCE of each, and L1 of the deltas of the objects."""
+    cls = reg = 0.0
+    sampled = 0
+    for image in range(len(labels)):
+        for place in (labels[image] >= 0).nonzero().flatten().tolist():
+            sampled += 1
+            z, t = logits[image, place].item(), float(labels[image][place])
+            cls += max(z, 0) - z * t + math.log1p(math.exp(-abs(z)))
+            if t == 1:
+                ax0, ay0, ax1, ay1 = anchors[place].tolist()
+                gx0, gy0, gx1, gy1 = boxes[image][place].tolist()
+                w, h = ax1 - ax0, ay1 - ay0
+                target = (
+                    ((gx0 + gx1) - (ax0 + ax1)) / 2 / w,
+                    ((gy0 + gy1) - (ay0 + ay1)) / 2 / h,
+                    math.log((gx1 - gx0) / w),
+                    math.log((gy1 - gy0) / h),
+                )
+                predicted = deltas[image, place].tolist()
+                reg += sum(abs(a - b) for a, b in zip(predicted, target, strict=True))
+    return cls / sampled, reg / sampled, sampled
+
+
+@pytest.mark.parametrize("few", [True, False])
+def test_losses(few):
+    """Few anchors: less than 256 can be sampled from two small images, and detectron2 would divide by 512."""
+    levels = {"p4": 16.0} if few else {"p3": 8.0}
+    torch.manual_seed(0)
+    rpn = build_rpn(levels, 8).train()
+    image_hw = (128, 160)
+    maps = features(image_hw, batch=2, levels=levels)
+    targets = [objects(image_hw, [[10, 20, 90, 100], [60, 60, 130, 120]]), objects(image_hw, [])]
+    images = ImageList(torch.zeros(2, 3, *image_hw), [image_hw, image_hw])
+    with EventStorage():
+        torch.manual_seed(1)
+        proposals, losses = rpn(images, maps, targets)
+    anchors = rpn.anchor_generator(list(maps.values()))
+    torch.manual_seed(1)
+    labels, boxes = rpn.label_and_sample_anchors(anchors, targets)
+    logits, deltas = rpn.rpn_head(list(maps.values()))
+    logits = logits[0].permute(0, 2, 3, 1).flatten(1)
+    deltas = deltas[0].unflatten(1, (3, 4)).permute(0, 3, 4, 1, 2).flatten(1, 3)
+    cls, reg, sampled = plain_losses(rpn, logits, deltas, labels, boxes, anchors[0].tensor)
+    assert losses["loss_rpn_cls"].item() == pytest.approx(cls, rel=1e-4)
+    assert losses["loss_rpn_loc"].item() == pytest.approx(reg, rel=1e-4)
+    assert (sampled < 512) == few
+    assert reg > 0
+    assert all((image.objectness_logits[:-1] >= image.objectness_logits[1:]).all() for image in proposals)
+
+
+def test_head_with_norm():
+    head = ProposalHead(8, 3, norm="BN")
+    assert {"conv.conv0.weight", "conv.conv0.norm.running_mean", "objectness_logits.bias"} <= set(head.state_dict())
+    assert "conv.conv0.bias" not in head.state_dict()
+    level = torch.randn(2, 8, 5, 4)
+    head.eval()
+    hidden = level
+    for conv in head.conv:
+        conv.norm.running_mean.uniform_(-1, 1)
+        hidden = F.conv2d(hidden, conv.weight, padding=1) - conv.norm.running_mean[:, None, None]
+        hidden = F.relu(hidden / math.sqrt(1 + 1e-5))
+    logits, deltas = head([level])
+    torch.testing.assert_close(logits[0], head.objectness_logits(hidden))
+    torch.testing.assert_close(deltas[0], head.anchor_deltas(hidden))
+    plain = ProposalHead(8, 3)
+    assert "conv.conv1.bias" in plain.state_dict()
+    assert plain.conv.conv0.weight.std().item() == pytest.approx(0.01, rel=0.1)
+
+
+def test_bfloat16_answers_in_float32():
+    with torch.autocast("cpu", torch.bfloat16):
+        logits, deltas = ProposalHead(8, 3)([torch.randn(1, 8, 4, 4)])
+    assert logits[0].dtype == deltas[0].dtype == torch.float32
+
+
+def test_proposal_counts():
+    rpn = build_rpn(LEVELS, 8, pre_nms_topk=(40, 20), post_nms_topk=(30, 10)).eval()
+    images = ImageList(torch.zeros(1, 3, 112, 112), [(112, 100)])
+    proposals, losses = rpn(images, features((112, 112)))
+    assert losses == {}
+    assert len(proposals[0]) == 10
+    assert proposals[0].proposal_boxes.tensor[:, 2].max() <= 100  # clipped to the image without its padding

@@ -57,7 +57,7 @@ class CocoInstances:
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
         self.skipped: Counter[str] = Counter()
-        content = _read(self.path)
+        content = read_coco_json(self.path)
         self.categories = self._read_categories(content["categories"])
         self.file_names, self.image_ids, self.image_hw = self._read_images(content["images"])
         self._read_annotations(content["annotations"])
@@ -173,7 +173,19 @@ class CocoInstances:
         self._text_starts = np.cumsum([0, *(len(texts[row]) for row in order)])
 
 
-def _read(path: Path) -> dict[str, list[Any]]:
+def read_coco_json(path: Path) -> dict[str, Any]:
+    """The content of a COCO or LVIS file of instances, of which only the three lists have been looked at.
+
+    Args:
+        path: `instances_*.json`, `lvis_v1_*.json` or one made of them.
+
+    Returns:
+        The file's object; "images", "annotations" and "categories" are lists.
+
+    Raises:
+        FileNotFoundError: No such file.
+        ValueError: Not readable JSON, or without one of the lists.
+    """
     try:
         with path.open(encoding="utf-8") as file:
             content = json.load(file)

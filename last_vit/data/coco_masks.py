@@ -32,16 +32,29 @@ def decode_segmentations(segmentations: Sequence[Any], height: int, width: int, 
 
     if not segmentations:
         return torch.zeros((height, width) if union else (0, height, width), dtype=torch.bool)
-    codes = []
-    for segmentation in segmentations:
-        if isinstance(segmentation, dict):
-            codes.append(mask_tools.frPyObjects(_checked_runs(segmentation, height, width), height, width))
-        else:
-            polygons = mask_tools.frPyObjects(_checked_polygons(segmentation, height, width), height, width)
-            codes.append(mask_tools.merge(polygons))
+    codes = [encode_segmentation(segmentation, height, width) for segmentation in segmentations]
     if union:
         return torch.from_numpy(mask_tools.decode(mask_tools.merge(codes))).bool()
     return torch.from_numpy(mask_tools.decode(codes)).permute(2, 0, 1).bool().contiguous()
+
+
+def encode_segmentation(segmentation: Any, height: int, width: int) -> dict[str, Any]:
+    """One segmentation as pycocotools' compressed run lengths, {"size": [height, width], "counts": bytes}.
+
+    Args:
+        segmentation: As in `decode_segmentations`.
+        height: Of the image, in pixels.
+        width: Of the image, in pixels.
+
+    Raises:
+        ValueError: As in `decode_segmentations`.
+        ImportError: pycocotools is not installed.
+    """
+    from pycocotools import mask as mask_tools
+
+    if isinstance(segmentation, dict):
+        return mask_tools.frPyObjects(_checked_runs(segmentation, height, width), height, width)
+    return mask_tools.merge(mask_tools.frPyObjects(_checked_polygons(segmentation, height, width), height, width))
 
 
 def _checked_polygons(polygons: Any, height: int, width: int) -> list[list[float]]:

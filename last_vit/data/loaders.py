@@ -3,6 +3,9 @@
 Rank and world size come from the process group, so build loaders after it is up.
 """
 
+from collections.abc import Callable
+from typing import Any
+
 import torch
 from torch.utils.data import DataLoader, Dataset, Subset
 
@@ -11,7 +14,12 @@ from last_vit.runtime import rank, world_size
 
 
 def build_train_loader(
-    dataset: Dataset, batch_size: int, num_workers: int, seed: int = 0, start_iteration: int = 0
+    dataset: Dataset,
+    batch_size: int,
+    num_workers: int,
+    seed: int = 0,
+    start_iteration: int = 0,
+    collate: Callable[[list[Any]], Any] | None = None,
 ) -> DataLoader:
     """Endless loader in the order of `PositionSampler`; iterating draws nothing from the global random state.
 
@@ -21,6 +29,7 @@ def build_train_loader(
         num_workers: Loading processes; the batches do not depend on it.
         seed: Of order and augmentation, the same in every process.
         start_iteration: First iteration to load. To resume, set `loader.batch_sampler.start_iteration` before `iter`.
+        collate: Samples -> batch; None stacks them, as torch does.
 
     Returns:
         Loader of collated samples, without a length.
@@ -32,11 +41,14 @@ def build_train_loader(
         SeededSamples(dataset, seed),
         batch_sampler=PositionSampler(batch_size, rank(), world_size(), start_iteration),
         generator=torch.Generator().manual_seed(seed),
+        collate_fn=collate,
         **_worker_options(num_workers),
     )
 
 
-def build_test_loader(dataset: Dataset, batch_size: int, num_workers: int) -> DataLoader:
+def build_test_loader(
+    dataset: Dataset, batch_size: int, num_workers: int, collate: Callable[[list[Any]], Any] | None = None
+) -> DataLoader:
     """Loader over this process's share of a data set: every sample in exactly one process, in order, none repeated.
 
     The shares are contiguous and differ by at most one sample, so the numbers of batches may differ between processes:
@@ -46,6 +58,7 @@ def build_test_loader(dataset: Dataset, batch_size: int, num_workers: int) -> Da
         dataset: Map-style data set, the same in every process.
         batch_size: Samples per batch and process; the last batch may be smaller.
         num_workers: Loading processes.
+        collate: As in `build_train_loader`.
 
     Returns:
         Loader of collated samples; empty where there are more processes than samples.
@@ -54,6 +67,7 @@ def build_test_loader(dataset: Dataset, batch_size: int, num_workers: int) -> Da
         Subset(dataset, process_share(len(dataset), rank())),
         batch_size=batch_size,
         generator=torch.Generator().manual_seed(0),
+        collate_fn=collate,
         **_worker_options(num_workers),
     )
 

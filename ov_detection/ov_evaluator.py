@@ -1,0 +1,171 @@
+"""OV-COCO's and OV-LVIS's numbers as a detectron2 evaluator, over any number of processes.
+
+Each process keeps what was found on its images; the main one gathers, counts each image once, and evaluates. All
+images of the file must have been seen, or exactly those that were asked for: a part of a validation set never passes
+for the whole. Classes are the file's by ascending id, as in `load_ov_json`.
+"""
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from detectron2.evaluation import DatasetEvaluator
+from detectron2.structures import Instances
+from detectron2.utils import comm
+from pycocotools import mask as mask_tools
+
+from last_vit.checkpoint_files import shorten
+from last_vit.data.coco import read_coco_json
+from last_vit.data.instance_json import check_links, check_lvis_lists
+from last_vit.data.ov_classes import read_ov_classes
+from last_vit.metrics.detection_ap import KINDS, ImageDetections, detection_ap
+from last_vit.metrics.ov_groups import count_classes, group_metrics
+from last_vit.runtime import get_logger
+
+# COCO's count per class, of which its own metrics' last limit is 1000; LVIS's are of all classes together
+MAX_DETS = {"coco": 1000, "lvis": 300}
+
+
+class OvEvaluator(DatasetEvaluator):
+    """AP50 of all, base and novel classes (COCO and others), or AP, APr, APc, APf (LVIS), of boxes and of masks.
+
+    Attributes:
+        classes: Of the file.
+        num_images: Images that `evaluate` is over.
+
+    Args:
+        json_file: Official or made by tools/make_ov_coco.py.
+        kinds: "box", "mask" or both.
+        novel: As in `read_ov_classes`.
+        image_ids: The images to be evaluated; None for all of the file.
+
+    Raises:
+        FileNotFoundError: No such file.
+        ValueError: Not COCO's or LVIS's instances, LVIS's without `neg_category_ids`, an unknown kind or image.
+    """
+
+    def __init__(
+        self,
+        json_file: str | Path,
+        kinds: Sequence[str] = ("box",),
+        novel: Iterable[str] | None = None,
+        image_ids: Iterable[int] | None = None,
+    ) -> None:
+        unknown = [kind for kind in kinds if kind not in KINDS]
+        if unknown or not kinds:
+            raise ValueError(f"kinds must be of {', '.join(KINDS)}, got {list(kinds)}")
+        self._kinds = tuple(kinds)
+        self._content = read_coco_json(Path(json_file))
+        try:
+            check_links(self._content)
+            self.classes = read_ov_classes(self._content["categories"], novel)
+            if self.classes.is_lvis:
+                check_lvis_lists(self._content)
+            if image_ids is not None:
+                self._content = _restrict(self._content, set(image_ids))
+        except ValueError as error:
+            raise ValueError(f"{json_file}: {error}") from error
+        self.num_images = len(self._content["images"])
+        self._sizes = {entry["id"]: (entry["height"], entry["width"]) for entry in self._content["images"]}
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget every detection."""
+        self._found: list[ImageDetections] = []
+
+    def process(self, inputs: list[dict[str, Any]], outputs: list[dict[str, Any]]) -> None:
+        """Keep what was found on some images.
+
+        Args:
+            inputs: With `image_id`.
+            outputs: With `instances` (pred_boxes, scores, pred_classes, for masks pred_masks) in the image's own size.
+
+        Raises:
+            ValueError: An image that is not to be evaluated, instances of another size than the image's, or no masks.
+        """
+        for sample, output in zip(inputs, outputs, strict=True):
+            number, instances = sample["image_id"], output["instances"].to("cpu")
+            if number not in self._sizes:
+                raise ValueError(f"image {number} is none of the {self.num_images} to be evaluated")
+            if tuple(instances.image_size) != self._sizes[number]:
+                raise ValueError(
+                    f"image {number} is {self._sizes[number]} (height, width), its detections are for "
+                    f"{tuple(instances.image_size)}: give height and width with each input"
+                )
+            self._found.append(_to_detections(number, instances, "mask" in self._kinds))
+
+    def evaluate(self) -> dict[str, dict[str, float]]:
+        """Gather and evaluate; every process must call this together.
+
+        Returns:
+            In the main process "detection" -> metric -> percent, named as in `group_metrics`; those of masks, and
+            LVIS's of boxes, have "mask_" and "box_" before them. Then the numbers of classes of `count_classes`. {} in
+            the others.
+
+        Raises:
+            ValueError: Images without an answer (in the main process).
+        """
+        gathered = comm.gather(self._found)
+        if not comm.is_main_process():
+            return {}
+        every: dict[int, ImageDetections] = {}
+        for image in (image for part in gathered for image in part):
+            every.setdefault(image.image_id, image)
+        repeated = sum(map(len, gathered)) - len(every)
+        if repeated:
+            get_logger().warning("%d images came more than once and were counted once", repeated)
+        missing = self._sizes.keys() - every.keys()
+        if missing:
+            raise ValueError(
+                f"{len(missing)} of {self.num_images} images have not been evaluated, such as "
+                f"{shorten(sorted(missing), 3)}: a part of a set is evaluated with image_ids"
+            )
+        metrics: dict[str, float] = {}
+        style = "lvis" if self.classes.is_lvis else "coco"
+        detections = [every[number] for number in sorted(every)]
+        for kind in self._kinds:
+            class_ap = detection_ap(self._content, self.classes, detections, kind, MAX_DETS[style])
+            prefix = f"{kind}_" if kind == "mask" or style == "lvis" else ""
+            groups = group_metrics(class_ap, self.classes)
+            metrics.update({f"{prefix}{name}": value for name, value in groups.items()})
+        counts = count_classes(class_ap, self.classes)
+        if counts["classes_without_objects"]:
+            get_logger().info(
+                "%d of %d classes have no object in the file and are in no mean",
+                counts["classes_without_objects"],
+                len(self.classes),
+            )
+        return {"detection": {**metrics, **counts}}
+
+
+def _restrict(content: dict[str, Any], image_ids: set[int]) -> dict[str, Any]:
+    """The content of some images alone."""
+    unknown = image_ids - {entry["id"] for entry in content["images"]}
+    if unknown or not image_ids:
+        raise ValueError(f"image_ids must be images of the file, got {shorten(sorted(unknown), 3) or 'none'}")
+    return {
+        **content,
+        "images": [entry for entry in content["images"] if entry["id"] in image_ids],
+        "annotations": [entry for entry in content["annotations"] if entry["image_id"] in image_ids],
+    }
+
+
+def _to_detections(image_id: int, instances: Instances, masks: bool) -> ImageDetections:
+    run_lengths = None
+    if masks:
+        if not instances.has("pred_masks"):
+            raise ValueError(
+                f"image {image_id} has no pred_masks: evaluate boxes alone, or give the detector a mask head"
+            )
+        # one at a time: pycocotools wants the columns of one mask together
+        run_lengths = [
+            mask_tools.encode(np.asfortranarray(mask.numpy().astype(np.uint8))) for mask in instances.pred_masks
+        ]
+    return ImageDetections(
+        image_id,
+        instances.pred_boxes.tensor.float().numpy(),
+        instances.scores.float().numpy(),
+        instances.pred_classes.numpy(),
+        run_lengths,
+    )

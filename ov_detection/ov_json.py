@@ -1,0 +1,157 @@
+"""COCO's or LVIS's JSON to detectron2's list of dictionaries, with what cannot be trained on left out and counted.
+
+The rule for objects, in training:
+
+- Boxes are clipped to their image. One without area there (COCO's own files have two of height 0), or wholly outside,
+  is left out; numbers that are none, NaN or infinity are an error.
+- Objects of novel classes are left out, whatever file they come from.
+- Where masks are asked for: polygons of less than three points are dropped, and an object without any mask.
+- Crowd regions are no objects, as everywhere in detectron2.
+- Images without any object left, and images with a side of less than 32 pixels, are left out.
+
+In test every image of the file stays, and none carries annotations: what is right is the evaluator's business.
+"""
+
+import math
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from detectron2.structures import BoxMode
+
+from last_vit.checkpoint_files import shorten
+from last_vit.data.coco import read_coco_json
+from last_vit.data.instance_json import check_links
+from last_vit.data.ov_classes import OvClasses, read_ov_classes
+
+MIN_SIDE = 32
+
+
+class OvImages(NamedTuple):
+    """The images of one file.
+
+    Attributes:
+        records: detectron2's dictionaries (file_name, height, width, image_id; in training annotations), by image id.
+        classes: Of the file; annotations' category_id are its labels.
+        left_out: What the rule above has left out, reason -> count.
+    """
+
+    records: list[dict[str, Any]]
+    classes: OvClasses
+    left_out: Counter[str]
+
+
+def load_ov_json(
+    json_file: str | Path,
+    image_root: str | Path,
+    train: bool,
+    masks: bool = False,
+    novel: Iterable[str] | None = None,
+) -> OvImages:
+    """Read a file of instances.
+
+    Args:
+        json_file: COCO's or LVIS's, as tools/make_ov_coco.py and tools/make_ov_lvis.py make them.
+        image_root: COCO: the folder with the images (train2017/). LVIS, whose images come from both: the folder that
+            holds train2017/ and val2017/.
+        train: Whether to train on the images (rule above) or to test.
+        masks: Keep the segmentations.
+        novel: As in `read_ov_classes`.
+
+    Returns:
+        The images.
+
+    Raises:
+        FileNotFoundError: No such file, or no image where the first one should be.
+        ValueError: Not COCO's or LVIS's instances, or nothing left to train on; the message names file and entry.
+    """
+    json_file, image_root = Path(json_file), Path(image_root)
+    content = read_coco_json(json_file)
+    left_out: Counter[str] = Counter()
+    try:
+        check_links(content)
+        classes = read_ov_classes(content["categories"], novel)
+        entries = sorted(content["images"], key=lambda entry: entry["id"])
+        records = {entry["id"]: _record(entry, image_root, classes.is_lvis) for entry in entries}
+        if train:
+            is_novel = classes.split.novel.tolist()
+            for record in records.values():
+                record["annotations"] = []
+            for entry in content["annotations"]:
+                label, record = classes.label_of[entry["category_id"]], records[entry["image_id"]]
+                if is_novel[label]:
+                    left_out["object of a novel class"] += 1
+                    continue
+                reason = _add_object(record, entry, label, masks)
+                if reason:
+                    left_out[reason] += 1
+            records = {number: record for number, record in records.items() if _is_usable(record, left_out)}
+        if not records:
+            raise ValueError(f"no image is left to train on ({dict(left_out)})")
+    except ValueError as error:
+        raise ValueError(f"{json_file}: {error}") from error
+    first = Path(next(iter(records.values()))["file_name"])
+    if not first.is_file():
+        raise FileNotFoundError(f"no image {first}, which {json_file} lists: is image_root {image_root} the right one?")
+    return OvImages(list(records.values()), classes, left_out)
+
+
+def _record(entry: Mapping[str, Any], image_root: Path, is_lvis: bool) -> dict[str, Any]:
+    height, width = entry.get("height"), entry.get("width")
+    if type(height) is not int or type(width) is not int or min(height, width) < 1:
+        raise ValueError(f"image {entry['id']} has the height {height!r} and the width {width!r}")
+    # LVIS's validation set has images of train2017, which only the address tells
+    address = entry.get("coco_url")
+    tail = "/".join(address.split("/")[-2:]) if isinstance(address, str) else None
+    name = (tail if is_lvis else None) or entry.get("file_name")
+    if not isinstance(name, str) or not name:
+        raise ValueError(f"image {entry['id']} has no file_name{' and no coco_url' if is_lvis else ''}")
+    return {"file_name": str(image_root / name), "height": height, "width": width, "image_id": entry["id"]}
+
+
+def _add_object(record: dict[str, Any], entry: Mapping[str, Any], label: int, masks: bool) -> str | None:
+    """Append one object to its image's annotations; the reason if it was left out instead."""
+    if entry.get("iscrowd", 0):
+        return "crowd region"
+    box = clip_box(entry.get("bbox"), record["height"], record["width"])
+    if box is None:
+        return "box without area in its image"
+    kept = {"bbox": box, "bbox_mode": BoxMode.XYXY_ABS, "category_id": label}
+    if masks:
+        segmentation = entry.get("segmentation")
+        if isinstance(segmentation, list):
+            segmentation = [part for part in segmentation if isinstance(part, list) and len(part) >= 6]
+        if not segmentation:
+            return "object without a mask"
+        kept["segmentation"] = segmentation
+    record["annotations"].append(kept)
+    return None
+
+
+def clip_box(bbox: Any, height: int, width: int) -> list[float] | None:
+    """COCO's (x, y, width, height) -> the part (x1, y1, x2, y2) inside the image; None for one without area there.
+
+    Raises:
+        ValueError: Not four finite numbers.
+    """
+    if (
+        not isinstance(bbox, list)
+        or len(bbox) != 4
+        or not all(type(value) in (int, float) and math.isfinite(value) for value in bbox)
+    ):
+        raise ValueError(f"bbox is {shorten([bbox])}, expected four numbers [x, y, width, height]")
+    x, y, box_width, box_height = bbox
+    x1, y1 = max(x, 0.0), max(y, 0.0)
+    x2, y2 = min(x + box_width, float(width)), min(y + box_height, float(height))
+    return [x1, y1, x2, y2] if x1 < x2 and y1 < y2 else None
+
+
+def _is_usable(record: dict[str, Any], left_out: Counter[str]) -> bool:
+    if not record["annotations"]:
+        left_out["image without objects"] += 1
+        return False
+    if min(record["height"], record["width"]) < MIN_SIDE:
+        left_out[f"image with a side of less than {MIN_SIDE} pixels"] += 1
+        return False
+    return True

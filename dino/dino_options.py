@@ -6,6 +6,8 @@ Booleans are written as in DINO: on, true or 1, and off, false or 0. Imports no 
 import argparse
 from collections.abc import Sequence
 
+from last_vit.command_line import patch_count
+
 OPTIMIZERS = ("adamw", "sgd", "lars")
 POOLINGS = ("cls", "mean", "last")
 
@@ -21,20 +23,6 @@ def boolean(text: str) -> bool:
     if text.lower() in ("off", "false", "0"):
         return False
     raise argparse.ArgumentTypeError(f"must be on, true, 1, off, false or 0, got {text!r}")
-
-
-def patch_count(text: str) -> int | float:
-    """--top_k: "7" is a number of patches, "0.25" a share of them.
-
-    Raises:
-        argparse.ArgumentTypeError: Neither.
-    """
-    try:
-        return float(text) if "." in text else int(text)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(
-            f"must be a number of patches or a share such as 0.25, got {text!r}"
-        ) from error
 
 
 def build_parser(description: str) -> argparse.ArgumentParser:

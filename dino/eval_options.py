@@ -6,9 +6,9 @@ Imports no torch, so that --help needs none.
 import argparse
 from pathlib import Path
 
-from dino_options import POOLINGS, patch_count
+from dino_options import POOLINGS
 
-from last_vit.command_line import positive
+from last_vit.command_line import patch_count, positive
 
 RANDOM = "random"
 

@@ -51,3 +51,17 @@ def positive(text: str) -> int:
     if value < 1:
         raise argparse.ArgumentTypeError(f"must be at least 1, got {text}")
     return value
+
+
+def patch_count(text: str) -> int | float:
+    """LaSt's K on a command line: "7" is a number of patches, "0.25" a share of them.
+
+    Raises:
+        argparse.ArgumentTypeError: Neither.
+    """
+    try:
+        return float(text) if "." in text else int(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(
+            f"must be a number of patches or a share such as 0.25, got {text!r}"
+        ) from error

@@ -278,3 +278,19 @@ def test_training_folder_never_passes_for_val(root):
 def test_contradicting_arguments(root, arguments):
     with pytest.raises(ValueError, match="box"):
         ImageNetDataset(root, "val", **arguments)
+
+
+def test_any_folder_of_class_folders(tmp_path):
+    """split=None: the folder itself, whatever it is called."""
+    write_imagenet(SyntheticObjects(6, "val", image_size=32, num_classes=3), tmp_path / "drawn")
+    (tmp_path / "drawn" / "val").rename(tmp_path / "shapes")
+    dataset = ImageNetDataset(tmp_path / "shapes", None)
+    assert dataset.folder == tmp_path / "shapes"
+    assert dataset.classes == ["n00000000", "n00000001", "n00000002"]
+    assert dataset.labels.tolist() == [0, 0, 1, 1, 2, 2]
+    with pytest.raises(FileNotFoundError, match=r"no folder .*nowhere"):
+        ImageNetDataset(tmp_path / "nowhere", None)
+    boxed = ImageNetDataset(
+        tmp_path / "shapes", None, boxes=True, annotation_root=tmp_path / "drawn/Annotations/CLS-LOC/val"
+    )
+    assert boxed.num_objects.tolist() == [1] * 6

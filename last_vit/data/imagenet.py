@@ -22,7 +22,13 @@ from torch.utils.data import Dataset
 from torchvision.transforms.functional import pil_to_tensor
 from tqdm import tqdm
 
-from last_vit.data.imagenet_layout import annotation_finder, find_annotation_folder, find_split_folder, list_split
+from last_vit.data.imagenet_layout import (
+    annotation_finder,
+    find_annotation_folder,
+    find_folder,
+    find_split_folder,
+    list_split,
+)
 from last_vit.data.transforms import load_rgb, verify_image
 from last_vit.data.voc_xml import read_voc_xml
 
@@ -47,7 +53,7 @@ class ImageNetDataset(Dataset):
 
     Args:
         root: Folder that holds `<split>/`, a split's folder itself, or Kaggle's archive; see `find_split_folder`.
-        split: "train" or "val".
+        split: "train" or "val"; None takes `root` itself for the folder of the class folders (any ImageFolder).
         transform: Callable from a PIL RGB image to a tensor.
         boxes: Read the XML annotations. Each image must have one: the training set, where about 4 in 10 have, needs
             `skip_broken` too.
@@ -68,7 +74,7 @@ class ImageNetDataset(Dataset):
     def __init__(
         self,
         root: str | Path,
-        split: str,
+        split: str | None,
         transform: Callable[[Image.Image], Tensor] | None = None,
         boxes: bool = False,
         annotation_root: str | Path | None = None,
@@ -77,7 +83,7 @@ class ImageNetDataset(Dataset):
         skip_broken: bool = False,
     ) -> None:
         _check_arguments(boxes, annotation_root, single_object, max_box_area)
-        self.folder = find_split_folder(root, split)
+        self.folder = find_folder(root) if split is None else find_split_folder(root, split)
         self.transform = transform
         self.skipped: Counter[str] = Counter()
         self.filtered: Counter[str] = Counter()
@@ -100,7 +106,7 @@ class ImageNetDataset(Dataset):
         self.labels = np.array(listing.labels, dtype=np.int64)
         self.boxes_xyxy = self.image_hw = self.num_objects = None
         if boxes:
-            annotation_folder = find_annotation_folder(self.folder, split, annotation_root)
+            annotation_folder = find_annotation_folder(self.folder, split or self.folder.name, annotation_root)
             self._read_annotations(annotation_folder, single_object, max_box_area, skip_broken)
         if skip_broken:
             self._leave_out_broken_images()

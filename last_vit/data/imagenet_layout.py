@@ -58,6 +58,18 @@ def find_split_folder(root: str | Path, split: str) -> Path:
     raise FileNotFoundError(f"ImageNet root {root} {state} (split {split!r}): {_EXPECTED.format(split=split)}")
 
 
+def find_folder(root: str | Path) -> Path:
+    """A folder that holds class folders of images, as an absolute path.
+
+    Raises:
+        FileNotFoundError: No such folder.
+    """
+    folder = Path(os.path.abspath(Path(root).expanduser()))
+    if not folder.is_dir():
+        raise FileNotFoundError(f"no folder {folder}: expected one that holds a folder of images per class")
+    return folder
+
+
 def list_split(folder: Path) -> SplitListing:
     """List a split's images, classes numbered in the order of their folders' names.
 

@@ -25,6 +25,7 @@ from torchvision.transforms.functional import pil_to_tensor
 from last_vit.boxes import mask_to_box
 from last_vit.data import synthetic_parts as parts
 from last_vit.data.imagenet_layout import SPLITS
+from last_vit.data.synthetic_captions import describe
 
 MAX_CLASSES = len(parts.SHAPES) * len(parts.PATTERNS)
 _RADIUS = (0.15, 0.55)  # of the object's circumscribed circle, in image sides
@@ -34,7 +35,10 @@ _MIN_VISIBLE = 0.6  # share of the object that occluders must leave
 
 
 class SyntheticSample(NamedTuple):
-    """One rendered image: RGB, the class, and the visible part of its object as a tight box and a mask."""
+    """One rendered image: RGB, the class, the visible part of its object as a tight box and a mask, and a caption.
+
+    The caption tells the object's colour, class and place, and the scene's kind; see synthetic_captions.py.
+    """
 
     image: Image.Image
     label: int
@@ -121,8 +125,8 @@ class SyntheticObjects(Dataset):
         shape, pattern = self._cues[label]
         kind = parts.BACKGROUNDS[rng.integers(len(parts.BACKGROUNDS))]
         pixels, mask = _compose(shape, pattern, _GOLDEN_ANGLE * label, kind, self.image_size, rng)
+        caption = describe(self.classes[label], kind, pixels, mask)
         mask = torch.from_numpy(mask)
-        caption = f"a photo of a {pattern} {shape} on a {kind} background"
         return SyntheticSample(Image.fromarray(pixels), label, self.classes[label], mask_to_box(mask), mask, caption)
 
 

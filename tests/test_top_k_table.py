@@ -1,0 +1,169 @@
+"""The K table: every row is what its pool gives alone, Point-in-Box of each token, mIoU as its own script has it."""
+
+import json
+import shutil
+from pathlib import Path
+
+import eval_zero_shot_cls
+import eval_zero_shot_seg
+import open_clip
+import pytest
+import read_out_pass
+import top_k_table
+import torch
+from clip_parts import tiny_clip, write_clip
+
+from last_vit.data.imagenet import ImageNetDataset
+from last_vit.data.synthetic import SyntheticObjects
+from last_vit.data.synthetic_writers import write_imagenet, write_voc
+from last_vit.data.transforms import EvalTransform
+from last_vit.dense import attach_last, attach_pool, dense_forward
+from last_vit.metrics import PointInBox
+from last_vit.patch_scores import patch_score
+from last_vit.token_pool import TokenPool
+
+CPU = ("--device", "cpu", "--num-workers", "0", "--text-cache", "cache", "--templates", "a {}")
+A = "A=open_clip:clip_tiny.json@clip_tiny.pt"
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write_clip(tmp_path)
+    samples = SyntheticObjects(24, "val", image_size=40, num_classes=6)
+    write_imagenet(samples, tmp_path / "drawn")
+    return samples
+
+
+def run(*arguments: str) -> dict[str, dict]:
+    """Records of one run, by row."""
+    shutil.rmtree("results", ignore_errors=True)
+    names = ("--class-names", "drawn/LOC_synset_mapping.txt")
+    top_k_table.main(["--imagenet-root", "drawn", *names, *CPU, "--table", *arguments])
+    records = [json.loads(path.read_text()) for path in Path("results").glob("zero_shot_cls*.json")]
+    return {record["row"]: record for record in records}
+
+
+def stop(capsys, *arguments: str) -> str:
+    with pytest.raises(SystemExit) as stopped:
+        run(*arguments)
+    assert stopped.value.code == 2
+    return capsys.readouterr().err.strip().splitlines()[-1]
+
+
+def test_rows_equal_runs_of_their_own(here, capsys):
+    rows = run("--model", A, "--pool", "cls", "mean", "max", "attention", "last", "--top-k", "1", "5", "0.5", "1.0")
+    printed = capsys.readouterr().out
+    labels = ["mean", "max", "attention", *(f"last K={k}" for k in ("1", "5", "0.5", "1.0"))]
+    # as trained is cls, which is not measured again
+    assert sorted(rows) == sorted(["A", *(f"A, read with {label}" for label in labels)])
+    assert "as trained: cls" in printed
+    names = ("--class-names", "drawn/LOC_synset_mapping.txt")
+    for label, options in {"": "", **{label: f",pool={label.replace(' K', ',top_k')}" for label in labels}}.items():
+        shutil.rmtree("results")
+        eval_zero_shot_cls.main(["--imagenet-root", "drawn", *names, *CPU, "--model", A + options])
+        (alone,) = [json.loads(path.read_text()) for path in Path("results").glob("*.json")]
+        row = rows[f"A, read with {label}" if label else "A"]
+        assert row["metrics"] == {key: alone["metrics"][key] for key in ("acc1", "acc5")}
+        assert row["dataset"] == alone["dataset"]
+        if label:
+            kind, _, k = label.partition(" K=")
+            assert (row["config"]["read_out"]["pool"], str(row["config"]["read_out"]["top_k"] or "")) == (kind, k)
+    accuracies = {tuple(row["metrics"].values()) for row in rows.values()}
+    assert len(accuracies) > 3  # the read-outs do differ
+    assert rows["A, read with last K=1.0"]["metrics"] == rows["A, read with mean"]["metrics"]
+
+
+def test_each_checkpoint_as_it_was_trained(here):
+    """Table 8: a row per model, whose pooling and K are the checkpoint's."""
+    rows = run("--model", f"{A},pool=last,top_k=3,variant=paper", "--model", A.replace("A=", "B="))
+    assert set(rows) == {"A", "B"}
+    assert rows["A"]["config"]["read_out"] == {"pool": "last", "top_k": 3, "sigma": None, "variant": "paper"}
+    assert rows["B"]["config"]["read_out"]["pool"] == "cls"
+
+
+def test_read_outs_of_a_last_model_keep_its_variant():
+    model = attach_last(tiny_clip(), 2, sigma=3.0, variant="paper")
+    pools = read_out_pass.list_pools(model, ["last", "cls"], [1, 2, 1.0])
+    found = [(pool.kind, pool.top_k, pool.sigma, pool.variant) for pool in pools]
+    assert found == [
+        ("last", 2, 3.0, "paper"),
+        ("last", 1, 3.0, "paper"),
+        ("last", 1.0, 3.0, "paper"),
+        ("cls", None, None, None),
+    ]
+    assert [type(pool.top_k) for pool in pools[:3]] == [int, int, float]
+
+
+def test_point_in_box_of_every_token(here):
+    rows = run("--model", A, "--pool", "max", "last", "--top-k", "2", "--point-in-box", "--max-box-area", "0.4")
+    images = ImageNetDataset("drawn", "val", EvalTransform(32, 32, open_clip.OPENAI_DATASET_MEAN,
+        open_clip.OPENAI_DATASET_STD, "bicubic"), boxes=True)  # fmt: skip
+    for row, pool in {"A": ("cls",), "A, read with max": ("max",), "A, read with last K=2": ("last", 2)}.items():
+        model, metric = attach_pool(tiny_clip(), *pool), PointInBox(32, 32)
+        for sample in images:
+            x1, y1, x2, y2 = sample["box_xyxy"].tolist()
+            if (x2 - x1) * (y2 - y1) >= 0.4 * 40 * 40:
+                continue
+            with torch.no_grad():
+                output = dense_forward(model, sample["image"][None])
+            score = patch_score(output.patch_tokens, output.global_token)
+            metric.update(score, sample["box_xyxy"][None], sample["image_hw"][None], (4, 4))
+        expected = metric.compute()
+        found = rows[row]["metrics"]
+        assert found["num_boxes"] == expected["num_images"] < 24
+        for key in ("point_in_box", "point_in_box_random", "point_in_box_center"):
+            assert found[key] == pytest.approx(expected[key], abs=1e-3)
+        assert rows[row]["n_images"] == 24
+
+
+def test_small_boxes():
+    batch = {
+        "box_xyxy": torch.tensor([[0.0, 0, 10, 10], [0, 0, 20, 10], [float("nan")] * 4, [5, 5, 9, 9]]),
+        "image_hw": torch.tensor([[20, 20], [20, 20], [20, 20], [20, 20]]),
+    }
+    found = read_out_pass.small_boxes(batch, 0.3).isnan().all(dim=1).tolist()
+    assert found == [False, True, True, False]
+    assert read_out_pass.small_boxes(batch, 0.25).isnan().all(dim=1).tolist() == [True, True, True, False]
+
+
+def test_segmentation_is_that_of_its_script(here, capsys):
+    write_voc(SyntheticObjects(6, "val", image_size=40, num_classes=6), "voc")
+    flags = "--any-count --short-side 40 --crop 32 --stride 16"
+    rows = run(
+        "--model", f"{A},pool=last,top_k=2", "--pool", "max", "--segmentation", f"voc20=voc/VOC2012 {flags}"
+    )  # fmt: skip
+    printed = capsys.readouterr().out
+    assert len(rows) == 2
+    assert "mIoU VOC20" in printed
+    (path,) = Path("results").glob("zero_shot_seg*.json")
+    found = json.loads(path.read_text())
+    assert printed.count(f" {found['metrics']['miou']:.2f}\n") == 2
+    assert (found["table"], found["row"]) == ("zero_shot_seg", "A")
+    path.unlink()
+    own = ["--dataset", "voc20", "--root", "voc/VOC2012", *flags.split(), "--model", f"{A},pool=last,top_k=2"]
+    eval_zero_shot_seg.main([*own, "--device", "cpu", "--num-workers", "0", "--text-cache", "cache"])
+    alone = json.loads(next(Path("results").glob("zero_shot_seg*.json")).read_text())
+    assert alone["metrics"] == found["metrics"]
+    assert {**alone["config"]} == found["config"]
+
+
+def test_errors_are_one_line(here, capsys):
+    found = stop(capsys, "--model", A, "--pool", "last", "--top-k", "4", "17")
+    assert "model 'A'" in found
+    assert "17" in found
+    assert not Path("cache").exists()
+    assert "DATASET=ROOT" in stop(capsys, "--model", A, "--segmentation", "voc20")
+    assert "invalid choice: 'voc99'" in stop(capsys, "--model", A, "--segmentation", "voc99=voc")
+    assert "(0, 1]" in stop(capsys, "--model", A, "--max-box-area", "0")
+    assert not Path("results").exists()
+    with pytest.raises(SystemExit):
+        top_k_table.main(["--images", "drawn/val", "--model", A, "--point-in-box"])
+    assert "needs ImageNet's boxes" in capsys.readouterr().err
+
+
+def test_pools_are_those_of_the_package():
+    assert TokenPool(top_k_table.POOLINGS[0]).kind == "cls"
+    from last_vit.token_pool import POOL_KINDS
+
+    assert top_k_table.POOLINGS == POOL_KINDS

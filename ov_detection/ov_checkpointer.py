@@ -39,8 +39,9 @@ def load_detector(model: FViT, path: str | Path) -> dict[str, Any]:
         raise ValueError(f"{path} holds no detector: expected a checkpoint of lazy_train.py, or a converted one")
     trained_on, own = content.get("detector", {}).get("clip"), model.backbone.clip.source
     if trained_on is not None and trained_on != own:
-        differing = [f"{name} {trained_on.get(name)!r}, now {own[name]!r}" for name in own if trained_on.get(name) != own[name]]
-        raise ValueError(f"{path} was trained on another frozen CLIP ({'; '.join(differing)}): set model.clip to its own")
+        differing = [name for name in own if trained_on.get(name) != own[name]]
+        words = "; ".join(f"{name} {trained_on.get(name)!r}, now {own[name]!r}" for name in differing)
+        raise ValueError(f"{path} was trained on another frozen CLIP ({words}): set model.clip to its own")
     try:
         load_strict(model, weights)
     except ValueError as error:

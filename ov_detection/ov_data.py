@@ -24,6 +24,9 @@ class OvImageSet(Dataset):
     Attributes:
         classes: Of the file.
         json_file: The file.
+        novel: As given.
+        image_ids: Of the images, in order.
+        size: As given.
 
     Args:
         json_file: As in `load_ov_json`.
@@ -32,10 +35,12 @@ class OvImageSet(Dataset):
         train: Augmented samples with objects of base classes; else resized images without.
         masks: Give masks too (training).
         novel: As in `read_ov_classes`.
+        augment: As in `OvMapper`.
+        max_images: Keep the first ones by image id only; None keeps all.
 
     Raises:
         FileNotFoundError: As in `load_ov_json`.
-        ValueError: As in `load_ov_json` and `OvMapper`.
+        ValueError: As in `load_ov_json` and `OvMapper`; `max_images` below 1.
     """
 
     def __init__(
@@ -46,12 +51,19 @@ class OvImageSet(Dataset):
         train: bool,
         masks: bool = False,
         novel: Iterable[str] | None = None,
+        augment: bool = True,
+        max_images: int | None = None,
     ) -> None:
-        self._mapper = OvMapper(size, train, masks)
-        images = load_ov_json(json_file, image_root, train, masks, novel)
-        self.json_file = Path(json_file)
+        if max_images is not None and max_images < 1:
+            raise ValueError(f"max_images must be at least 1, got {max_images}")
+        self._mapper = OvMapper(size, train, masks, augment)
+        self.novel = None if novel is None else tuple(novel)
+        images = load_ov_json(json_file, image_root, train, masks, self.novel)
+        self.json_file, self.size = Path(json_file), size
         self.classes = images.classes
-        self._records = DatasetFromList(images.records, copy=False)
+        records = images.records[:max_images]
+        self.image_ids = tuple(record["image_id"] for record in records)
+        self._records = DatasetFromList(records, copy=False)
         for reason, count in images.left_out.items():
             get_logger().info("%s: left out %d x %s", self.json_file.name, count, reason)
 

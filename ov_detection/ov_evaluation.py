@@ -27,11 +27,13 @@ class OvEvaluation:
         metrics: As `OvEvaluator.evaluate` names them; {} in every process but the main one.
         num_images: All processes together.
         seconds: Wall time of detection and AP together.
+        size: Side of the square that images were brought to, in pixels.
     """
 
     metrics: dict[str, float]
     num_images: int
     seconds: float
+    size: int
 
 
 def evaluate(model: nn.Module, loader: DataLoader, device: torch.device, kinds: list[str], bf16: bool) -> OvEvaluation:
@@ -55,11 +57,12 @@ def evaluate(model: nn.Module, loader: DataLoader, device: torch.device, kinds: 
     evaluator = OvEvaluator(dataset.json_file, tuple(kinds), dataset.novel, dataset.image_ids)
     start = time.perf_counter()
     with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16, enabled=bf16):
-        for batch in tqdm(loader, desc="evaluate", unit="batch", disable=None if is_main_process() else True, leave=False):
+        hidden = None if is_main_process() else True
+        for batch in tqdm(loader, desc="evaluate", unit="batch", disable=hidden, leave=False):
             evaluator.process(batch, model(batch))
     metrics = evaluator.evaluate().get("detection", {})
     comm.synchronize()
-    return OvEvaluation(metrics, evaluator.num_images, time.perf_counter() - start)
+    return OvEvaluation(metrics, evaluator.num_images, time.perf_counter() - start, dataset.size)
 
 
 def write_evaluation(
@@ -103,7 +106,7 @@ def write_evaluation(
         result_name(f"{'eval' if train_seconds is None else 'train'}_{Path(cfg.train.output_dir).name}"),
         result.metrics,
         n_images=result.num_images,
-        dataset=f"{cfg.evaluation.dataset}, {cfg.dataloader.test.dataset.size} px",
+        dataset=f"{cfg.evaluation.dataset}, {result.size} px",
         config=config,
         checkpoint_sha256=file_sha256(checkpoint)[:16],
         seconds=result.seconds,

@@ -31,16 +31,18 @@ class OvMapper:
         size: Side of the square in pixels.
         train: Augment, and give `instances` (gt_boxes, gt_classes; with masks gt_masks).
         masks: Read the segmentations.
+        augment: False trains on images as they are tested: every epoch sees the same pixels.
 
     Raises:
         ValueError: A size that is not positive.
     """
 
-    def __init__(self, size: int, train: bool, masks: bool = False) -> None:
+    def __init__(self, size: int, train: bool, masks: bool = False, augment: bool = True) -> None:
         if size < 1:
             raise ValueError(f"size must be at least 1 pixel, got {size}")
-        resize = T.ResizeScale(*(SCALES if train else (1.0, 1.0)), size, size)
-        steps = [resize, T.RandomCrop("absolute", (size, size)), T.RandomFlip()] if train else [resize]
+        augment = augment and train
+        resize = T.ResizeScale(*(SCALES if augment else (1.0, 1.0)), size, size)
+        steps = [resize, T.RandomCrop("absolute", (size, size)), T.RandomFlip()] if augment else [resize]
         self.train = train
         self.masks = masks
         self._mapper = DatasetMapper(

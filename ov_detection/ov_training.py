@@ -83,8 +83,6 @@ def train(cfg: Any, device: torch.device, resume: bool, row: str | None = None) 
     trainer.register_hooks(_build_hooks(cfg, checkpointer, run_evaluation))
     train_loader.batch_sampler.start_iteration = start_iter
     trainer.train(start_iter, cfg.train.max_iter)
-    if not evaluations:  # resumed after the last iteration
-        run_evaluation()
     last_checkpoint = Path(checkpointer.get_checkpoint_file())
     about = (model.backbone.clip.source, describe_vocabulary(model.vocabulary))
     write_evaluation(evaluations[-1], cfg, *about, last_checkpoint, device, row, trainer.seconds)
@@ -169,7 +167,8 @@ def _build_hooks(cfg: Any, checkpointer: OvCheckpointer, run_evaluation: Callabl
     if not comm.is_main_process():
         return every
     folder = cfg.train.output_dir
-    writers = [CommonMetricPrinter(cfg.train.max_iter), JSONWriter(f"{folder}/metrics.json"), TensorboardXWriter(folder)]
+    printer = CommonMetricPrinter(cfg.train.max_iter)
+    writers = [printer, JSONWriter(f"{folder}/metrics.json"), TensorboardXWriter(folder)]
     return [
         *every,
         hooks.PeriodicWriter(writers, period=cfg.train.log_period),

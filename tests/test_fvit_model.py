@@ -11,7 +11,7 @@ from detectron2.structures import Boxes
 from detectron2.utils.events import EventStorage
 from fvit.build_fvit import build_fvit
 from fvit.frozen_clip import FrozenClip
-from fvit_parts import NAMES, TINY_CLIP, StubClip, kinds, sample, small_fvit, vocabulary
+from fvit_parts import NAMES, SMALL_HEADS, SMALL_RPN, TINY_CLIP, StubClip, kinds, sample, small_fvit, vocabulary
 
 from last_vit.class_embeddings import ClassEmbeddings, ClassSplit, load_class_embeddings, save_class_embeddings
 
@@ -253,3 +253,27 @@ def test_defaults_are_the_papers():
     assert mask_head.deconv.weight.shape == (256, 256, 2, 2)
     assert mask_head.predictor.weight.shape == (1, 256, 1, 1)
     assert "norm.weight" in " ".join(lvis.proposal_generator.rpn_head.state_dict())
+
+
+def test_the_detector_alone_scores_with_text_of_any_width():
+    """Without the vision-language score: the same as alpha = beta = 0, and the text may be of another tower."""
+    fused = small_fvit(roi_heads=LOOSE)
+    torch.manual_seed(0)
+    parts = {"channels": 16, "rpn": SMALL_RPN, "roi_heads": {**SMALL_HEADS, "score_thresh": 0.0}}
+    alone = build_fvit(StubClip(), vocabulary(), kinds(), vision_language_score=False, **parts)
+    expected, found = detect(fused, [sample()])[0], detect(alone, [sample()])[0]
+    torch.testing.assert_close(found.scores, expected.scores, rtol=1e-5, atol=1e-7)
+    assert torch.equal(found.pred_classes, expected.pred_classes)
+    assert "dense" not in alone.backbone(torch.zeros(1, 3, 64, 64))
+    with pytest.raises(ValueError, match="have 20 numbers"):
+        build_fvit(StubClip(), vocabulary(width=20), kinds(), **parts)
+    other = build_fvit(
+        StubClip(),
+        vocabulary(width=20, background=False),
+        kinds(),
+        vision_language_score=False,
+        classifier={"zero_background": True},
+        **parts,
+    )
+    assert all(total < float("inf") for total in train(other, [sample()], 2))
+    assert len(detect(other, [sample()])[0]) > 0

@@ -109,3 +109,19 @@ def test_importing_registers_nothing():
         "sys.exit(set(DatasetCatalog.list()) != before)"
     )
     subprocess.run([sys.executable, "-c", code], cwd=REPO, check=True, timeout=120)
+
+
+def test_a_few_images_as_they_are_tested(files):
+    """For learning a few images by heart: the same pixels every time, and the ids of the images that are left."""
+    tested = OvImageSet(*files, size=32, train=False, max_images=3)
+    trained = OvImageSet(*files, size=32, train=True, augment=False, max_images=3)
+    assert len(tested) == len(trained) == 3
+    every = OvImageSet(*files, size=32, train=False)
+    assert tested.image_ids == tuple(every[i]["image_id"] for i in range(3)) == every.image_ids[:3]
+    for index, number in enumerate(trained.image_ids):
+        sample = trained[index]
+        assert sample["image_id"] == number
+        assert torch.equal(sample["image"], every[every.image_ids.index(number)]["image"])
+        assert len(sample["instances"]) > 0
+    with pytest.raises(ValueError, match="max_images must be at least 1"):
+        OvImageSet(*files, size=32, train=True, max_images=0)

@@ -99,3 +99,13 @@ def test_labels_and_weights_out_of_range():
         classifier.loss(torch.randn(2, 5), torch.tensor([0, 7]))
     with pytest.raises(ValueError, match="background's above 0"):
         TextClassifier(vocabulary(), IS_BASE, 8, background_weight=0.0)
+
+
+def test_a_background_without_embedding_scores_zero():
+    features = torch.randn(6, 8)
+    with pytest.raises(ValueError, match="zero_background=True"):
+        TextClassifier(vocabulary(background=False), IS_BASE, 8)
+    for words in (vocabulary(background=False), vocabulary()):
+        logits = TextClassifier(words, IS_BASE, 8, zero_background=True)(features)
+        assert (logits[:, -1] == 0).all()
+        torch.testing.assert_close(logits[:, :-1], TextClassifier(vocabulary(), IS_BASE, 8)(features)[:, :-1])

@@ -93,20 +93,23 @@ class OpenVocabularyPredictor(FastRCNNOutputLayers):
         }
 
     def inference(
-        self, predictions: tuple[Tensor, Tensor], proposals: list[Instances], region_embeddings: Tensor
+        self, predictions: tuple[Tensor, Tensor], proposals: list[Instances], region_embeddings: Tensor | None
     ) -> tuple[list[Instances], list[Tensor]]:
         """Detections with fused scores.
 
         Args:
             predictions: Of `forward`.
             proposals: Regions of the images.
-            region_embeddings: [R, E] vision-language features of the same regions.
+            region_embeddings: [R, E] vision-language features of the same regions; None leaves the detector's score.
 
         Returns:
             Per image pred_boxes, scores and pred_classes, best first; and the index of each one's region.
         """
-        vlm_logits = self.classifier.cosines(region_embeddings) * self.vlm_temperature
-        scores = fuse_scores(predictions[0], vlm_logits, self.classifier.is_base, **self.fusion)
+        if region_embeddings is None:
+            scores = predictions[0].softmax(dim=1)
+        else:
+            vlm_logits = self.classifier.cosines(region_embeddings) * self.vlm_temperature
+            scores = fuse_scores(predictions[0], vlm_logits, self.classifier.is_base, **self.fusion)
         return fast_rcnn_inference(
             self.predict_boxes(predictions, proposals),
             scores.split([len(image) for image in proposals]),

@@ -24,6 +24,7 @@ def build_fvit(
     channels: int = 256,
     norm: str = "auto",
     square_size: int = 0,
+    vision_language_score: bool = True,
     classifier: Mapping[str, Any] | None = None,
     rpn: Mapping[str, Any] | None = None,
     roi_heads: Mapping[str, Any] | None = None,
@@ -49,6 +50,8 @@ def build_fvit(
         channels: Of the pyramid.
         norm: Of pyramid and region heads, see `choose_norm`.
         square_size: See `FViTBackbone`.
+        vision_language_score: False scores regions by the detector alone (alpha and beta mean nothing then), so that
+            embeddings of any text tower can classify, whatever the image tower is: for towers that know no text.
         classifier: Arguments of `TextClassifier`: temperature, class weights.
         rpn: Arguments of `build_rpn`.
         roi_heads: Arguments of `build_roi_heads`: masks, sampling, fusion, thresholds.
@@ -64,9 +67,10 @@ def build_fvit(
     """
     if not (split.base ^ split.novel).all():
         raise ValueError(f"every one of the {len(vocabulary)} classes must be either base or novel")
-    backbone = FViTBackbone(clip, channels, norm, square_size)
+    backbone = FViTBackbone(clip, channels, norm, square_size, vision_language_score)
     levels = dict(backbone.strides)
-    text = TextClassifier(vocabulary, split.base, clip.embed_dim, **(classifier or {}))
+    width = clip.embed_dim if vision_language_score else vocabulary.width
+    text = TextClassifier(vocabulary, split.base, width, **(classifier or {}))
     proposals = build_rpn(levels, channels, **(rpn or {}))
     del levels["p6"]  # only gives proposals
     heads = build_roi_heads(text, levels, clip.patch_size, channels, **{"norm": norm, **(roi_heads or {})})

@@ -52,9 +52,12 @@ class FViTBackbone(Backbone):
         square_size: Pad images at the right and the bottom to this square; 0 pads to the largest of the batch
             and what the strides need, so that answers depend, a little, on what an image is batched with. F-ViT: 640
             (COCO, B/16), 1024 (LVIS, B/16), 896 (L/14), as its towers take squares only; ours take any shape.
+        dense: Whether to give the vision-language map in test mode.
     """
 
-    def __init__(self, clip: FrozenClip, channels: int = 256, norm: str = "auto", square_size: int = 0) -> None:
+    def __init__(
+        self, clip: FrozenClip, channels: int = 256, norm: str = "auto", square_size: int = 0, dense: bool = True
+    ) -> None:
         super().__init__()
         norm = choose_norm(norm)
         self.clip = clip
@@ -67,15 +70,17 @@ class FViTBackbone(Backbone):
                 f"pixels), got {square_size}"
             )
         self.square_size = square_size
+        self.dense = dense
         # P2 to P6: patch 16 has strides 4 to 64, patch 14 has 3.5 to 56
         self.strides = {f"p{level}": clip.patch_size * 2.0 ** (level - 4) for level in range(2, 7)}
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
         """[B, 3, H, W] normalised, sides multiples of two patches -> p2 to p6, each [B, channels, h, w].
 
-        In test mode also "dense", the vision-language map [B, E, H / patch, W / patch] of unit vectors.
+        In test mode, where asked for, also "dense", the vision-language map [B, E, H / patch, W / patch] of unit
+        vectors.
         """
-        features = self.clip(images, with_dense=not self.training)
+        features = self.clip(images, with_dense=self.dense and not self.training)
         maps = self.fpn(features.blocks)
         return maps if features.dense is None else {**maps, "dense": features.dense}
 

@@ -40,6 +40,9 @@ class ClipFeatures(NamedTuple):
 class FrozenClip(nn.Module):
     """A CLIP image tower that is only read.
 
+    Attributes:
+        source: What a trained detector belongs to: arch, weights (16 hex digits, or the seed), dense, blocks.
+
     Args:
         arch: open_clip architecture or JSON config, see `last_vit.clip_models`. F-ViT: EVA02-B-16, EVA02-L-14-336.
         checkpoint: Weights as `load_clip` takes them; None needs `random_seed`.
@@ -75,7 +78,8 @@ class FrozenClip(nn.Module):
         super().__init__()
         if dense not in DENSE:
             raise ValueError(f"dense must be one of {', '.join(DENSE)}, got {dense!r}")
-        tower = load_clip(arch, checkpoint, random_seed=random_seed).model.visual
+        loaded = load_clip(arch, checkpoint, random_seed=random_seed)
+        tower = loaded.model.visual
         tower.eval().requires_grad_(False)
         if in_checkpoint:
             self.tower = tower
@@ -88,6 +92,12 @@ class FrozenClip(nn.Module):
         self.blocks = tuple(blocks or _BLOCKS.get(depth) or (math.ceil(depth * part / 4) - 1 for part in (1, 2, 3, 4)))
         if len(self.blocks) != 4 or sorted(self.blocks) != list(self.blocks):
             raise ValueError(f"blocks must be four block indices, shallow to deep, got {list(self.blocks)}")
+        self.source = {
+            "arch": loaded.arch,
+            "weights": loaded.checkpoint_sha256 or f"random, seed {random_seed}",
+            "dense": dense,
+            "blocks": list(self.blocks),
+        }
         self.cache = ClipFeatureCache(cache_images, torch.bfloat16 if bf16 else torch.float32)
         probe = self(torch.zeros(1, 3, 2 * self.patch_size, 2 * self.patch_size))
         self.width, self.embed_dim = probe.blocks[0].shape[1], probe.dense.shape[1]

@@ -49,13 +49,14 @@ class FViTRoIHeads(StandardROIHeads):
     def _forward_box(
         self, features: dict[str, Tensor], proposals: list[Instances]
     ) -> dict[str, Tensor] | list[Instances]:
-        """As `StandardROIHeads`; `features` also holds "dense" in test mode."""
+        """As `StandardROIHeads`; in test mode `features` may also hold "dense"."""
         boxes = [image.proposal_boxes for image in proposals]
         pooled = self.box_pooler([features[name] for name in self.box_in_features], boxes)
         predictions = self.box_predictor(self.box_head(pooled))
         if self.training:
             return self.box_predictor.losses(predictions, proposals)
-        seen = region_embeddings(features["dense"], boxes, self.dense_stride)
+        dense = features.get("dense")
+        seen = None if dense is None else region_embeddings(dense, boxes, self.dense_stride)
         return self.box_predictor.inference(predictions, proposals, seen)[0]
 
 

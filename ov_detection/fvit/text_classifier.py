@@ -31,6 +31,7 @@ class TextClassifier(nn.Module):
         base_weight: Weight of base classes in the loss. F-ViT: 1.
         novel_weight: The same of novel classes; below 1e-5 they also do not compete. F-ViT: 0.
         background_weight: The same of the background. F-ViT: 0.6 (COCO), 0.9 (LVIS).
+        zero_background: Score the background 0, as Detic does, whatever embedding there is; for embeddings without one.
 
     Raises:
         ValueError: See `set_vocabulary`; a negative weight, or none for the background.
@@ -47,6 +48,7 @@ class TextClassifier(nn.Module):
         base_weight: float = 1.0,
         novel_weight: float = 0.0,
         background_weight: float = 0.6,
+        zero_background: bool = False,
     ) -> None:
         super().__init__()
         if min(base_weight, novel_weight) < 0 or background_weight < _NO_WEIGHT:
@@ -58,6 +60,7 @@ class TextClassifier(nn.Module):
         self.fixed_temperature = fixed_temperature
         self.weights = (base_weight, novel_weight, background_weight)
         self.width = width
+        self.zero_background = zero_background
         for name in ("text", "class_weights", "is_base"):
             self.register_buffer(name, torch.empty(0), persistent=False)
         self.set_vocabulary(vocabulary, is_base)
@@ -73,10 +76,11 @@ class TextClassifier(nn.Module):
             ValueError: Another width, no background, or an `is_base` of other classes.
         """
         vocabulary.check_width(self.width, "this detector's CLIP")
-        if vocabulary.background is None:
+        background_row = torch.zeros(self.width) if self.zero_background else vocabulary.background
+        if background_row is None:
             raise ValueError(
                 f"these class embeddings (tower: {vocabulary.tower}) have none for the background: build them with "
-                "tools/build_class_embeddings.py, which adds it"
+                "tools/build_class_embeddings.py, which adds it, or train with classifier zero_background=True"
             )
         if is_base.shape != (len(vocabulary),) or is_base.dtype != torch.bool:
             raise ValueError(
@@ -84,7 +88,7 @@ class TextClassifier(nn.Module):
             )
         base, novel, background = self.weights
         device = self.temperature.device
-        self.text = torch.cat([vocabulary.embeddings, vocabulary.background[None]]).to(device)
+        self.text = torch.cat([vocabulary.embeddings, background_row[None]]).to(device)
         self.is_base = is_base.to(device)
         self.class_weights = F.pad(torch.where(self.is_base, base, novel), (0, 1), value=background)
 

@@ -1,0 +1,14 @@
+"""F-ViT on OV-COCO with OpenAI CLIP ViT-B/16, as released, attention-free last block.
+
+    python ov_detection/lazy_train.py --config-file ov_detection/configs/ov_coco/fvit_openai_vitb16_baseline.py \\
+        --num-gpus 8 model.clip.checkpoint=/path/to/ViT-B-16.pt
+
+640 px, 8 GPUs x 8 images, 3 epochs; time not measured here.
+The paper gives no number for this tower; none measured here.
+"""
+
+from ..common.ov_coco import dataloader, evaluation, lr_multiplier, model, optimizer, train, vocabulary
+
+model.clip.update(arch="ViT-B-16-quickgelu", checkpoint="weights/ViT-B-16.pt", dense="last-block-value")
+evaluation.row = "F-ViT, OpenAI CLIP ViT-B/16, CLS"
+train.output_dir = "output/ov_coco_fvit_openai_vitb16_baseline"

@@ -1,0 +1,15 @@
+"""F-ViT on OV-COCO with OpenAI CLIP ViT-B/16, tuned with LaSt, its patches as they are.
+
+    python ov_detection/lazy_train.py --config-file ov_detection/configs/ov_coco/fvit_openai_vitb16_last.py \\
+        --num-gpus 8 model.clip.checkpoint=/path/to/openai_b_16.pt
+
+640 px, 8 GPUs x 8 images, 3 epochs; time not measured here.
+openai_b_16.pt: weights tuned with LaSt (LaSt's release).
+The paper gives no number for this tower; none measured here.
+"""
+
+from ..common.ov_coco import dataloader, evaluation, lr_multiplier, model, optimizer, train, vocabulary
+
+model.clip.update(arch="ViT-B-16-quickgelu", checkpoint="weights/openai_b_16.pt", dense="plain")
+evaluation.row = "F-ViT, OpenAI CLIP ViT-B/16, LaSt"
+train.output_dir = "output/ov_coco_fvit_openai_vitb16_last"

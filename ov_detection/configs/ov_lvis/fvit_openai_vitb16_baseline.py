@@ -1,0 +1,14 @@
+"""F-ViT on OV-LVIS with OpenAI CLIP ViT-B/16, as released, attention-free last block.
+
+    python ov_detection/lazy_train.py --config-file ov_detection/configs/ov_lvis/fvit_openai_vitb16_baseline.py \\
+        --num-gpus 8 model.clip.checkpoint=/path/to/ViT-B-16.pt
+
+1024 px, 8 GPUs x 8 images, 48 epochs; time not measured here.
+The paper gives no number for this tower; none measured here.
+"""
+
+from ..common.ov_lvis import dataloader, evaluation, lr_multiplier, model, optimizer, train, vocabulary
+
+model.clip.update(arch="ViT-B-16-quickgelu", checkpoint="weights/ViT-B-16.pt", dense="last-block-value")
+evaluation.row = "F-ViT, OpenAI CLIP ViT-B/16, CLS"
+train.output_dir = "output/ov_lvis_fvit_openai_vitb16_baseline"

@@ -1,0 +1,16 @@
+"""F-ViT on OV-LVIS with OpenAI CLIP ViT-L/14-336, as released, attention-free last block.
+
+    python ov_detection/lazy_train.py --config-file ov_detection/configs/ov_lvis/fvit_openai_vitl14_baseline.py \\
+        --num-gpus 8 model.clip.checkpoint=/path/to/ViT-L-14-336px.pt
+
+896 px, 8 GPUs x 8 images, 48 epochs; time not measured here.
+The paper gives no number for this tower; none measured here.
+"""
+
+from ..common.ov_lvis import dataloader, evaluation, lr_multiplier, model, optimizer, train, vocabulary
+
+model.clip.update(arch="ViT-L-14-336-quickgelu", checkpoint="weights/ViT-L-14-336px.pt", dense="last-block-value")
+model.square_size = 896
+model.roi_heads.beta = 0.4
+evaluation.row = "F-ViT, OpenAI CLIP ViT-L/14-336, CLS"
+train.output_dir = "output/ov_lvis_fvit_openai_vitl14_baseline"

@@ -1,0 +1,15 @@
+"""F-ViT on OV-LVIS with EVA02-CLIP ViT-B/16, tuned with LaSt, its patches as they are.
+
+    python ov_detection/lazy_train.py --config-file ov_detection/configs/ov_lvis/fvit_vitb16_last.py \\
+        --num-gpus 8 model.clip.checkpoint=/path/to/last_eva02_b_16.pt
+
+1024 px, 8 GPUs x 8 images, 48 epochs; time not measured here.
+last_eva02_b_16.pt: weights tuned with LaSt; none are released, clip/train_clip.py makes them.
+Paper: mask APr 22.8.
+"""
+
+from ..common.ov_lvis import dataloader, evaluation, lr_multiplier, model, optimizer, train, vocabulary
+
+model.clip.update(arch="EVA02-B-16", checkpoint="weights/last_eva02_b_16.pt", dense="plain")
+evaluation.row = "F-ViT, EVA02-CLIP ViT-B/16, LaSt"
+train.output_dir = "output/ov_lvis_fvit_vitb16_last"

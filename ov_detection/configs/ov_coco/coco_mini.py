@@ -22,6 +22,6 @@ for split, name in (("train", "train2017_seen_2_65_cat"), ("test", "val2017_all_
     dataloader[split].dataset.image_root = f"data/coco-mini/{'train' if split == 'train' else 'val'}2017"
     dataloader[split].update(batch_size=4, num_workers=1)
 optimizer.lr = 1e-3
-evaluation.update(dataset="OV split of coco-mini val", table=None)
+evaluation.dataset = "OV split of coco-mini val"
 train.update(output_dir="output/ov_coco_mini", max_iter=300, eval_period=300)
 train.checkpointer.update(period=100, max_to_keep=2)

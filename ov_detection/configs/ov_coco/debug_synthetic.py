@@ -29,6 +29,6 @@ for split, num_images in (("train", 32), ("val", 10)):
     loader.update(batch_size=4, num_workers=0)
 optimizer.lr = 1e-3
 vocabulary.prompts = "a"
-evaluation.update(kinds=["box", "mask"], dataset="synthetic objects val", table=None)
+evaluation.update(kinds=["box", "mask"], dataset="synthetic objects val")
 train.update(output_dir="output/debug_ov", max_iter=8, eval_period=4, log_period=2)
 train.checkpointer.update(period=2, max_to_keep=3)

@@ -45,14 +45,17 @@ def logging_restored() -> Iterator[None]:
     Left so, a second run in this process would log each line twice, and torch would print statistics at exit.
     """
     handlers, disabled = list(logging.root.handlers), logging.root.manager.disable
-    known = [logging.root, *map(logging.getLogger, list(logging.root.manager.loggerDict))]
-    levels = [(logger, logger.level) for logger in known]
+    levels = {logger: logger.level for logger in _loggers()}
     try:
         yield
     finally:
         for handler in set(logging.root.handlers) - set(handlers):
             logging.root.removeHandler(handler)
             handler.close()
-        for logger, level in levels:
-            logger.setLevel(level)
+        for logger in _loggers():  # one that came into being in the block goes by its parent's level
+            logger.setLevel(levels.get(logger, logging.NOTSET))
         logging.disable(disabled)
+
+
+def _loggers() -> list[logging.Logger]:
+    return [logging.root, *map(logging.getLogger, list(logging.root.manager.loggerDict))]

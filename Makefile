@@ -33,3 +33,7 @@ bench: $(STAMP)
 	$(RUN) tools/bench/bench_probe.py
 	$(RUN) tools/bench/bench_dino.py
 	$(RUN) tools/bench/bench_object_discovery.py
+	$(RUN) tools/bench/bench_clip.py
+	$(RUN) tools/bench/bench_zero_shot_seg.py
+	$(RUN) tools/bench/bench_fvit.py
+	$(RUN) tools/bench/bench_lvis_eval.py

@@ -14,6 +14,7 @@ import open_clip_train.main
 import pytest
 import torch
 import train_clip
+from clip_train_overlay import logging_restored
 from clip_train_parts import (
     CHECKPOINTS,
     arguments,
@@ -57,7 +58,8 @@ def test_cls_is_open_clip_bit_by_bit_and_last_is_not():
     write_csv()
     assert run(train_data="data.csv", pooling="cls") == 0
     open_clip.add_model_config("tiny_vit_clip.json")
-    open_clip_train.main.main(arguments(train_data="data.csv", model="tiny_vit_clip", name="plain"))
+    with logging_restored():
+        open_clip_train.main.main(arguments(train_data="data.csv", model="tiny_vit_clip", name="plain"))
     plain = torch.load("logs/plain/checkpoints/epoch_2.pt", weights_only=True)
     assert_equal(weights(), plain["state_dict"])
     assert run(train_data="data.csv", name="last") == 0

@@ -1,6 +1,7 @@
 """A training run from a config: builds its parts, checks that they belong together, resumes, and drives the trainer."""
 
-from collections.abc import Callable
+import logging
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -8,15 +9,16 @@ import torch
 from cls_evaluator import Evaluation, check_classes, evaluate, write_evaluation
 from cls_trainer import ClsTrainer
 from detectron2.config import instantiate
-from detectron2.engine import HookBase, hooks
-from detectron2.utils import comm
-from detectron2.utils.events import JSONWriter, TensorboardXWriter
 from progress_printer import ProgressPrinter
-from strict_checkpointer import StrictCheckpointer
-from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
+from last_vit.checkpoint import load_checkpoint, load_strict, read_checkpoint
 from last_vit.classification_net import ClassificationNet
+from last_vit.lazy_checkpoints import RunCheckpoints
+from last_vit.lazy_run import run_iterations, share_buffers
+from last_vit.runtime import world_size
+
+logger = logging.getLogger("detectron2")
 
 
 def train(cfg: Any, device: torch.device, resume: bool, row: str | None = None) -> dict[str, float]:
@@ -35,7 +37,6 @@ def train(cfg: Any, device: torch.device, resume: bool, row: str | None = None) 
         ValueError: Data sets, model, checkpoint and config that do not belong together.
         FloatingPointError: A loss, gradient norm or weight is not finite.
     """
-    output_dir = Path(cfg.train.output_dir)
     model = build_model(cfg).to(device)
     cfg.optimizer.params.model = model
     optimizer = instantiate(cfg.optimizer)
@@ -43,43 +44,30 @@ def train(cfg: Any, device: torch.device, resume: bool, row: str | None = None) 
     check_classes(cfg, train_loader, test_loader)
     if cfg.train.compile:
         model.compile()
-    wrapped = model if comm.get_world_size() == 1 else DistributedDataParallel(model, broadcast_buffers=False)
+    wrapped = model
+    if world_size() > 1:
+        wrapped = DistributedDataParallel(model, broadcast_buffers=False, gradient_as_bucket_view=True)
     trainer = ClsTrainer(
-        wrapped,
-        train_loader,
-        optimizer,
-        device,
+        model=wrapped,
+        data_loader=train_loader,
+        optimizer=optimizer,
         seed=cfg.train.seed,
         bf16=cfg.train.bf16,
         clip_grad_norm=cfg.train.clip_grad_norm,
         accumulation_steps=cfg.train.accumulation_steps,
     )
-    checkpointer = StrictCheckpointer(model, output_dir, trainer=trainer)
+    about, load = {"pooling": model.pooling}, partial(load_same_pooling, model)
+    checkpoints = RunCheckpoints(model, cfg.train.output_dir, trainer, about, load)
     evaluations: list[Evaluation] = []
 
     def run_evaluation() -> dict[str, float]:
-        _share_buffers(model)
+        share_buffers(model)
         evaluations.append(evaluate(model, test_loader, device, **cfg.evaluation))
         model.train()
         return evaluations[-1].metrics
 
-    trainer.register_hooks(_build_hooks(cfg, checkpointer, run_evaluation))
-    start_iter = checkpointer.resume(trainer) if resume else 0
-    starts = comm.all_gather(start_iter)
-    if len(set(starts)) > 1:
-        raise ValueError(
-            f"the processes would start at different iterations ({starts}): every machine must see the same "
-            f"train.output_dir"
-        )
-    if start_iter > cfg.train.max_iter:
-        raise ValueError(
-            f"{output_dir} has done {start_iter} iterations, more than train.max_iter={cfg.train.max_iter}"
-        )
-    if start_iter == 0 and cfg.train.init_checkpoint:
-        checkpointer.load_weights(cfg.train.init_checkpoint)
-    train_loader.batch_sampler.start_iteration = start_iter
-    trainer.train(start_iter, cfg.train.max_iter)
-    last_checkpoint = Path(checkpointer.get_checkpoint_file())
+    printer, start_from = ProgressPrinter(cfg.train.max_iter), partial(load_weights, model)
+    last_checkpoint = run_iterations(cfg, trainer, checkpoints, run_evaluation, start_from, printer, resume)
     write_evaluation(evaluations[-1], cfg, model, last_checkpoint, device, row=row, train_seconds=trainer.seconds)
     return evaluations[-1].metrics
 
@@ -96,29 +84,30 @@ def build_model(cfg: Any) -> ClassificationNet:
         raise ValueError(f"the config's model cannot be built ({type(error).__name__}): {error}") from error
 
 
-def _build_hooks(cfg: Any, checkpointer: StrictCheckpointer, run_evaluation: Callable[[], dict]) -> list[HookBase]:
-    """detectron2's hooks, in the order in which they run; writing is the main process's.
+def load_same_pooling(model: ClassificationNet, path: Path) -> dict[str, Any]:
+    """Load a checkpoint of a run that is to go on.
 
-    The checkpoint comes last: what is resumed from it has then been logged, whenever the run is killed.
+    Args:
+        model: Takes the weights.
+        path: Of `RunCheckpoints`, or the release's.
+
+    Returns:
+        The file's content.
+
+    Raises:
+        ValueError: The checkpoint does not fit the model or was trained with another pooling.
     """
-    every = [
-        hooks.IterationTimer(),
-        hooks.LRScheduler(scheduler=instantiate(cfg.lr_multiplier)),
-        hooks.EvalHook(cfg.train.eval_period, run_evaluation),
-    ]
-    if not comm.is_main_process():
-        return every
-    folder = cfg.train.output_dir
-    writers = [ProgressPrinter(cfg.train.max_iter), JSONWriter(f"{folder}/metrics.json"), TensorboardXWriter(folder)]
-    return [
-        *every,
-        hooks.PeriodicWriter(writers, period=cfg.train.log_period),
-        hooks.PeriodicCheckpointer(checkpointer, **cfg.train.checkpointer),
-    ]
+    checkpoint = read_checkpoint(path)
+    if checkpoint.get("pooling") != model.pooling:
+        raise ValueError(
+            f"{path} was trained with {checkpoint.get('pooling')}, the config says {model.pooling}; resume "
+            f"with the run's own options, or start a new one from it with train.init_checkpoint"
+        )
+    load_strict(model, checkpoint["model"])
+    return checkpoint
 
 
-def _share_buffers(model: nn.Module) -> None:
-    """Give every process the main one's buffers (BatchNorm statistics), which are the ones that are saved."""
-    if comm.get_world_size() > 1:
-        for buffer in model.buffers():
-            torch.distributed.broadcast(buffer, src=0)
+def load_weights(model: ClassificationNet, path: str) -> None:
+    """Start from the weights of any checkpoint that `last_vit.checkpoint` reads."""
+    loaded = load_checkpoint(model, path)
+    logger.info("Starting from %s (layout %s, sha256 %s)", path, loaded["layout"], loaded["sha256"])

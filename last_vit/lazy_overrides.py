@@ -7,7 +7,7 @@ detectron2's own syntax. Imports detectron2 only when called.
 
 import difflib
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 
@@ -22,7 +22,8 @@ def apply_overrides(cfg: Any, overrides: Sequence[str]) -> Any:
         `cfg`.
 
     Raises:
-        ValueError: An override without "=", an unknown key (the message lists the allowed ones), or a bad value.
+        ValueError: An override without "=", an unknown key (the message lists the allowed ones), or a bad value: of
+            another kind than the config's own, but for null where the call takes None by default.
     """
     from detectron2.config import LazyConfig
     from omegaconf import OmegaConf
@@ -39,7 +40,11 @@ def apply_overrides(cfg: Any, overrides: Sequence[str]) -> Any:
     except Exception as error:  # hydra's parser raises its own kinds
         raise ValueError(f"cannot apply the overrides {list(overrides)}: {error}") from error
     for key, old in before.items():
-        _check_value(key, old, OmegaConf.select(cfg, key))
+        parent, _, name = key.rpartition(".")
+        parameter = _parameters(OmegaConf.select(cfg, parent) if parent else cfg).get(name)
+        new = OmegaConf.select(cfg, key)
+        if not (new is None and parameter is not None and parameter.default is None):
+            _check_value(key, old, new)
     return cfg
 
 
@@ -75,23 +80,22 @@ def _check_value(key: str, old: Any, new: Any) -> None:
         raise ValueError(f"{key} must be of type {type(old).__name__} (it was {old!r}), got {new!r}{hint}")
 
 
-def _parameters(node: Any) -> list[str]:
+def _parameters(node: Any) -> dict[str, inspect.Parameter]:
     """Named parameters of the call that a config node describes; none for a plain node."""
-    target = node.get("_target_")
+    from omegaconf import DictConfig
+
+    target = node.get("_target_") if isinstance(node, DictConfig) else None
     if target is None:
-        return []
+        return {}
     if isinstance(target, str):
         from detectron2.utils.registry import locate
 
         target = locate(target)
-    return [name for name, parameter in _signature(target) if parameter.kind not in _VARIADIC]
-
-
-def _signature(target: Callable[..., Any]) -> list[tuple[str, inspect.Parameter]]:
     try:
-        return list(inspect.signature(target).parameters.items())
+        parameters = inspect.signature(target).parameters
     except (TypeError, ValueError):  # some C functions have none
-        return []
+        return {}
+    return {name: parameter for name, parameter in parameters.items() if parameter.kind not in _VARIADIC}
 
 
 _VARIADIC = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)

@@ -1,16 +1,15 @@
 """A detector's training or evaluation from a config: its parts are built and checked, resumed, and driven."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from detectron2.config import instantiate
-from detectron2.engine import HookBase, hooks
-from detectron2.utils import comm
-from detectron2.utils.events import CommonMetricPrinter, JSONWriter, TensorboardXWriter
+from detectron2.utils.events import CommonMetricPrinter
 from fvit.fvit_model import FViT
-from ov_checkpointer import OvCheckpointer, load_detector
+from ov_checkpoint import about_detector, load_detector
 from ov_data import check_same_classes
 from ov_evaluation import OvEvaluation, evaluate, write_evaluation
 from ov_trainer import OvTrainer
@@ -19,7 +18,9 @@ from torch.nn.parallel import DistributedDataParallel
 
 from last_vit.class_embeddings import ClassEmbeddings, ClassSplit, embed_class_names, load_class_embeddings
 from last_vit.clip_models import load_clip
-from last_vit.runtime import get_logger
+from last_vit.lazy_checkpoints import RunCheckpoints
+from last_vit.lazy_run import run_iterations, share_buffers
+from last_vit.runtime import get_logger, world_size
 
 
 def train(cfg: Any, device: torch.device, resume: bool, row: str | None = None) -> dict[str, float]:
@@ -38,14 +39,13 @@ def train(cfg: Any, device: torch.device, resume: bool, row: str | None = None) 
         ValueError: Data, embeddings, model, checkpoint and config that do not belong together.
         FloatingPointError: A loss, gradient norm or weight is not finite.
     """
-    output_dir = Path(cfg.train.output_dir)
     train_loader, test_loader = instantiate(cfg.dataloader.train), instantiate(cfg.dataloader.test)
     classes = train_loader.dataset.dataset.classes
     check_same_classes(classes, test_loader.dataset.dataset.classes)
     torch.manual_seed(cfg.train.seed)
     model = build_detector(cfg, read_vocabulary(cfg, classes.names), classes.split).to(device)
     wrapped: nn.Module = model
-    if comm.get_world_size() > 1:
+    if world_size() > 1:
         wrapped = DistributedDataParallel(model, broadcast_buffers=False)
     cfg.optimizer.params.model = model
     trainer = OvTrainer(
@@ -56,34 +56,19 @@ def train(cfg: Any, device: torch.device, resume: bool, row: str | None = None) 
         bf16=cfg.train.bf16,
         clip_grad_norm=cfg.train.clip_grad_norm,
     )
-    _scale_lr(trainer.optimizer, cfg.dataloader.train.batch_size * comm.get_world_size(), cfg.train.lr_batch_size)
-    checkpointer = OvCheckpointer(model, output_dir, trainer)
+    _scale_lr(trainer.optimizer, cfg.dataloader.train.batch_size * world_size(), cfg.train.lr_batch_size)
+    load = partial(load_detector, model)
+    checkpoints = RunCheckpoints(model, cfg.train.output_dir, trainer, about_detector(model), load)
     evaluations: list[OvEvaluation] = []
 
     def run_evaluation() -> dict[str, float]:
-        _share_buffers(model)
+        share_buffers(model)
         evaluations.append(evaluate(model, test_loader, device, cfg.evaluation.kinds, cfg.train.bf16))
         model.train()
         return evaluations[-1].metrics
 
-    start_iter = checkpointer.resume(trainer) if resume else 0
-    starts = comm.all_gather(start_iter)
-    if len(set(starts)) > 1:
-        raise ValueError(
-            f"the processes would start at different iterations ({starts}): every machine must see the same "
-            f"train.output_dir"
-        )
-    if start_iter > cfg.train.max_iter:
-        raise ValueError(
-            f"{output_dir} has done {start_iter} iterations, more than train.max_iter={cfg.train.max_iter}"
-        )
-    if start_iter == 0 and cfg.train.init_checkpoint:
-        load_detector(model, cfg.train.init_checkpoint)
-    # after resuming: the schedule starts from the optimizer's lr
-    trainer.register_hooks(_build_hooks(cfg, checkpointer, run_evaluation))
-    train_loader.batch_sampler.start_iteration = start_iter
-    trainer.train(start_iter, cfg.train.max_iter)
-    last_checkpoint = Path(checkpointer.get_checkpoint_file())
+    printer = CommonMetricPrinter(cfg.train.max_iter)
+    last_checkpoint = run_iterations(cfg, trainer, checkpoints, run_evaluation, load, printer, resume)
     about = (model.backbone.clip.source, describe_vocabulary(model.vocabulary))
     write_evaluation(evaluations[-1], cfg, *about, last_checkpoint, device, row, trainer.seconds)
     return evaluations[-1].metrics
@@ -152,32 +137,3 @@ def _scale_lr(optimizer: torch.optim.Optimizer, batch_size: int, lr_batch_size: 
         for group in optimizer.param_groups:
             group["lr"] *= batch_size / lr_batch_size
         get_logger().info("%d images per iteration, not %d: lr is scaled to match", batch_size, lr_batch_size)
-
-
-def _build_hooks(cfg: Any, checkpointer: OvCheckpointer, run_evaluation: Callable[[], dict]) -> list[HookBase]:
-    """detectron2's hooks, in the order in which they run; writing is the main process's.
-
-    The checkpoint comes last: what is resumed from it has then been logged, whenever the run is killed.
-    """
-    every = [
-        hooks.IterationTimer(),
-        hooks.LRScheduler(scheduler=instantiate(cfg.lr_multiplier)),
-        hooks.EvalHook(cfg.train.eval_period, run_evaluation),
-    ]
-    if not comm.is_main_process():
-        return every
-    folder = cfg.train.output_dir
-    printer = CommonMetricPrinter(cfg.train.max_iter)
-    writers = [printer, JSONWriter(f"{folder}/metrics.json"), TensorboardXWriter(folder)]
-    return [
-        *every,
-        hooks.PeriodicWriter(writers, period=cfg.train.log_period),
-        hooks.PeriodicCheckpointer(checkpointer, **cfg.train.checkpointer),
-    ]
-
-
-def _share_buffers(model: nn.Module) -> None:
-    """Give every process the main one's buffers (BatchNorm statistics), which are the ones that are saved."""
-    if comm.get_world_size() > 1:
-        for buffer in model.buffers():
-            torch.distributed.broadcast(buffer, src=0)

@@ -37,7 +37,7 @@ def load_predictor(cfg: Any, checkpoint: Path, vocabulary: "ClassEmbeddings") ->
         ValueError: A checkpoint of another architecture or CLIP, embeddings of another width.
     """
     import torch
-    from ov_checkpointer import load_detector
+    from ov_checkpoint import load_detector
     from ov_training import build_detector
 
     from last_vit.checkpoint import read_checkpoint

@@ -197,12 +197,11 @@ class Scaled(nn.Module):
 
 
 @pytest.mark.parametrize(("value", "named"), [(float("nan"), "loss_cls is nan"), (float("inf"), "loss_cls is inf")])
-def test_a_loss_that_is_not_finite_stops_before_the_weights_change(value, named):
+def test_a_loss_that_is_not_finite_stops_the_run(value, named):
     model = Scaled()
     trainer = OvTrainer(model, [[1.0], [value]], torch.optim.SGD(model.parameters(), lr=0.5), clip_grad_norm=9.0)
-    with pytest.raises(FloatingPointError, match=f"{named} at iteration 1"):
+    with pytest.raises(FloatingPointError, match=f"{named} at iteration 1; nothing of it was saved"):
         trainer.train(0, 2)
-    assert model.weight.item() == 0.5
 
 
 def test_help_needs_neither_torch_nor_detectron2():

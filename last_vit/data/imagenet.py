@@ -19,7 +19,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
-from torchvision.transforms.functional import pil_to_tensor
+from torchvision.transforms.functional import get_dimensions, pil_to_tensor
 from tqdm import tqdm
 
 from last_vit.data.imagenet_layout import (
@@ -54,7 +54,8 @@ class ImageNetDataset(Dataset):
     Args:
         root: Folder that holds `<split>/`, a split's folder itself, or Kaggle's archive; see `find_split_folder`.
         split: "train" or "val"; None takes `root` itself for the folder of the class folders (any ImageFolder).
-        transform: Callable from a PIL RGB image to a tensor.
+        transform: Callable from a PIL RGB image to a tensor. One with a `load` (as `train_transform` gives) reads the
+            files itself: path -> what it takes.
         boxes: Read the XML annotations. Each image must have one: the training set, where about 4 in 10 have, needs
             `skip_broken` too.
         annotation_root: Folder of the XML files; None looks in the usual places beside the images.
@@ -121,12 +122,13 @@ class ImageNetDataset(Dataset):
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         path = self.image_paths[index]
-        image = load_rgb(path)
+        image = getattr(self.transform, "load", load_rgb)(path)
+        _, *pixel_hw = get_dimensions(image)
         if self.num_objects is None:
-            image_hw, box, num_objects = (image.height, image.width), NO_BOX, -1
+            image_hw, box, num_objects = pixel_hw, NO_BOX, -1
         else:
             image_hw, box, num_objects = self.image_hw[index], self.boxes_xyxy[index], int(self.num_objects[index])
-            check_frame(path, (image.height, image.width), tuple(image_hw))
+            check_frame(path, tuple(pixel_hw), tuple(image_hw))
         return {
             "image": pil_to_tensor(image) if self.transform is None else self.transform(image),
             "label": int(self.labels[index]),

@@ -4,7 +4,7 @@ import argparse
 import functools
 import logging
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -12,14 +12,14 @@ import torch
 from clip_train_skips import SkipCounter, describe_skips
 from torch import Tensor
 
+from last_vit.late_scalars import LateScalars
 from last_vit.runtime import all_reduce_sum, is_main_process
 
 
 class WatchedLoss:
     """open_clip's loss that stops the run when it is not finite.
 
-    A GPU computes while Python goes on, so each value is looked at when the next one is computed, and the last one by
-    `check`: waiting for it at once would leave the GPU idle.
+    Each value is looked at when the next one has been started, and the last one by `check`: see `LateScalars`.
 
     Args:
         loss: Takes open_clip's output, returns a dict of terms.
@@ -34,13 +34,13 @@ class WatchedLoss:
         self._accum_freq = accum_freq
         self._hint = hint
         self._num_calls = 0
-        self._pending: dict[str, Tensor] = {}
+        self._pending: Mapping[str, float] = {}
 
     def __call__(self, *args: Any, **kwargs: Any) -> dict[str, Tensor]:
         """As the loss; raises for the loss of the call before, see `check`."""
         terms = self._loss(*args, **kwargs)
         self.check()
-        self._pending = {name: term.detach() for name, term in terms.items()}
+        self._pending = LateScalars(tuple(terms), torch.stack([term.detach().float() for term in terms.values()]))
         self._num_calls += 1
         return terms
 
@@ -50,8 +50,7 @@ class WatchedLoss:
         Raises:
             FloatingPointError: It is NaN or infinite; names the term, the epoch and the step.
         """
-        for name, term in self._pending.items():
-            value = float(term)
+        for name, value in self._pending.items():
             if not math.isfinite(value):
                 step = (self._num_calls - 1) // self._accum_freq
                 raise FloatingPointError(f"{name} is {value} in epoch {self._epoch}, step {step}; {self._hint}")

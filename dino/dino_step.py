@@ -1,9 +1,11 @@
-"""One step of DINO: forward of both networks, backward, a check for NaN, optimizer, teacher and centre."""
+"""One step of DINO: forward of both networks, backward, optimizer, teacher and centre; and the watch over the loss."""
 
 import math
-from collections.abc import Sequence
+from collections import ChainMap
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -13,6 +15,7 @@ from multi_crop import MultiCrop
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from last_vit.late_scalars import LateScalars
 from last_vit.runtime import all_reduce_sum, rank, world_size
 
 
@@ -31,6 +34,9 @@ class DinoStep:
 
     Order and augmentation of the data depend on (seed, position) and the step's own randomness (drop path) on (seed,
     iteration, process), so a checkpoint needs no random state.
+
+    Nothing in a step waits for the device, which computes while Python starts the next one: a loss that is not finite
+    is found one step later, or by `check`, which must be called before anything is saved.
 
     Args:
         student: Trained by `optimizer`; gradients are averaged over processes.
@@ -69,11 +75,12 @@ class DinoStep:
         self.accumulation_steps = accumulation_steps
         self.seed = seed
         self.scaler = torch.amp.GradScaler(enabled=True) if dtype == torch.float16 else None
+        self._last: _StepLog | None = None
         self._shared: nn.Module = student
         if world_size() > 1:
             self._shared = DistributedDataParallel(student, broadcast_buffers=False, gradient_as_bucket_view=True)
 
-    def __call__(self, crops: Sequence[Tensor], epoch: int, iteration: int) -> dict[str, float]:
+    def __call__(self, crops: Sequence[Tensor], epoch: int, iteration: int) -> Mapping[str, float]:
         """One optimizer step.
 
         Args:
@@ -84,10 +91,10 @@ class DinoStep:
 
         Returns:
             "loss", "loss_global" (pairs of two global views), "loss_local" (if there are local ones), means over all
-            processes; "lr" and "wd".
+            processes; "lr" and "wd". A look at a loss waits for the device: look at it one step later.
 
         Raises:
-            FloatingPointError: The loss is not finite; nothing was changed.
+            FloatingPointError: As `check`, for the step before.
         """
         torch.manual_seed((self.seed * 1_000_003 + iteration) * 4096 + rank())
         lr, weight_decay = float(self.schedules.lr[iteration]), float(self.schedules.weight_decay[iteration])
@@ -95,17 +102,34 @@ class DinoStep:
             group["lr"] = lr
         self.optimizer.param_groups[0]["weight_decay"] = weight_decay
         self.optimizer.zero_grad(set_to_none=True)
-        losses, teacher_sum = self._backward(crops, epoch, iteration)
+        losses, sums, teacher_sum = self._backward(crops, epoch)
         self._update(epoch, iteration)
         self.loss.update_center(teacher_sum, NUM_TEACHER_VIEWS * len(crops[0]))
-        return {**losses, "lr": lr, "wd": weight_decay}
+        self.check()
+        self._last = _StepLog(epoch, iteration, losses, sums)
+        return ChainMap({"lr": lr, "wd": weight_decay}, losses)
 
-    def _backward(self, crops: Sequence[Tensor], epoch: int, iteration: int) -> tuple[dict[str, float], Tensor]:
-        """Gradients of the batch's mean loss; the losses over all processes, and the sum of the teacher's logits."""
+    def check(self) -> None:
+        """Look at the last step's loss; waits for that step.
+
+        Raises:
+            FloatingPointError: It is not finite; weights and centre are lost, files are not.
+        """
+        if self._last is not None and not math.isfinite(self._last.losses["loss"]):
+            raise FloatingPointError(_describe(self._last))
+
+    def _backward(self, crops: Sequence[Tensor], epoch: int) -> tuple[LateScalars, LateScalars, Tensor]:
+        """Gradients of the batch's mean loss.
+
+        Returns:
+            The losses over all processes; sums over this process's logits and centre, by their names, which are not
+            finite if one value is not; and the sum of the teacher's logits, [1, C].
+        """
         temp = float(self.schedules.teacher_temp[epoch])
         device, batch = crops[0].device, len(crops[0])
         parts = list(zip(*(crop.chunk(self.accumulation_steps) for crop in crops), strict=True))
         totals, teacher_sum = torch.zeros(3, device=device), torch.zeros_like(self.loss.center)
+        student_sum = torch.zeros((), device=device)
         for i, part in enumerate(parts):
             is_ddp, is_last = self._shared is not self.student, i + 1 == len(parts)
             with self._shared.no_sync() if is_ddp and not is_last else nullcontext():
@@ -120,12 +144,11 @@ class DinoStep:
             local = terms.global_pairs if terms.local_pairs is None else terms.local_pairs
             totals += torch.stack((terms.loss.detach(), terms.global_pairs, local)) * share
             teacher_sum += teacher_logits.float().sum(dim=0, keepdim=True)
+            student_sum += student_logits.detach().sum(dtype=torch.float32)
         names = ("loss", "loss_global") if terms.local_pairs is None else ("loss", "loss_global", "loss_local")
-        losses = dict(zip(names, (all_reduce_sum(totals) / world_size()).tolist(), strict=False))
-        if not math.isfinite(losses["loss"]):
-            tensors = {"student logits": student_logits, "teacher logits": teacher_logits, "centre": self.loss.center}
-            raise FloatingPointError(_describe(losses, tensors, epoch, iteration))
-        return losses, teacher_sum
+        means = all_reduce_sum(totals)[: len(names)] / world_size()
+        sums = torch.stack((student_sum, teacher_sum.sum(), self.loss.center.sum()))
+        return LateScalars(names, means), LateScalars(("student logits", "teacher logits", "centre"), sums), teacher_sum
 
     def _update(self, epoch: int, iteration: int) -> None:
         """Clip, step, move the teacher."""
@@ -143,13 +166,21 @@ class DinoStep:
         move_teacher(self.teacher, self.student, float(self.schedules.teacher_momentum[iteration]))
 
 
-def _describe(losses: dict[str, float], tensors: dict[str, Tensor], epoch: int, iteration: int) -> str:
+class _StepLog(NamedTuple):
+    """What `DinoStep.check` needs to know of a step."""
+
+    epoch: int
+    iteration: int
+    losses: LateScalars
+    sums: LateScalars
+
+
+def _describe(log: _StepLog) -> str:
     """What went wrong, with what is known about where."""
-    finite = {name: torch.isfinite(tensor).float().mean().item() for name, tensor in tensors.items()}
+    faulty = [name for name, value in log.sums.items() if not math.isfinite(value)]
     return (
-        f"the loss is {losses['loss']} at epoch {epoch}, iteration {iteration} "
-        f"({', '.join(f'{name} {value:.4g}' for name, value in losses.items() if name != 'loss')}); finite values in "
-        f"process {rank()}: {', '.join(f'{name} {share:.1%}' for name, share in finite.items())}. The weights were not "
-        f"changed and the last checkpoint is good: run again to resume from it, with --bf16 true or --use_fp16 false, "
-        f"a lower --lr or a smaller --clip_grad"
+        f"the loss is {log.losses['loss']} at epoch {log.epoch}, iteration {log.iteration} "
+        f"({', '.join(f'{name} {value:.4g}' for name, value in log.losses.items() if name != 'loss')}); not finite in "
+        f"process {rank()}: {', '.join(faulty) or 'none of its logits'}. The last checkpoint is good: run again to "
+        f"resume from it, with --bf16 true or --use_fp16 false, a lower --lr or a smaller --clip_grad"
     )

@@ -5,7 +5,7 @@ import contextlib
 import json
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -181,14 +181,17 @@ def _precision(args: argparse.Namespace, device: torch.device) -> torch.dtype:
 def _train_epoch(
     step: DinoStep, batches: Iterator[dict[str, Any]], epoch: int, epochs: int, length: int, device: torch.device
 ) -> dict[str, float]:
-    """One epoch; returns its means as DINO logs them, and the images per second of all processes."""
+    """One epoch; returns its means as DINO logs them, and the images per second of all processes.
+
+    A step's losses are read when the next step has been started, so that the device never waits for the log.
+    """
     totals: dict[str, float] = {}
     started = shown = time.perf_counter()
     images, images_shown = 0, 0
-    for i in range(length):
-        crops = [crop.to(device, non_blocking=True) for crop in next(batches)["image"]]
-        stats = step(crops, epoch, epoch * length + i)
-        images += len(crops[0]) * world_size()
+
+    def read(i: int, stats: Mapping[str, float], num_images: int) -> None:
+        nonlocal images, shown, images_shown
+        images += num_images
         for name, value in stats.items():
             totals[name] = totals.get(name, 0.0) + value
         if (i + 1) % _LOG_PERIOD == 0 or i + 1 == length:
@@ -206,6 +209,16 @@ def _train_epoch(
                 left,
             )
             shown, images_shown = now, images
+
+    before: tuple[int, Mapping[str, float], int] | None = None
+    for i in range(length):
+        crops = [crop.to(device, non_blocking=True) for crop in next(batches)["image"]]
+        stats = step(crops, epoch, epoch * length + i)
+        if before is not None:
+            read(*before)
+        before = i, stats, len(crops[0]) * world_size()
+    step.check()
+    read(*before)
     means = {f"train_{name}": total / length for name, total in totals.items()}
     return {**means, "images_per_second": images / (time.perf_counter() - started)}
 

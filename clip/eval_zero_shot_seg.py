@@ -232,7 +232,7 @@ def evaluate(
     loader = build_test_loader(resized, args.batch_size, args.num_workers, collate=list)  # sizes differ
     start = time.perf_counter()
     for batch in tqdm(loader, desc=title, unit="batch", disable=None if is_main_process() else True, leave=False):
-        labels = [sample["label"].to(segmenter.text.device) for sample in batch]
+        labels = [sample["label"].to(segmenter.text.device, non_blocking=True) for sample in batch]
         found = segmenter([sample["resized"] for sample in batch], [tuple(label.shape) for label in labels])
         for prediction, label in zip(found, labels, strict=True):
             metric.update(prediction, label)

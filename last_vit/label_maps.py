@@ -11,6 +11,7 @@ with a threshold, the logarithm of the denominator: the result of the plain rule
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Protocol
 
 import torch
@@ -26,7 +27,7 @@ class ScoreMaps(Protocol):
 
     def __len__(self) -> int: ...
 
-    def __getitem__(self, names: list[int]) -> Tensor: ...
+    def __getitem__(self, names: slice | list[int]) -> Tensor: ...
 
 
 @dataclass(frozen=True)
@@ -90,10 +91,10 @@ def label_pixels(maps: ScoreMaps, rule: LabelRule, chunk_bytes: int = CHUNK_BYTE
     """
     if len(maps) != len(rule.class_of_name):
         raise ValueError(f"{len(maps)} score maps for {len(rule.class_of_name)} names")
-    names = list(range(len(maps)))
+    names = range(len(maps))
     needs_probability = rule.prob_threshold > 0
     best, name, log_sum = _reduce(maps, names, rule.logit_scale if needs_probability else None, chunk_bytes)
-    class_of_name = torch.tensor(rule.class_of_name, device=best.device)
+    class_of_name = _on_device(tuple(rule.class_of_name), best.device)
     label = class_of_name[name]
     if rule.area_threshold is not None:
         area = torch.bincount(label.flatten(), minlength=rule.num_classes)
@@ -103,21 +104,23 @@ def label_pixels(maps: ScoreMaps, rule: LabelRule, chunk_bytes: int = CHUNK_BYTE
         if not is_kept[label].all():
             kept = [index for index in names if is_kept[rule.class_of_name[index]]]
             best, position, _ = _reduce(maps, kept, None, chunk_bytes)
-            label = class_of_name[torch.tensor(kept, device=best.device)[position]]
+            label = _on_device(tuple(rule.class_of_name[index] for index in kept), best.device)[position]
     if log_sum is not None:
         label[(rule.logit_scale * best - log_sum).exp() < rule.prob_threshold] = 0
     return label
 
 
 def _reduce(
-    maps: ScoreMaps, names: list[int], logit_scale: float | None, chunk_bytes: int
+    maps: ScoreMaps, names: Sequence[int], logit_scale: float | None, chunk_bytes: int
 ) -> tuple[Tensor, Tensor, Tensor | None]:
     """Per pixel the greatest score [H, W], its position in `names` [H, W], and log sum exp(logit_scale * score)."""
     height, width = maps.output_hw
     step = max(1, chunk_bytes // (4 * height * width))
     best = position = log_sum = None
     for first in range(0, len(names), step):
-        chunk = maps[names[first : first + step]]
+        part = names[first : first + step]
+        # a list of indices would be copied to the device, and a GPU waited for
+        chunk = maps[slice(part.start, part.stop) if isinstance(part, range) else part]
         highest, where = chunk.max(dim=0)
         if logit_scale is not None:
             chunk_sum = chunk.mul_(logit_scale).logsumexp(dim=0)
@@ -129,3 +132,10 @@ def _reduce(
             best = torch.where(is_better, highest, best)
             position = torch.where(is_better, where + first, position)
     return best, position, log_sum
+
+
+@lru_cache(maxsize=64)
+def _on_device(values: tuple[int, ...], device: torch.device) -> Tensor:
+    """int64, kept for the next image: every copy of numbers to a GPU waits for it."""
+    with torch.inference_mode(False):
+        return torch.tensor(values, device=device)

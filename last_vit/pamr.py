@@ -100,6 +100,6 @@ class RefinedMaps:
         """Q."""
         return len(self._maps)
 
-    def __getitem__(self, names: list[int]) -> Tensor:
+    def __getitem__(self, names: slice | list[int]) -> Tensor:
         """The refined maps of some names: [names, H, W]."""
         return self._pamr(self._maps[names])

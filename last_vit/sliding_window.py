@@ -13,6 +13,7 @@ Letters: Q names, m x n windows, h x w patches per window, H x W pixels of the r
 """
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -56,7 +57,7 @@ class WindowAxis:
         for index, start in enumerate(self.starts):
             placed[start : start + self.window, index] = to_pixels
             count[start : start + self.window] += 1
-        return stretch_matrix(self.length, output) @ (placed.flatten(1) / count)
+        return _stretch(placed.flatten(1) / count, output)
 
 
 @dataclass(frozen=True)
@@ -103,8 +104,8 @@ class StitchedMaps:
                 f"{tuple(scores.shape)}"
             )
         self._blocks = scores.reshape(m, n, h, w, -1).permute(4, 0, 2, 1, 3).reshape(-1, m * h, n * w)
-        self._rows = plan.rows.stitch_matrix(h, output_hw[0]).to(scores)
-        self._columns = plan.columns.stitch_matrix(w, output_hw[1]).to(scores)
+        self._rows = _stitch_matrix_like(plan.rows, h, output_hw[0], scores.dtype, scores.device)
+        self._columns = _stitch_matrix_like(plan.columns, w, output_hw[1], scores.dtype, scores.device)
         self.output_hw = output_hw
 
     def __len__(self) -> int:
@@ -152,9 +153,21 @@ def plan_windows(
 
 def stretch_matrix(num_cells: int, output: int) -> Tensor:
     """Bilinear interpolation along one side, corners not aligned, no antialias: float64 [output, num_cells]."""
-    return F.interpolate(
-        torch.eye(num_cells, dtype=torch.float64)[None], size=output, mode="linear", align_corners=False
-    )[0].T
+    return _stretch(torch.eye(num_cells, dtype=torch.float64), output)
+
+
+def _stretch(cells: Tensor, output: int) -> Tensor:
+    """Every column stretched: [cells, n] -> [output, n]."""
+    return F.interpolate(cells.T[None], size=output, mode="linear", align_corners=False)[0].T
+
+
+@lru_cache(maxsize=64)
+def _stitch_matrix_like(
+    axis: WindowAxis, num_patches: int, output: int, dtype: torch.dtype, device: torch.device
+) -> Tensor:
+    """`WindowAxis.stitch_matrix` where it is used; most images of a data set have one of a few lengths."""
+    with torch.inference_mode(False):  # what is kept may be used in any mode
+        return axis.stitch_matrix(num_patches, output).to(device, dtype)
 
 
 def _plan_axis(length: int, crop: int, stride: int, patch_size: int, pad_to_patch: bool) -> WindowAxis:

@@ -7,6 +7,7 @@ nor data sets: last_vit/clip_dense.py and last_vit/clip_text.py make the two.
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import NamedTuple
 
 import torch
@@ -82,8 +83,13 @@ class ZeroShotSegmenter:
 
     def normalise(self, image: Tensor) -> Tensor:
         """uint8 [3, H', W'] -> float32 [3, H', W'] on the device of `text`."""
-        mean, std = (torch.tensor(values, device=self.text.device)[:, None, None] for values in (self.mean, self.std))
-        return (image.to(self.text.device).float() / 255 - mean) / std
+        mean, std = self._mean_std
+        return (image.to(self.text.device, non_blocking=True).float() / 255 - mean) / std
+
+    @cached_property
+    def _mean_std(self) -> Tensor:
+        """[2, 3, 1, 1] on the device, made once: every copy of numbers to a GPU waits for it."""
+        return torch.tensor([self.mean, self.std], device=self.text.device)[:, :, None, None]
 
     def window_scores(self, images: Sequence[Tensor]) -> list[WindowScores]:
         """Cosines of every window of normalised images, in batches that windows of one size share across images."""

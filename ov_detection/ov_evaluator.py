@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
+import torch
 from detectron2.evaluation import DatasetEvaluator
 from detectron2.structures import Instances
 from detectron2.utils import comm
@@ -85,7 +85,7 @@ class OvEvaluator(DatasetEvaluator):
             ValueError: An image that is not to be evaluated, instances of another size than the image's, or no masks.
         """
         for sample, output in zip(inputs, outputs, strict=True):
-            number, instances = sample["image_id"], output["instances"].to("cpu")
+            number, instances = sample["image_id"], output["instances"]
             if number not in self._sizes:
                 raise ValueError(f"image {number} is none of the {self.num_images} to be evaluated")
             if tuple(instances.image_size) != self._sizes[number]:
@@ -158,14 +158,13 @@ def _to_detections(image_id: int, instances: Instances, masks: bool) -> ImageDet
             raise ValueError(
                 f"image {image_id} has no pred_masks: evaluate boxes alone, or give the detector a mask head"
             )
-        # one at a time: pycocotools wants the columns of one mask together
-        run_lengths = [
-            mask_tools.encode(np.asfortranarray(mask.numpy().astype(np.uint8))) for mask in instances.pred_masks
-        ]
+        # pycocotools wants the pixels of a column together: put so where the masks are, before they leave a GPU
+        columns = instances.pred_masks.transpose(1, 2).contiguous().cpu().view(torch.uint8)
+        run_lengths = mask_tools.encode(columns.numpy().transpose(2, 1, 0))
     return ImageDetections(
         image_id,
-        instances.pred_boxes.tensor.float().numpy(),
-        instances.scores.float().numpy(),
-        instances.pred_classes.numpy(),
+        instances.pred_boxes.tensor.float().cpu().numpy(),
+        instances.scores.float().cpu().numpy(),
+        instances.pred_classes.cpu().numpy(),
         run_lengths,
     )

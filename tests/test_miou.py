@@ -41,7 +41,7 @@ def test_by_hand():
     prediction = torch.tensor([[0, 0, 1], [1, 2, 2]])
     label = torch.tensor([[0, 1, 1], [1, 1, 255]], dtype=torch.uint8)
     # class 0: 1/2, class 1: 2/4, class 2: 0/1 (the ignored pixel does not count), class 3: absent
-    assert metric.update(prediction, label) == pytest.approx(100 / 3)
+    metric.update(prediction, label)
     found = metric.compute()
     assert found == {
         "miou": pytest.approx(100 / 3),
@@ -57,8 +57,7 @@ def test_it_is_the_plain_version(num_classes, last_label):
     pairs = random_pairs(5, num_classes, last_label=last_label)
     metric = MeanIoU(num_classes)
     for prediction, label in pairs:
-        own = metric.update(prediction, label)
-        assert own == pytest.approx(np.nanmean(plain_miou([(prediction, label)], num_classes)))
+        metric.update(prediction, label)
     expected = plain_miou(pairs, num_classes)
     found = metric.compute()
     assert found["miou"] == pytest.approx(np.nanmean(expected))
@@ -70,7 +69,10 @@ def test_it_is_the_plain_version(num_classes, last_label):
 def test_sums_come_before_the_ratio_and_order_does_not_matter():
     pairs = random_pairs(6, 5)
     forward, backward = MeanIoU(5), MeanIoU(5)
-    own = [forward.update(*pair) for pair in pairs]
+    own = []
+    for pair in pairs:
+        forward.update(*pair)
+        own.append(np.nanmean(plain_miou([pair], 5)))
     for pair in reversed(pairs):
         backward.update(*pair)
     assert forward.compute() == backward.compute()
@@ -81,7 +83,7 @@ def test_an_image_that_is_all_ignored_changes_nothing():
     metric, other = MeanIoU(3), MeanIoU(3)
     for each in (metric, other):
         each.update(torch.tensor([0, 1, 2]), torch.tensor([0, 1, 1]))
-    assert math.isnan(other.update(torch.tensor([7, 7]), torch.tensor([255, 255])))
+    other.update(torch.tensor([7, -1]), torch.tensor([255, 255]))  # nor does what is predicted there
     assert metric.compute() == other.compute()
 
 
@@ -116,9 +118,11 @@ def test_errors_say_what_is_wrong():
         MeanIoU(256)
     with pytest.raises(ValueError, match=r"prediction \(2, 2\) and label \(2, 3\) must be of one size"):
         MeanIoU(3).update(torch.zeros(2, 2), torch.zeros(2, 3))
-    with pytest.raises(ValueError, match=r"a label of 20 is no class: there are 20 \(0 to 19\)"):
-        MeanIoU(20).update(torch.tensor([0, 1]), torch.tensor([20, 255]))
-    with pytest.raises(ValueError, match="a prediction of -1 is no class"):
-        MeanIoU(20).update(torch.tensor([-1, 1]), torch.tensor([3, 255]))
+    for wrong, name in (((0, 20), "1 pixels have labels"), ((-1, 3), "1 pixels have predictions")):
+        metric = MeanIoU(20)
+        metric.update(torch.tensor([wrong[0], 1]), torch.tensor([wrong[1], 255]))
+        metric.update(torch.tensor([0, 1]), torch.tensor([0, 1]))
+        with pytest.raises(ValueError, match=rf"{name} that are no class: there are 20 \(0 to 19\)"):
+            metric.compute()
     with pytest.raises(ValueError, match="zero pixels"):
         MeanIoU(20).compute()

@@ -47,7 +47,9 @@ def resize_short_side(image: Tensor, short_side: int, max_long_side: int = MAX_L
 
 
 class ResizedImages(Dataset):
-    """A segmentation set whose samples also have `resized`, uint8 [3, H', W'], the image as the model sees it.
+    """A segmentation set whose samples have `resized`, uint8 [3, H', W'], the image as the model sees it, for `image`.
+
+    The original is left out: it would be the largest thing that goes from loading processes to a GPU, for nothing.
 
     Args:
         images: Samples are dicts with `image` uint8 [3, H, W], `label` and `index`.
@@ -62,5 +64,5 @@ class ResizedImages(Dataset):
         return len(self.images)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        sample = self.images[index]
-        return {**sample, "resized": resize_short_side(sample["image"], self.short_side)}
+        sample = dict(self.images[index])
+        return {"resized": resize_short_side(sample.pop("image"), self.short_side), **sample}

@@ -10,7 +10,8 @@ Definition, that of mmsegmentation and so of all published numbers:
   predicted has IoU 0 and counts. On the full data sets every class occurs in the ground truth, so the mean is over all
   of them; on a few images it is not, and `num_absent` says of how many classes that is true.
 
-Counts are int64, so the result does not depend on how the data set is split.
+Counts are int64, so the result does not depend on how the data set is split. They stay on the predictions' device, so
+counting never waits for a GPU; a label that is no class therefore shows in `compute`.
 """
 
 from typing import Any
@@ -36,7 +37,6 @@ class MeanIoU:
     Example:
         >>> metric = MeanIoU(3)
         >>> metric.update(torch.tensor([0, 1, 1, 1]), torch.tensor([0, 0, 1, 255]))
-        50.0
         >>> metric.compute()["miou"], metric.compute()["num_absent"]
         (50.0, 1)
     """
@@ -46,41 +46,36 @@ class MeanIoU:
             raise ValueError(f"need at least one class and an ignored label outside them, got {num_classes}, {ignored}")
         self.num_classes = num_classes
         self.ignored = ignored
-        self._confusion: Tensor | None = None  # [C, C], truth x prediction
+        # [C * C + 3]: truth x prediction row by row, then ignored pixels, labels and predictions that are no class
+        self._counts: Tensor | None = None
 
-    def update(self, prediction: Tensor, label: Tensor) -> float:
+    def update(self, prediction: Tensor, label: Tensor) -> None:
         """Count one image.
 
         Args:
             prediction: Integer [...], 0 to C - 1 wherever the label is not ignored.
             label: Integer of the same shape, 0 to C - 1 or the ignored label.
 
-        Returns:
-            The image's own mIoU in percent, over the classes that occur in it; NaN where every pixel is ignored.
-
         Raises:
-            ValueError: Shapes that differ, or a value that is no class; the message names it.
+            ValueError: Shapes that differ.
         """
         if prediction.shape != label.shape:
             raise ValueError(
                 f"prediction {tuple(prediction.shape)} and label {tuple(label.shape)} must be of one size: predictions "
                 f"are brought to the annotation's size, never the annotation to theirs"
             )
-        is_known = label != self.ignored
-        truth, guess = label[is_known].long(), prediction[is_known].long()
-        for name, values in (("label", truth), ("prediction", guess)):
-            if values.numel():
-                low, high = (int(end) for end in values.aminmax())
-                if low < 0 or high >= self.num_classes:
-                    raise ValueError(
-                        f"a {name} of {low if low < 0 else high} is no class: there are {self.num_classes} "
-                        f"(0 to {self.num_classes - 1}) and {self.ignored}, ignored; check the label maps and the data "
-                        f"set's name"
-                    )
-        size = self.num_classes
-        counts = torch.bincount(truth * size + guess, minlength=size * size).reshape(size, size)
-        self._confusion = counts if self._confusion is None else self._confusion + counts
-        return float(100 * _iou(counts)[0].nanmean())
+        size, truth, guess = self.num_classes, label.flatten().long(), prediction.flatten().long()
+        bins = truth * size + guess
+        for place, wrong in (
+            (2, (guess < 0) | (guess >= size)),
+            (1, (truth < 0) | (truth >= size)),
+            (0, truth == self.ignored),
+        ):
+            bins.masked_fill_(wrong, size * size + place)
+        # not bincount, which asks a GPU for the largest value and waits for the answer
+        counts = torch.zeros(size * size + 3, dtype=torch.int64, device=bins.device)
+        counts.scatter_add_(0, bins, counts.new_ones(1).expand_as(bins))
+        self._counts = counts if self._counts is None else self._counts + counts
 
     def compute(self) -> dict[str, Any]:
         """The result over everything counted by all processes; every process must call this together.
@@ -90,11 +85,18 @@ class MeanIoU:
             "num_absent" classes, and "iou": C values in percent, None for an absent class.
 
         Raises:
-            ValueError: If no pixel counted.
+            ValueError: If no pixel counted, or a label or a prediction was no class; the message counts them.
         """
         size = self.num_classes
-        local = torch.zeros(size, size, dtype=torch.int64) if self._confusion is None else self._confusion
-        confusion = all_reduce_sum(local).cpu()
+        local = torch.zeros(size * size + 3, dtype=torch.int64) if self._counts is None else self._counts
+        pairs, others = all_reduce_sum(local).cpu().split([size * size, 3])
+        for name, number in zip(("labels", "predictions"), others[1:].tolist(), strict=True):
+            if number:
+                raise ValueError(
+                    f"{number} pixels have {name} that are no class: there are {size} (0 to {size - 1}) and "
+                    f"{self.ignored}, ignored; check the label maps and the data set's name"
+                )
+        confusion = pairs.reshape(size, size)
         if not confusion.any():
             raise ValueError("mIoU of zero pixels is undefined: no image was counted, or every pixel is ignored")
         iou, recall = _iou(confusion)

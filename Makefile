@@ -4,7 +4,7 @@ VENV := .venv
 RUN := $(VENV)/bin/python
 STAMP := $(VENV)/.complete
 
-.PHONY: setup demo test lint bench
+.PHONY: setup demo test lint bench bench-gpu
 
 setup: $(STAMP)
 
@@ -26,14 +26,7 @@ lint: $(STAMP)
 	$(RUN) tools/make_results_tables.py --check
 
 bench: $(STAMP)
-	$(RUN) tools/bench/bench_pooling.py
-	$(RUN) tools/bench/bench_patch_hit.py
-	$(RUN) tools/bench/bench_data.py
-	$(RUN) tools/bench/bench_votes.py
-	$(RUN) tools/bench/bench_probe.py
-	$(RUN) tools/bench/bench_dino.py
-	$(RUN) tools/bench/bench_object_discovery.py
-	$(RUN) tools/bench/bench_clip.py
-	$(RUN) tools/bench/bench_zero_shot_seg.py
-	$(RUN) tools/bench/bench_fvit.py
-	$(RUN) tools/bench/bench_lvis_eval.py
+	$(RUN) tools/bench/run_all.py
+
+bench-gpu: $(STAMP)
+	$(RUN) tools/bench/run_all.py --gpu

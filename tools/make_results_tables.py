@@ -7,7 +7,8 @@ A table stands between `<!-- results:NAME -->` and `<!-- /results -->`. Each row
 our numbers, the protocol. A number measured here meets the paper's in one row only when the row label and the data set
 with its input ("ImageNet-1k val, 224 px") are the same; of several protocols under one number of the paper, the first
 shows it and the others follow. What was not run here stands only in the paper's column. Records that share table, row,
-data set, input and protocol (seeds) are shown as mean +- sample standard deviation.
+data set, input and protocol (seeds) are shown as mean +- sample standard deviation. The table "speed" holds what
+benches recorded (speed_table.py).
 """
 
 import argparse
@@ -17,8 +18,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from paper_tables import TABLES, ResultsTable
+from speed_table import render_speed_table
 
 from last_vit.results import ResultRecord, read_results
+from last_vit.speed_results import SPEED_TABLE
 
 ROOT = Path(__file__).resolve().parents[1]
 MARKED = re.compile(r"(<!-- results:(?P<name>[\w-]+) -->\n).*?(<!-- /results -->)", re.DOTALL)
@@ -58,9 +61,9 @@ def render_readme(readme: str, records: Sequence[ResultRecord]) -> str:
     marked = {match["name"] for match in MARKED.finditer(readme)}
     shown = {record.table: record.name for record in records if record.table is not None}
     for name in sorted(marked | set(shown)):
-        if name not in TABLES:
+        if name not in TABLES and name != SPEED_TABLE:
             where = f"result {shown[name]}" if name in shown else "README"
-            raise ValueError(f"{where} names the table {name!r}; known tables: {', '.join(TABLES)}")
+            raise ValueError(f"{where} names the table {name!r}; known tables: {', '.join([*TABLES, SPEED_TABLE])}")
         if name not in marked:
             raise ValueError(
                 f"result {shown[name]} belongs in the table {name!r}, which README does not have; add the lines "
@@ -69,7 +72,8 @@ def render_readme(readme: str, records: Sequence[ResultRecord]) -> str:
 
     def regenerate(match: re.Match[str]) -> str:
         own = [record for record in records if record.table == match["name"]]
-        return match[1] + render_table(TABLES[match["name"]], own) + match[3]
+        is_speed = match["name"] == SPEED_TABLE
+        return match[1] + (render_speed_table(own) if is_speed else render_table(TABLES[match["name"]], own)) + match[3]
 
     return MARKED.sub(regenerate, readme)
 

@@ -3,29 +3,26 @@
     python tools/bench/bench_clip.py [--model ViT-B-16] [--batch 4] [--rounds 7] [--device cuda] [--record]
 
 Both sides are `open_clip_train.train.train_one_epoch` over the same batch in memory, with AdamW and open_clip's own
-loss, from the same weights: one with the model as open_clip makes it, one with LaSt attached. They run in this process,
-in turn, in float32 and bfloat16 (amp_bf16). Ratios of medians are printed, never a bare time; on a CPU of this
-process's CPU seconds, in which other processes on the machine do not count. Beside the ratio, which carries the noise
-of two long steps, stands LaSt's share: the pooling's own forward and backward pass on a step's tokens, over the step.
-The class token as an attached pool must give open_clip's own loss to the bit.
+loss, from the same weights: one with the model as open_clip makes it, one with LaSt attached, in turn, in float32 and
+bfloat16 (amp_bf16). Beside the ratio, which carries the noise of two long steps, stands LaSt's share: the pooling's own
+forward and backward pass on a step's tokens, over the step. The class token as an attached pool must give open_clip's
+own loss to the bit.
 """
 
 import argparse
 import logging
-import statistics
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import open_clip
 import torch
+from bench_report import BenchParser, BenchReport, run_bench
+from bench_timing import alternate, ratio
 from open_clip_train.data import DataInfo
 from open_clip_train.train import train_one_epoch
 from torch import Tensor
 
 from last_vit.dense import attach_pool
 from last_vit.pooling import last_pool
-from last_vit.results import write_result
-from last_vit.runtime import describe_device, select_device
 
 GOAL_PERCENT, TOP_K = 3.0, 0.5
 PRECISIONS = {"fp32": torch.float32, "amp_bf16": torch.bfloat16}
@@ -112,75 +109,47 @@ def pooling_step(arch: str, num_images: int, precision: str, device: torch.devic
     return run
 
 
-def alternate(functions: list[Callable[[], object]], rounds: int, device: torch.device) -> list[list[float]]:
-    """Seconds of each function per round, called in turn so that drift of the machine hits all alike."""
-    clock = time.process_time if device.type == "cpu" else time.perf_counter
-    times: list[list[float]] = [[] for _ in functions]
-    for index in range(rounds + 1):
-        for function, seconds in zip(functions, times, strict=True):
-            start = clock()
-            function()
-            if device.type == "cuda":
-                torch.cuda.synchronize(device)
-            if index:  # the first round warms up
-                seconds.append(clock() - start)
-    return times
-
-
-def bench(arch: str, num_images: int, rounds: int, device: torch.device) -> dict[str, float]:
-    """All ratios; prints them."""
-    config = open_clip.get_model_config(arch)
-    side, length = config["vision_cfg"]["image_size"], config["text_cfg"].get("context_length", 77)
-    torch.manual_seed(1)
-    images = torch.randn(num_images, 3, side, side, device=device)
-    texts = torch.randint(1, config["text_cfg"]["vocab_size"] - 1, (num_images, length), device=device)
-    metrics: dict[str, float] = {}
-    for precision in PRECISIONS:
-        sides = [build_step(arch, (images, texts), pooling, precision, device) for pooling in (None, "last")]
-        own, attached = (build_step(arch, (images, texts), pooling, precision, device)() for pooling in (None, "cls"))
-        if own != attached:
-            raise RuntimeError(f"the class token as a pool is not open_clip's own ({precision}): {attached} and {own}")
-        pooling = pooling_step(arch, num_images, precision, device)
-        times = alternate([*sides, pooling], rounds, device)
-        plain, last, pooled = (statistics.median(seconds) for seconds in times)
-        ratios = [b / a for a, b in zip(times[0], times[1], strict=True)]
-        metrics[f"last_over_cls_{precision}"] = last / plain
-        metrics[f"last_percent_{precision}"] = 100 * pooled / plain
-        print(
-            f"  {precision:8s} step with LaSt {last / plain:.3f}x open_clip's own (rounds {min(ratios):.3f} to "
-            f"{max(ratios):.3f}; goal {1 + GOAL_PERCENT / 100:.2f}x)   LaSt alone "
-            f"{metrics[f'last_percent_{precision}']:.2f}% of a step"
-        )
-    return metrics
-
-
-def main() -> None:
-    """Command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", default="ViT-B-16", help="of open_clip, with a ViT of its own (default ViT-B-16)")
-    parser.add_argument("--batch", type=int, default=4, help="images per step (default 4)")
-    parser.add_argument("--rounds", type=int, default=7, help="timed steps of each side (default 7)")
-    parser.add_argument("--threads", type=int, default=1, help="CPU threads (default 1)")
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:<index>")
-    parser.add_argument("--record", action="store_true", help="write results/bench_clip.json")
-    args = parser.parse_args()
+def bench(args: argparse.Namespace, report: BenchReport) -> None:
+    """Both precisions."""
     logging.disable(logging.WARNING)  # open_clip's remark on random weights, four times
-    torch.set_num_threads(args.threads)
-    device = select_device(args.device)
-    print(f"{args.model}, {args.batch} images per step, {describe_device(device)}")
-    start = time.perf_counter()
-    metrics = bench(args.model, args.batch, args.rounds, device)
-    if args.record:
-        write_result(
-            "bench_clip",
-            metrics,
-            n_images=args.batch,
-            dataset="random images and tokens",
-            config={"model": args.model, "batch": args.batch, "rounds": args.rounds, "top_k": TOP_K},
-            checkpoint_sha256=None,
-            seconds=time.perf_counter() - start,
-            device=device,
+    config, device = open_clip.get_model_config(args.model), report.device
+    if config is None:
+        raise ValueError(f"open_clip has no model {args.model!r}; open_clip.list_models() names all")
+    report.describe(
+        f"{args.model}, {args.batch} images per step",
+        dataset="random images and tokens",
+        n_images=args.batch,
+        top_k=TOP_K,
+    )
+    side, length = config["vision_cfg"]["image_size"], config["text_cfg"].get("context_length", 77)
+    images = torch.randn(args.batch, 3, side, side, device=device)
+    texts = torch.randint(1, config["text_cfg"]["vocab_size"] - 1, (args.batch, length), device=device)
+    for precision in PRECISIONS:
+        own, last, cls = (
+            build_step(args.model, (images, texts), pooling, precision, device) for pooling in (None, "last", "cls")
         )
+        losses = own(), cls()
+        if losses[0] != losses[1]:
+            raise RuntimeError(f"the class token as a pool is not open_clip's own ({precision}): {losses[::-1]}")
+        del cls
+        alone = pooling_step(args.model, args.batch, precision, device)
+        times = alternate({"own": own, "last": last, "alone": alone}, args.rounds, device)
+        report.add(
+            f"step_{precision}",
+            f"step with LaSt over open_clip's own, {precision}",
+            ratio(times["last"], times["own"]),
+            limit=1 + GOAL_PERCENT / 100,
+        )
+        share = ratio(times["alone"], times["own"]).times(100)
+        report.add(f"last_{precision}", f"LaSt alone, part of open_clip's step, {precision}", share, unit="%")
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Command line."""
+    parser = BenchParser("bench_clip", __doc__, rounds=2, recorded_rounds=7)
+    parser.add_argument("--model", default="ViT-B-16", help="of open_clip, with a ViT of its own (default ViT-B-16)")
+    parser.add_size("--batch", 2, 4, "images per step", on_gpu=128)
+    run_bench(parser, bench, argv)
 
 
 if __name__ == "__main__":

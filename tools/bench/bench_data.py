@@ -1,131 +1,248 @@
-"""Who starves whom: images/s of the input pipeline, per core, beside the rate of a training step on this machine.
+"""Images/s of one CPU core from JPEG files to training batches, against other libraries; how many cores feed an H200.
 
-Decoding and the transforms are timed alone in one process, then the training loader with workers, then the forward and
-backward pass of torchvision's ViT-S/16 on random images. Without --root, photo-sized JPEGs (500 x 375 pixels, about
-90 kB, as in ImageNet) are made in a temporary folder. Prints a table; writes nothing.
+    python tools/bench/bench_data.py [--photos FOLDER] [--image-size 224] [--rounds 5] [--record]
+    python tools/bench/bench_data.py --step-rate cls_pretrain_ViT-S/16=14000
 
-    python tools/bench/bench_data.py --root /data/imagenet --num-workers 8
+Every reader of bench_readers.py takes the same files through the same crops and flips, in this process, on one thread,
+in turn; ratios are of this process's CPU time, and the rates are this CPU's. `difference` is the mean distance of a
+view from the release's, in levels of 0 to 255. The loader is `build_train_loader` around our reader, without worker
+processes. The files come from memory, so a disk that is slower than this is not seen. Without --photos, 8 pictures of
+500 x 375 pixels with the spectrum of photographs are made, of 90 kB, as ImageNet's are on average.
+
+The cores that feed an H200 are its training rate over the loader's rate per core. The training rate is what --step-rate
+says; else what results/bench_training_rate_cuda.json measured on a GPU; else it is assumed: the operations of a step at
+40 % of the H200's bfloat16 peak. DINO's views (2 + 8 crops with colour jitter and blur, on PIL images) are counted too.
+
+Not measured: pillow-simd (source only, and it takes the place of Pillow), ffcv (its own file format), NVIDIA's DALI
+(a pipeline, and random numbers, of its own), decoders of the crop alone (no library with wheels offers one to Python).
 """
 
 import argparse
+import json
+import math
+import statistics
 import tempfile
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from itertools import islice
 from pathlib import Path
 
 import numpy as np
 import torch
+from bench_flops import PEAK_TFLOPS, count_flops
+from bench_readers import ALTERNATIVES, mean_difference, our_reader, release_reader
+from bench_report import BenchParser, BenchReport, processor, run_bench
+from bench_timing import Ratio, alternate, ratio
+from bench_tracks import load_track
 from PIL import Image
 from torchvision.models import VisionTransformer
 
+from last_vit.command_line import positive
 from last_vit.data.imagenet import ImageNetDataset
 from last_vit.data.loaders import build_train_loader
-from last_vit.data.synthetic import SyntheticObjects
 from last_vit.data.synthetic_parts import noise_fields
-from last_vit.data.transforms import EvalTransform, load_rgb, train_transform
-from last_vit.runtime import describe_device, select_device
+from last_vit.data.transforms import load_rgb, train_transform
 
-PHOTO_HW = (375, 500)
-SMALL_SIZE = 64  # of the demo's synthetic images
-
-
-def main() -> None:
-    """Measure and print."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--root", type=Path, help="ImageNet-like data set (its train split); default: made-up photos")
-    parser.add_argument("--num-workers", type=int, default=2, help="loading processes of the loader (default 2)")
-    parser.add_argument("--image-size", type=int, default=224, help="of the model, a multiple of 16 (default 224)")
-    parser.add_argument("--num-images", type=int, default=200, help="images per measurement (default 200)")
-    parser.add_argument("--batch-size", type=int, default=8, help="of loader and training step (default 8)")
-    parser.add_argument("--device", default="auto", help="of the training step: auto, cpu, cuda (default auto)")
-    arguments = parser.parse_args()
-    if arguments.image_size < 16 or arguments.image_size % 16:
-        parser.error(f"--image-size must be a positive multiple of 16 (the patch), got {arguments.image_size}")
-    device = select_device(arguments.device)
-    with _data_root(arguments.root) as root:
-        rates = _pipeline_rates(root, arguments)
-    step = f"training step of ViT-S/16, batch {arguments.batch_size}, {describe_device(device)}"
-    rates[step] = _training_rate(arguments.image_size, arguments.batch_size, device)
-    print(f"{'images/s':>9}  what")
-    for name, rate in rates.items():
-        print(f"{rate:9.1f}  {name}")
-    print(f"one core's decoding and training transform feeds {rates[_TRAIN] / rates[step]:.2f} of this training step")
+PHOTO_HW, NUM_MADE = (375, 500), 8
+GPU, ASSUMED_UTILISATION = "NVIDIA H200", 0.4
+CLS_TRACKS = {"cls_pretrain_ViT-S/16": (6, 384), "cls_pretrain_ViT-B/16": (12, 768)}  # heads, channels
+DINO_TRACK = "dino_ViT-S/16"
+DINO_SCALES, DINO_LOCAL = ((0.4, 1.0), (0.05, 0.4)), 8  # of main_dino.py's defaults
+GOAL_OVER_RELEASE, GOAL_OVER_OTHERS = 1.2, 1.0
+GPU_RECORD = Path("results") / "bench_training_rate_cuda.json"
 
 
-_TRAIN = "decode + training transform, one core"
+def bench(args: argparse.Namespace, report: BenchReport) -> None:
+    """Readers, loader, cores."""
+    if args.threads != 1:
+        raise ValueError(f"--threads must be 1, for the rates are of one core, got {args.threads}")
+    stated = stated_rates(args.step_rate)
+    with tempfile.TemporaryDirectory() as folder:
+        dataset, left_out = image_set(Path(folder), args)
+        paths = [Path(path) for path in dataset.image_paths]
+        size = sum(path.stat().st_size for path in paths) / len(paths) / 1000
+        what = "photos" if args.photos else f"made pictures of {PHOTO_HW[1]} x {PHOTO_HW[0]} pixels"
+        report.describe(
+            f"{len(paths)} files ({what}, {size:.0f} kB on average) to views of {args.image_size} px; {processor()}",
+            dataset=f"{what}, JPEG, {size:.0f} kB on average",
+            n_images=len(paths),
+        )
+        if left_out:
+            print(f"  left out: {left_out} files that are no JPEG in colour")
+        rates = measure(dataset, paths, args, report)
+    report_cores(rates, stated, args.image_size, report)
 
 
-def _pipeline_rates(root: Path, arguments: argparse.Namespace) -> dict[str, float]:
-    size, count = arguments.image_size, arguments.num_images
-    evaluate, train = EvalTransform(round(size / 0.875), size), train_transform(size)
-    dataset = ImageNetDataset(root, "train", train)
-    # spread over the classes, and the same files for every line
-    paths = [dataset.image_paths[i] for i in np.linspace(0, len(dataset) - 1, count).astype(int)]
-    for path in paths:
-        load_rgb(path)  # from here on the files come from memory, so that the disk is not what is measured
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    small = SyntheticObjects(count, "train", image_size=SMALL_SIZE)
-    rates = {
-        "decode, one core": _rate(load_rgb, paths),
-        "decode + evaluation transform, one core": _rate(lambda path: evaluate(load_rgb(path)), paths),
-        _TRAIN: _rate(lambda path: train(load_rgb(path)), paths),
-        f"synthetic image of {SMALL_SIZE} pixels drawn, one core": _rate(small.render, range(count)),
-    }
-    torch.set_num_threads(threads)
-    loader = build_train_loader(dataset, arguments.batch_size, arguments.num_workers)
-    batches = iter(loader)
-    next(batches)  # the workers have started
-    start = time.perf_counter()
-    loaded = sum(len(batch["label"]) for batch in islice(batches, max(1, count // arguments.batch_size)))
-    name = f"training loader, {arguments.num_workers} workers (0: this process)"
-    rates[name] = loaded / (time.perf_counter() - start)
+def measure(dataset: ImageNetDataset, paths: list[Path], args: argparse.Namespace, report: BenchReport) -> dict:
+    """Report the readers and the loader; images/s of one core, by track."""
+    ours, reference = our_reader(args.image_size), release_reader(args.image_size)
+    readers = {each.name: each.build(args.image_size) for each in ALTERNATIVES if each.is_installed}
+    for missing in (each for each in ALTERNATIVES if not each.is_installed):
+        print(f"  not measured: {missing.words}; pip install {missing.package}")
+    work = {"ours": read_all(ours, paths)} | {name: read_all(read, paths) for name, read in readers.items()}
+    loader = build_train_loader(dataset, batch_size=8, num_workers=0)
+    num_batches = max(1, len(paths) // 8)
+    work["loader"] = lambda: [batch["label"] for batch in islice(iter(loader), num_batches)]
+    few = paths[:: max(1, len(paths) // 4)][:4]
+    work["dino"] = read_all(dino_reader(), few)
+    counts = {name: len(paths) for name in work} | {"loader": 8 * num_batches, "dino": len(few)}
+    times = {name: [each / counts[name] for each in seconds] for name, seconds in alternate(work, args.rounds).items()}
+    rates = {name: Ratio(*(1 / f(each) for f in (statistics.median, max, min))) for name, each in times.items()}
+
+    report.add("rate_ours", "ours, one core", rates["ours"], unit="images/s")
+    difference = mean_difference(ours, reference, paths)
+    print(f"    difference {difference:.3f}")
+    report.keep(difference_ours=difference)
+    for each in ALTERNATIVES:
+        if each.name in times:
+            goal = GOAL_OVER_RELEASE if each.name == "pillow" else GOAL_OVER_OTHERS if each.name != "fast_dct" else None
+            report.add(f"over_{each.name}", f"ours against {each.words}", ratio(times[each.name], times["ours"]), goal)
+            difference = mean_difference(readers[each.name], reference, paths)
+            print(f"    {rates[each.name].median:,.0f} images/s per core, difference {difference:.3f}")
+            report.keep(**{f"rate_{each.name}": rates[each.name].median, f"difference_{each.name}": difference})
+    report.add("rate_loader", "training loader around ours, one core", rates["loader"], unit="images/s")
+    report.add("rate_dino", "DINO's 2 + 8 views, one core", rates["dino"], unit="images/s")
+    return dict.fromkeys(CLS_TRACKS, rates["loader"]) | {DINO_TRACK: rates["dino"]}
+
+
+def report_cores(rates: dict[str, Ratio], stated: dict[str, float], image_size: int, report: BenchReport) -> None:
+    """How many cores feed one H200, and where its rate is from."""
+    measured = measured_rates(GPU_RECORD)
+    for track, rate in rates.items():
+        if track in stated:
+            step, source = stated[track], "stated"
+        elif track in measured:
+            step, source = measured[track], "measured"
+        else:
+            step = PEAK_TFLOPS[GPU] * 1e12 * ASSUMED_UTILISATION / training_flops(track, image_size)
+            source = f"ASSUMED, {ASSUMED_UTILISATION:.0%} of its peak"
+        cores = [math.ceil(step / each) for each in (rate.median, rate.high, rate.low)]
+        key = track.replace("/", "_").replace("-", "_")
+        words = f"cores per H200, {track}, {step:,.0f} images/s ({source})"
+        report.add(f"cores_{key}", words, Ratio(*map(float, cores)), unit="cores")
+        report.keep(**{f"step_rate_{key}": step})
+
+
+def read_all(read: Callable[[Path], object], paths: list[Path]) -> Callable[[], None]:
+    """One turn: every file once, always with the same random numbers."""
+
+    def turn() -> None:
+        torch.manual_seed(0)
+        for path in paths:
+            read(path)
+
+    return turn
+
+
+def dino_reader() -> Callable[[Path], object]:
+    """DINO's augmentation, as its trainer uses it."""
+    (augmentation,) = load_track("dino", "dino_augmentation")
+    views = augmentation.MultiCropAugmentation(*DINO_SCALES, DINO_LOCAL)
+    return lambda path: views(load_rgb(path))
+
+
+def training_flops(track: str, image_size: int) -> float:
+    """FLOPs of a step per image: forward and backward pass. DINO's without its head."""
+    heads, channels = CLS_TRACKS.get(track, CLS_TRACKS["cls_pretrain_ViT-S/16"])
+
+    def step(size: int, backward: bool = True) -> int:
+        with torch.device("meta"):
+            model = VisionTransformer(
+                size, 16, num_layers=12, num_heads=heads, hidden_dim=channels, mlp_dim=4 * channels
+            )
+            images = torch.empty(1, 3, size, size)
+        return count_flops(lambda: model(images).sum().backward() if backward else model(images))
+
+    if track != DINO_TRACK:
+        return step(image_size)
+    return 2 * step(224) + DINO_LOCAL * step(96) + 2 * step(224, backward=False)
+
+
+def stated_rates(texts: Sequence[str]) -> dict[str, float]:
+    """--step-rate's TRACK=IMAGES/S.
+
+    Raises:
+        ValueError: Another form, an unknown track, or a rate that is not positive.
+    """
+    rates = {}
+    for text in texts:
+        track, _, rate = text.partition("=")
+        try:
+            rates[track] = float(rate)
+        except ValueError:
+            rates[track] = 0.0
+        if track not in (*CLS_TRACKS, DINO_TRACK) or not 0 < rates[track] < math.inf:
+            known = ", ".join((*CLS_TRACKS, DINO_TRACK))
+            raise ValueError(f"--step-rate must be TRACK=IMAGES/S, with a track of {known}; got {text!r}")
     return rates
 
 
-def _rate(work: Callable, items: list | range) -> float:
-    work(items[0])
-    start = time.perf_counter()
-    for item in items:
-        work(item)
-    return len(items) / (time.perf_counter() - start)
+def measured_rates(path: Path) -> dict[str, float]:
+    """Training rates by track that bench_training_rate.py recorded on an H200; empty where it has not."""
+    if not path.exists():
+        return {}
+    record = json.loads(path.read_text(encoding="utf-8"))
+    if not record["device"].startswith(GPU):
+        print(f"  {path} is of another device ({record['device']}), so not used")
+        return {}
+    return {track: rate for track, rate in record["metrics"].items() if track in (*CLS_TRACKS, DINO_TRACK)}
 
 
-def _training_rate(image_size: int, batch_size: int, device: torch.device, steps: int = 5) -> float:
-    """Images/s of forward and backward pass in float32, without the optimizer."""
-    model = VisionTransformer(image_size, 16, num_layers=12, num_heads=6, hidden_dim=384, mlp_dim=1536).to(device)
-    images = torch.randn(batch_size, 3, image_size, image_size, device=device)
-    labels = torch.zeros(batch_size, dtype=torch.long, device=device)
-    for step in range(steps + 1):
-        if step == 1:  # the first one warms up
-            _synchronize(device)
-            start = time.perf_counter()
-        torch.nn.functional.cross_entropy(model(images), labels).backward()
-    _synchronize(device)
-    return steps * batch_size / (time.perf_counter() - start)
+def image_set(folder: Path, args: argparse.Namespace) -> tuple[ImageNetDataset, int]:
+    """A data set of `--images` files in the temporary folder, in ImageNet's layout, and how many were left out.
+
+    Raises:
+        FileNotFoundError: No JPEG in colour below --photos.
+    """
+    inner = folder / "train" / "n00000000"
+    inner.mkdir(parents=True)
+    left_out = 0
+    if args.photos is None:
+        files = make_photos(folder)
+    else:
+        found = sorted(
+            path for path in Path(args.photos).expanduser().rglob("*") if path.suffix.lower() in (".jpg", ".jpeg")
+        )
+        spread = np.linspace(0, len(found) - 1, min(args.images, len(found))).astype(int)
+        files = [found[index].resolve() for index in spread if is_colour_jpeg(found[index])]
+        left_out = len(spread) - len(files)
+    if not files:
+        raise FileNotFoundError(f"no JPEG in colour below {args.photos} (suffix .jpg or .jpeg, in any case)")
+    for index in range(args.images if args.photos is None else len(files)):
+        (inner / f"{index:05d}.JPEG").symlink_to(files[index % len(files)])
+    return ImageNetDataset(folder, "train", train_transform(args.image_size)), left_out
 
 
-def _synchronize(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
+def is_colour_jpeg(path: Path) -> bool:
+    """Whether every library here can read it."""
+    try:
+        with Image.open(path) as image:
+            return image.format == "JPEG" and image.mode == "RGB"
+    except OSError:
+        return False
 
 
-@contextmanager
-def _data_root(root: Path | None) -> Iterator[Path]:
-    if root is not None:
-        yield root
-        return
-    with tempfile.TemporaryDirectory() as folder:
-        photos = Path(folder) / "train" / "n00000000"
-        photos.mkdir(parents=True)
-        for index in range(8):
-            rng = np.random.default_rng(index)
-            fields = noise_fields((1.2, 1.2, 1.2), max(PHOTO_HW), rng)[:, : PHOTO_HW[0], : PHOTO_HW[1]]
-            pixels = (128 + 50 * fields).clip(0, 255).astype(np.uint8).transpose(1, 2, 0)
-            Image.fromarray(np.ascontiguousarray(pixels)).save(photos / f"{index}.JPEG", quality=90)
-        yield Path(folder)
+def make_photos(folder: Path) -> list[Path]:
+    """Pictures with the amplitude spectrum of photographs."""
+    paths = []
+    for index in range(NUM_MADE):
+        rng = np.random.default_rng(index)
+        fields = noise_fields((1.2, 1.2, 1.2), max(PHOTO_HW), rng)[:, : PHOTO_HW[0], : PHOTO_HW[1]]
+        pixels = (128 + 50 * fields).clip(0, 255).astype(np.uint8).transpose(1, 2, 0)
+        paths.append(folder / f"made_{index}.jpg")
+        Image.fromarray(np.ascontiguousarray(pixels)).save(paths[-1], quality=90)
+    return paths
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Command line."""
+    parser = BenchParser("bench_data", __doc__, rounds=5, recorded_rounds=9, has_gpu_side=False)
+    parser.add_argument("--photos", help="folder with JPEG files anywhere below; default: made pictures")
+    parser.add_argument("--image-size", type=positive, default=224, help="side of a view in pixels (default 224)")
+    parser.add_size("--images", 48, 96, "files per turn")
+    parser.add_argument(
+        "--step-rate", action="append", default=[], metavar="TRACK=IMAGES/S", help="a training rate; may be repeated"
+    )
+    run_bench(parser, bench, argv)
 
 
 if __name__ == "__main__":

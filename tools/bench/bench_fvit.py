@@ -1,38 +1,31 @@
 """Time and memory of a detector's training step over a frozen CLIP against the naive step, and the cost of its text.
 
-    python tools/bench/bench_fvit.py [--arch EVA02-B-16] [--size 640] [--batch 1] [--rounds 3] [--threads 1] [--record]
+    python tools/bench/bench_fvit.py [--arch EVA02-B-16] [--size 640] [--rounds 3] [--device cuda] [--record]
 
 The naive step is the same detector with a tower that is a part of the model like any other: its parameters ask for
 gradients and autograd runs through it, in float32. Ours runs it without autograd in bfloat16, first with float32 heads,
-then with the whole step in bfloat16 autocast. All sides have the same weights and see the same image, in this process,
-in turn; without bfloat16 their losses must agree. The test step has 1,203 classes, as LVIS; what text costs it is both
-softmax classifiers and the fusion, on as many regions as the step has. Ratios of medians are printed, never a bare
-time; on a CPU of this process's CPU seconds. Peak memory is what a step needs beyond what is there before it.
+then with the whole step in bfloat16 autocast. All sides have the same weights and see the same image, in turn; without
+bfloat16 their losses must agree. The test step has 1,203 classes, as LVIS; what text costs it is both softmax
+classifiers and the fusion, on as many regions as the step has. Peak memory is what a step needs beyond what is there
+before it. The goals are stated for 640 pixels and 512 regions per image.
 """
 
 import argparse
-import importlib.util
-import statistics
-import sys
-import time
-from collections.abc import Callable
-from pathlib import Path
+from collections.abc import Callable, Sequence
 
 import torch
+from bench_report import BenchParser, BenchReport, run_bench
+from bench_timing import alternate, peak_bytes, ratio
+from bench_tracks import load_track
 from detectron2.structures import Boxes, Instances
 from detectron2.utils.events import EventStorage
 
 from last_vit.class_embeddings import ClassEmbeddings, ClassSplit
-from last_vit.results import write_result
-from last_vit.runtime import describe_device, select_device
 
-FVIT = Path(__file__).resolve().parents[2] / "ov_detection" / "fvit" / "__init__.py"
 GOAL_SPEEDUP, GOAL_TEXT_PERCENT = 1.8, 5.0
 CLASSES, OBJECTS = 1203, 8
 
-_spec = importlib.util.spec_from_file_location("fvit", FVIT)  # a package in a script folder, on no path of ours
-sys.modules["fvit"] = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(sys.modules["fvit"])
+load_track("ov_detection", "fvit")
 
 from fvit.build_fvit import build_fvit  # noqa: E402 (the package is known from here on)
 from fvit.frozen_clip import FrozenClip  # noqa: E402
@@ -50,7 +43,7 @@ class ThawedClip(FrozenClip):
     forward = FrozenClip.forward.__wrapped__  # without its no_grad
 
 
-def build_detector(clip: FrozenClip, device: torch.device) -> FViT:
+def build_detector(clip: FrozenClip, regions: int, device: torch.device) -> FViT:
     """OV-COCO's detector with LVIS's number of classes; the same weights at every call."""
     torch.manual_seed(0)
     words = ClassEmbeddings(
@@ -61,7 +54,8 @@ def build_detector(clip: FrozenClip, device: torch.device) -> FViT:
         "none",
     )
     base = torch.arange(CLASSES) < 866
-    return build_fvit(clip, words, ClassSplit(base=base, novel=~base), roi_heads={"score_thresh": 1e-4}).to(device)
+    heads = {"score_thresh": 1e-4, "batch_size_per_image": regions}
+    return build_fvit(clip, words, ClassSplit(base=base, novel=~base), roi_heads=heads).to(device)
 
 
 def draw_samples(batch: int, size: int) -> list[dict]:
@@ -121,109 +115,62 @@ def text_step(model: FViT, regions: int, device: torch.device) -> Callable[[], N
     return run
 
 
-def alternate(functions: dict[str, Callable[[], object]], rounds: int, device: torch.device) -> dict[str, list[float]]:
-    """Seconds of each function per round, called in turn so that drift of the machine hits all alike."""
-    clock = time.process_time if device.type == "cpu" else time.perf_counter
-    times: dict[str, list[float]] = {name: [] for name in functions}
-    for index in range(rounds + 1):
-        for name, function in functions.items():
-            wait(device)
-            start = clock()
-            function()
-            wait(device)
-            if index:  # the first round warms up
-                times[name].append(clock() - start)
-    return times
-
-
-def wait(device: torch.device) -> None:
-    """Let a GPU finish what a clock is to count."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-
-
-def peak_gib(function: Callable[[], object], device: torch.device) -> float:
-    """Most memory that torch holds during a call beyond what it holds before it."""
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(device)
-        before = torch.cuda.memory_allocated(device)
-        function()
-        return (torch.cuda.max_memory_allocated(device) - before) / 2**30
-    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
-        function()
-    now = peak = 0
-    for event in profile.profiler.kineto_results.events():
-        if event.name() == "[memory]":
-            now += event.nbytes()
-            peak = max(peak, now)
-    return peak / 2**30
-
-
-def bench(arch: str, size: int, batch: int, rounds: int, device: torch.device) -> dict[str, float]:
-    """All ratios; prints them."""
-    samples = draw_samples(batch, size)
-    exact = training_step(build_detector(FrozenClip(arch, random_seed=0, bf16=False), device), samples, device, False)
-    naive_model = build_detector(ThawedClip(arch, 0), device)
-    model = build_detector(FrozenClip(arch, random_seed=0), device)
+def bench_training(model: FViT, args: argparse.Namespace, report: BenchReport, samples: list[dict]) -> None:
+    """Our two steps against the naive one."""
+    device = report.device
+    exact_model = build_detector(FrozenClip(args.arch, random_seed=0, bf16=False), args.regions, device)
+    exact = training_step(exact_model, samples, device, False)()
+    del exact_model
+    naive = build_detector(ThawedClip(args.arch, 0), args.regions, device)
     steps = {
-        "naive": training_step(naive_model, samples, device, False),
+        "naive": training_step(naive, samples, device, False),
         "frozen": training_step(model, samples, device, False),
         "frozen_autocast": training_step(model, samples, device, True),
     }
-    losses = [exact(), steps["naive"]()]
-    if abs(losses[0] - losses[1]) > 1e-3 * abs(losses[1]):
-        raise RuntimeError(f"the sides do not compute the same: losses {losses}")
-    del exact
-    memory = {name: peak_gib(step, device) for name, step in steps.items()}
-    times = alternate(steps, rounds, device)
-    metrics = {f"peak_gib_{name}": value for name, value in memory.items()}
-    for name, words in (("frozen", "float32 heads "), ("frozen_autocast", "bfloat16 heads")):
-        ratios = [a / b for a, b in zip(times["naive"], times[name], strict=True)]
-        metrics[f"speedup_{name}"] = statistics.median(times["naive"]) / statistics.median(times[name])
-        print(
-            f"  training, bfloat16 tower, {words} {metrics[f'speedup_{name}']:5.2f}x the naive step (rounds "
-            f"{min(ratios):.2f} to {max(ratios):.2f}; goal {GOAL_SPEEDUP}x)   peak {memory[name]:.2f} GiB, naive "
-            f"{memory['naive']:.2f}"
+    plain = steps["naive"]()
+    if abs(exact - plain) > 1e-3 * abs(plain):
+        raise RuntimeError(f"the sides do not compute the same: losses {exact} and {plain}")
+    times = alternate(steps, args.rounds, device)
+    memory = {name: peak_bytes(step, device)[0] for name, step in steps.items()}
+    for name, heads in (("frozen", "float32"), ("frozen_autocast", "bfloat16")):
+        words = f"detector's step against a naive one, {heads} heads"
+        report.add(f"speedup_{name}", words, ratio(times["naive"], times[name]), goal=GOAL_SPEEDUP)
+        report.add(
+            f"memory_{name}",
+            f"memory of a naive detector step over ours, {heads} heads",
+            memory["naive"] / memory[name],
         )
-    regions = model.proposal_generator.post_nms_topk[False] * batch
-    tests = {"test": test_step(model, samples), "text": text_step(model, regions, device)}
-    times = alternate(tests, rounds, device)
-    metrics["text_percent"] = 100 * statistics.median(times["text"]) / statistics.median(times["test"])
-    metrics["peak_gib_test"] = peak_gib(tests["test"], device)
-    print(
-        f"  test, {CLASSES} classes, {regions} regions: text and fusion {metrics['text_percent']:.2f}% of the step "
-        f"(goal {GOAL_TEXT_PERCENT}%)   peak {metrics['peak_gib_test']:.2f} GiB"
+    report.keep(**{f"peak_gib_{name}": peak / 2**30 for name, peak in memory.items()})
+    print("  a step takes " + ", ".join(f"{peak / 2**30:.2f} GiB ({name})" for name, peak in memory.items()))
+
+
+def bench(args: argparse.Namespace, report: BenchReport) -> None:
+    """Training and test."""
+    report.describe(
+        f"F-ViT on {args.arch} at {args.size} pixels, {args.batch} image(s) per step",
+        dataset=f"random images, {args.size} px",
+        n_images=args.batch,
+        classes=CLASSES,
     )
-    return metrics
+    samples = draw_samples(args.batch, args.size)
+    model = build_detector(FrozenClip(args.arch, random_seed=0), args.regions, report.device)
+    bench_training(model, args, report, samples)
+    regions = model.proposal_generator.post_nms_topk[False] * args.batch
+    tests = {"test": test_step(model, samples), "text": text_step(model, regions, report.device)}
+    times = alternate(tests, args.rounds, report.device)
+    words = f"text and fusion of {CLASSES:,} classes, part of a test step"
+    report.add("text", words, ratio(times["text"], times["test"]).times(100), limit=GOAL_TEXT_PERCENT, unit="%")
+    report.keep(peak_gib_test=peak_bytes(tests["test"], report.device)[0] / 2**30)
 
 
-def main() -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     """Command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = BenchParser("bench_fvit", __doc__, rounds=2, recorded_rounds=3)
     parser.add_argument("--arch", default="EVA02-B-16", help="open_clip architecture, random weights (EVA02-B-16)")
-    parser.add_argument("--size", type=int, default=640, help="side of the square images (default 640)")
-    parser.add_argument("--batch", type=int, default=1, help="images per step (default 1)")
-    parser.add_argument("--rounds", type=int, default=3, help="timed steps of each side (default 3)")
-    parser.add_argument("--threads", type=int, default=1, help="CPU threads (default 1)")
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:<index>")
-    parser.add_argument("--record", action="store_true", help="write results/bench_fvit.json")
-    args = parser.parse_args()
-    torch.set_num_threads(args.threads)
-    device = select_device(args.device)
-    print(f"{args.arch} at {args.size} pixels, {args.batch} images per step, {describe_device(device)}")
-    start = time.perf_counter()
-    metrics = bench(args.arch, args.size, args.batch, args.rounds, device)
-    if args.record:
-        write_result(
-            "bench_fvit",
-            metrics,
-            n_images=args.batch,
-            dataset=f"random images, {args.size} px",
-            config={"arch": args.arch, "batch": args.batch, "rounds": args.rounds, "classes": CLASSES},
-            checkpoint_sha256=None,
-            seconds=time.perf_counter() - start,
-            device=device,
-        )
+    parser.add_size("--size", 224, 640, "side of the square images", for_goal=True)
+    parser.add_size("--regions", 128, 512, "regions of an image in a training step", for_goal=True)
+    parser.add_size("--batch", 1, 1, "images per step", on_gpu=4)
+    run_bench(parser, bench, argv)
 
 
 if __name__ == "__main__":

@@ -1,28 +1,27 @@
 """Time of our LVIS evaluation against per-category matching and accumulation in Python, on synthetic detections.
 
-    python tools/bench/bench_lvis_eval.py [--images 1000] [--detections 300] [--classes 1203] [--rounds 3] [--record]
+    python tools/bench/bench_lvis_eval.py [--images 1000] [--detections 300] [--classes 1203] [--record]
 
 The plain version goes the way of LVIS's own code, in few lines: every class on every image, its detections matched one
 by one at each of the ten IoU thresholds, its precisions accumulated in a loop. IoU is pycocotools' on both sides. Both
 see the same objects and detections, half of which are of classes that are annotated on the image, and must agree on
-every class's AP to 1e-9. They run in this process, in turn; the ratio of the medians of CPU seconds is printed, for
-boxes and for masks, with the peak memory of the process.
+every class's AP to 1e-9. They run in turn, for boxes and for masks. The goal is stated for 1,000 images, on which the
+plain version takes minutes; on fewer images, where classes are rarer, the ratio is another one.
 """
 
 import argparse
 import resource
-import statistics
-import time
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from bench_report import BenchParser, BenchReport, run_bench
+from bench_timing import alternate, ratio
 from pycocotools import mask as mask_tools
 
 from last_vit.data.ov_classes import OvClasses, read_ov_classes
 from last_vit.metrics.detection_ap import ImageDetections, detection_ap
-from last_vit.results import write_result
 
 GOAL_SPEEDUP, MAX_DETS = 5.0, 300
 HEIGHT, WIDTH, NUM_OBJECTS, NUM_SHOWN, NUM_ABSENT = 480, 640, 11, 6, 10
@@ -141,66 +140,42 @@ def plain_precision(order: np.ndarray, matched: list[bool], ignored: list[bool],
     return float(np.mean([precisions[place] if place < len(precisions) else 0.0 for place in places]))
 
 
-def alternate(functions: list[Callable[[], object]], rounds: int) -> list[list[float]]:
-    """CPU seconds of each function per round, called in turn so that drift of the machine hits all alike."""
-    times: list[list[float]] = [[] for _ in functions]
-    for _ in range(rounds):
-        for function, seconds in zip(functions, times, strict=True):
-            start = time.process_time()
-            function()
-            seconds.append(time.process_time() - start)
-    return times
-
-
-def bench(num_images: int, num_dets: int, num_classes: int, rounds: int) -> dict[str, float]:
-    """All ratios; prints them."""
-    content, detections = synthetic(num_images, num_dets, num_classes)
+def bench(args: argparse.Namespace, report: BenchReport) -> None:
+    """Boxes and masks."""
+    if args.classes < NUM_ABSENT:
+        raise ValueError(f"--classes must be at least {NUM_ABSENT} (those that an image lacks), got {args.classes}")
+    report.describe(
+        f"{args.images:,} images of {args.detections} detections, {args.classes:,} classes",
+        dataset="synthetic detections",
+        n_images=args.images,
+    )
+    content, detections = synthetic(args.images, args.detections, args.classes)
     classes = read_ov_classes(content["categories"])
-    metrics: dict[str, float] = {}
     for kind in ("box", "mask"):
-        ours = detection_ap(content, classes, detections, kind, MAX_DETS)
-        for mine, plain in zip((ours.ap, ours.ap50), plain_ap(content, classes, detections, kind), strict=True):
-            if not np.allclose(mine, plain, rtol=0, atol=1e-9, equal_nan=True):
-                raise RuntimeError(f"the sides do not compute the same ({kind}): {np.nanmax(abs(mine - plain))}")
-        functions = [
-            lambda kind=kind: plain_ap(content, classes, detections, kind),
-            lambda kind=kind: detection_ap(content, classes, detections, kind, MAX_DETS),
-        ]
-        plain, fast = alternate(functions, rounds)
-        ratios = [a / b for a, b in zip(plain, fast, strict=True)]
-        metrics[f"speedup_{kind}"] = statistics.median(plain) / statistics.median(fast)
-        print(
-            f"  {kind:4s} {metrics[f'speedup_{kind}']:5.2f}x the plain version (rounds {min(ratios):.2f} to "
-            f"{max(ratios):.2f}; goal {GOAL_SPEEDUP}x)   AP {100 * np.nanmean(ours.ap):.2f} on both sides"
-        )
-    metrics["peak_memory_mib"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    print(f"  peak memory of the process {metrics['peak_memory_mib']:,.0f} MiB")
-    return metrics
+        found: dict[str, Any] = {}
+
+        def plain(kind: str = kind, found: dict[str, Any] = found) -> None:
+            found["plain"] = plain_ap(content, classes, detections, kind)
+
+        def ours(kind: str = kind, found: dict[str, Any] = found) -> None:
+            found["ours"] = detection_ap(content, classes, detections, kind, MAX_DETS)
+
+        times = alternate({"plain": plain, "ours": ours}, args.rounds, report.device)
+        both = zip((found["ours"].ap, found["ours"].ap50), found["plain"], strict=True)
+        if not all(np.allclose(mine, theirs, rtol=0, atol=1e-9, equal_nan=True) for mine, theirs in both):
+            raise RuntimeError(f"the sides do not compute the same AP ({kind})")
+        words = f"LVIS's evaluation against a loop over classes, {'boxes' if kind == 'box' else 'masks'}"
+        report.add(f"speedup_{kind}", words, ratio(times["plain"], times["ours"]), goal=GOAL_SPEEDUP)
+    report.keep(peak_memory_mib=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
 
 
-def main() -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     """Command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--images", type=int, default=1000, help="synthetic images (default 1000)")
-    parser.add_argument("--detections", type=int, default=300, help="per image (default 300)")
-    parser.add_argument("--classes", type=int, default=1203, help="default 1203")
-    parser.add_argument("--rounds", type=int, default=3, help="timed runs of each side (default 3)")
-    parser.add_argument("--record", action="store_true", help="write results/bench_lvis_eval.json")
-    args = parser.parse_args()
-    print(f"{args.images} images x {args.detections} detections, {args.classes} classes")
-    start = time.perf_counter()
-    metrics = bench(args.images, args.detections, args.classes, args.rounds)
-    if args.record:
-        write_result(
-            "bench_lvis_eval",
-            metrics,
-            n_images=args.images,
-            dataset="synthetic detections",
-            config={"detections": args.detections, "classes": args.classes, "rounds": args.rounds},
-            checkpoint_sha256=None,
-            seconds=time.perf_counter() - start,
-            device="cpu",
-        )
+    parser = BenchParser("bench_lvis_eval", __doc__, rounds=2, recorded_rounds=3, has_gpu_side=False)
+    parser.add_size("--images", 100, 1000, "synthetic images", for_goal=True)
+    parser.add_size("--detections", 300, 300, "per image")
+    parser.add_size("--classes", 1203, 1203, "of them")
+    run_bench(parser, bench, argv)
 
 
 if __name__ == "__main__":

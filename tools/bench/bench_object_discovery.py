@@ -1,21 +1,21 @@
 """Time of LaSt's boxes against LOST's: box extraction on the same features, and the whole pipeline.
 
-    python tools/bench/bench_object_discovery.py [--rounds 3] [--threads 1] [--device cuda] [--record]
+    python tools/bench/bench_object_discovery.py [--rounds 9] [--threads 2] [--device cuda] [--record]
 
 ViT-S/16 with random weights on images of 375 x 500 pixels, which are padded to 24 x 32 patches; images are in memory,
 so decoding and loading are left out. LOST's pipeline is what its protocol does: one image at a time in float32,
 attention spelt out (softmax of all N x N products), stopped at the last block's attention, whose keys it reads. Ours is
 the dense pass of this package with LaSt's pooling attached, fused attention, then patch score, threshold, component and
-box. For an honest share of the credit LOST's boxes are also timed in our pipeline. Both sides run in this process, in
-turn; ratios of medians are printed, never a bare time. On a CPU the backbone takes nearly all of the time.
+box. For an honest share of the credit LOST's boxes are also timed in our pipeline. On a CPU the backbone takes
+nearly all of the time.
 """
 
 import argparse
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
-from bench_pooling import alternate
+from bench_report import BenchParser, BenchReport, run_bench
+from bench_timing import alternate, ratio
 from torch import Tensor
 
 from last_vit.dense import attach_last
@@ -25,8 +25,6 @@ from last_vit.discovery_methods import DiscoveryMethod, lost_method, patch_score
 from last_vit.last_attention import last_attention
 from last_vit.object_discovery import lost_mask, patch_box
 from last_vit.pooling import LaStPool, last_pool
-from last_vit.results import write_result
-from last_vit.runtime import describe_device, select_device
 
 IMAGE_HW, PATCH, TOP_K, BATCH = (375, 500), 16, 0.25, 4
 PADDED_HW, GRID_HW = (384, 512), (24, 32)
@@ -81,80 +79,67 @@ def our_pipeline(
 
 
 @torch.inference_mode()
-def bench_boxes(model: DinoVisionTransformer, image: Tensor, rounds: int) -> dict[str, float]:
+def bench_boxes(model: DinoVisionTransformer, image: Tensor, rounds: int, report: BenchReport) -> None:
     """Box extraction on the features of one pass."""
     features = last_attention(model, image)
     tokens = features.output.patch_tokens
 
-    def with_pooling() -> object:
-        last_pool(tokens, TOP_K)
-        return OURS.boxes(features, [IMAGE_HW], PATCH)
+    def boxes(method: DiscoveryMethod, pooled: bool = False) -> Callable[[], object]:
+        @torch.inference_mode()
+        def run() -> object:
+            if pooled:
+                last_pool(tokens, TOP_K)
+            return method.boxes(features, [IMAGE_HW], PATCH)
 
-    functions = [lambda method=method: method.boxes(features, [IMAGE_HW], PATCH) for method in (LOST, OURS)]
-    lost, ours, pooled = alternate([torch.inference_mode()(each) for each in (*functions, with_pooling)], 3 * rounds)
-    print(
-        f"box extraction, same features: patch-score {lost / ours:5.1f}x as fast as lost (goal {BOX_GOAL}x: "
-        f"{_verdict(lost / ours, BOX_GOAL)}); with LaSt's pooling of K = {TOP_K} counted in {lost / pooled:4.2f}x"
+        return run
+
+    functions = {"lost": boxes(LOST), "ours": boxes(OURS), "pooled": boxes(OURS, pooled=True)}
+    times = alternate(functions, 3 * rounds, report.device, calls=3)
+    boxes_words = "patch score's box against LOST's, features at hand"
+    report.add("boxes", boxes_words, ratio(times["lost"], times["ours"]), goal=BOX_GOAL)
+    report.add(
+        "boxes_and_pooling", "pooling and patch score's box against LOST's box", ratio(times["lost"], times["pooled"])
     )
-    return {"boxes_speedup": lost / ours, "boxes_and_pooling_speedup": lost / pooled}
 
 
-def bench_pipelines(model: DinoVisionTransformer, images: Tensor, rounds: int) -> dict[str, float]:
+def bench_pipelines(model: DinoVisionTransformer, images: Tensor, rounds: int, report: BenchReport) -> None:
     """Image to box, per image, against LOST's pipeline."""
     plain, one, half = build_vit(images.device, fused=False), images[:1], torch.bfloat16
     keys, seen = lost_keys(plain, one), last_attention(model, one).keys[0]
     if (keys - seen).abs().max() > 1e-3 * seen.abs().max():
         raise RuntimeError("the two sides do not compute the same keys")
     pipelines = {
-        "patch-score": (our_pipeline(model, one, OURS, torch.float32), 1),
-        "patch-score_batch": (our_pipeline(model, images, OURS, torch.float32), BATCH),
-        "patch-score_bfloat16": (our_pipeline(model, one, OURS, half), 1),
-        "patch-score_bfloat16_batch": (our_pipeline(model, images, OURS, half), BATCH),
-        "lost_here": (our_pipeline(model, one, LOST, torch.float32), 1),
-        "lost_here_bfloat16": (our_pipeline(model, one, LOST, half), 1),
+        "float32": ("image to box against LOST, float32", OURS, one, torch.float32),
+        "float32_batch": (f"image to box against LOST, float32, batches of {BATCH}", OURS, images, torch.float32),
+        "bfloat16": ("image to box against LOST, bfloat16", OURS, one, half),
+        "bfloat16_batch": (f"image to box against LOST, bfloat16, batches of {BATCH}", OURS, images, half),
+        "lost_here": ("LOST in our pipeline against LOST, float32", LOST, one, torch.float32),
+        "lost_here_bfloat16": ("LOST in our pipeline against LOST, bfloat16", LOST, one, half),
     }
-    reference, *seconds = alternate([lost_pipeline(plain, one), *(run for run, _ in pipelines.values())], rounds)
-    ratios = {}
-    print("whole pipeline, image to box, times as fast as LOST's (float32, one image, attention spelt out):")
-    for (name, (_, number)), taken in zip(pipelines.items(), seconds, strict=True):
-        ratio = ratios[f"pipeline_speedup_{name}"] = number * reference / taken
-        goal = f"  (goal {PIPELINE_GOAL}x: {_verdict(ratio, PIPELINE_GOAL)})" if name.startswith("patch") else ""
-        print(f"  {name:27s} {ratio:5.2f}x{goal}")
-    return ratios
+    functions = {name: our_pipeline(model, batch, how, dtype) for name, (_, how, batch, dtype) in pipelines.items()}
+    times = alternate({"lost": lost_pipeline(plain, one), **functions}, rounds, report.device)
+    for name, (words, method, batch, _) in pipelines.items():
+        goal = PIPELINE_GOAL if method is OURS else None
+        report.add(f"pipeline_{name}", words, ratio(times["lost"], times[name]).times(len(batch)), goal)
 
 
-def _verdict(ratio: float, goal: float) -> str:
-    return "ok" if ratio >= goal else "BELOW GOAL"
-
-
-def main() -> None:
-    """Run both parts."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=3, help="rounds of three timed calls of each side (default 3)")
-    parser.add_argument("--threads", type=int, default=1, help="CPU threads (default 1)")
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:<index>")
-    parser.add_argument("--record", action="store_true", help="write results/bench_object_discovery.json")
-    args = parser.parse_args()
-    torch.set_num_threads(args.threads)
-    device = select_device(args.device)
-    model = build_vit(device, fused=True)
-    images = torch.randn(BATCH, 3, *PADDED_HW, device=device)
+def bench(args: argparse.Namespace, report: BenchReport) -> None:
+    """Both parts."""
+    size = f"{IMAGE_HW[1]} x {IMAGE_HW[0]}"
+    report.describe(
+        f"ViT-S/16, {size} pixels", dataset=f"random images, {size} px", n_images=BATCH, top_k=TOP_K, batch=BATCH
+    )
+    model = build_vit(report.device, fused=True)
+    images = torch.randn(BATCH, 3, *PADDED_HW, device=report.device)
     images[..., IMAGE_HW[0] :, :] = images[..., IMAGE_HW[1] :] = 0
-    print(f"ViT-S/16, {IMAGE_HW[1]} x {IMAGE_HW[0]} pixels, batches of {BATCH}, {describe_device(device)}")
-    start = time.perf_counter()
     with torch.inference_mode():
-        metrics = {**bench_boxes(model, images[:1], args.rounds), **bench_pipelines(model, images, args.rounds)}
-    if args.record:
-        write_result(
-            "bench_object_discovery",
-            metrics,
-            n_images=BATCH,
-            dataset=f"random images, {IMAGE_HW[1]} x {IMAGE_HW[0]} px",
-            config={"rounds": args.rounds, "top_k": TOP_K, "batch": BATCH, "model": f"ViT-S/{PATCH}, random weights"},
-            checkpoint_sha256=None,
-            seconds=time.perf_counter() - start,
-            device=device,
-        )
+        bench_boxes(model, images[:1], args.rounds, report)
+        bench_pipelines(model, images, args.rounds, report)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Command line."""
+    run_bench(BenchParser("bench_object_discovery", __doc__, rounds=2, recorded_rounds=3), bench, argv)
 
 
 if __name__ == "__main__":

@@ -1,49 +1,56 @@
 """Throughput of the Point-in-Box loops against the bare forward pass of the same model, without data loading.
 
-    python tools/bench/bench_patch_hit.py [--model torchvision:vit_b_16] [--pool last] [--device cuda]
+    python tools/bench/bench_patch_hit.py [--model torchvision:vit_b_16] [--pool last] [--device cuda] [--record]
 
-All run over the same batches in one process, turn by turn; the printed ratios are medians over the rounds. The loop of
-evaluate_patch_hit.py is forward, patch score, best patch, box mapping and counting, over `model(images)`: goal at least
-0.90. That of point_in_box_table.py also reads the last block's output and counts norms: goal at least 0.85.
+All run over the same batches, in turn. The loop of evaluate_patch_hit.py is forward, patch score, best patch, box
+mapping and counting, over `model(images)`. That of point_in_box_table.py also reads the last block's output and counts
+norms.
 """
 
 import argparse
-import statistics
-import time
-from collections.abc import Callable
+from collections.abc import Sequence
 
 import torch
+from bench_report import BenchParser, BenchReport, run_bench
+from bench_timing import alternate, ratio
+from torch import nn
 
 from last_vit.dense import attach_pool
 from last_vit.metrics import PointInBox
 from last_vit.metrics.patch_norms import PatchNorms
 from last_vit.model_spec import build_model, preprocessing_of
 from last_vit.patch_hit import count_patch_hits
-from last_vit.runtime import describe_device, seed_everything, select_device
+from last_vit.preprocessing import Preprocessing
 from last_vit.token_pool import POOL_KINDS
 
+LOOP_GOAL, TABLE_GOAL = 0.90, 0.85
 
-def main() -> None:
-    """Command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+
+def add_model_flags(parser: BenchParser, batch_size: int, recorded_batch_size: int) -> None:
+    """Which model a diagnostic's loop is measured with, and its batches."""
     parser.add_argument("--model", default="torchvision:vit_b_16", help="as for evaluate_patch_hit.py; random weights")
     parser.add_argument("--pool", default="last", choices=POOL_KINDS, help="attached to both sides")
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:<index>")
-    parser.add_argument("--batch-size", type=int, default=16)
-    parser.add_argument("--batches", type=int, default=2, help="per round")
-    parser.add_argument("--rounds", type=int, default=5)
-    args = parser.parse_args()
+    parser.add_size("--batch-size", batch_size, recorded_batch_size, "images per batch", on_gpu=64)
 
-    seed_everything(0)
-    device = select_device(args.device)
+
+def build_pooled(args: argparse.Namespace, device: torch.device) -> tuple[nn.Module, Preprocessing]:
+    """The model of `add_model_flags` with its pooling, and its input size."""
     model = build_model(args.model)
     prep = preprocessing_of(args.model, model)
     attach_pool(model, args.pool, top_k=1 if args.pool == "last" else None)
-    model.to(device)
+    return model.to(device), prep
+
+
+def bench(args: argparse.Namespace, report: BenchReport) -> None:
+    """Both loops."""
+    device, size = report.device, args.batch_size
+    model, prep = build_pooled(args, device)
+    where = f"{args.model} pooled with {args.pool}, {prep.crop} px"
+    report.describe(f"{where}, batches of {size}", dataset=f"random images, {where}", n_images=size * args.batches)
     batch = {
-        "image": torch.randn(args.batch_size, 3, prep.crop, prep.crop, device=device),
-        "box_xyxy": torch.tensor([[100.0, 80.0, 300.0, 250.0]]).repeat(args.batch_size, 1),
-        "image_hw": torch.tensor([[375, 500]]).repeat(args.batch_size, 1),
+        "image": torch.randn(size, 3, prep.crop, prep.crop, device=device),
+        "box_xyxy": torch.tensor([[100.0, 80.0, 300.0, 250.0]]).repeat(size, 1),
+        "image_hw": torch.tensor([[375, 500]]).repeat(size, 1),
     }
     batches = [batch] * args.batches
 
@@ -52,33 +59,25 @@ def main() -> None:
         for one in batches:
             model(one["image"])
 
-    def loop() -> None:
-        count_patch_hits(model, batches, device, PointInBox(prep.crop, prep.resize))
+    def loop(with_norms: bool) -> None:
+        norms = PatchNorms() if with_norms else None
+        count_patch_hits(model, batches, device, PointInBox(prep.crop, prep.resize), patch_norms=norms)
 
-    def table() -> None:
-        count_patch_hits(model, batches, device, PointInBox(prep.crop, prep.resize), patch_norms=PatchNorms())
-
-    runs = {"bare forward": (bare, None), "Point-in-Box loop": (loop, 0.90), "table's loop": (table, 0.85)}
-    for run, _ in runs.values():
-        _seconds(run, device)  # warm-up
-    rounds = [[_seconds(run, device) for run, _ in runs.values()] for _ in range(args.rounds)]
-    images = args.batch_size * args.batches
-    print(f"{args.model}, {describe_device(device)}")
-    for column, (title, (_, goal)) in enumerate(runs.items()):
-        seconds = statistics.median(each[column] for each in rounds)
-        line = f"{title:<18}{images / seconds:10.1f} images/s"
-        if goal is not None:
-            ratio = statistics.median(each[0] / each[column] for each in rounds)
-            line += f"{ratio:8.3f} of the bare throughput (goal >= {goal:.2f})"
-        print(line)
+    sides = {"bare": bare, "loop": lambda: loop(False), "table": lambda: loop(True)}
+    times = alternate(sides, args.rounds, device)
+    for name, words, goal in (
+        ("loop", "rate of Point-in-Box over bare passes", LOOP_GOAL),
+        ("table", "rate of Point-in-Box and norms over bare passes", TABLE_GOAL),
+    ):
+        report.add(f"{name}_rate", words, ratio(times["bare"], times[name]), goal=goal)
 
 
-def _seconds(run: Callable[[], None], device: torch.device) -> float:
-    start = time.perf_counter()
-    run()
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    return time.perf_counter() - start
+def main(argv: Sequence[str] | None = None) -> None:
+    """Command line."""
+    parser = BenchParser("bench_patch_hit", __doc__, rounds=3, recorded_rounds=5)
+    add_model_flags(parser, batch_size=4, recorded_batch_size=16)
+    parser.add_size("--batches", 1, 2, "batches of one turn")
+    run_bench(parser, bench, argv)
 
 
 if __name__ == "__main__":

@@ -1,36 +1,42 @@
-"""Time and memory of LaSt pooling against the straightforward version, and its share of a training step.
+"""Time and memory of LaSt pooling on a CPU against the straightforward version, memory bandwidth and a training step.
 
-    python tools/bench/bench_pooling.py [--repeats 9] [--record]
+    python tools/bench/bench_pooling.py [--rounds 5] [--record]
 
 The straightforward version is the formula as one would first write it: complex FFT inside autograd, fftshift, a full
-sorted topk. Both sides run in this process, in turn, float32, forward + backward; ratios of medians are printed, never
-a bare time. Memory is what the CPU allocator hands out, read from torch's profiler.
+sorted topk. Both sides run in this process, in turn, float32, forward and backward, on one and on two threads.
+
+Bandwidth: a perfect pooling would read x once and, on the way back, write its gradient once, as a copy of x does. So
+copying's time in percent of ours is the share of the memory's bandwidth that pooling uses.
+
+Curves: time of forward and backward per value of x over that of the middle shape, and extra memory in inputs, while one
+of B, N, D and K changes, on --threads. Memory is what torch's allocator hands out, the gradient included.
 """
 
 import argparse
-import os
-import statistics
-import time
-from collections.abc import Callable
-
-os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # the profiler's own chatter; read when torch is imported
+from collections.abc import Callable, Sequence
 
 import torch
-from torch import Tensor, nn
+from bench_report import BenchParser, BenchReport, run_bench
+from bench_timing import alternate, peak_bytes, ratio
+from torch import Tensor
 from torch.nn import functional as F
 from torchvision.models import VisionTransformer
 
-from last_vit import attach_last, last_pool, last_select
-from last_vit.results import write_result
+from last_vit import attach_last, last_pool
 
 B, N, D = 16, 196, 768
-GOALS = {1: 4.0, 7: 1.5, 98: 1.5}
+GOALS = {1: 6.0, 7: 3.0, 98: 2.5}
+THREADS = (1, 2)
+MIDDLE = {"B": 4, "N": 196, "D": 768, "K": 7}
+CURVES = {"B": (1, 16, 64), "N": (49, 784, 4096), "D": (192, 384, 1536), "K": (1, 49, 98, 195)}
+SHARE_TOP_K, SHARE_BATCH, SHARE_ROUNDS = 7, 4, 2
+VITS = {"ViT-S/16": (6, 384), "ViT-B/16": (12, 768)}
 
 
 def straightforward_pool(x: Tensor, top_k: int) -> Tensor:
     """The release's formula, differentiated as it stands: [B, N, D] -> [B, D]."""
     channels = x.shape[-1]
-    position = torch.arange((-channels) // 2 + 1, channels // 2 + 1, dtype=torch.float32)
+    position = torch.arange((-channels) // 2 + 1, channels // 2 + 1, dtype=torch.float32, device=x.device)
     kernel = torch.exp(-(position**2) / (2 * channels))
     spectrum = torch.fft.fftshift(torch.fft.fft(x, dim=-1), dim=-1) * kernel
     low_freq = torch.fft.ifft(torch.fft.ifftshift(spectrum, dim=-1), dim=-1).real
@@ -38,119 +44,96 @@ def straightforward_pool(x: Tensor, top_k: int) -> Tensor:
     return torch.gather(x, 1, topk_idx).mean(dim=1)
 
 
-def alternate(functions: list[Callable[[], object]], repeats: int) -> list[float]:
-    """Median seconds of each function, three calls at a time in turn, so that drift of the machine hits all alike."""
-    times: list[list[float]] = [[] for _ in functions]
-    for repeat in range(repeats + 1):
-        for function, seconds in zip(functions, times, strict=True):
-            for _ in range(3):
-                start = time.perf_counter()
-                function()
-                if repeat:  # the first round warms up
-                    seconds.append(time.perf_counter() - start)
-    return [statistics.median(seconds) for seconds in times]
+def step(pool: Callable[[Tensor, int], Tensor], x: Tensor, top_k: int) -> Callable[[], Tensor]:
+    """Forward and backward of a pooling as a function without arguments, which returns the gradient."""
+    return lambda: torch.autograd.grad(pool(x, top_k).sum(), x)[0]
 
 
-def peak_bytes(function: Callable[[], object]) -> tuple[int, int]:
-    """(peak, remaining) CPU bytes that a call allocates on top of what is there, while its result is alive."""
-    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
-        result = function()
-    now = peak = 0
-    for event in profile.profiler.kineto_results.events():
-        if event.name() == "[memory]":
-            now += event.nbytes()
-            peak = max(peak, now)
-    del result
-    return peak, now
-
-
-def bench_speed(repeats: int) -> dict[str, float]:
-    """Forward + backward ratios for one and two threads."""
-    ratios = {}
+def bench_speed(rounds: int, report: BenchReport) -> None:
+    """Against the straightforward version and against a copy of x."""
     x = torch.randn(B, N, D, requires_grad=True)
-
-    def step(pool: Callable[[Tensor, int], Tensor], top_k: int) -> Callable[[], None]:
-        def run() -> None:
-            x.grad = None
-            pool(x, top_k).sum().backward()
-
-        return run
-
-    print(f"forward + backward, float32, B={B} N={N} D={D}: how many times faster than the straightforward version")
-    for threads in (1, 2):
+    values, copied = x.detach(), torch.empty(B, N, D)
+    for threads in THREADS:
         torch.set_num_threads(threads)
+        sides = {"copy": lambda: copied.copy_(values)}
+        for top_k in GOALS:
+            sides |= {f"plain{top_k}": step(straightforward_pool, x, top_k), f"ours{top_k}": step(last_pool, x, top_k)}
+        times = alternate(sides, rounds)
+        on = f"on {threads} thread{'s' * (threads > 1)}"
         for top_k, goal in GOALS.items():
-            plain, ours = alternate([step(straightforward_pool, top_k), step(last_pool, top_k)], repeats)
-            ratio = ratios[f"speedup_k{top_k}_threads{threads}"] = plain / ours
-            verdict = "ok" if ratio >= goal else "BELOW GOAL"
-            print(f"  threads {threads}  K={top_k:<3d} {ratio:5.2f}x  (goal {goal}x: {verdict})")
-    return ratios
+            words = f"pooling against its straightforward version, K = {top_k}, {on}"
+            speedup = ratio(times[f"plain{top_k}"], times[f"ours{top_k}"])
+            report.add(f"speedup_k{top_k}_threads{threads}", words, speedup, goal=goal)
+        for top_k in GOALS:
+            words = f"bandwidth of a copy that pooling uses, K = {top_k}, {on}"
+            share = ratio(times["copy"], times[f"ours{top_k}"]).times(100)
+            report.add(f"bandwidth_k{top_k}_threads{threads}", words, share, unit="%")
+        report.keep(**{f"copy_gb_per_second_threads{threads}": 8e-9 * x.numel() / sorted(times["copy"])[rounds // 2]})
 
 
-def bench_memory() -> dict[str, float]:
-    """Extra memory while selecting, and what of it stays."""
-    peaks = {}
+def bench_memory(report: BenchReport) -> None:
+    """Extra memory of forward and backward."""
     x = torch.randn(B, N, D, requires_grad=True)
-    size = x.numel() * x.element_size()
-    print("extra memory in units of the input: peak while selecting; left when the indices are returned; indices alone")
     for top_k in GOALS:
-        peak, left = peak_bytes(lambda k=top_k: last_select(x, k))
-        peaks[f"memory_k{top_k}"] = peak / size
-        print(
-            f"  K={top_k:<3d} last_select      {peak / size:4.2f}  {left / size:4.2f}  {B * top_k * D * 8 / size:4.2f}"
-        )
-        peak, left = peak_bytes(lambda k=top_k: straightforward_pool(x, k))
-        print(f"  K={top_k:<3d} straightforward  {peak / size:4.2f}  {left / size:4.2f}")
-        peaks[f"memory_plain_k{top_k}"] = peak / size
-    return peaks
+        for name, pool in (("", last_pool), ("_plain", straightforward_pool)):
+            peak, _ = peak_bytes(step(pool, x, top_k))
+            side = "the straightforward version" if name else "pooling"
+            words = f"extra memory of {side}, K = {top_k}"
+            report.add(f"memory{name}_k{top_k}", words, peak / (4 * x.numel()), unit="inputs")
 
 
-def bench_share(repeats: int) -> dict[str, float]:
-    """LaSt's share of a training step of ViT-S/16 and ViT-B/16: the pooling alone against the whole step with it."""
-    print("training step (forward + backward, 224 px, batch 8, 2 threads): LaSt's pooling in percent of the whole step")
+def bench_curves(rounds: int, threads: int, report: BenchReport) -> None:
+    """Over B, N, D and K."""
+    torch.set_num_threads(threads)
+    shapes = [MIDDLE, *({**MIDDLE, letter: size} for letter, sizes in CURVES.items() for size in sizes)]
+    steps = {}
+    for shape in shapes:
+        x = torch.randn(shape["B"], shape["N"], shape["D"], requires_grad=True)
+        steps[" ".join(f"{letter}={size}" for letter, size in shape.items())] = (x, step(last_pool, x, shape["K"]))
+    times = alternate({name: run for name, (_, run) in steps.items()}, rounds)
+    middle, *others = steps
+    print(f"  time per value over that of {middle}, extra memory in inputs")
+    for name in (middle, *others):
+        x, run = steps[name]
+        share = ratio(times[name], times[middle]).times(steps[middle][0].numel() / x.numel())
+        memory = peak_bytes(run)[0] / (4 * x.numel())
+        print(f"    {name:<24} {share!s:<22} {memory:5.2f}")
+        key = name.replace("=", "").replace(" ", "_")
+        report.keep(**{f"curve_time_{key}": share.median, f"curve_memory_{key}": memory})
+
+
+def bench_share(report: BenchReport) -> None:
+    """The pooling alone against a whole training step (forward and backward) with it."""
     torch.set_num_threads(2)
-    shares = {}
-    images, labels = torch.randn(8, 3, 224, 224), torch.randint(0, 1000, (8,))
-    for name, heads, width in (("ViT-S/16", 6, 384), ("ViT-B/16", 12, 768)):
+    images, labels = torch.randn(SHARE_BATCH, 3, 224, 224), torch.randint(0, 1000, (SHARE_BATCH,))
+    for name, (heads, width) in VITS.items():
         model = VisionTransformer(224, 16, num_layers=12, num_heads=heads, hidden_dim=width, mlp_dim=4 * width)
-        tokens = torch.randn(8, N, width, requires_grad=True)
+        attach_last(model, SHARE_TOP_K)
+        tokens = torch.randn(SHARE_BATCH, N, width, requires_grad=True)
 
-        def step(model: nn.Module = model) -> None:
+        def train(model: VisionTransformer = model) -> None:
             model.zero_grad()
             F.cross_entropy(model(images), labels).backward()
 
-        for top_k in GOALS:
-            attach_last(model, top_k)
-            with_last, pool_alone = alternate(
-                [step, lambda k=top_k, t=tokens: last_pool(t, k).sum().backward()], max(2, repeats // 3)
-            )
-            share = shares[f"share_{name}_k{top_k}"] = 100 * pool_alone / with_last
-            print(f"  {name}  K={top_k:<3d} {share:5.2f}%")
-    return shares
+        times = alternate({"step": train, "pool": step(last_pool, tokens, SHARE_TOP_K)}, SHARE_ROUNDS)
+        words = f"of a training step of {name} is pooling, K = {SHARE_TOP_K}, 2 threads"
+        key = f"share_{name.replace('-', '').replace('/', '').lower()}_k{SHARE_TOP_K}"
+        report.add(key, words, ratio(times["pool"], times["step"]).times(100), unit="%")
 
 
-def main() -> None:
-    """Run the three parts."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--repeats", type=int, default=9, help="rounds of three timed calls of each side (default 9)")
-    parser.add_argument("--record", action="store_true", help="write results/bench_pooling.json, README's speed table")
-    args = parser.parse_args()
-    torch.manual_seed(0)
-    start = time.perf_counter()
-    metrics = {**bench_speed(args.repeats), **bench_memory(), **bench_share(args.repeats)}
-    if args.record:
-        write_result(
-            "bench_pooling",
-            metrics,
-            n_images=B,
-            dataset=f"random tokens [{B}, {N}, {D}], float32",
-            config={"repeats": args.repeats},
-            checkpoint_sha256=None,
-            seconds=time.perf_counter() - start,
-            device="cpu",
-            table="pooling_speed",
-            row="LaSt pooling",
-        )
+def bench(args: argparse.Namespace, report: BenchReport) -> None:
+    """All four parts."""
+    size = f"[{B}, {N}, {D}]"
+    report.describe(f"random tokens {size}, float32", dataset=f"random tokens {size}, float32", n_images=B)
+    bench_speed(args.rounds, report)
+    bench_memory(report)
+    bench_curves(args.rounds, args.threads, report)
+    bench_share(report)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Command line."""
+    run_bench(BenchParser("bench_pooling", __doc__, rounds=5, recorded_rounds=9, has_gpu_side=False), bench, argv)
 
 
 if __name__ == "__main__":

@@ -34,6 +34,10 @@ class Ratio:
     def __str__(self) -> str:
         return f"{self.median:.2f}x ({self.low:.2f} to {self.high:.2f})"
 
+    def times(self, factor: float) -> "Ratio":
+        """The same in another unit: 100 for percent, the images of a batch for a rate per image."""
+        return Ratio(factor * self.median, factor * self.low, factor * self.high)
+
 
 def wait(device: torch.device) -> None:
     """Let a GPU finish what a clock is to count."""

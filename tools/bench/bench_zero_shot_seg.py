@@ -1,24 +1,22 @@
 """Time and memory of our zero-shot segmentation against the published order of work, one window at a time.
 
-    python tools/bench/bench_zero_shot_seg.py [--rounds 5] [--threads 1] [--device cuda] [--record]
+    python tools/bench/bench_zero_shot_seg.py [--rounds 9] [--threads 2] [--device cuda] [--record]
 
 CLIP ViT-B/16 with random weights at the real sizes: an ADE20K image of 512 x 683 pixels, resized to 336 x 448, windows
 of 224 every 112 pixels (2 x 3), 150 names. The plain side is what the published code does for every image: each window
 alone through the model, its 150 score maps stretched and padded to the whole image, summed and divided, stretched to
 the annotation's size, softmax over all names, maximum and argmax. Ours is last_vit/zero_shot_segmenter.py, windows of
-one image in one batch, and for the parts alone. Both use the same model and the same text, their labels must agree, and
-they run in this process, in turn. Ratios of medians are printed, never a bare time; on a CPU of this process's CPU
-seconds, in which other processes on the machine do not count. The forward passes alone are compared, too: that is what
-batching gives by itself. `labels` is everything behind the forward passes: up-sampling, argmax and counting for mIoU.
+one image in one batch. Both use the same model and the same text, their labels must agree, and they run in turn. The
+forward passes alone are compared, too: that is what batching gives by itself. `labels` is everything behind the forward
+passes: up-sampling, argmax and counting for mIoU.
 """
 
 import argparse
-import statistics
-import time
-from collections.abc import Callable
+from collections.abc import Sequence
 
 import torch
-from bench_pooling import peak_bytes
+from bench_report import BenchParser, BenchReport, run_bench
+from bench_timing import alternate, peak_bytes, ratio
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -26,8 +24,6 @@ from last_vit.clip_dense import clip_dense_features
 from last_vit.clip_models import load_clip
 from last_vit.label_maps import LabelRule
 from last_vit.metrics.miou import MeanIoU
-from last_vit.results import write_result
-from last_vit.runtime import describe_device, select_device
 from last_vit.sliding_window import plan_windows
 from last_vit.zero_shot_segmenter import ZeroShotSegmenter
 
@@ -61,41 +57,19 @@ def plain_labels(maps: list[Tensor], rule: LabelRule) -> Tensor:
     return label
 
 
-def wait(device: torch.device) -> None:
-    """Let a GPU finish what a clock is to count."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-
-
-def alternate(functions: dict[str, Callable[[], object]], rounds: int, device: torch.device) -> dict[str, list[float]]:
-    """Seconds of each function per round, called in turn so that drift of the machine hits all alike."""
-    clock = time.process_time if device.type == "cpu" else time.perf_counter
-    times: dict[str, list[float]] = {name: [] for name in functions}
-    for index in range(rounds + 1):
-        for name, function in functions.items():
-            start = clock()
-            function()
-            wait(device)
-            if index:  # the first round warms up
-                times[name].append(clock() - start)
-    return times
-
-
-def peak_mib(function: Callable[[], object], device: torch.device) -> float:
-    """Memory that a call takes on top of what is there, at its worst."""
-    if device.type == "cpu":
-        return peak_bytes(function)[0] / 2**20
-    torch.cuda.reset_peak_memory_stats(device)
-    before = torch.cuda.memory_allocated(device)
-    function()
-    return (torch.cuda.max_memory_allocated(device) - before) / 2**20
-
-
 @torch.inference_mode()
-def bench(rounds: int, device: torch.device) -> dict[str, float]:
-    """All ratios; prints them."""
+def bench(args: argparse.Namespace, report: BenchReport) -> None:
+    """Whole images, their parts, and the labels' memory."""
+    device = report.device
+    report.describe(
+        f"CLIP ViT-B/16, {IMAGE_HW[0]} x {IMAGE_HW[1]} -> {OUTPUT_HW[0]} x {OUTPUT_HW[1]} pixels, {NUM_NAMES} names",
+        dataset=f"random image, {IMAGE_HW[0]} x {IMAGE_HW[1]} px",
+        n_images=args.rounds,
+        crop=CROP,
+        stride=STRIDE,
+        names=NUM_NAMES,
+    )
     model = load_clip("ViT-B-16", None, random_seed=0, device=device).model
-    torch.manual_seed(0)
     segmenter = ZeroShotSegmenter(
         dense=lambda windows: clip_dense_features(model, windows),
         text=F.normalize(torch.randn(NUM_NAMES, EMBED_DIM, device=device), dim=1),
@@ -131,56 +105,36 @@ def bench(rounds: int, device: torch.device) -> dict[str, float]:
         "ours_forward": lambda: segmenter.window_scores([image]),
         "ours_labels": lambda: label_and_count(found),
     }
-    times = alternate(sides, rounds, device)
-    medians = {name: statistics.median(seconds) for name, seconds in times.items()}
-    ratios = [plain / ours for plain, ours in zip(times["plain"], times["ours"], strict=True)]
-    metrics = {
-        "speedup": medians["plain"] / medians["ours"],
-        "speedup_forward": medians["plain_forward"] / medians["ours_forward"],
-        "speedup_labels": (medians["plain"] - medians["plain_forward"]) / medians["ours_labels"],
-        "labels_percent": 100 * medians["ours_labels"] / medians["ours"],
-        "labels_percent_plain": 100 * (1 - medians["plain_forward"] / medians["plain"]),
-        "different_percent": 100 * different,
-        "peak_mib_labels": peak_mib(lambda: label_and_count(found), device),
-        "peak_mib_labels_plain": peak_mib(lambda: plain_label_and_count(maps), device),
-    }
-    print(
-        f"  whole image   {metrics['speedup']:5.2f}x one window at a time (rounds {min(ratios):.2f} to "
-        f"{max(ratios):.2f}; goal {GOAL_SPEEDUP}x); {metrics['different_percent']:.4f}% of the labels differ\n"
-        f"  forward alone {metrics['speedup_forward']:5.2f}x   labels alone {metrics['speedup_labels']:5.2f}x\n"
-        f"  labels take {metrics['labels_percent']:.1f}% of our time (goal {GOAL_SHARE:g}%), "
-        f"{metrics['labels_percent_plain']:.1f}% of the plain side's\n"
-        f"  peak memory of the labels: {metrics['peak_mib_labels']:.0f} MiB, plain "
-        f"{metrics['peak_mib_labels_plain']:.0f} MiB ({NUM_NAMES} maps of {OUTPUT_HW[0]} x {OUTPUT_HW[1]} in float32: "
-        f"{4 * NUM_NAMES * OUTPUT_HW[0] * OUTPUT_HW[1] / 2**20:.0f} MiB)"
+    times = alternate(sides, args.rounds, device)
+    plain_labels_times = [whole - part for whole, part in zip(times["plain"], times["plain_forward"], strict=True)]
+    windows = "segmenting an image against one window at a time"
+    report.add("speedup", windows, ratio(times["plain"], times["ours"]), goal=GOAL_SPEEDUP)
+    report.add(
+        "speedup_forward",
+        "forward passes of an image's windows against one at a time",
+        ratio(times["plain_forward"], times["ours_forward"]),
     )
-    return metrics
+    report.add(
+        "speedup_labels",
+        "labels of an image against maps of all names",
+        ratio(plain_labels_times, times["ours_labels"]),
+    )
+    share = ratio(times["ours_labels"], times["ours"]).times(100)
+    report.add("labels", "labels, part of segmenting an image", share, limit=GOAL_SHARE, unit="%")
+    share = ratio(plain_labels_times, times["plain"]).times(100)
+    report.add("labels_plain", "labels, part of the plain side's time", share, unit="%")
+    peaks = [
+        peak_bytes(run, device)[0] for run in (lambda: plain_label_and_count(maps), lambda: label_and_count(found))
+    ]
+    report.add("labels_memory", "memory of maps of all names over our labels'", peaks[0] / peaks[1])
+    report.keep(peak_mib_labels=peaks[1] / 2**20, peak_mib_labels_plain=peaks[0] / 2**20)
+    report.keep(different_percent=100 * different)
+    print(f"  the labels take {peaks[1] / 2**20:.0f} MiB, plain {peaks[0] / 2**20:.0f}; {different:.4%} of them differ")
 
 
-def main() -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     """Command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=5, help="timed images of each side (default 5)")
-    parser.add_argument("--threads", type=int, default=1, help="CPU threads (default 1)")
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:<index>")
-    parser.add_argument("--record", action="store_true", help="write results/bench_zero_shot_seg.json")
-    args = parser.parse_args()
-    torch.set_num_threads(args.threads)
-    device = select_device(args.device)
-    print(f"CLIP ViT-B/16, {IMAGE_HW} -> {OUTPUT_HW} pixels, {NUM_NAMES} names, {describe_device(device)}")
-    start = time.perf_counter()
-    metrics = bench(args.rounds, device)
-    if args.record:
-        write_result(
-            "bench_zero_shot_seg",
-            metrics,
-            n_images=args.rounds,
-            dataset=f"random image, {IMAGE_HW[0]} x {IMAGE_HW[1]} px",
-            config={"rounds": args.rounds, "crop": CROP, "stride": STRIDE, "names": NUM_NAMES},
-            checkpoint_sha256=None,
-            seconds=time.perf_counter() - start,
-            device=device,
-        )
+    run_bench(BenchParser("bench_zero_shot_seg", __doc__, rounds=2, recorded_rounds=5), bench, argv)
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch.utils.data import DataLoader
 
 from last_vit.lazy_overrides import apply_overrides
 from last_vit.model_spec import Preprocessing, build_model, preprocessing_of
@@ -116,6 +117,8 @@ def test_config_transform_is_used(config):
         ("train.lr.x=1", "train.lr has no keys"),
         ("model.hidden_dim", "key=value"),
         ("train.lr=[1", "cannot apply"),
+        ("train.lr=null", "train.lr must be of type float"),
+        ("model.hidden_dim=null", "model.hidden_dim must be of type int"),
     ],
 )
 def test_bad_overrides(config, override, match):
@@ -128,6 +131,17 @@ def test_good_overrides(config):
 
     cfg = apply_overrides(LazyConfig.load(config), ["train.lr=0.5", "train.steps.1=7", "model.dropout=0.1"])
     assert (cfg.train.lr, cfg.train.steps[1], cfg.model.dropout) == (0.5, 7, 0.1)
+
+
+def test_null_where_the_call_takes_none(config):
+    """`num_workers` of torch's DataLoader is a number, its `sampler` None unless something is given."""
+    from detectron2.config import LazyCall, LazyConfig
+
+    cfg = LazyConfig.load(config)
+    cfg.loader = LazyCall(DataLoader)(dataset=[1, 2], num_workers=0, sampler="${train.lr}")
+    assert apply_overrides(cfg, ["loader.sampler=null"]).loader.sampler is None
+    with pytest.raises(ValueError, match="must be of type int"):
+        apply_overrides(cfg, ["loader.num_workers=null"])
 
 
 @pytest.mark.parametrize(

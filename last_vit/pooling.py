@@ -16,6 +16,7 @@ Letters: B images, N patches, D channels, K patches kept per channel, f frequenc
 
 import math
 from functools import lru_cache
+from types import ModuleType
 
 import torch
 from torch import Tensor, nn
@@ -23,10 +24,8 @@ from torch import Tensor, nn
 VARIANTS = ("release", "paper")
 _TINY = torch.finfo(torch.float32).tiny
 _MAX = torch.finfo(torch.float32).max
-# Selecting walks over the batch in blocks of about this many elements (on a CPU, per thread): score and spectrum stay
-# in cache, which is faster than one pass over B=16, N=196, D=768, and the extra memory is that of one block.
-_CPU_BLOCK_NUMEL = 1 << 19
-_GPU_BLOCK_NUMEL = 1 << 26
+# Selecting walks over the batch in blocks of about this many elements; the extra memory is that of one block.
+_BLOCK_NUMEL = 1 << 26
 
 
 def low_pass(patch_tokens: Tensor, sigma: float | None = None, variant: str = "release") -> Tensor:
@@ -105,14 +104,13 @@ def last_select(
     """
     _check_tokens(patch_tokens)
     batch, num_patches, num_channels = patch_tokens.shape
-    k = resolve_top_k(top_k, num_patches)
-    gain = _half_gain(num_channels, _check_sigma(sigma, num_channels), _check_variant(variant), patch_tokens.device)
+    k, sigma = resolve_top_k(top_k, num_patches), _check_sigma(sigma, num_channels)
+    if (faster := _faster(patch_tokens, sigma, variant)) is not None:
+        return faster.select(patch_tokens, k, sigma, _check_variant(variant))
+    gain = _half_gain(num_channels, sigma, _check_variant(variant), patch_tokens.device)
     x = patch_tokens.detach()
-    if torch.compiler.is_compiling():
-        block = max(1, batch)  # a traced loop would be unrolled
-    else:
-        block_numel = _CPU_BLOCK_NUMEL * torch.get_num_threads() if x.device.type == "cpu" else _GPU_BLOCK_NUMEL
-        block = max(1, block_numel // (num_patches * num_channels))
+    # A traced loop would be unrolled, so tracing takes all images at once.
+    block = max(1, batch if torch.compiler.is_compiling() else _BLOCK_NUMEL // (num_patches * num_channels))
     with torch.no_grad(), torch.autocast(x.device.type, enabled=False):
         if batch <= block:
             return _select(_score(x, gain, variant), k)
@@ -145,10 +143,12 @@ def last_pool(patch_tokens: Tensor, top_k: int | float, sigma: float | None = No
         torch.Size([2, 8])
     """
     _check_tokens(patch_tokens)
-    if resolve_top_k(top_k, patch_tokens.shape[1]) == patch_tokens.shape[1]:
-        _check_sigma(sigma, patch_tokens.shape[2])
-        _check_variant(variant)
+    k, sigma = resolve_top_k(top_k, patch_tokens.shape[1]), _check_sigma(sigma, patch_tokens.shape[2])
+    _check_variant(variant)
+    if k == patch_tokens.shape[1]:
         return patch_tokens.mean(dim=1)  # every patch is kept, whatever its score
+    if (faster := _faster(patch_tokens, sigma, variant)) is not None:
+        return faster.pool(patch_tokens, k, sigma, variant)
     return patch_tokens.gather(1, last_select(patch_tokens, top_k, sigma, variant)).mean(dim=1)
 
 
@@ -213,20 +213,22 @@ def resolve_top_k(top_k: int | float, num_patches: int) -> int:
     return top_k
 
 
+def _faster(patch_tokens: Tensor, sigma: float, variant: str) -> ModuleType | None:
+    """The module that does the same to these tokens in less time, if there is one; its functions take checked input."""
+    if patch_tokens.device.type == "cuda":
+        from last_vit import pooling_triton
+
+        return pooling_triton if pooling_triton.takes(patch_tokens, sigma, variant) else None
+    if patch_tokens.device.type != "cpu" or torch.compiler.is_compiling():
+        return None
+    from last_vit import pooling_cpu
+
+    return pooling_cpu if pooling_cpu.takes(patch_tokens) else None
+
+
 def _select(score: Tensor, k: int) -> Tensor:
-    """[B, N, D] scores, overwritten -> long [B, k, D] indices of the largest along dim 1."""
-    if k > 1:
-        return score.topk(k, dim=1, sorted=False).indices
-    if score.device.type != "cpu" or torch.compiler.is_compiling():
-        return score.max(dim=1, keepdim=True).indices
-    # A CPU finds a maximum along a strided dim much faster than its index, so mark the maximum and add up the positions
-    # of the marks; more marks than one are a tie, of which the first patch will do.
-    marks = score.eq_(score.amax(dim=1, keepdim=True))
-    is_tied = marks.sum(dim=1) != 1
-    if bool(is_tied.any()):
-        return marks.max(dim=1, keepdim=True).indices
-    positions = torch.arange(score.shape[1], dtype=torch.float32)
-    return marks.mul_(positions[:, None]).sum(dim=1, keepdim=True).long()
+    """[B, N, D] scores -> long [B, k, D] indices of the largest along dim 1."""
+    return score.topk(k, dim=1, sorted=False).indices if k > 1 else score.max(dim=1, keepdim=True).indices
 
 
 def _score(x: Tensor, gain: Tensor, variant: str, eps: float = 1e-6) -> Tensor:
@@ -246,8 +248,8 @@ def _filter(x: Tensor, gain: Tensor) -> Tensor:
     return torch.fft.irfft(torch.fft.rfft(x, dim=-1).mul_(gain), n=x.shape[-1], dim=-1)
 
 
-@lru_cache(maxsize=64)
-def _half_gain_cached(num_channels: int, sigma: float, variant: str, device: torch.device) -> Tensor:
+def half_gain64(num_channels: int, sigma: float, variant: str, device: torch.device) -> Tensor:
+    """Even part of the Gaussian gain at f = 0 .. D // 2, float64 [D // 2 + 1]."""
     freq = torch.arange(num_channels // 2 + 1, dtype=torch.float64, device=device)
     # The release centres its kernel on the fftshifted axis with integer division: even D puts the peak at f = -1.
     offset = 1.0 if variant == "release" and num_channels % 2 == 0 else 0.0
@@ -255,7 +257,12 @@ def _half_gain_cached(num_channels: int, sigma: float, variant: str, device: tor
     gain = 0.5 * (left + right)
     if num_channels % 2 == 0:
         gain[-1] = left[-1]  # Nyquist has no mirror bin: it stands at f = -D/2 alone
-    return gain.float()
+    return gain
+
+
+@lru_cache(maxsize=64)
+def _half_gain_cached(num_channels: int, sigma: float, variant: str, device: torch.device) -> Tensor:
+    return half_gain64(num_channels, sigma, variant, device).float()
 
 
 def _half_gain(num_channels: int, sigma: float, variant: str, device: torch.device) -> Tensor:

@@ -9,10 +9,11 @@ Counted for B=256, N=196, D=768 in bfloat16, of which one value of x is 2 bytes:
   so the second-level cache hands out 154 MB, and 77 MB more for the values themselves unless the first-level one does.
 - Matrix products. The window times two pieces of the taps: 512 FLOP per value of x (of which 2 x 51 taps are not zero),
   20 GFLOP at K = 1, where 16 patches at a time are taken at the end, and 26 at larger K, where 196 patches are 256.
-- The rest. About 16 instructions per value at K = 1; at larger K 38, and 3 for each of some 17 turns of the search.
+- The rest, read off the compiled kernels: 16 instructions per value at K = 1; at larger K 40, and 2.5 for each of some
+  17 turns of the search, for 256 patches.
 
 So at 4.8 TB/s, 790 TFLOP/s and 30 T instructions per second (data sheets and counts, not measurements) K = 1 would take
-16 us for the memory, 26 us for the products and 22 us for the rest, which overlap at best, and K = 98 about 150 us.
+16 us for the memory, 26 us for the products and 22 us for the rest, which overlap at best, and K = 98 about 140 us.
 
 First both sides must agree with float64, in every type; times are CUDA events around one call, after the caches were
 flushed, ours also as a CUDA graph (without the time that Python takes to launch) and under torch.compile.
@@ -120,6 +121,7 @@ def check_parity() -> None:
                         f"{name} disagree with float64 at K={top_k}, {dtype}: a patch that was left scores {worst:.1e} "
                         f"better than a kept one, tokens are off by {off:.1e}; no time is worth reporting"
                     )
+            torch.compiler.reset()  # which would stop at a handful of types and K
             if not torch.equal(torch.compile(last_pool, fullgraph=True)(x, top_k), last_pool(x, top_k)):
                 raise ValueError(f"compiled and eager tokens differ at K={top_k}, {dtype}")
     print("  every side agrees with float64, and compiled with eager")
@@ -129,9 +131,10 @@ def bench_speed(rounds: int, report: BenchReport) -> None:
     """The goals: against one read of x and against the straightforward version."""
     x = torch.randn(B, N, D, device="cuda").bfloat16()
     leaf, copied = x.clone().requires_grad_(), torch.empty_like(x)
-    compiled = torch.compile(last_pool, fullgraph=True)
     size = x.numel() * x.element_size()
     for top_k in TOP_K:
+        torch.compiler.reset()
+        compiled = torch.compile(last_pool, fullgraph=True)
         sides: dict[str, Callable[[], object]] = {"copy": lambda: copied.copy_(x)}
         ours = {"": last_pool, "_compiled": compiled, "_formulas": formulas_pool, "_plain": plain_pool}
         for name, pool in ours.items():

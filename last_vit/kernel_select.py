@@ -1,0 +1,200 @@
+"""Triton kernels that choose in one pass over x: the best patch of any number, and the best K of at most 256.
+
+The letters are those of kernel_scores.py; what is kept is written as kernel_kept.py says.
+"""
+
+import triton
+import triton.language as tl
+
+from last_vit.kernel_kept import store_bits
+from last_vit.kernel_scores import ordered, read_window, scores, split_of_patches, tap_pieces, unordered
+
+_TAIL = tl.constexpr(16)  # patches at a time past the last full P, the fewest that a matrix product takes
+
+
+@triton.jit
+def better_patch(
+    best: tl.tensor, best_at: tl.tensor, score: tl.tensor, patches: tl.tensor, is_patch: tl.tensor
+) -> tl.tensor:
+    """Highest score [C] and its first patch, of those so far and of `score` [C, P]."""
+    score = tl.where(is_patch, score, float("-inf"))
+    top = tl.max(score, axis=1)
+    top_at = tl.min(tl.where(score == top[:, None], patches[None, :], 0x7FFFFFFF), axis=1)
+    return tl.maximum(best, top), tl.where(top > best, top_at, best_at)  # a later equal loses
+
+
+@triton.jit(do_not_specialize=["batch", "num_patches"])
+def best_patch(
+    x_ptr: tl.tensor,
+    taps_ptr: tl.tensor,
+    pooled_ptr: tl.tensor,
+    kept_ptr: tl.tensor,
+    packed_ptr: tl.tensor,
+    batch: tl.tensor,
+    num_patches: tl.tensor,
+    stride_b: tl.tensor,
+    stride_n: tl.tensor,
+    scale: tl.tensor,
+    eps: tl.tensor,
+    D: tl.constexpr,
+    C: tl.constexpr,
+    W: tl.constexpr,
+    LEAD: tl.constexpr,
+    P: tl.constexpr,
+    PAPER: tl.constexpr,
+    IS_SPLIT: tl.constexpr,
+) -> None:
+    """K = 1: the patch of highest score and its value, [B, D] each, in one pass over x.
+
+    Grid (blocks of channels, walkers over the batch, splits of the patches). With splits, score and patch go as one
+    int64 to `packed` [B, D] by an atomic maximum; among equal scores the first patch is the largest.
+    """
+    tile = tl.program_id(0)
+    channels = tile * C + tl.arange(0, C)
+    window = read_window(tile, C, W, LEAD, D)
+    large, small = tap_pieces(taps_ptr, C, W)
+    first, end = split_of_patches(num_patches, tl.num_programs(2), tl.program_id(2), P)
+    full_end = first + (end - first) // P * P
+    for image in range(tl.program_id(1), batch, tl.num_programs(1)):
+        image_ptr = x_ptr + tl.cast(image, tl.int64) * stride_b
+        best = tl.full([C], float("-inf"), tl.float32)
+        best_at = tl.zeros([C], tl.int32) + first
+        for start in range(first, full_end, P):
+            patches = start + tl.arange(0, P)
+            is_patch = tl.full([1, P], True, tl.int1)
+            rows = image_ptr + patches[None, :] * stride_n
+            score = scores(rows, is_patch, window, channels, large, small, scale, eps, D, PAPER)
+            best, best_at = better_patch(best, best_at, score, patches, is_patch)
+        for start in range(full_end, end, _TAIL):
+            patches = start + tl.arange(0, _TAIL)
+            is_patch = (patches < end)[None, :]
+            rows = image_ptr + patches[None, :] * stride_n
+            score = scores(rows, is_patch, window, channels, large, small, scale, eps, D, PAPER)
+            best, best_at = better_patch(best, best_at, score, patches, is_patch)
+        out = tl.cast(image, tl.int64) * D + channels
+        if IS_SPLIT:
+            key = ordered(best).to(tl.int64)
+            tl.atomic_max(packed_ptr + out, (key << 32) | (0x7FFFFFFF - best_at), mask=channels < D)
+        else:
+            value = tl.load(image_ptr + best_at * stride_n + channels, mask=channels < D)
+            tl.store(pooled_ptr + out, value, mask=channels < D)
+            tl.store(kept_ptr + out, best_at, mask=channels < D)
+
+
+@triton.jit
+def scores_of_all(
+    image_ptr: tl.tensor,
+    stride_n: tl.tensor,
+    num_patches: tl.tensor,
+    window: tl.tensor,
+    channels: tl.tensor,
+    large: tl.tensor,
+    small: tl.tensor,
+    scale: tl.tensor,
+    eps: tl.tensor,
+    D: tl.constexpr,
+    PAPER: tl.constexpr,
+    P: tl.constexpr,
+    FIRST: tl.constexpr,
+    STEP: tl.constexpr,
+    PART: tl.constexpr,
+) -> tl.tensor:
+    """Scores [C, P] of patches FIRST + STEP * i, made PART patches at a time (fewer need less shared memory)."""
+    if P <= PART:
+        patches = FIRST + STEP * tl.arange(0, P)
+        is_patch = (patches < num_patches)[None, :]
+        rows = image_ptr + patches[None, :] * stride_n
+        return scores(rows, is_patch, window, channels, large, small, scale, eps, D, PAPER)
+    else:  # every second patch, then the others, side by side again
+        even = scores_of_all(
+            image_ptr, stride_n, num_patches, window, channels, large, small, scale, eps, D, PAPER,
+            P // 2, FIRST, 2 * STEP, PART,
+        )  # fmt: skip
+        odd = scores_of_all(
+            image_ptr, stride_n, num_patches, window, channels, large, small, scale, eps, D, PAPER,
+            P // 2, FIRST + STEP, 2 * STEP, PART,
+        )  # fmt: skip
+        return tl.reshape(tl.join(even, odd), [even.shape[0], P])
+
+
+@triton.jit
+def drop_last_equals(score: tl.tensor, threshold: tl.tensor, spare: tl.tensor) -> tl.tensor:
+    """Make NaN of the last `spare` [C] scores that equal the threshold [C], in [C, P] scores of at most 256 patches."""
+    P: tl.constexpr = score.shape[1]
+    position = tl.arange(0, P)[None, :]
+    end = tl.zeros_like(threshold).to(tl.int32) + P
+    for turn in range(9):  # the first `end` that leaves no more than `spare` behind it, digit by digit
+        earlier = end - (P >> turn)
+        is_behind = (score == threshold[:, None]) & (position >= earlier[:, None])
+        end = tl.where(tl.sum(tl.where(is_behind, 1.0, 0.0), axis=1) <= spare, earlier, end)
+    return tl.where((score == threshold[:, None]) & (position >= end[:, None]), float("nan"), score)
+
+
+@triton.jit
+def threshold_of_k(score: tl.tensor, num_patches: tl.tensor, k: tl.tensor) -> tl.tensor:
+    """Per channel a score [C] that K of the scores [C, P] reach, and how many do; more only where scores are equal.
+
+    Bisection, on the integers in the order of the scores, between a bound that at least K scores reach and one that
+    fewer do: 32 turns always do, for 196 random patches 17. NaN is no score.
+    """
+    low = ordered(tl.min(score, axis=1))
+    high = ordered(tl.max(score, axis=1)) + 1
+    reach = tl.zeros_like(low) + num_patches
+    is_open = (reach > k) & (high > low + 1)
+    while tl.max(is_open.to(tl.int32), axis=0) > 0:
+        middle = (low & high) + ((low ^ high) >> 1)  # half of low + high, which may not fit in 32 bits
+        count = tl.sum(tl.where(score >= unordered(middle)[:, None], 1.0, 0.0), axis=1).to(tl.int32)
+        low = tl.where(is_open & (count >= k), middle, low)
+        reach = tl.where(is_open & (count >= k), count, reach)
+        high = tl.where(is_open & (count < k), middle, high)
+        is_open = (reach > k) & (high > low + 1)
+    return unordered(low), reach
+
+
+@triton.jit(do_not_specialize=["k", "batch", "num_patches"])
+def best_patches(
+    x_ptr: tl.tensor,
+    taps_ptr: tl.tensor,
+    pooled_ptr: tl.tensor,
+    kept_ptr: tl.tensor,
+    k: tl.tensor,
+    batch: tl.tensor,
+    num_patches: tl.tensor,
+    stride_b: tl.tensor,
+    stride_n: tl.tensor,
+    scale: tl.tensor,
+    eps: tl.tensor,
+    D: tl.constexpr,
+    C: tl.constexpr,
+    W: tl.constexpr,
+    LEAD: tl.constexpr,
+    P: tl.constexpr,
+    PART: tl.constexpr,
+    PAPER: tl.constexpr,
+) -> None:
+    """1 < K < N <= P: the mean over the K best patches [B, D] and the kept bits; x is read once, scores stay on chip.
+
+    Of equal scores at the threshold the first patches are kept. Grid (blocks of channels, walkers over the batch).
+    """
+    tile = tl.program_id(0)
+    channels = tile * C + tl.arange(0, C)
+    window = read_window(tile, C, W, LEAD, D)
+    patches = tl.arange(0, P)
+    is_patch = (patches < num_patches)[None, :]
+    large, small = tap_pieces(taps_ptr, C, W)
+    for image in range(tl.program_id(1), batch, tl.num_programs(1)):
+        image_ptr = x_ptr + tl.cast(image, tl.int64) * stride_b
+        score = scores_of_all(
+            image_ptr, stride_n, num_patches, window, channels, large, small, scale, eps, D, PAPER,
+            P, 0, 1, PART,
+        )  # fmt: skip
+        score = tl.where(is_patch, score, float("nan"))
+        threshold, reach = threshold_of_k(score, num_patches, k)
+        if tl.max(reach, axis=0) > k:
+            score = drop_last_equals(score, threshold, reach - k)
+        is_kept = score >= threshold[:, None]
+        mask = is_patch & (channels < D)[:, None]
+        x = tl.load(image_ptr + patches[None, :] * stride_n + channels[:, None], mask=mask, other=0.0)
+        pooled = tl.sum(tl.where(is_kept, x.to(tl.float32), 0.0), axis=1) / k
+        tl.store(pooled_ptr + tl.cast(image, tl.int64) * D + channels, pooled, mask=channels < D)
+        store_bits(kept_ptr, image, is_kept, 0, num_patches, channels, D, C, P)

@@ -1,0 +1,264 @@
+"""LaSt pooling on a CUDA GPU: the same choice as pooling.py's formulas, without a Fourier transform or stored scores.
+
+pooling.py comes here by itself for CUDA tensors that `takes` accepts; everything else stays with its formulas: float64,
+no Triton, GPUs before compute capability 9.0 or with less shared memory than an H100 (the kernels count on it), more
+than 4,096 channels or 16,384 patches, and low passes whose taps reach further than 96 channels (a small sigma, or one
+that cuts the Gaussian off).
+
+The kernels are in kernel_*.py. For K = 1 and for N <= 256 they read x once, for larger K and N at most 13 times; what
+they write beside the result is the kept patch (K = 1) or one bit per value of x, which is all that the backward pass
+needs, so x need not be kept for it. To torch.compile each function is one operator; no call waits for the GPU, so it
+can be captured in a CUDA graph once it has run outside of one (that compiles the kernels and makes the tap matrix).
+
+Against the formulas: scores differ by rounding (about that of the float32 FFT), equal scores keep the first patches,
+and a NaN or inf in x spreads over the channels around it instead of all.
+"""
+
+from functools import cache
+from importlib.util import find_spec
+
+import torch
+from torch import Tensor
+from torch.autograd import forward_ad
+
+from last_vit.pooling_taps import BLOCK_CHANNELS, MAX_REACH, TapMatrix, low_pass_taps, tap_matrix
+
+MAX_CHANNELS = 4096
+MAX_PATCHES = 16384
+MAX_RESIDENT = 256  # patches whose scores fit in the registers of one block
+_HAS_TRITON = find_spec("triton") is not None
+_EPS = 1e-6  # of the paper's score, as in pooling.stability
+_DTYPES = (torch.bfloat16, torch.float16, torch.float32)
+# Chosen by counting (registers, shared memory and instructions of the compiled kernels), not by measurement.
+_PROGRAMS_PER_GPU_CORE = 4
+_SPREAD_CHANNELS = 128
+_SHARED_BYTES = 200_000  # of one block: float32 with a window of 256 channels takes 192 KiB
+
+
+def takes(patch_tokens: Tensor, sigma: float, variant: str) -> bool:
+    """Whether `pool` and `select` can take these tokens, [B, N, D]."""
+    batch, num_patches, num_channels = patch_tokens.shape
+    return (
+        _HAS_TRITON
+        and patch_tokens.is_cuda
+        and patch_tokens.dtype in _DTYPES
+        and num_channels <= MAX_CHANNELS
+        and num_patches <= MAX_PATCHES
+        and batch < 1 << 16
+        and _is_large_enough(patch_tokens.device.index)
+        and _reach(num_channels, sigma, variant) <= MAX_REACH
+        and not _has_tangent(patch_tokens)
+    )
+
+
+def pool(patch_tokens: Tensor, k: int, sigma: float, variant: str) -> Tensor:
+    """`pooling.last_pool` for checked input and 1 <= k < N: [B, D] in the dtype of `patch_tokens`."""
+    return torch.ops.last_vit.pool_on_gpu(patch_tokens, k, sigma, variant)[0]
+
+
+def select(patch_tokens: Tensor, k: int, sigma: float, variant: str) -> Tensor:
+    """`pooling.last_select` for checked input: long [B, K, D], patches in rising order."""
+    return torch.ops.last_vit.select_on_gpu(patch_tokens.detach(), k, sigma, variant)
+
+
+@torch.library.custom_op("last_vit::pool_on_gpu", mutates_args=())
+def pool_on_gpu(x: Tensor, k: int, sigma: float, variant: str) -> tuple[Tensor, Tensor]:
+    """(pooled [B, D], kept): kept is the patch, int32 [B, D], for k = 1, else bits, int32 [B, cdiv(N, 32), D]."""
+    batch, num_patches, num_channels = x.shape
+    x = _with_plain_rows(x)
+    pooled = x.new_empty(batch, num_channels)
+    kept = x.new_empty(_kept_shape(x, k), dtype=torch.int32)
+    if batch == 0:
+        return pooled, kept
+    matrix = tap_matrix(num_channels, sigma, variant, x.dtype, x.device)
+    with torch.cuda.device_of(x):
+        if k == 1:
+            _pool_best(x, matrix, variant, pooled, kept)
+        elif num_patches <= MAX_RESIDENT:
+            _pool_resident(x, k, matrix, variant, pooled, kept)
+        else:
+            _pool_long(x, k, matrix, variant, pooled, kept)
+    return pooled, kept
+
+
+@pool_on_gpu.register_fake
+def _(x: Tensor, k: int, sigma: float, variant: str) -> tuple[Tensor, Tensor]:
+    return x.new_empty(x.shape[0], x.shape[2]), x.new_empty(_kept_shape(x, k), dtype=torch.int32)
+
+
+@torch.library.custom_op("last_vit::spread_on_gpu", mutates_args=())
+def spread_on_gpu(grad: Tensor, kept: Tensor, k: int, num_patches: int) -> Tensor:
+    """[B, N, D]: grad [B, D] / k at the kept positions, zeros elsewhere."""
+    from last_vit import kernel_kept
+
+    grad = grad.contiguous()
+    batch, num_channels = grad.shape
+    out = grad.new_empty(batch, num_patches, num_channels)
+    if batch:
+        grid = (-(-num_channels // _SPREAD_CHANNELS) * -(-num_patches // 32), batch)
+        with torch.cuda.device_of(grad):
+            kernel_kept.spread_gradient[grid](
+                grad, kept, out, num_patches, k, D=num_channels, IS_BITS=kept.ndim == 3, BLOCK=_SPREAD_CHANNELS
+            )
+    return out
+
+
+@spread_on_gpu.register_fake
+def _(grad: Tensor, kept: Tensor, k: int, num_patches: int) -> Tensor:
+    return grad.new_empty(grad.shape[0], num_patches, grad.shape[1])
+
+
+@torch.library.custom_op("last_vit::select_on_gpu", mutates_args=())
+def select_on_gpu(x: Tensor, k: int, sigma: float, variant: str) -> Tensor:
+    """The kept patches themselves, long [B, k, D]."""
+    from last_vit import kernel_kept
+
+    _, kept = pool_on_gpu(x, k, sigma, variant)
+    if k == 1:
+        return kept.long()[:, None]
+    batch, num_patches, num_channels = x.shape
+    topk_idx = kept.new_empty(batch, k, num_channels, dtype=torch.long)
+    if batch:
+        grid = (-(-num_channels // _SPREAD_CHANNELS), batch)
+        with torch.cuda.device_of(x):
+            kernel_kept.list_kept[grid](kept, topk_idx, num_patches, k, D=num_channels, BLOCK=_SPREAD_CHANNELS)
+    return topk_idx
+
+
+@select_on_gpu.register_fake
+def _(x: Tensor, k: int, sigma: float, variant: str) -> Tensor:
+    return x.new_empty(x.shape[0], k, x.shape[2], dtype=torch.long)
+
+
+def _keep_for_backward(ctx: torch.autograd.function.FunctionCtx, inputs: tuple, output: tuple) -> None:
+    x, ctx.k, _, _ = inputs
+    ctx.num_patches = x.shape[1]
+    ctx.save_for_backward(output[1])
+    ctx.set_materialize_grads(False)
+
+
+def _backward(ctx: torch.autograd.function.FunctionCtx, grad: Tensor | None, _: None) -> tuple:
+    if grad is None:
+        return None, None, None, None
+    (kept,) = ctx.saved_tensors
+    return spread_on_gpu(grad, kept, ctx.k, ctx.num_patches), None, None, None
+
+
+pool_on_gpu.register_autograd(_backward, setup_context=_keep_for_backward)
+
+
+def _pool_best(x: Tensor, matrix: TapMatrix, variant: str, pooled: Tensor, kept: Tensor) -> None:
+    """K = 1: one pass; few images of many patches are split, and the parts joined by a maximum."""
+    from last_vit import kernel_select
+
+    patches = _patches_at_a_time(x)
+    blocks, walkers, splits = _grid(x, patches)
+    packed = None
+    if splits > 1:
+        packed = torch.full_like(kept, torch.iinfo(torch.int64).min, dtype=torch.int64)
+    kernel_select.best_patch[(blocks, walkers, splits)](
+        x, matrix.pieces, pooled, kept, packed, *_sizes(x), *_numbers(matrix),
+        **_shape(x, matrix, variant), P=patches, IS_SPLIT=splits > 1, num_warps=4, num_stages=1,
+    )  # fmt: skip
+    if packed is not None:
+        kept.copy_(0x7FFFFFFF - (packed & 0xFFFFFFFF))
+        pooled.copy_(x.gather(1, kept.long()[:, None])[:, 0])
+
+
+def _pool_resident(x: Tensor, k: int, matrix: TapMatrix, variant: str, pooled: Tensor, kept: Tensor) -> None:
+    """1 < K < N <= 256: one pass."""
+    from last_vit import kernel_select
+
+    blocks, walkers, _ = _grid(x, MAX_RESIDENT)
+    kernel_select.best_patches[(blocks, walkers)](
+        x, matrix.pieces, pooled, kept, k, *_sizes(x), *_numbers(matrix),
+        **_shape(x, matrix, variant), P=max(32, 1 << (x.shape[1] - 1).bit_length()),
+        PART=_patches_at_a_time(x), num_warps=4, num_stages=1,
+    )  # fmt: skip
+
+
+def _pool_long(x: Tensor, k: int, matrix: TapMatrix, variant: str, pooled: Tensor, kept: Tensor) -> None:
+    """1 < K < N, N > 256: up to eleven passes that narrow the threshold, two that take what reaches it."""
+    from last_vit import kernel_select_long as long
+
+    batch, num_patches, num_channels = x.shape
+    patches = _patches_at_a_time(x)
+    grid = _grid(x, patches)
+    base = kept.new_full((batch, num_channels), long.LOWEST)
+    reach = kept.new_full((batch, num_channels), num_patches)
+    above = kept.new_zeros(batch, num_channels)
+    counts = kept.new_zeros(long.NUM_THRESHOLDS, batch, num_channels)
+    flags = {**_shape(x, matrix, variant), "P": patches, "num_warps": 4, "num_stages": 1}
+    for shift in long.SHIFTS:
+        long.count_reaching[grid](
+            x, matrix.pieces, base, reach, counts, base.numel(), k, shift, *_sizes(x), *_numbers(matrix), **flags
+        )
+        long.raise_base[(-(-base.numel() // 256),)](base, reach, above, counts, base.numel(), k, shift, BLOCK=256)
+    equals = kept.new_empty(grid[2], batch, num_channels)
+    sums = x.new_empty(grid[2], batch, num_channels, dtype=torch.float32)
+    for is_first in (True, False):
+        long.sum_kept[grid](
+            x, matrix.pieces, base, reach, above, equals, sums, kept, base.numel(), k, *_sizes(x), *_numbers(matrix),
+            **flags, COUNT_EQUALS=is_first,
+        )  # fmt: skip
+    pooled.copy_(sums.sum(0).div_(k))
+
+
+def _grid(x: Tensor, patches: int) -> tuple[int, int, int]:
+    """(blocks of channels, walkers over the batch, splits of the patches) that fill the GPU."""
+    batch, num_patches, num_channels = x.shape
+    blocks = -(-num_channels // BLOCK_CHANNELS)
+    wanted = _PROGRAMS_PER_GPU_CORE * _num_gpu_cores(x.device)
+    splits = min(wanted // (blocks * batch), num_patches // (4 * patches))  # four turns pay for reading the taps
+    return blocks, min(batch, -(-wanted // blocks)), max(1, splits)
+
+
+def _sizes(x: Tensor) -> tuple[int, int, int, int]:
+    return x.shape[0], x.shape[1], x.stride(0), x.stride(1)
+
+
+def _numbers(matrix: TapMatrix) -> tuple[float, float]:
+    return 1 / matrix.factor, _EPS
+
+
+def _shape(x: Tensor, matrix: TapMatrix, variant: str) -> dict[str, int | bool]:
+    """What a kernel is compiled for, apart from the patches at a time."""
+    _, height, window = matrix.pieces.shape
+    return {"D": x.shape[2], "C": height, "W": window, "LEAD": matrix.lead, "PAPER": variant == "paper"}
+
+
+def _patches_at_a_time(x: Tensor) -> int:
+    """As many as leave room in shared memory for the taps and windows of four programs (float32: of two)."""
+    return 32 if x.dtype == torch.float32 else 64
+
+
+def _kept_shape(x: Tensor, k: int) -> tuple[int, ...]:
+    batch, num_patches, num_channels = x.shape
+    return (batch, num_channels) if k == 1 else (batch, (num_patches + 31) // 32, num_channels)
+
+
+def _with_plain_rows(x: Tensor) -> Tensor:
+    """Tokens whose channels lie side by side, a copy if need be; `tokens[:, 1:]` is read where it lies."""
+    is_plain = x.stride(2) == 1 and x.stride(1) * x.shape[1] < 1 << 31
+    return x if is_plain else x.contiguous()
+
+
+def _has_tangent(x: Tensor) -> bool:
+    """Whether a forward-mode gradient is asked for, which an operator of our own does not have."""
+    return not torch.compiler.is_compiling() and forward_ad.unpack_dual(x).tangent is not None
+
+
+@torch.compiler.assume_constant_result
+def _reach(num_channels: int, sigma: float, variant: str) -> int:
+    return len(low_pass_taps(num_channels, sigma, variant)) - 1
+
+
+@torch.compiler.assume_constant_result
+def _is_large_enough(device_index: int) -> bool:
+    gpu = torch.cuda.get_device_properties(device_index)
+    return torch.version.hip is None and gpu.major >= 9 and gpu.shared_memory_per_block_optin >= _SHARED_BYTES
+
+
+@cache
+def _num_gpu_cores(device: torch.device) -> int:
+    return torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 1

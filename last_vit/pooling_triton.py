@@ -11,9 +11,11 @@ needs, so x need not be kept for it. To torch.compile each function is one opera
 can be captured in a CUDA graph once it has run outside of one (that compiles the kernels and makes the tap matrix).
 
 Against the formulas: scores differ by rounding (about that of the float32 FFT), equal scores keep the first patches,
-and a NaN or inf in x spreads over the channels around it instead of all.
+and a NaN or inf in x spreads over the channels around it instead of all. The first call of each kernel is compared with
+the formulas; LAST_VIT_TRITON=0 in the environment leaves everything to them.
 """
 
+import os
 from functools import cache
 from importlib.util import find_spec
 
@@ -21,18 +23,21 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
+from last_vit.pooling import last_pool
 from last_vit.pooling_taps import BLOCK_CHANNELS, MAX_REACH, TapMatrix, low_pass_taps, tap_matrix
 
 MAX_CHANNELS = 4096
 MAX_PATCHES = 16384
 MAX_RESIDENT = 256  # patches whose scores fit in the registers of one block
-_HAS_TRITON = find_spec("triton") is not None
+_HAS_TRITON = find_spec("triton") is not None and os.environ.get("LAST_VIT_TRITON") != "0"
 _EPS = 1e-6  # of the paper's score, as in pooling.stability
 _DTYPES = (torch.bfloat16, torch.float16, torch.float32)
 # Chosen by counting (registers, shared memory and instructions of the compiled kernels), not by measurement.
 _PROGRAMS_PER_GPU_CORE = 4
 _SPREAD_CHANNELS = 128
 _SHARED_BYTES = 200_000  # of one block: float32 with a window of 256 channels takes 192 KiB
+_LEAST_AGREEMENT = 0.99  # share of channels; near ties that rounding decides are far fewer than the rest
+_compared: set[tuple] = set()  # kernels whose first call agreed with the formulas
 
 
 def takes(patch_tokens: Tensor, sigma: float, variant: str) -> bool:
@@ -78,6 +83,7 @@ def pool_on_gpu(x: Tensor, k: int, sigma: float, variant: str) -> tuple[Tensor, 
             _pool_resident(x, k, matrix, variant, pooled, kept)
         else:
             _pool_long(x, k, matrix, variant, pooled, kept)
+    _compare_first_call(x, k, sigma, variant, pooled)
     return pooled, kept
 
 
@@ -202,6 +208,28 @@ def _pool_long(x: Tensor, k: int, matrix: TapMatrix, variant: str, pooled: Tenso
             **flags, COUNT_EQUALS=is_first,
         )  # fmt: skip
     pooled.copy_(sums.sum(0).div_(k))
+
+
+def _compare_first_call(x: Tensor, k: int, sigma: float, variant: str, pooled: Tensor) -> None:
+    """Hold the first image against the formulas, once per kernel and GPU: a wrong number must not pass for a token.
+
+    Raises:
+        RuntimeError: They differ.
+    """
+    kernel = (x.device, x.dtype, x.shape[2], k == 1, x.shape[1] <= MAX_RESIDENT, variant)
+    if kernel in _compared or (x.is_cuda and torch.cuda.is_current_stream_capturing()):
+        return
+    expected = last_pool(x[:1].double(), k, sigma, variant)  # float64 is none of ours
+    if not expected.isfinite().all():
+        return  # says nothing; the next call may
+    tolerance = 1e-2 * expected.abs() + 1e-3 * expected.abs().max()
+    agreement = float(((pooled[:1] - expected).abs() <= tolerance).double().mean())
+    if agreement < _LEAST_AGREEMENT:
+        raise RuntimeError(
+            f"LaSt's Triton kernels and its formulas agree in {agreement:.1%} of the channels only (x {list(x.shape)}, "
+            f"{x.dtype}, K={k}, {x.device}): set LAST_VIT_TRITON=0 and report it with GPU and Triton version"
+        )
+    _compared.add(kernel)
 
 
 def _grid(x: Tensor, patches: int) -> tuple[int, int, int]:

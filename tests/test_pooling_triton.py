@@ -296,6 +296,21 @@ def test_cuda_tokens_come_here_by_themselves(on_a_good_gpu):
 
 
 @elsewhere
+def test_a_kernel_that_disagrees_with_the_formulas_is_an_error(monkeypatch):
+    monkeypatch.setattr(pooling_triton, "_compared", set())
+    x = rand(2, 9, 64)
+    right = last_pool(x, 3)
+    broken = torch.where(torch.arange(64) < 2, right + 1, right)
+    with pytest.raises(RuntimeError, match=r"96\.9% of the channels only .* LAST_VIT_TRITON=0"):
+        pooling_triton._compare_first_call(x, 3, 8.0, "release", broken)
+    pooling_triton._compare_first_call(x * float("nan"), 3, 8.0, "release", broken)
+    assert not pooling_triton._compared
+    pooling_triton._compare_first_call(x, 3, 8.0, "release", right)
+    pooling_triton._compare_first_call(x, 3, 8.0, "release", broken)  # once is enough
+    assert len(pooling_triton._compared) == 1
+
+
+@elsewhere
 def test_imports_without_triton():
     block = "import sys; sys.modules['triton'] = None; from last_vit import pooling_triton as p; print(p._HAS_TRITON)"
     done = subprocess.run([sys.executable, "-c", block], capture_output=True, text=True, cwd=REPO, timeout=120)

@@ -85,12 +85,6 @@ def test_lvis_is_the_plain_version(kind, monkeypatch):
     assert not np.allclose(unlimited.ap, ours.ap, equal_nan=True)
 
 
-def test_the_bench_runs(capsys):
-    metrics = load_bench().bench(num_images=6, num_dets=20, num_classes=12, rounds=1)
-    assert set(metrics) == {"speedup_box", "speedup_mask", "peak_memory_mib"}
-    assert "x the plain version" in capsys.readouterr().out
-
-
 def one_image(boxes, labels, scores):
     shapes = np.array(boxes, dtype=np.float32).reshape(-1, 4), np.array(scores, dtype=np.float32)
     return ImageDetections(1, *shapes, np.array(labels, dtype=np.int64))

@@ -12,6 +12,7 @@ def main(argv=None):
 """
 
 import argparse
+import logging
 import platform
 import re
 import time
@@ -210,8 +211,13 @@ def run_bench(
     """
 
     def run(args: argparse.Namespace) -> None:
-        report = BenchReport(parser.name, args, parser.goal_sizes(args))
-        bench(args, report)
-        report.finish()
+        threads, silenced = torch.get_num_threads(), logging.root.manager.disable
+        try:
+            report = BenchReport(parser.name, args, parser.goal_sizes(args))
+            bench(args, report)
+            report.finish()
+        finally:  # whoever runs a bench inside a process goes on as before
+            torch.set_num_threads(threads)
+            logging.disable(silenced)
 
     run_command_line(parser, run, argv)

@@ -219,13 +219,4 @@ TABLES = {
             for pooling, value in zip(("CLS", "LaSt"), values, strict=True)
         ),
     ),
-    "pooling_speed": ResultsTable(
-        metrics={
-            **{f"speedup_k{k}_threads{t}": f"K={k}, {t} thread{'s' * (t > 1)}" for t in (1, 2) for k in (1, 7, 98)},
-            **{f"memory_k{k}": f"memory, K={k}" for k in (1, 7, 98)},
-            "share_ViT-S/16_k7": "% of a ViT-S/16 step, K=7",
-            "share_ViT-B/16_k7": "% of a ViT-B/16 step, K=7",
-        },
-        paper=(),
-    ),
 }

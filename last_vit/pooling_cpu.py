@@ -139,7 +139,8 @@ def _blocks(x: Tensor, sigma: float, variant: str) -> Iterator[_Block]:
         matrix = None
     reach, panel = (0, num_channels) if matrix is None else ((len(matrix) - _PANEL) // 2, _PANEL)
     block_numel = _BLOCK_NUMEL * torch.get_num_threads()
-    num_images = min(batch, max(1, block_numel // (num_patches * num_channels)))
+    # At most a third of the images: a small batch should not need more extra memory where there are more threads.
+    num_images = max(1, min(-(-batch // 3), block_numel // (num_patches * num_channels)))
     num_blocks = -(-num_images * num_patches * num_channels // block_numel)  # of the same images
     width = panel * -(-num_channels // (panel * num_blocks))
     memory = [torch.empty(num_images * num_patches * size) for size in (width + 2 * reach, width, width)]

@@ -1,6 +1,6 @@
 """Every bench of this folder, each in a process of its own, and one table at the end.
 
-    python tools/bench/run_all.py            # make bench: on the CPU, under ten minutes on two cores, writes nothing
+    python tools/bench/run_all.py            # make bench: on the CPU, small inputs, writes nothing
     python tools/bench/run_all.py --gpu      # make bench-gpu: on the first GPU, at the goals' sizes, with records
     python tools/bench/run_all.py --record   # on the CPU at the goals' sizes, with records; an hour or more
 

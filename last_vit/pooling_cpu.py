@@ -15,7 +15,7 @@ Letters in shapes: b images and C channels of a block.
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 from typing import Any, NamedTuple
@@ -203,7 +203,7 @@ def _change_matrix(num_channels: int, sigma: float, variant: str) -> Tensor | No
     offset = torch.arange(_PANEL + 2 * reach) - reach - torch.arange(_PANEL)[:, None]
     matrix = torch.where(offset.abs() <= reach, taps[offset.abs().clamp(max=reach)], 0.0).float()
     with torch.inference_mode(False):  # it may be made inside inference mode and used outside
-        return matrix.clone().T  # a product with a transposed matrix is the faster one
+        return matrix.T.contiguous()
 
 
 def _keep(block: _Block, k: int) -> Tensor:
@@ -239,19 +239,18 @@ def _keep_first_of_equals(score: Tensor, kth: Tensor, k: int) -> Tensor:
 def _kth_largest(block: _Block, k: int) -> Tensor:
     """[b, 1, C], the k-th largest score along dim 1; NaN is the largest. Uses the block's scratch."""
     num_images, num_patches, num_channels = block.score.shape
-    width = math.gcd(num_channels, 64)  # transposed in parts that fit in the first cache
-    columns = block.score.numpy().reshape(num_images, num_patches, -1, width).transpose(2, 0, 3, 1)
-    rows = block.scratch.view(-1, num_images, width, num_patches)
+    rows = block.scratch.view(num_images, num_channels, num_patches)
+    for image, score in zip(rows, block.score, strict=True):
+        image.copy_(score.T)  # torch transposes matrices in small squares, but not stacks of them
 
-    def sort(columns: "np.ndarray", rows: "np.ndarray") -> None:
-        np.copyto(rows, columns)
+    def sort(rows: "np.ndarray") -> None:
         if num_patches <= _SORT_UP_TO:
             rows.sort(axis=-1)
         else:
             rows.partition(num_patches - k, axis=-1)
 
-    _in_threads(sort, columns, rows.numpy())
-    return rows[..., num_patches - k].transpose(0, 1).reshape(num_images, 1, -1).clone()  # scratch is written again
+    _in_threads(sort, rows.flatten(0, 1).numpy())
+    return rows[..., num_patches - k].unsqueeze(1).clone()  # scratch is written again
 
 
 def _positions(kept: Tensor, k: int) -> Tensor:
@@ -262,15 +261,21 @@ def _positions(kept: Tensor, k: int) -> Tensor:
     return flat.remainder_(num_patches).transpose(1, 2)
 
 
-def _in_threads(function: Any, *arrays: "np.ndarray") -> None:
-    """Call a function that leaves the interpreter free on slices of arrays along axis 0, one per torch thread."""
-    num_threads = min(torch.get_num_threads(), len(arrays[0]))
-    if num_threads == 1 or arrays[0].size < _BLOCK_NUMEL // 4:
-        function(*arrays)
+def _in_threads(function: Callable[["np.ndarray"], None], array: "np.ndarray") -> None:
+    """Call a function that leaves the interpreter free on slices of an array along axis 0, one per torch thread.
+
+    OpenMP's threads wait busily for torch's next operation, so a thread beside them gets half of a core: two threads
+    gain nothing over this one.
+    """
+    num_threads = torch.get_num_threads()
+    if num_threads <= 2 or array.size < _BLOCK_NUMEL // 4:
+        function(array)
         return
-    parts = list(zip(*(np.array_split(array, num_threads) for array in arrays), strict=True))
-    with ThreadPoolExecutor(num_threads - 1) as executor:
-        others = [executor.submit(function, *part) for part in parts[1:]]
-        function(*parts[0])
-    for other in others:
-        other.result()
+    for _ in _executor(num_threads).map(function, np.array_split(array, num_threads)):
+        pass  # where a part failed, it fails here
+
+
+@lru_cache(maxsize=1)
+def _executor(num_threads: int) -> ThreadPoolExecutor:
+    """Threads that stay: starting them takes as long as sorting an image's scores."""
+    return ThreadPoolExecutor(num_threads, thread_name_prefix="last_vit")

@@ -30,9 +30,11 @@ def one_thread():
 
 def test_sides_take_turns_and_the_first_round_does_not_count():
     calls = []
-    times = alternate({"a": lambda: calls.append("a"), "b": lambda: calls.append("b")}, rounds=2, calls=2)
-    assert "".join(calls) == "aabb" * 3
-    assert {name: len(each) for name, each in times.items()} == {"a": 2, "b": 2}
+    times = alternate({"a": lambda: calls.append("a"), "b": lambda: calls.append("b")}, rounds=9, calls=2)
+    turns = ["".join(calls[i : i + 4]) for i in range(0, len(calls), 4)]
+    assert len(turns) == 10
+    assert set(turns) == {"aabb", "bbaa"}
+    assert {name: len(each) for name, each in times.items()} == {"a": 9, "b": 9}
 
 
 def test_seconds_are_per_call_and_sleeping_costs_none_on_one_thread(one_thread):

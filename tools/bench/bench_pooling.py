@@ -58,7 +58,7 @@ def bench_speed(rounds: int, report: BenchReport) -> None:
         sides = {"copy": lambda: copied.copy_(values)}
         for top_k in GOALS:
             sides |= {f"plain{top_k}": step(straightforward_pool, x, top_k), f"ours{top_k}": step(last_pool, x, top_k)}
-        times = alternate(sides, rounds)
+        times = alternate(sides, rounds, warm_calls=2)
         on = f"on {threads} thread{'s' * (threads > 1)}"
         for top_k, goal in GOALS.items():
             words = f"pooling against its straightforward version, K = {top_k}, {on}"

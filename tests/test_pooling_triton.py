@@ -250,7 +250,7 @@ def on_a_good_gpu(monkeypatch):
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("shape", [(2, 196, 768), (1, 16384, 4096), (0, 1, 1)])
-def test_takes_what_the_issue_names(on_a_good_gpu, dtype, shape):
+def test_takes_the_promised_types_and_sizes(on_a_good_gpu, dtype, shape):
     assert pooling_triton.takes(fake_tokens(shape, dtype), max(1, shape[2]) ** 0.5, "release")
 
 

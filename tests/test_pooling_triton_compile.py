@@ -1,0 +1,66 @@
+"""LaSt pooling's Triton kernels compiled for an H100 or H200, on any machine: Triton brings the assembler along.
+
+The launching code of pooling_triton.py runs as it is, on tensors of the CPU, but every launch ends after compiling.
+"""
+
+import os
+from importlib.util import find_spec
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from last_vit import pooling_triton
+
+pytestmark = [
+    pytest.mark.skipif(find_spec("triton") is None, reason="torch brings no Triton on this platform"),
+    pytest.mark.skipif(os.environ.get("TRITON_INTERPRET") == "1", reason="Triton interprets in place of compiling"),
+]
+SHARED_BYTES = 227 * 1024  # of one block on compute capability 9.0
+
+
+@pytest.fixture
+def compiled(monkeypatch, tmp_path):
+    """Kernels compiled so far, by name."""
+    import triton
+
+    kernels = {}
+    gpu = SimpleNamespace(
+        get_current_device=lambda: "none",  # a device of its own in Triton's tables of compiled kernels
+        get_current_stream=lambda device: 0,
+        get_current_target=lambda: triton.backends.compiler.GPUTarget("cuda", 90, 32),
+    )
+
+    def compile_only(kernel, grid):
+        def launch(*args, **kwargs):
+            kernels[kernel.fn.__name__] = kernel.run(*args, grid=grid, warmup=True, **kwargs)
+
+        return launch
+
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
+    monkeypatch.setattr(triton.runtime.jit.JITFunction, "__getitem__", compile_only)
+    monkeypatch.setattr(triton.runtime.driver, "_active", gpu)
+    monkeypatch.setattr(pooling_triton, "_compare_first_call", lambda *_: None)
+    return kernels
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
+@pytest.mark.parametrize(
+    ("shape", "k", "selecting"),
+    [
+        ((2, 196, 768), 1, {"best_patch"}),
+        ((2, 196, 768), 98, {"best_patches"}),
+        ((2, 1024, 768), 98, {"count_reaching", "raise_base", "sum_kept"}),
+        ((1, 2048, 1537), 1, {"best_patch"}),  # two windows wide, rows at odd addresses
+    ],
+)
+def test_compiles_for_hopper(compiled, dtype, shape, k, selecting):
+    x = torch.zeros(shape, dtype=dtype, requires_grad=True)
+    pooling_triton.pool(x, k, shape[2] ** 0.5, "release").sum().backward()
+    pooling_triton.select(x, k, shape[2] ** 0.5, "release")
+    assert compiled.keys() == selecting | {"spread_gradient"} | ({"list_kept"} if k > 1 else set())
+    for name, kernel in compiled.items():
+        assert kernel.metadata.shared <= SHARED_BYTES
+        uses_tensor_cores = "wgmma" in kernel.asm["ptx"]
+        assert uses_tensor_cores == (name in selecting - {"raise_base"})
+        assert kernel.asm["cubin"]

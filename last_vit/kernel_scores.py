@@ -10,8 +10,10 @@ Letters in shapes: C the block's channels, W its window, P patches at a time, D 
 import triton
 import triton.language as tl
 
+from last_vit.pooling import TINY
+
 _IS_INTERPRETED = tl.constexpr(bool(triton.knobs.runtime.interpret))  # it knows no assembly and no bfloat16 products
-_TINY = tl.constexpr(1.1754943508222875e-38)  # pooling._TINY
+_TINY = tl.constexpr(TINY)
 
 
 @triton.jit

@@ -22,7 +22,8 @@ import torch
 from torch import Tensor, nn
 
 VARIANTS = ("release", "paper")
-_TINY = torch.finfo(torch.float32).tiny
+EPS = 1e-6  # of the paper's score
+TINY = torch.finfo(torch.float32).tiny
 _MAX = torch.finfo(torch.float32).max
 # Selecting walks over the batch in blocks of about this many elements; the extra memory is that of one block.
 _BLOCK_NUMEL = 1 << 26
@@ -56,7 +57,7 @@ def low_pass(patch_tokens: Tensor, sigma: float | None = None, variant: str = "r
         return _filter(patch_tokens.float(), gain)
 
 
-def stability(patch_tokens: Tensor, sigma: float | None = None, variant: str = "release", eps: float = 1e-6) -> Tensor:
+def stability(patch_tokens: Tensor, sigma: float | None = None, variant: str = "release", eps: float = EPS) -> Tensor:
     """Signed stability score: high where a channel value is large and its own low pass changes it little.
 
     "release" scores `x / |x_hat - x|` (what the released weights were trained with), "paper"
@@ -231,13 +232,13 @@ def _select(score: Tensor, k: int) -> Tensor:
     return score.topk(k, dim=1, sorted=False).indices if k > 1 else score.max(dim=1, keepdim=True).indices
 
 
-def _score(x: Tensor, gain: Tensor, variant: str, eps: float = 1e-6) -> Tensor:
+def _score(x: Tensor, gain: Tensor, variant: str, eps: float = EPS) -> Tensor:
     """`stability` that still ranks x/0 as +-inf; one float32 buffer besides the spectrum."""
     x = x.float()
     low_freq = _filter(x, gain)
     if variant == "paper":
         return low_freq.div_((low_freq - x).abs_().add_(eps))
-    distance = low_freq.sub_(x).abs_().clamp_min_(_TINY)  # the clamp makes 0/0 a zero
+    distance = low_freq.sub_(x).abs_().clamp_min_(TINY)  # the clamp makes 0/0 a zero
     return torch.div(x, distance, out=None if torch.compiler.is_compiling() else distance)
 
 

@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
-from last_vit.pooling import low_pass
+from last_vit.pooling import EPS, TINY, low_pass
 from last_vit.pooling_taps import low_pass_taps
 
 try:
@@ -32,8 +32,6 @@ try:
 except ImportError:  # torch runs without it, and so does pooling.py
     np = None
 
-_TINY = torch.finfo(torch.float32).tiny
-_EPS = 1e-6  # of the paper's score, as in pooling.stability
 _PANEL = 32  # channels per matrix product: with more of them the matrix is wider and mostly zeros
 _MAX_REACH = 96  # taps to each side; a matrix that is mostly taps far away gains nothing over the FFT
 _BLOCK_NUMEL = 1 << 18  # per thread: a block's tokens, scores and mask, 1 MiB each, stay near the core
@@ -187,9 +185,9 @@ def _score(change: Tensor, values: Tensor, variant: str, out: Tensor) -> None:
     values, score = (t.unflatten(2, (len(change), -1)).permute(2, 0, 1, 3) for t in (values, out))
     if variant == "paper":
         low_freq = change + values
-        torch.div(low_freq, change.abs_().add_(_EPS), out=score)
+        torch.div(low_freq, change.abs_().add_(EPS), out=score)
     else:
-        torch.div(values, change.abs_().clamp_min_(_TINY), out=score)  # the clamp makes 0/0 a zero
+        torch.div(values, change.abs_().clamp_min_(TINY), out=score)  # the clamp makes 0/0 a zero
 
 
 @lru_cache(maxsize=64)

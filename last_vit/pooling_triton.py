@@ -23,14 +23,13 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
-from last_vit.pooling import last_pool
+from last_vit.pooling import EPS, last_pool
 from last_vit.pooling_taps import BLOCK_CHANNELS, MAX_REACH, TapMatrix, low_pass_taps, tap_matrix
 
 MAX_CHANNELS = 4096
 MAX_PATCHES = 16384
 MAX_RESIDENT = 256  # patches whose scores fit in the registers of one block
 _HAS_TRITON = find_spec("triton") is not None and os.environ.get("LAST_VIT_TRITON") != "0"
-_EPS = 1e-6  # of the paper's score, as in pooling.stability
 _DTYPES = (torch.bfloat16, torch.float16, torch.float32)
 # Chosen by counting (registers, shared memory and instructions of the compiled kernels), not by measurement.
 _PROGRAMS_PER_GPU_CORE = 4
@@ -246,7 +245,7 @@ def _sizes(x: Tensor) -> tuple[int, int, int, int]:
 
 
 def _numbers(matrix: TapMatrix) -> tuple[float, float]:
-    return 1 / matrix.factor, _EPS
+    return 1 / matrix.factor, EPS
 
 
 def _shape(x: Tensor, matrix: TapMatrix, variant: str) -> dict[str, int | bool]:

@@ -11,12 +11,13 @@ own loss to the bit.
 
 import argparse
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 
 import open_clip
 import torch
 from bench_report import BenchParser, BenchReport, run_bench
 from bench_timing import alternate, ratio
+from open_clip_loop import NO_SCALER, NO_SCHEDULER, NO_TEACHER, Repeated, loop_arguments
 from open_clip_train.data import DataInfo
 from open_clip_train.train import train_one_epoch
 from torch import Tensor
@@ -26,20 +27,6 @@ from last_vit.pooling import last_pool
 
 GOAL_PERCENT, TOP_K = 3.0, 0.5
 PRECISIONS = {"fp32": torch.float32, "amp_bf16": torch.bfloat16}
-_NO_SCALER = _NO_TEACHER = None
-
-
-class OneBatch:
-    """A loader of one batch, as open_clip_train reads it."""
-
-    num_batches = 1
-
-    def __init__(self, batch: tuple[Tensor, Tensor]) -> None:
-        self.batch = batch
-        self.num_samples = len(batch[0])
-
-    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        return iter([self.batch])
 
 
 class KeptLoss:
@@ -73,24 +60,11 @@ def build_step(
     if pooling is not None:
         attach_pool(model, pooling, TOP_K if pooling == "last" else None)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-6, betas=(0.9, 0.98), eps=1e-6, weight_decay=0.05)
-    args = argparse.Namespace(
-        device=str(device),
-        precision=precision,
-        accum_freq=1,
-        skip_scheduler=True,
-        distill=False,
-        horovod=False,
-        grad_clip_norm=1.0,
-        rank=0,
-        world_size=1,
-        log_every_n_steps=1000,
-        batch_size=len(batch[0]),
-        wandb=False,
-    )
-    data, loss = {"train": DataInfo(OneBatch(batch))}, KeptLoss()
+    args = loop_arguments(device, precision, len(batch[0]))
+    data, loss = {"train": DataInfo(Repeated(batch))}, KeptLoss()
 
     def step() -> float:
-        train_one_epoch(model, data, loss, 0, optimizer, _NO_SCALER, None, _NO_TEACHER, args)
+        train_one_epoch(model, data, loss, 0, optimizer, NO_SCALER, NO_SCHEDULER, NO_TEACHER, args)
         return loss.value.item()
 
     return step

@@ -1,8 +1,6 @@
 """Training steps of clip/: open_clip_train's loop under this project's watch over the loss. For benches only."""
 
-import argparse
 import contextlib
-import itertools
 import logging
 from collections.abc import Iterator
 from typing import Any
@@ -11,14 +9,14 @@ import open_clip
 import torch
 from bench_tracks import load_track
 from bench_train_steps import Numerics, Side
+from open_clip_loop import NO_SCALER, NO_SCHEDULER, NO_TEACHER, Repeated, loop_arguments
 from open_clip_train.data import DataInfo
 from open_clip_train.train import train_one_epoch
-from torch import Tensor, nn
+from torch import nn
 
 from last_vit.dense import attach_pool
 
 CLIP_TOP_K = 0.5  # of clip/recipes
-_NO_SCALER = _NO_TEACHER = _NO_SCHEDULER = None
 
 
 def clip_side(arch: str, pooling: str, batch: int, numerics: Numerics) -> Side:
@@ -43,40 +41,15 @@ def clip_side(arch: str, pooling: str, batch: int, numerics: Numerics) -> Side:
     text, size = config["text_cfg"], config["vision_cfg"]["image_size"]
     images = torch.randn(batch, 3, size, size, device=device)
     texts = torch.randint(1, text["vocab_size"] - 1, (batch, text.get("context_length", 77)), device=device)
-    args = argparse.Namespace(
-        device=str(device),
-        precision="amp_bf16" if numerics.bf16 else "fp32",
-        accum_freq=1,
-        skip_scheduler=True,
-        distill=False,
-        horovod=False,
-        grad_clip_norm=1.0,
-        rank=0,
-        world_size=1,
-        log_every_n_steps=100,
-        batch_size=batch,
-        wandb=False,
-        checkpoint_path="",
-    )
+    args = loop_arguments(device, "amp_bf16" if numerics.bf16 else "fp32", batch)
     train, loss = epochs.guard_epoch(train_one_epoch, skips.SkipCounter()), open_clip.ClipLoss()
 
     def run(steps: int) -> None:
-        data = {"train": DataInfo(_Batches((images, texts), steps))}
+        data = {"train": DataInfo(Repeated((images, texts), steps))}
         with _quiet():
-            train(trained, data, loss, 0, optimizer, _NO_SCALER, _NO_SCHEDULER, _NO_TEACHER, args)
+            train(trained, data, loss, 0, optimizer, NO_SCALER, NO_SCHEDULER, NO_TEACHER, args)
 
     return run
-
-
-class _Batches:
-    """A loader of one batch, several times, as open_clip_train reads it."""
-
-    def __init__(self, batch: tuple[Tensor, Tensor], count: int) -> None:
-        self._batch = batch
-        self.num_batches, self.num_samples = count, count * len(batch[0])
-
-    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        return itertools.repeat(self._batch, self.num_batches)
 
 
 def _clip_groups(model: nn.Module) -> list[dict[str, Any]]:

@@ -60,8 +60,8 @@ def bench(args: argparse.Namespace, report: BenchReport) -> None:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Command line."""
-    parser = BenchParser("bench_probe", __doc__, rounds=2, recorded_rounds=5)
-    add_model_flags(parser, batch_size=2, recorded_batch_size=16)
+    parser = BenchParser("bench_probe", __doc__, rounds=2, recorded_rounds=4)
+    add_model_flags(parser, batch_size=2, recorded_batch_size=4)
     parser.add_size("--percents", 1, len(MASKED_PERCENTS), "shares of masked patches")
     run_bench(parser, bench, argv)
 

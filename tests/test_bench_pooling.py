@@ -43,6 +43,7 @@ def test_record(tmp_path, monkeypatch):
         f"speedup_k{k}_threads{threads}": goal for k, goal in bench_pooling.GOALS.items() for threads in (1, 2)
     }
     assert {"bandwidth_k1_threads1", "memory_k98", "memory_plain_k98", "share_vits16_k7"} <= set(found)
+    assert record.config["curves"] == {"middle": bench_pooling.MIDDLE, "N": [6], "K": [1]}
     assert record.metrics["curve_time_B1_N12_D128_K2"] == 1
     assert record.metrics["curve_memory_B1_N6_D128_K2"] > 0
     assert record.metrics["copy_gb_per_second_threads1"] > 0

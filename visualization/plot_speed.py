@@ -4,15 +4,16 @@
     python visualization/plot_speed.py          # draws docs/speed.png from them
 
 A bar reaches from 1, "as fast as the other side", to the ratio; its line is the spread over one run's rounds. Shares in
-percent and ratios without a goal stand in README's table only.
+percent and ratios without a goal stand in README's table only. Below the bars are the pooling's curves over B, N, D, K.
 """
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from diagnostic_cli import add_figure_flag
+from pooling_curves import draw_curves, middle_words, read_curves
 
 from last_vit.command_line import command_parser, run_command_line
 
@@ -24,9 +25,8 @@ if TYPE_CHECKING:
 
     Row = tuple[str, str, dict[str, SpeedRatio]]
 
-_INCHES_PER_BAR, _BAR, _HEADING, _GAP, _WIDTH = 0.17, 0.8, 1.3, 0.35, 9.5
+_INCHES_PER_BAR, _BAR, _HEADING, _GAP, _WIDTH, _CURVES = 0.17, 0.8, 1.3, 0.35, 9.5, 2.8
 _TICKS = (0.2, 0.5, 1, 2, 5, 10, 20, 50, 100, 1000, 10000)
-_SIDES = {"cpu": "CPU", "cuda": "GPU"}
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -47,36 +47,53 @@ def _run(args: argparse.Namespace) -> None:
         raise ValueError(
             f"no bench in {args.results} recorded a ratio with a goal; run python tools/bench/run_all.py --record"
         )
-    show_speed(rows, args.figure)
+    curves = {side_of(record): record for record in records if read_curves(record)}
+    show_speed(rows, curves, args.figure)
     print(f"{len(rows)} ratios of {len({bench for bench, _, _ in rows})} benches; written {args.figure}")
 
 
 def goal_rows(records: Sequence["ResultRecord"]) -> list["Row"]:
-    """(bench, words, ratio by "cpu" or "cuda") of every ratio with a goal, benches in alphabetical order."""
-    from last_vit.speed_results import is_on_cpu, read_speed_ratios
+    """(bench, words, ratio by side) of every ratio with a goal, benches in alphabetical order."""
+    from last_vit.speed_results import read_speed_ratios
 
     rows: dict[tuple[str, str], Row] = {}
     for record in sorted(records, key=lambda record: record.row or ""):
         for ratio in read_speed_ratios(record):
             if ratio.unit == "x" and ratio.goal is not None:
                 row = rows.setdefault((record.row or "", ratio.name), (record.row or "", ratio.words, {}))
-                row[2]["cpu" if is_on_cpu(record) else "cuda"] = ratio
+                row[2][side_of(record)] = ratio
     return list(rows.values())
 
 
-def show_speed(rows: Sequence["Row"], path: Path) -> None:
+def side_of(record: "ResultRecord") -> str:
+    """ "CPU" or "GPU"."""
+    from last_vit.speed_results import is_on_cpu
+
+    return "CPU" if is_on_cpu(record) else "GPU"
+
+
+def show_speed(rows: Sequence["Row"], curves: Mapping[str, "ResultRecord"], path: Path) -> None:
     """Draw and write the picture.
 
     Args:
         rows: Of `goal_rows`.
+        curves: Records with curves, by side.
         path: As `save_figure`'s.
     """
-    from figure_style import house_style, new_figure, save_figure
+    from figure_style import BACKGROUND, FOREGROUND, house_style, save_figure
+    from matplotlib.figure import Figure
 
+    colors = {"CPU": BACKGROUND, "GPU": FOREGROUND}
     tops = _places(rows)
-    figure, [[panel]] = new_figure(1, 1, _WIDTH, 1.0 + _INCHES_PER_BAR * (tops[-1] + len(rows[-1][2])))
+    heights = [1.0 + _INCHES_PER_BAR * (tops[-1] + len(rows[-1][2])), *[_CURVES] * bool(curves)]
     with house_style():
-        _draw(panel, rows, tops)
+        figure = Figure(figsize=(_WIDTH, sum(heights)), dpi=150, layout="constrained")
+        parts = figure.subfigures(len(heights), 1, height_ratios=heights, squeeze=False)[:, 0]
+        _draw(parts[0].subplots(), rows, tops, colors)
+        if curves:
+            words = "; ".join(f"{side}: {middle_words(record)}" for side, record in curves.items())
+            parts[1].suptitle(f"Pooling, one size changed at a time ({words})", fontsize=9)
+            draw_curves(parts[1].subplots(1, 4, sharey=True), curves, colors)
     save_figure(figure, path)
 
 
@@ -90,21 +107,19 @@ def _places(rows: Sequence["Row"]) -> list[float]:
     return tops
 
 
-def _draw(panel: "Axes", rows: Sequence["Row"], tops: Sequence[float]) -> None:
-    from figure_style import BACKGROUND, FOREGROUND
+def _draw(panel: "Axes", rows: Sequence["Row"], tops: Sequence[float], colors: Mapping[str, str]) -> None:
     from matplotlib.lines import Line2D
     from matplotlib.patches import Patch
     from matplotlib.transforms import blended_transform_factory
 
-    colors = {"cpu": BACKGROUND, "cuda": FOREGROUND}
     across = blended_transform_factory(panel.transAxes, panel.transData)
-    shown = [side for side in _SIDES if any(side in ratios for _, _, ratios in rows)]
+    shown = [side for side in colors if any(side in ratios for _, _, ratios in rows)]
     panel.set_xscale("log")
     for place, ((bench, _, ratios), top) in enumerate(zip(rows, tops, strict=True)):
         if not place or rows[place - 1][0] != bench:
             heading = {"ha": "right", "va": "center", "weight": "bold", "fontsize": 8.5}
             panel.text(-0.01, top - _HEADING / 2 - _GAP / 2, f"{bench}.py", transform=across, **heading)
-        for y, side in enumerate([side for side in _SIDES if side in ratios], start=1):
+        for y, side in enumerate([side for side in colors if side in ratios], start=1):
             _draw_bar(panel, ratios[side], top + y - 0.5, colors[side])
     panel.axvline(1, color="#222222", linewidth=0.8, zorder=3)
     middles = [top + len(ratios) / 2 for top, (_, _, ratios) in zip(tops, rows, strict=True)]
@@ -119,7 +134,7 @@ def _draw(panel: "Axes", rows: Sequence["Row"], tops: Sequence[float]) -> None:
     panel.set_xticks(ticks, [f"{tick:,g}x" for tick in ticks])
     panel.set_xticks([], minor=True)
     entries = [
-        *(Patch(color=colors[side], label=_SIDES[side]) for side in shown),
+        *(Patch(color=colors[side], label=side) for side in shown),
         Line2D([], [], color="#000000", linewidth=2, marker="", label="goal"),
         Line2D([], [], color="#222222", linewidth=0.9, label="spread over one run's rounds"),
     ]

@@ -28,7 +28,7 @@ B, N, D = 16, 196, 768
 GOALS = {1: 6.0, 7: 3.0, 98: 2.5}
 THREADS = (1, 2)
 MIDDLE = {"B": 4, "N": 196, "D": 768, "K": 7}
-CURVES = {"B": (1, 16, 64), "N": (49, 784, 4096), "D": (192, 384, 1536), "K": (1, 49, 98, 195)}
+CURVES = {"B": (1, 16, 64), "N": (49, 784, 4096, 16384), "D": (192, 384, 1536), "K": (1, 49, 98, 195)}
 SHARE_TOP_K, SHARE_BATCH, SHARE_ROUNDS = 7, 4, 2
 VITS = {"ViT-S/16": (6, 384), "ViT-B/16": (12, 768)}
 
@@ -98,8 +98,8 @@ def bench_curves(rounds: int, threads: int, report: BenchReport) -> None:
         share = ratio(times[name], times[middle]).times(steps[middle][0].numel() / x.numel())
         memory = peak_bytes(run)[0] / (4 * x.numel())
         print(f"    {name:<24} {share!s:<22} {memory:5.2f}")
-        key = name.replace("=", "").replace(" ", "_")
-        report.keep(**{f"curve_time_{key}": share.median, f"curve_memory_{key}": memory})
+        shape = name.replace("=", "").replace(" ", "_")
+        report.keep(**{f"curve_time_{shape}": share.median, f"curve_memory_{shape}": memory})
 
 
 def bench_share(report: BenchReport) -> None:
@@ -124,7 +124,8 @@ def bench_share(report: BenchReport) -> None:
 def bench(args: argparse.Namespace, report: BenchReport) -> None:
     """All four parts."""
     size = f"[{B}, {N}, {D}]"
-    report.describe(f"random tokens {size}, float32", dataset=f"random tokens {size}, float32", n_images=B)
+    words = f"random tokens {size}, float32"
+    report.describe(words, dataset=words, n_images=B, curves={"middle": MIDDLE, **CURVES})
     bench_speed(args.rounds, report)
     bench_memory(report)
     bench_curves(args.rounds, args.threads, report)

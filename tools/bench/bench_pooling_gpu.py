@@ -164,8 +164,9 @@ def bench_speed(rounds: int, report: BenchReport) -> None:
 
 
 def bench_curves(report: BenchReport) -> None:
-    """Time and extra memory while one of B, N, D and K changes; for the record and for reading."""
-    print("  curves, bfloat16: forward, forward and backward, extra memory of the forward pass in inputs")
+    """Time and extra memory while one of B, N, D and K changes; for the record and for plot_speed.py."""
+    print("  curves, bfloat16: forward, forward and backward, extra memory of both in inputs")
+    middle_time = None  # per value of x, forward and backward; the first shape is the middle one
     for name, values in CURVES.items():
         for value in (MIDDLE[name], *values):
             shape = {**MIDDLE, name: value}
@@ -176,10 +177,12 @@ def bench_curves(report: BenchReport) -> None:
                 "both": lambda x=x, k=k: torch.autograd.grad(last_pool(x, k).sum(), x),
             }
             times = {side: statistics.median(each) for side, each in microseconds(sides, CURVE_ROUNDS).items()}
-            memory = peak_bytes(sides["forward"], x.device)[0] / (x.numel() * x.element_size())
+            middle_time = middle_time or times["both"] / x.numel()
+            memory = peak_bytes(sides["both"], x.device)[0] / (x.numel() * x.element_size())
             where = "_".join(f"{letter}{number}" for letter, number in shape.items())
             report.keep(**{f"curve_us_{side}_{where}": each for side, each in times.items()})
-            report.keep(**{f"curve_memory_{where}": memory})
+            time = times["both"] / x.numel() / middle_time
+            report.keep(**{f"curve_time_{where}": time, f"curve_memory_{where}": memory})
             print(f"    {where:<24} {times['forward']:9.1f} us {times['both']:9.1f} us {memory:7.3f}")
 
 

@@ -10,25 +10,13 @@
 # Expected, in percent: DINO ViT-S/16 47.7 with CLS, 55.1 with LaSt; with labels ViT-S/16 29.5 and 41.9, ViT-B/16 22.3 and
 # 32.8. The paper names neither the ground truth nor the image size: union, class and object regions are all printed.
 set -euo pipefail
+# shellcheck source-path=SCRIPTDIR source=script_checks.sh
+source "$(dirname "$0")/script_checks.sh"
 
-name=eval_coarse_seg_voc12.sh
 voc=${1:-}
 list=$voc/ImageSets/Segmentation/val.txt
-read -ra run <<<"${RUN:-python}"
-scripts=$(cd "$(dirname "$0")/../dino" && pwd)
-
-if [ -z "$voc" ] || [ "${voc#-}" != "$voc" ]; then
-    echo "$name: error: the first argument is the folder VOC2012 with JPEGImages in it" >&2
-    exit 2
-fi
-if [ ! -f "$list" ]; then
-    echo "$name: error: no $list: unpack VOCtrainval_11-May-2012.tar and give its VOCdevkit/VOC2012" >&2
-    exit 2
-fi
-if [ "$(grep -c . "$list")" -ne 1449 ]; then
-    echo "$name: error: $list names $(grep -c . "$list") images, VOC 2012 val has 1449; for others call" \
-        "dino/eval_coarse_segmentation.py --voc-root $voc" >&2
-    exit 2
-fi
-exec "${run[@]}" "$scripts/eval_coarse_segmentation.py" --voc-root "$voc" --voc-split val --dataset-name VOC12 \
-    --rule score attention "${@:2}"
+need_arguments "the first argument is the folder VOC2012 with JPEGImages in it" "$voc"
+need_path "$list" "unpack VOCtrainval_11-May-2012.tar and give its VOCdevkit/VOC2012"
+need_lines 1449 "$list" "VOC 2012 val" "dino/eval_coarse_segmentation.py --voc-root $voc"
+exec "${run[@]}" "$repository/dino/eval_coarse_segmentation.py" --voc-root "$voc" --voc-split val \
+    --dataset-name VOC12 --rule score attention "${@:2}"

@@ -13,29 +13,17 @@
 #
 # Expected of ViT-S/16, in percent: LaSt 51.6 (paper); LOST 50.7, TokenCut 58.8 (their papers); DINO-seg 42.1 (LOST's).
 set -euo pipefail
+# shellcheck source-path=SCRIPTDIR source=script_checks.sh
+source "$(dirname "$0")/script_checks.sh"
 
-name=eval_corloc_coco20k.sh
 coco=${1:-}
 json=$coco/annotations/instances_train2014.json
 list=$coco/coco_20k_filenames.txt
-read -ra run <<<"${RUN:-python}"
-scripts=$(cd "$(dirname "$0")/../dino" && pwd)
-
-if [ -z "$coco" ] || [ "${coco#-}" != "$coco" ]; then
-    echo "$name: error: the first argument is the folder that holds train2014/, annotations/ and the list" >&2
-    exit 2
-fi
+need_arguments "the first argument is the folder that holds train2014/, annotations/ and the list" "$coco"
 for path in "$coco/train2014" "$json" "$list"; do
-    if [ ! -e "$path" ]; then
-        echo "$name: error: no $path: the head of this script says where it comes from" >&2
-        exit 2
-    fi
+    need_path "$path" "the head of this script says where it comes from"
 done
-if [ "$(grep -c . "$list")" -ne 19817 ]; then
-    echo "$name: error: $list names $(grep -c . "$list") images, COCO20k has 19817; for another list call" \
-        "dino/eval_object_discovery.py --coco-list $list" >&2
-    exit 2
-fi
-exec "${run[@]}" "$scripts/eval_object_discovery.py" --coco-images "$coco/train2014" --coco-json "$json" \
+need_lines 19817 "$list" COCO20k "dino/eval_object_discovery.py --coco-list $list"
+exec "${run[@]}" "$repository/dino/eval_object_discovery.py" --coco-images "$coco/train2014" --coco-json "$json" \
     --coco-list "$list" --dataset-name "COCO20k" --method patch-score lost dino-seg tokencut \
     --component peak largest all "${@:2}"

@@ -11,26 +11,14 @@
 #
 # Expected of ViT-S/16, in percent: LaSt 64.4 (paper); LOST 61.9, TokenCut 68.8 (their papers); DINO-seg 45.8 (LOST's).
 set -euo pipefail
+# shellcheck source-path=SCRIPTDIR source=script_checks.sh
+source "$(dirname "$0")/script_checks.sh"
 
-name=eval_corloc_voc07.sh
 voc=${1:-}
 list=$voc/ImageSets/Main/trainval.txt
-read -ra run <<<"${RUN:-python}"
-scripts=$(cd "$(dirname "$0")/../dino" && pwd)
-
-if [ -z "$voc" ] || [ "${voc#-}" != "$voc" ]; then
-    echo "$name: error: the first argument is the folder VOC2007 with JPEGImages in it" >&2
-    exit 2
-fi
-if [ ! -f "$list" ]; then
-    echo "$name: error: no $list: unpack VOCtrainval_06-Nov-2007.tar and give its VOCdevkit/VOC2007" >&2
-    exit 2
-fi
-if [ "$(grep -c . "$list")" -ne 5011 ]; then
-    echo "$name: error: $list names $(grep -c . "$list") images, VOC 2007 trainval has 5011; for others call" \
-        "dino/eval_object_discovery.py --voc-root $voc" >&2
-    exit 2
-fi
-exec "${run[@]}" "$scripts/eval_object_discovery.py" --voc-root "$voc" --voc-split trainval \
+need_arguments "the first argument is the folder VOC2007 with JPEGImages in it" "$voc"
+need_path "$list" "unpack VOCtrainval_06-Nov-2007.tar and give its VOCdevkit/VOC2007"
+need_lines 5011 "$list" "VOC 2007 trainval" "dino/eval_object_discovery.py --voc-root $voc"
+exec "${run[@]}" "$repository/dino/eval_object_discovery.py" --voc-root "$voc" --voc-split trainval \
     --dataset-name "VOC07 trainval" --method patch-score lost dino-seg tokencut --component peak largest all \
     "${@:2}"

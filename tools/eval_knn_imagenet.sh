@@ -11,35 +11,19 @@
 # Expected with k = 20, in percent (DINO's README): ViT-S/16 74.5, ViT-S/8 78.3, ViT-B/16 76.1, ViT-B/8 77.4, ResNet-50
 # 67.5; ViT-S/16 after main_dino.py's defaults, 100 epochs: 69.3.
 set -euo pipefail
+# shellcheck source-path=SCRIPTDIR source=script_checks.sh
+source "$(dirname "$0")/script_checks.sh"
 
-name=eval_knn_imagenet.sh
 imagenet=${1:-}
 weights=${2:-}
-read -ra run <<<"${RUN:-python}"
-scripts=$(cd "$(dirname "$0")/../dino" && pwd)
-
-if [ -z "$imagenet" ] || [ -z "$weights" ] || [ "${imagenet#-}" != "$imagenet" ] || [ "${weights#-}" != "$weights" ]; then
-    echo "$name: error: the first argument is ImageNet's folder, the second the backbone's weights" >&2
-    exit 2
-fi
+need_arguments "the first argument is ImageNet's folder, the second the backbone's weights" "$imagenet" "$weights"
 if [ ! -f "$weights" ]; then
-    echo "$name: error: no file $weights: the head of this script says what it may be" >&2
-    exit 2
+    fail "no file $weights: the head of this script says what it may be"
 fi
-for train in "$imagenet/train" "$imagenet/ILSVRC/Data/CLS-LOC/train" "$imagenet/Data/CLS-LOC/train" ""; do
-    if [ -d "$train" ]; then
-        break
-    fi
-done
+train=$(imagenet_split "$imagenet" train)
 if [ -z "$train" ]; then
-    echo "$name: error: no train/ in $imagenet: the head of this script says what is expected there" >&2
-    exit 2
+    fail "no train/ in $imagenet: the head of this script says what is expected there"
 fi
-classes=$(find -L "$train" -mindepth 1 -maxdepth 1 -type d | wc -l)
-if [ "$classes" -ne 1000 ]; then
-    echo "$name: error: $train has $classes classes, ImageNet-1k has 1000; for other images call" \
-        "dino/eval_knn.py --data_path $imagenet" >&2
-    exit 2
-fi
-exec "${run[@]}" "$scripts/eval_knn.py" --data_path "$imagenet" --dataset_name ImageNet-1k \
+need_classes "$train" "dino/eval_knn.py --data_path $imagenet"
+exec "${run[@]}" "$repository/dino/eval_knn.py" --data_path "$imagenet" --dataset_name ImageNet-1k \
     --pretrained_weights "$weights" "${@:3}"

@@ -13,24 +13,13 @@
 #   F-ViT, EVA02-CLIP L/14, 896 px    CLS 24.7 (53.6, 46.0)    LaSt 39.1    CLIPSelf, patches 38.4
 # CLS and LaSt: the paper; CLIPSelf: Wu et al., ICLR 2024.
 set -euo pipefail
+# shellcheck source-path=SCRIPTDIR source=script_checks.sh
+source "$(dirname "$0")/script_checks.sh"
 
-name=eval_ov_coco.sh
 coco=${1:-}
 json=$coco/annotations/instances_val2017_all_2.json
-read -ra run <<<"${RUN:-python}"
-scripts=$(cd "$(dirname "$0")/../ov_detection" && pwd)
-
-if [ -z "$coco" ] || [ "${coco#-}" != "$coco" ]; then
-    echo "$name: error: the first argument is the folder that holds val2017/ and annotations/" >&2
-    exit 2
-fi
-if [ ! -f "$json" ]; then
-    echo "$name: error: no $json: make it with tools/make_ov_coco.py --coco $coco" >&2
-    exit 2
-fi
-if [ ! -d "$coco/val2017" ]; then
-    echo "$name: error: no $coco/val2017: the head of this script says where it comes from" >&2
-    exit 2
-fi
-exec "${run[@]}" "$scripts/lazy_train.py" --eval-only "${@:2}" "dataloader.test.dataset.json_file=$json" \
-    "dataloader.test.dataset.image_root=$coco/val2017"
+need_arguments "the first argument is the folder that holds val2017/ and annotations/" "$coco"
+need_path "$json" "make it with tools/make_ov_coco.py --coco $coco"
+need_path "$coco/val2017" "the head of this script says where it comes from"
+exec "${run[@]}" "$repository/ov_detection/lazy_train.py" --eval-only "${@:2}" \
+    "dataloader.test.dataset.json_file=$json" "dataloader.test.dataset.image_root=$coco/val2017"

@@ -14,23 +14,15 @@
 #   F-ViT, EVA02-CLIP L/14, 896 px     CLS 24.2 (27.9, 31.5, 28.7)    LaSt 32.1    CLIPSelf, patches 34.9
 # CLS and LaSt: the paper; CLIPSelf: Wu et al., ICLR 2024.
 set -euo pipefail
+# shellcheck source-path=SCRIPTDIR source=script_checks.sh
+source "$(dirname "$0")/script_checks.sh"
 
-name=eval_ov_lvis.sh
 coco=${1:-}
 lvis=${2:-}
 json=$lvis/lvis_v1_val.json
-read -ra run <<<"${RUN:-python}"
-scripts=$(cd "$(dirname "$0")/../ov_detection" && pwd)
-
-if [ -z "$coco" ] || [ "${coco#-}" != "$coco" ] || [ -z "$lvis" ] || [ "${lvis#-}" != "$lvis" ]; then
-    echo "$name: error: the first two arguments are COCO's folder of images and LVIS's of annotations" >&2
-    exit 2
-fi
+need_arguments "the first two arguments are COCO's folder of images and LVIS's of annotations" "$coco" "$lvis"
 for path in "$json" "$coco/train2017" "$coco/val2017"; do
-    if [ ! -e "$path" ]; then
-        echo "$name: error: no $path: the head of this script says where it comes from" >&2
-        exit 2
-    fi
+    need_path "$path" "the head of this script says where it comes from"
 done
-exec "${run[@]}" "$scripts/lazy_train.py" --eval-only "${@:3}" "dataloader.test.dataset.json_file=$json" \
-    "dataloader.test.dataset.image_root=$coco"
+exec "${run[@]}" "$repository/ov_detection/lazy_train.py" --eval-only "${@:3}" \
+    "dataloader.test.dataset.json_file=$json" "dataloader.test.dataset.image_root=$coco"

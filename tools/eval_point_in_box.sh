@@ -19,6 +19,8 @@
 # The released checkpoint is measured with both readings of the paper: against the LaSt token that it was trained with,
 # in the table, and against the CLS token, as the released script does. results/ gets one record per model.
 set -euo pipefail
+# shellcheck source-path=SCRIPTDIR source=script_checks.sh
+source "$(dirname "$0")/script_checks.sh"
 
 if [ "$#" -gt 0 ] && [ "${1#-}" = "$1" ]; then
     imagenet=$1
@@ -27,17 +29,8 @@ else
     imagenet=${IMAGENET_ROOT:-}
 fi
 weights=${WEIGHTS:-weights}
-read -ra run <<<"${RUN:-python}"
-scripts=$(cd "$(dirname "$0")/../visualization" && pwd)
-
-if [ -z "$imagenet" ]; then
-    echo "eval_point_in_box.sh: error: no ImageNet: give the folder that holds val/, or IMAGENET_ROOT" >&2
-    exit 2
-fi
-if [ ! -d "$imagenet" ]; then
-    echo "eval_point_in_box.sh: error: no folder $imagenet: give ImageNet's, with val/ and Annotations/ in it" >&2
-    exit 2
-fi
+need_arguments "no ImageNet: give the folder that holds val/, or IMAGENET_ROOT" "$imagenet"
+need_folder "$imagenet" "give ImageNet's, with val/ and Annotations/ in it"
 
 models=()
 left_out=()
@@ -60,12 +53,12 @@ for file in ${left_out[@]+"${left_out[@]}"}; do
     echo "left out: $weights/$file is not there"
 done
 if [ "${#models[@]}" -eq 0 ]; then
-    echo "eval_point_in_box.sh: error: no weights in $weights: the head of this script says where to get them" >&2
+    echo "$name: error: no weights in $weights: the head of this script says where to get them" >&2
     exit 1
 fi
 
 if [ -f "$weights/ViT_190k.pth" ]; then
-    "${run[@]}" "$scripts/evaluate_patch_hit.py" --checkpoint "$weights/ViT_190k.pth" --imagenet-root "$imagenet" \
+    "${run[@]}" "$repository/visualization/evaluate_patch_hit.py" --checkpoint "$weights/ViT_190k.pth" --imagenet-root "$imagenet" \
         --global-token cls --output patch_hit_ViT_190k_cls_token
 fi
-exec "${run[@]}" "$scripts/point_in_box_table.py" --imagenet-root "$imagenet" "${models[@]}" "$@"
+exec "${run[@]}" "$repository/visualization/point_in_box_table.py" --imagenet-root "$imagenet" "${models[@]}" "$@"

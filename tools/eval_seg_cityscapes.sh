@@ -13,18 +13,10 @@
 # Expected mIoU of CLIP ViT-B/16 in percent: 6.5 with CLS, 12.1 with LaSt (paper). SCLIP's paper: 6.5.
 # The paper does not name its protocol; its CLS numbers are nearest to SCLIP's settings with a plain last block.
 set -euo pipefail
+# shellcheck source-path=SCRIPTDIR source=script_checks.sh
+source "$(dirname "$0")/script_checks.sh"
 
-name=eval_seg_cityscapes.sh
 root=${1:-}
-read -ra run <<<"${RUN:-python}"
-scripts=$(cd "$(dirname "$0")/../clip" && pwd)
-
-if [ -z "$root" ] || [ "${root#-}" != "$root" ]; then
-    echo "$name: error: the first argument is the folder that holds leftImg8bit/ and gtFine/" >&2
-    exit 2
-fi
-if [ ! -d "$root" ]; then
-    echo "$name: error: no folder $root: the head of this script says what it holds" >&2
-    exit 2
-fi
-exec "${run[@]}" "$scripts/eval_zero_shot_seg.py" --dataset cityscapes --root "$root" --protocol sclip "${@:2}"
+need_arguments "the first argument is the folder that holds leftImg8bit/ and gtFine/" "$root"
+need_folder "$root" "the head of this script says what it holds"
+exec "${run[@]}" "$repository/clip/eval_zero_shot_seg.py" --dataset cityscapes --root "$root" --protocol sclip "${@:2}"

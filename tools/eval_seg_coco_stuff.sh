@@ -15,19 +15,11 @@
 # The paper does not name its protocol; its CLS number is nearer to NACLIP's settings (336 pixels) with a plain last
 # block and without PAMR than to SCLIP's (448 pixels; 5.7 in SCLIP's paper), which are --protocol sclip.
 set -euo pipefail
+# shellcheck source-path=SCRIPTDIR source=script_checks.sh
+source "$(dirname "$0")/script_checks.sh"
 
-name=eval_seg_coco_stuff.sh
 root=${1:-}
-read -ra run <<<"${RUN:-python}"
-scripts=$(cd "$(dirname "$0")/../clip" && pwd)
-
-if [ -z "$root" ] || [ "${root#-}" != "$root" ]; then
-    echo "$name: error: the first argument is the folder that holds images/val2017/ and the maps" >&2
-    exit 2
-fi
-if [ ! -d "$root" ]; then
-    echo "$name: error: no folder $root: the head of this script says what it holds" >&2
-    exit 2
-fi
-exec "${run[@]}" "$scripts/eval_zero_shot_seg.py" --dataset coco_stuff --root "$root" \
+need_arguments "the first argument is the folder that holds images/val2017/ and the maps" "$root"
+need_folder "$root" "the head of this script says what it holds"
+exec "${run[@]}" "$repository/clip/eval_zero_shot_seg.py" --dataset coco_stuff --root "$root" \
     --protocol naclip --pamr off "${@:2}"

@@ -23,32 +23,16 @@
 #
 # results/ gets one record per model.
 set -euo pipefail
+# shellcheck source-path=SCRIPTDIR source=script_checks.sh
+source "$(dirname "$0")/script_checks.sh"
 
-name=eval_zero_shot_imagenet.sh
 imagenet=${1:-}
 weights=${WEIGHTS:-weights}
-read -ra run <<<"${RUN:-python}"
-scripts=$(cd "$(dirname "$0")/../clip" && pwd)
-
-if [ -z "$imagenet" ] || [ "${imagenet#-}" != "$imagenet" ]; then
-    echo "$name: error: the first argument is ImageNet's folder, which holds val/" >&2
-    exit 2
-fi
-if [ ! -d "$imagenet" ]; then
-    echo "$name: error: no folder $imagenet: give ImageNet's, with val/ in it" >&2
-    exit 2
-fi
-
-for val in "$imagenet/val" "$imagenet/ILSVRC/Data/CLS-LOC/val" "$imagenet/Data/CLS-LOC/val" "$imagenet"; do
-    if [ -d "$val" ]; then
-        break
-    fi
-done
-classes=$(find -L "$val" -mindepth 1 -maxdepth 1 -type d | wc -l)
-if [ "$classes" -ne 0 ] && [ "$classes" -ne 1000 ]; then # Kaggle's val/ has no class folders
-    echo "$name: error: $val has $classes classes, ImageNet-1k has 1000; for other images call" \
-        "clip/eval_zero_shot_cls.py --imagenet-root $imagenet" >&2
-    exit 2
+need_arguments "the first argument is ImageNet's folder, which holds val/" "$imagenet"
+need_folder "$imagenet" "give ImageNet's, with val/ in it"
+val=$(imagenet_split "$imagenet" val)
+if [ -n "$(find -L "${val:-$imagenet}" -mindepth 1 -maxdepth 1 -type d -print -quit)" ]; then # Kaggle's val/ has none
+    need_classes "${val:-$imagenet}" "clip/eval_zero_shot_cls.py --imagenet-root $imagenet"
 fi
 
 models=()
@@ -80,5 +64,5 @@ case " ${*:2} " in
         fi
         ;;
 esac
-exec "${run[@]}" "$scripts/eval_zero_shot_cls.py" --imagenet-root "$imagenet" --dataset-name ImageNet-1k \
+exec "${run[@]}" "$repository/clip/eval_zero_shot_cls.py" --imagenet-root "$imagenet" --dataset-name ImageNet-1k \
     ${models[@]+"${models[@]}"} "${@:2}"

@@ -1,10 +1,17 @@
-"""The GPU's pooling bench where there is no GPU: it says so, and its judge of a selection knows right from wrong."""
+"""The GPU's pooling bench where there is no GPU: it says so; its judge knows right from wrong; it runs."""
+
+import time
+from pathlib import Path
 
 import bench_pooling_gpu
 import pytest
 import torch
+from bench_report import BenchParser, run_bench
+from pooling_curves import read_curves
 
 from last_vit import last_select
+from last_vit.results import read_results
+from last_vit.speed_results import read_speed_ratios
 
 
 def test_refuses_without_a_gpu(capsys):
@@ -22,3 +29,45 @@ def test_a_wrong_choice_is_told_from_a_right_one(top_k):
     assert bench_pooling_gpu.disagreement(x, topk_idx) == 0
     topk_idx[1, 0, 7] = x[1, :, 7].argmin()  # the lowest score of all, so never among the best
     assert bench_pooling_gpu.disagreement(x, topk_idx) > 0.1
+
+
+class ClockEvent:
+    """A CUDA event's stand-in for a CPU."""
+
+    def __init__(self, enable_timing: bool) -> None:
+        assert enable_timing
+
+    def record(self) -> None:
+        self.seconds = time.perf_counter()
+
+    def elapsed_time(self, end: "ClockEvent") -> float:
+        return 1000 * (end.seconds - self.seconds)
+
+
+def test_runs_whole_where_a_cpu_stands_in(monkeypatch, tmp_path, capsys):
+    """No kernel runs here: this is the bench's own arithmetic, printing and record."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(torch.cuda, "Event", ClockEvent)
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda: None)
+    monkeypatch.setattr(torch, "compile", lambda function, fullgraph: function)
+    monkeypatch.setattr(bench_pooling_gpu, "as_graph", lambda function: function)
+    small = {"B": 2, "N": 12, "D": 64, "TOP_K": (1, 3, 12), "READS": {1: 1.5}, "FLUSH_BYTES": 16, "CURVE_ROUNDS": 1}
+    curves = {"MIDDLE": {"B": 1, "N": 12, "D": 64, "K": 2}, "CURVES": {"B": (2,), "N": (6,), "D": (32,), "K": (1,)}}
+    for name, value in (small | curves).items():
+        monkeypatch.setattr(bench_pooling_gpu, name, value)
+
+    def bench(args, report):
+        report.describe("small", dataset="small", n_images=2, curves={"middle": curves["MIDDLE"], **curves["CURVES"]})
+        bench_pooling_gpu.check_parity(report.device)
+        bench_pooling_gpu.bench_speed(args.rounds, report)
+        bench_pooling_gpu.bench_curves(report)
+
+    run_bench(BenchParser("bench_small", "", rounds=2), bench, ["--device", "cpu", "--record"])
+    assert "every side agrees with float64" in capsys.readouterr().out
+    (record,) = read_results(Path("results"))
+    ratios = {each.name: each for each in read_speed_ratios(record)}
+    assert ratios["reads_k1"].is_limit
+    assert (ratios["forward_k3_plain"].goal, ratios["both_k12_plain"].goal) == (10.0, None)
+    assert record.metrics["us_forward_graph_k1"] > 0
+    assert [point.size for point in read_curves(record)["N"]] == [6, 12]
+    assert read_curves(record)["K"][1].time == 1.0

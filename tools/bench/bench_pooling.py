@@ -134,7 +134,7 @@ def bench(args: argparse.Namespace, report: BenchReport) -> None:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Command line."""
-    run_bench(BenchParser("bench_pooling", __doc__, rounds=5, recorded_rounds=9, has_gpu_side=False), bench, argv)
+    run_bench(BenchParser("bench_pooling", __doc__, rounds=5, recorded_rounds=25, has_gpu_side=False), bench, argv)
 
 
 if __name__ == "__main__":

@@ -60,9 +60,11 @@ def plain_pool(x: Tensor, top_k: int) -> Tensor:
     return straightforward_pool(x.float(), top_k).to(x.dtype)
 
 
-def microseconds(functions: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:
+def microseconds(
+    functions: Mapping[str, Callable[[], object]], rounds: int, device: torch.device
+) -> dict[str, list[float]]:
     """GPU time of one call of each, in turn, with cold caches; a first round, which warms up, does not count."""
-    flushed = torch.empty(FLUSH_BYTES, dtype=torch.int8, device="cuda")
+    flushed = torch.empty(FLUSH_BYTES, dtype=torch.int8, device=device)
     events: dict[str, list[tuple[torch.cuda.Event, torch.cuda.Event]]] = {name: [] for name in functions}
     for turn in range(rounds + 1):
         for name, function in functions.items():
@@ -104,10 +106,10 @@ def disagreement(x: Tensor, topk_idx: Tensor) -> float:
     return float(((best_left - worst_kept) / best_left.abs()).clamp_min(0).max())
 
 
-def check_parity() -> None:
+def check_parity(device: torch.device) -> None:
     """Refuse to go on when a side disagrees with float64, or our ways to run with each other."""
     for dtype in TYPES:
-        x = torch.randn(4, N, D, device="cuda").to(dtype)
+        x = torch.randn(4, N, D, device=device).to(dtype)
         for top_k in TOP_K[:-1]:
             for name, takes in (("the kernels", True), ("the formulas", False)):
                 with mock.patch.object(pooling_triton, "takes", return_value=takes):
@@ -129,7 +131,7 @@ def check_parity() -> None:
 
 def bench_speed(rounds: int, report: BenchReport) -> None:
     """The goals: against one read of x and against the straightforward version."""
-    x = torch.randn(B, N, D, device="cuda").bfloat16()
+    x = torch.randn(B, N, D, device=report.device).bfloat16()
     leaf, copied = x.clone().requires_grad_(), torch.empty_like(x)
     size = x.numel() * x.element_size()
     for top_k in TOP_K:
@@ -141,7 +143,7 @@ def bench_speed(rounds: int, report: BenchReport) -> None:
             sides[f"forward{name}"] = lambda p=pool, k=top_k: p(x, k)
             sides[f"both{name}"] = lambda p=pool, k=top_k: torch.autograd.grad(p(leaf, k).sum(), leaf)
         sides["forward_graph"] = as_graph(sides["forward"])
-        times = microseconds(sides, rounds)
+        times = microseconds(sides, rounds, report.device)
         read = [each / 2 for each in times["copy"]]
         report.add(
             f"reads_k{top_k}", f"K={top_k}: forward in reads of x", ratio(times["forward_graph"], read),
@@ -166,24 +168,24 @@ def bench_speed(rounds: int, report: BenchReport) -> None:
 def bench_curves(report: BenchReport) -> None:
     """Time and extra memory while one of B, N, D and K changes; for the record and for plot_speed.py."""
     print("  curves, bfloat16: forward, forward and backward, extra memory of both in inputs")
-    middle_time = None  # per value of x, forward and backward; the first shape is the middle one
-    for name, values in CURVES.items():
-        for value in (MIDDLE[name], *values):
-            shape = {**MIDDLE, name: value}
-            x = torch.randn(shape["B"], shape["N"], shape["D"], device="cuda").bfloat16().requires_grad_()
-            k = shape["K"]
-            sides = {
-                "forward": lambda x=x, k=k: last_pool(x.detach(), k),
-                "both": lambda x=x, k=k: torch.autograd.grad(last_pool(x, k).sum(), x),
-            }
-            times = {side: statistics.median(each) for side, each in microseconds(sides, CURVE_ROUNDS).items()}
-            middle_time = middle_time or times["both"] / x.numel()
-            memory = peak_bytes(sides["both"], x.device)[0] / (x.numel() * x.element_size())
-            where = "_".join(f"{letter}{number}" for letter, number in shape.items())
-            report.keep(**{f"curve_us_{side}_{where}": each for side, each in times.items()})
-            time = times["both"] / x.numel() / middle_time
-            report.keep(**{f"curve_time_{where}": time, f"curve_memory_{where}": memory})
-            print(f"    {where:<24} {times['forward']:9.1f} us {times['both']:9.1f} us {memory:7.3f}")
+    shapes = [MIDDLE, *({**MIDDLE, letter: size} for letter, sizes in CURVES.items() for size in sizes)]
+    middle_time = None  # per value of x, forward and backward
+    for shape in shapes:
+        x = torch.randn(shape["B"], shape["N"], shape["D"], device=report.device).bfloat16().requires_grad_()
+        sides = {
+            "forward": lambda x=x, k=shape["K"]: last_pool(x.detach(), k),
+            "both": lambda x=x, k=shape["K"]: torch.autograd.grad(last_pool(x, k).sum(), x),
+        }
+        times = {
+            side: statistics.median(each) for side, each in microseconds(sides, CURVE_ROUNDS, report.device).items()
+        }
+        middle_time = middle_time or times["both"] / x.numel()
+        memory = peak_bytes(sides["both"], x.device)[0] / (x.numel() * x.element_size())
+        where = "_".join(f"{letter}{size}" for letter, size in shape.items())
+        report.keep(**{f"curve_us_{side}_{where}": each for side, each in times.items()})
+        time = times["both"] / x.numel() / middle_time
+        report.keep(**{f"curve_time_{where}": time, f"curve_memory_{where}": memory})
+        print(f"    {where:<24} {times['forward']:9.1f} us {times['both']:9.1f} us {memory:7.3f}")
 
 
 def bench(args: argparse.Namespace, report: BenchReport) -> None:
@@ -193,7 +195,7 @@ def bench(args: argparse.Namespace, report: BenchReport) -> None:
     torch.cuda.set_device(report.device)
     words = f"random tokens [{B}, {N}, {D}], bfloat16"
     report.describe(words, dataset=words, n_images=B, curves={"middle": MIDDLE, **CURVES})
-    check_parity()
+    check_parity(report.device)
     bench_speed(args.rounds, report)
     bench_curves(report)
 

@@ -10,7 +10,7 @@ Letters in shapes: C the block's channels, W its window, P patches at a time, D 
 import triton
 import triton.language as tl
 
-from last_vit.pooling import TINY
+from last_vit.pooling_formulas import TINY
 
 _IS_INTERPRETED = tl.constexpr(bool(triton.knobs.runtime.interpret))  # it knows no assembly and no bfloat16 products
 _TINY = tl.constexpr(TINY)
@@ -66,9 +66,10 @@ def scores(
     D: tl.constexpr,
     PAPER: tl.constexpr,
 ) -> tl.tensor:
-    """`pooling._score` of the patches at pointers `rows` [1, P], float32 [C, P]; +inf for NaN, which topk ranks first.
+    """`pooling_formulas.score` of the patches at pointers `rows` [1, P], float32 [C, P].
 
-    Where `is_patch` [1, P] is false, nothing is read and the score means nothing.
+    It is +inf for NaN, which topk ranks first. Where `is_patch` [1, P] is false, nothing is read, and the score means
+    nothing.
     """
     around = tl.load(rows + window[:, None], mask=is_patch, other=0.0)
     x = tl.load(rows + channels[:, None], mask=is_patch & (channels < D)[:, None], other=0.0).to(tl.float32)

@@ -1,7 +1,9 @@
 """LaSt pooling: a frequency-guided, channel-wise top-K mean over stable patches (paper Sec. 5.1).
 
-The whole method and nothing else: low pass along channels -> stability score -> the K most stable patches of each
-channel -> their mean. It has no parameters and imports torch only; baselines are in token_pool.py, hosts in adapters/.
+The whole method: low pass along channels -> stability score -> the K most stable patches of each channel -> their mean.
+It has no parameters and needs torch only. Here are its functions and what they accept; the arithmetic is in
+pooling_formulas.py and, faster, in pooling_cpu.py and pooling_triton.py. Baselines are in token_pool.py, hosts in
+adapters/.
 
     x_hat  = Re IFFT_D(g * FFT_D(x))                         low_pass
     S      = x_hat / (|x_hat - x| + eps)   variant "paper"   stability
@@ -15,25 +17,20 @@ Letters: B images, N patches, D channels, K patches kept per channel, f frequenc
 """
 
 import math
-from functools import lru_cache
 from types import ModuleType
 
 import torch
 from torch import Tensor, nn
 
+from last_vit import pooling_formulas
+from last_vit.pooling_formulas import EPS
+
 VARIANTS = ("release", "paper")
-EPS = 1e-6  # of the paper's score
-TINY = torch.finfo(torch.float32).tiny
 _MAX = torch.finfo(torch.float32).max
-# Selecting walks over the batch in blocks of about this many elements; the extra memory is that of one block.
-_BLOCK_NUMEL = 1 << 26
 
 
 def low_pass(patch_tokens: Tensor, sigma: float | None = None, variant: str = "release") -> Tensor:
     """Gaussian low pass of every patch along its channels (paper Sec. 5.1; the released kernel by default).
-
-    The real part of the inverse FFT only sees the even part of the gain, so a real FFT with that even part on the half
-    spectrum is exact, also for the released kernel, whose peak sits one bin off the centre for even D.
 
     Args:
         patch_tokens: [B, N, D], any float dtype.
@@ -51,10 +48,9 @@ def low_pass(patch_tokens: Tensor, sigma: float | None = None, variant: str = "r
         tensor([1., 1.])
     """
     _check_tokens(patch_tokens)
-    num_channels = patch_tokens.shape[-1]
-    gain = _half_gain(num_channels, _check_sigma(sigma, num_channels), _check_variant(variant), patch_tokens.device)
+    gain = _gain(patch_tokens, sigma, variant)
     with torch.autocast(patch_tokens.device.type, enabled=False):
-        return _filter(patch_tokens.float(), gain)
+        return pooling_formulas.low_pass(patch_tokens.float(), gain)
 
 
 def stability(patch_tokens: Tensor, sigma: float | None = None, variant: str = "release", eps: float = EPS) -> Tensor:
@@ -76,10 +72,10 @@ def stability(patch_tokens: Tensor, sigma: float | None = None, variant: str = "
         ValueError: As `low_pass`.
     """
     _check_tokens(patch_tokens)
-    num_channels = patch_tokens.shape[-1]
-    gain = _half_gain(num_channels, _check_sigma(sigma, num_channels), _check_variant(variant), patch_tokens.device)
+    gain = _gain(patch_tokens, sigma, variant)
     with torch.no_grad(), torch.autocast(patch_tokens.device.type, enabled=False):
-        return _score(patch_tokens.detach(), gain, variant, eps).nan_to_num_(nan=0.0, posinf=_MAX, neginf=-_MAX)
+        score = pooling_formulas.score(patch_tokens.detach(), gain, variant, eps)
+        return score.nan_to_num_(nan=0.0, posinf=_MAX, neginf=-_MAX)
 
 
 def last_select(
@@ -104,22 +100,9 @@ def last_select(
         torch.Size([2, 4, 8])
     """
     _check_tokens(patch_tokens)
-    batch, num_patches, num_channels = patch_tokens.shape
+    _, num_patches, num_channels = patch_tokens.shape
     k, sigma = resolve_top_k(top_k, num_patches), _check_sigma(sigma, num_channels)
-    if (faster := _faster(patch_tokens, sigma, variant)) is not None:
-        return faster.select(patch_tokens, k, sigma, _check_variant(variant))
-    gain = _half_gain(num_channels, sigma, _check_variant(variant), patch_tokens.device)
-    x = patch_tokens.detach()
-    # A traced loop would be unrolled, so tracing takes all images at once.
-    block = max(1, batch if torch.compiler.is_compiling() else _BLOCK_NUMEL // (num_patches * num_channels))
-    with torch.no_grad(), torch.autocast(x.device.type, enabled=False):
-        if batch <= block:
-            return _select(_score(x, gain, variant), k)
-        block = min(block, (batch + 1) // 2)  # beside the indices of all images, the buffers of at most half of them
-        topk_idx = torch.empty(batch, k, num_channels, dtype=torch.long, device=x.device)
-        for start in range(0, batch, block):
-            topk_idx[start : start + block] = _select(_score(x[start : start + block], gain, variant), k)
-        return topk_idx
+    return _way(patch_tokens, sigma, _check_variant(variant)).select(patch_tokens, k, sigma, variant)
 
 
 def last_pool(patch_tokens: Tensor, top_k: int | float, sigma: float | None = None, variant: str = "release") -> Tensor:
@@ -144,13 +127,12 @@ def last_pool(patch_tokens: Tensor, top_k: int | float, sigma: float | None = No
         torch.Size([2, 8])
     """
     _check_tokens(patch_tokens)
-    k, sigma = resolve_top_k(top_k, patch_tokens.shape[1]), _check_sigma(sigma, patch_tokens.shape[2])
+    _, num_patches, num_channels = patch_tokens.shape
+    k, sigma = resolve_top_k(top_k, num_patches), _check_sigma(sigma, num_channels)
     _check_variant(variant)
-    if k == patch_tokens.shape[1]:
+    if k == num_patches:
         return patch_tokens.mean(dim=1)  # every patch is kept, whatever its score
-    if (faster := _faster(patch_tokens, sigma, variant)) is not None:
-        return faster.pool(patch_tokens, k, sigma, variant)
-    return patch_tokens.gather(1, last_select(patch_tokens, top_k, sigma, variant)).mean(dim=1)
+    return _way(patch_tokens, sigma, variant).pool(patch_tokens, k, sigma, variant)
 
 
 def vote_count(topk_idx: Tensor, num_patches: int) -> Tensor:
@@ -214,64 +196,24 @@ def resolve_top_k(top_k: int | float, num_patches: int) -> int:
     return top_k
 
 
-def _faster(patch_tokens: Tensor, sigma: float, variant: str) -> ModuleType | None:
-    """The module that does the same to these tokens in less time, if there is one; its functions take checked input."""
+def _way(patch_tokens: Tensor, sigma: float, variant: str) -> ModuleType:
+    """The fastest module that takes these tokens; `select` and `pool` mean the same in each."""
     if patch_tokens.device.type == "cuda":
         from last_vit import pooling_triton
 
-        return pooling_triton if pooling_triton.takes(patch_tokens, sigma, variant) else None
+        return pooling_triton if pooling_triton.takes(patch_tokens, sigma, variant) else pooling_formulas
     if patch_tokens.device.type != "cpu" or torch.compiler.is_compiling():
-        return None
+        return pooling_formulas
     from last_vit import pooling_cpu
 
-    return pooling_cpu if pooling_cpu.takes(patch_tokens) else None
+    return pooling_cpu if pooling_cpu.takes(patch_tokens) else pooling_formulas
 
 
-def _select(score: Tensor, k: int) -> Tensor:
-    """[B, N, D] scores -> long [B, k, D] indices of the largest along dim 1."""
-    return score.topk(k, dim=1, sorted=False).indices if k > 1 else score.max(dim=1, keepdim=True).indices
-
-
-def _score(x: Tensor, gain: Tensor, variant: str, eps: float = EPS) -> Tensor:
-    """`stability` that still ranks x/0 as +-inf; one float32 buffer besides the spectrum."""
-    x = x.float()
-    low_freq = _filter(x, gain)
-    if variant == "paper":
-        return low_freq.div_((low_freq - x).abs_().add_(eps))
-    distance = low_freq.sub_(x).abs_().clamp_min_(TINY)  # the clamp makes 0/0 a zero
-    return torch.div(x, distance, out=None if torch.compiler.is_compiling() else distance)
-
-
-def _filter(x: Tensor, gain: Tensor) -> Tensor:
-    """Multiply the half spectrum of float32 `x` by a real gain."""
-    if x.numel() == 0:
-        return x.clone()  # the FFT refuses an empty batch
-    return torch.fft.irfft(torch.fft.rfft(x, dim=-1).mul_(gain), n=x.shape[-1], dim=-1)
-
-
-def half_gain64(num_channels: int, sigma: float, variant: str, device: torch.device) -> Tensor:
-    """Even part of the Gaussian gain at f = 0 .. D // 2, float64 [D // 2 + 1]."""
-    freq = torch.arange(num_channels // 2 + 1, dtype=torch.float64, device=device)
-    # The release centres its kernel on the fftshifted axis with integer division: even D puts the peak at f = -1.
-    offset = 1.0 if variant == "release" and num_channels % 2 == 0 else 0.0
-    left, right = (torch.exp(-0.5 * ((freq + shift) / sigma) ** 2) for shift in (-offset, offset))
-    gain = 0.5 * (left + right)
-    if num_channels % 2 == 0:
-        gain[-1] = left[-1]  # Nyquist has no mirror bin: it stands at f = -D/2 alone
-    return gain
-
-
-@lru_cache(maxsize=64)
-def _half_gain_cached(num_channels: int, sigma: float, variant: str, device: torch.device) -> Tensor:
-    return half_gain64(num_channels, sigma, variant, device).float()
-
-
-def _half_gain(num_channels: int, sigma: float, variant: str, device: torch.device) -> Tensor:
-    """Even part of the Gaussian gain at f = 0 .. D // 2, float32 [D // 2 + 1]."""
-    if torch.compiler.is_compiling():
-        return _half_gain_cached.__wrapped__(num_channels, sigma, variant, device)
-    with torch.inference_mode(False):  # a cached inference tensor would break a later backward through `low_pass`
-        return _half_gain_cached(num_channels, sigma, variant, device)
+def _gain(patch_tokens: Tensor, sigma: float | None, variant: str) -> Tensor:
+    """The low pass's gain for these tokens, once its options are checked."""
+    num_channels = patch_tokens.shape[-1]
+    checked = _check_sigma(sigma, num_channels), _check_variant(variant)
+    return pooling_formulas.half_gain(num_channels, *checked, patch_tokens.device)
 
 
 def _check_tokens(patch_tokens: Tensor) -> None:

@@ -1,4 +1,4 @@
-"""LaSt pooling on a CPU: the same choice as pooling.py's formulas, several times as fast.
+"""LaSt pooling on a CPU: the same choice as the formulas, several times as fast.
 
 Three parts of the formulas are slow on a CPU, so they are done differently here:
 
@@ -24,12 +24,12 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
-from last_vit.pooling import EPS, TINY, low_pass
+from last_vit.pooling_formulas import EPS, TINY, half_gain, low_pass
 from last_vit.pooling_taps import low_pass_taps
 
 try:
     import numpy as np
-except ImportError:  # torch runs without it, and so does pooling.py
+except ImportError:  # torch runs without it, and so do the formulas
     np = None
 
 _PANEL = 32  # channels per matrix product: with more of them the matrix is wider and mostly zeros
@@ -40,7 +40,7 @@ _DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 
 def takes(patch_tokens: Tensor) -> bool:
-    """Whether the functions of this file can take these tokens; the formulas of pooling.py take all.
+    """Whether the functions of this file can take these tokens; pooling_formulas.py takes all.
 
     Not: float64, no images, other devices, no numpy, tensors without memory of their own (torch.func, fake tensors),
     forward-mode gradients, and while a graph is traced.
@@ -151,7 +151,8 @@ def _blocks(x: Tensor, sigma: float, variant: str) -> Iterator[_Block]:
             score = _part(memory[2], *images.shape[:2], last - first)
             _wrap(images, first - reach, last + reach, out=rows)
             if matrix is None:
-                torch.sub(low_pass(rows, sigma, variant), rows, out=change[0])
+                gain = half_gain(num_channels, sigma, variant, rows.device)
+                torch.sub(low_pass(rows, gain), rows, out=change[0])
             else:
                 windows = rows.flatten(0, 1).unfold(1, len(matrix), panel).transpose(0, 1)
                 torch.bmm(windows, matrix.expand(len(windows), -1, -1), out=change.flatten(1, 2))

@@ -17,7 +17,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from last_vit.pooling import half_gain64
+from last_vit.pooling_formulas import half_gain64
 
 BLOCK_CHANNELS = 64  # outputs of one matrix: the height of Hopper's matrix instruction
 _CUT = 2.0**-26  # all taps beyond the reach sum up to less than this share of all taps

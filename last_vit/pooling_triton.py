@@ -1,9 +1,9 @@
-"""LaSt pooling on a CUDA GPU: the same choice as pooling.py's formulas, without a Fourier transform or stored scores.
+"""LaSt pooling on a CUDA GPU: the same choice as the formulas, without a Fourier transform or stored scores.
 
-pooling.py comes here by itself for CUDA tensors that `takes` accepts; everything else stays with its formulas: float64,
-no Triton, GPUs before compute capability 9.0 or with less shared memory than an H100 (the kernels count on it), more
-than 4,096 channels or 16,384 patches, and low passes whose taps reach further than 96 channels (a small sigma, or one
-that cuts the Gaussian off).
+pooling.py comes here by itself for CUDA tensors that `takes` accepts; everything else goes to pooling_formulas.py:
+float64, no Triton, GPUs before compute capability 9.0 or with less shared memory than an H100 (the kernels count on
+it), more than 4,096 channels or 16,384 patches, and low passes whose taps reach further than 96 channels (a small
+sigma, or one that cuts the Gaussian off).
 
 The kernels are in kernel_*.py. For K = 1 and for N <= 256 they read x once, for larger K and N at most 13 times; what
 they write beside the result is the kept patch (K = 1) or one bit per value of x, which is all that the backward pass
@@ -23,7 +23,8 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
-from last_vit.pooling import EPS, last_pool
+from last_vit import pooling_formulas
+from last_vit.pooling_formulas import EPS
 from last_vit.pooling_taps import BLOCK_CHANNELS, MAX_REACH, TapMatrix, low_pass_taps, tap_matrix
 
 MAX_CHANNELS = 4096
@@ -218,7 +219,7 @@ def _compare_first_call(x: Tensor, k: int, sigma: float, variant: str, pooled: T
     kernel = (x.device, x.dtype, x.shape[2], k == 1, x.shape[1] <= MAX_RESIDENT, variant)
     if kernel in _compared or (x.is_cuda and torch.cuda.is_current_stream_capturing()):
         return
-    expected = last_pool(x[:1].double(), k, sigma, variant)  # float64 is none of ours
+    expected = pooling_formulas.pool(x[:1].double(), k, sigma, variant)
     if not expected.isfinite().all():
         return  # says nothing; the next call may
     tolerance = 1e-2 * expected.abs() + 1e-3 * expected.abs().max()

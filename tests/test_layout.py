@@ -37,6 +37,18 @@ def imports(path, top_level_only=False):
     return found
 
 
+def module_name(path):
+    return ".".join(path.relative_to(REPO).with_suffix("").parts).removesuffix(".__init__")
+
+
+def package_modules(path):
+    """Modules of last_vit that a file imports, `from last_vit import pooling_cpu` among them."""
+    modules = {module_name(each) for each in tracked("last_vit")}
+    nodes = [node for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))) if isinstance(node, ast.ImportFrom)]
+    named = {f"{node.module}.{alias.name}" for node in nodes for alias in node.names}
+    return (imports(path) | named) & modules - {"last_vit"}
+
+
 def roots(names):
     return {name.split(".")[0] for name in names}
 
@@ -51,9 +63,19 @@ def test_last_vit_imports_with_torch_alone():
 
 def test_pooling_imports_torch_only():
     """The formulas need nothing else; the faster versions of them are looked for when there are tokens to pool."""
-    pooling = REPO / "last_vit" / "pooling.py"
-    assert roots(imports(pooling, top_level_only=True)) == {"torch", "math", "functools", "types"}
-    assert roots(imports(pooling)) == {"torch", "math", "functools", "types", "last_vit"}
+    formulas, pooling = (REPO / "last_vit" / f"{name}.py" for name in ("pooling_formulas", "pooling"))
+    assert roots(imports(formulas)) == {"torch", "functools"}
+    assert imports(pooling, top_level_only=True) == {"torch", "math", "types", "last_vit", "last_vit.pooling_formulas"}
+    assert package_modules(pooling) == {f"last_vit.pooling_{name}" for name in ("formulas", "cpu", "triton")}
+
+
+def test_package_has_no_circles():
+    """Imports inside functions count: whoever reads a file needs what it imports, whenever that happens."""
+    above = {module_name(path): package_modules(path) for path in tracked("last_vit")}
+    while ground := [module for module, below in above.items() if not below & above.keys()]:
+        for module in ground:
+            del above[module]
+    assert not above, f"these import each other: {sorted(above)}"
 
 
 @pytest.mark.parametrize("path", tracked("last_vit"), ids=lambda path: str(path.relative_to(REPO)))
@@ -70,7 +92,7 @@ def test_package_imports_point_down(path):
     if path.parent.name == "adapters":
         assert inner <= {n for n in inner if n.startswith(("last_vit.adapters", "last_vit.token_pool"))}
         assert not roots(names) & HOSTS, "adapters know their hosts by name"
-    if path.stem in ("pooling", "patch_scores", "token_pool"):
+    if path.stem in ("patch_scores", "token_pool"):
         assert inner <= {"last_vit.pooling"}
 
 

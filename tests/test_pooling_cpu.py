@@ -5,7 +5,7 @@ import torch
 from test_pooling import rand, reference_low_pass
 from torch.autograd import forward_ad
 
-from last_vit import last_pool, last_select, pooling, pooling_cpu, vote_count
+from last_vit import last_pool, last_select, pooling, pooling_cpu, pooling_formulas, vote_count
 from last_vit.pooling import VARIANTS
 
 # A matrix product per panel of 64 channels; the FFT; two panels, both at the ends; rows longer than numpy sorts.
@@ -14,11 +14,11 @@ SHAPES = [(2, 196, 768), (2, 9, 20), (3, 30, 128), (1, 300, 192)]
 
 @pytest.fixture
 def formulas(monkeypatch):
-    """last_pool and last_select by pooling.py's formulas alone."""
+    """last_pool and last_select by pooling_formulas.py."""
 
     def by_formulas(function, *args, **kwargs):
         with monkeypatch.context() as patch:
-            patch.setattr(pooling, "_faster", lambda *_: None)
+            patch.setattr(pooling, "_way", lambda *_: pooling_formulas)
             return function(*args, **kwargs)
 
     return by_formulas

@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from last_vit.pooling import VARIANTS, half_gain64, low_pass
+from last_vit.pooling import VARIANTS, low_pass
+from last_vit.pooling_formulas import half_gain64
 from last_vit.pooling_taps import MAX_REACH, low_pass_taps, split_taps, tap_matrix
 
 CPU = torch.device("cpu")

@@ -17,7 +17,8 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from last_vit import last_pool, last_select, pooling_triton, stability
-from last_vit.pooling import VARIANTS, half_gain64
+from last_vit.pooling import VARIANTS
+from last_vit.pooling_formulas import half_gain64
 from last_vit.pooling_taps import low_pass_taps
 
 REPO = Path(__file__).resolve().parent.parent

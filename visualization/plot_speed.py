@@ -66,7 +66,7 @@ def goal_rows(records: Sequence["ResultRecord"]) -> list["Row"]:
 
 
 def side_of(record: "ResultRecord") -> str:
-    """ "CPU" or "GPU"."""
+    """Where a record was measured: "CPU" or "GPU"."""
     from last_vit.speed_results import is_on_cpu
 
     return "CPU" if is_on_cpu(record) else "GPU"

@@ -31,7 +31,7 @@ from bench_timing import peak_bytes, ratio
 from torch import Tensor
 
 from last_vit import last_pool, last_select, pooling_triton
-from last_vit.pooling import half_gain64
+from last_vit.pooling_formulas import half_gain64
 
 B, N, D = 256, 196, 768
 TOP_K = (1, 7, 98, N)

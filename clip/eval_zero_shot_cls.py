@@ -101,7 +101,7 @@ def measure_model(
     Raises:
         ValueError, FileNotFoundError: As `load_clip_argument` and `encode_classes`, or embeddings that are not finite.
     """
-    from last_vit.clip_text import zero_shot_scores
+    from last_vit.clip_models.text import zero_shot_scores
     from last_vit.dense_batches import dense_batches
     from last_vit.metrics.class_accuracy import ClassAccuracy
     from last_vit.runtime import describe_device, is_main_process

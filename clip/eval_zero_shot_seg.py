@@ -28,7 +28,7 @@ from last_vit.command_line import command_parser, positive, run_command_line
 if TYPE_CHECKING:
     import torch
 
-    from last_vit.clip_models import LoadedClip
+    from last_vit.clip_models.loading import LoadedClip
     from last_vit.data.seg_sets import SegmentationSet
     from last_vit.data.seg_settings import SegmentationSetting
     from last_vit.zero_shot_segmenter import ZeroShotSegmenter
@@ -43,7 +43,10 @@ def build_parser() -> argparse.ArgumentParser:
     parser = command_parser("eval_zero_shot_seg.py", __doc__)
     add_model_flags(parser)
     parser.add_argument(
-        "--last-block", choices=LAST_BLOCKS, default="vanilla", help="see last_vit/clip_last_block.py; default vanilla"
+        "--last-block",
+        choices=LAST_BLOCKS,
+        default="vanilla",
+        help="see last_vit/clip_models/last_block.py; default vanilla",
     )
     data = parser.add_argument_group("data")
     add = data.add_argument
@@ -177,8 +180,8 @@ def build_segmenter(
     from functools import partial
 
     from last_vit.class_names import flatten_names
-    from last_vit.clip_dense import clip_dense_features
-    from last_vit.clip_text import default_cache, encode_class_names, read_templates
+    from last_vit.clip_models.dense import clip_dense_features
+    from last_vit.clip_models.text import default_cache, encode_class_names, read_templates
     from last_vit.label_maps import LabelRule
     from last_vit.native_size import find_patch_size
     from last_vit.sliding_window import plan_windows

@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from zero_shot_cli import print_table
 
-from last_vit.clip_models import LoadedClip
-from last_vit.clip_text import TEMPLATE_SETS, read_templates
+from last_vit.clip_models.loading import LoadedClip
+from last_vit.clip_models.text import TEMPLATE_SETS, read_templates
 from last_vit.data.seg_sets import SegmentationSet
 from last_vit.data.seg_settings import CUSTOM, SegmentationSetting, find_setting
 from last_vit.model_argument import ModelArgument

@@ -38,7 +38,7 @@ from last_vit.command_line import command_parser, patch_count, run_command_line
 if TYPE_CHECKING:
     import torch
 
-    from last_vit.clip_models import LoadedClip
+    from last_vit.clip_models.loading import LoadedClip
     from last_vit.data.imagenet import ImageNetDataset
     from last_vit.model_argument import ModelArgument
 

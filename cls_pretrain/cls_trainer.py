@@ -7,7 +7,7 @@ from detectron2.engine import SimpleTrainer
 from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
-from last_vit.lazy_trainer import RepeatableSteps
+from last_vit.lazy.trainer import RepeatableSteps
 
 
 class ClsTrainer(RepeatableSteps, SimpleTrainer):

@@ -14,8 +14,8 @@ from torch.nn.parallel import DistributedDataParallel
 
 from last_vit.checkpoint import load_checkpoint, load_strict, read_checkpoint
 from last_vit.classification_net import ClassificationNet
-from last_vit.lazy_checkpoints import RunCheckpoints
-from last_vit.lazy_run import run_iterations, share_buffers
+from last_vit.lazy.checkpoints import RunCheckpoints
+from last_vit.lazy.run import run_iterations, share_buffers
 from last_vit.runtime import world_size
 
 logger = logging.getLogger("detectron2")

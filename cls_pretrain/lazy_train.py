@@ -14,7 +14,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from last_vit.lazy_command import lazy_parser, run_lazily
+from last_vit.lazy.command import lazy_parser, run_lazily
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -32,7 +32,7 @@ def run(args: argparse.Namespace) -> dict[str, float]:
     from detectron2.engine import default_setup
 
     from last_vit.checkpoint import load_checkpoint
-    from last_vit.lazy_command import check_run, read_config
+    from last_vit.lazy.command import check_run, read_config
 
     cfg = read_config(args.config_file, args.opts, "cls_pretrain/conf.py and configs/")
     check_run(args, cfg)

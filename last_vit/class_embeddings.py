@@ -169,7 +169,7 @@ def embed_class_names(
     Raises:
         ValueError: A vocabulary that `check_vocabulary` refuses, or unknown prompts.
     """
-    from last_vit.clip_text import encode_class_names
+    from last_vit.clip_models.text import encode_class_names
 
     check_vocabulary(names)
     every = [*names, BACKGROUND]

@@ -5,7 +5,7 @@ float64, no Triton, GPUs before compute capability 9.0 or with less shared memor
 it), more than 4,096 channels or 16,384 patches, and low passes whose taps reach further than 96 channels (a small
 sigma, or one that cuts the Gaussian off).
 
-The kernels are in kernel_*.py. For K = 1 and for N <= 256 they read x once, for larger K and N at most 13 times; what
+The kernels are in kernels/. For K = 1 and for N <= 256 they read x once, for larger K and N at most 13 times; what
 they write beside the result is the kept patch (K = 1) or one bit per value of x, which is all that the backward pass
 needs, so x need not be kept for it. To torch.compile each function is one operator; no call waits for the GPU, so it
 can be captured in a CUDA graph once it has run outside of one (that compiles the kernels and makes the tap matrix).
@@ -95,7 +95,7 @@ def _(x: Tensor, k: int, sigma: float, variant: str) -> tuple[Tensor, Tensor]:
 @torch.library.custom_op("last_vit::spread_on_gpu", mutates_args=())
 def spread_on_gpu(grad: Tensor, kept: Tensor, k: int, num_patches: int) -> Tensor:
     """[B, N, D]: grad [B, D] / k at the kept positions, zeros elsewhere."""
-    from last_vit import kernel_kept
+    from last_vit.kernels import kept as kept_kernels
 
     grad = grad.contiguous()
     batch, num_channels = grad.shape
@@ -103,7 +103,7 @@ def spread_on_gpu(grad: Tensor, kept: Tensor, k: int, num_patches: int) -> Tenso
     if batch:
         grid = (-(-num_channels // _SPREAD_CHANNELS) * -(-num_patches // 32), batch)
         with torch.cuda.device_of(grad):
-            kernel_kept.spread_gradient[grid](
+            kept_kernels.spread_gradient[grid](
                 grad, kept, out, num_patches, k, D=num_channels, IS_BITS=kept.ndim == 3, BLOCK=_SPREAD_CHANNELS
             )
     return out
@@ -117,7 +117,7 @@ def _(grad: Tensor, kept: Tensor, k: int, num_patches: int) -> Tensor:
 @torch.library.custom_op("last_vit::select_on_gpu", mutates_args=())
 def select_on_gpu(x: Tensor, k: int, sigma: float, variant: str) -> Tensor:
     """The kept patches themselves, long [B, k, D]."""
-    from last_vit import kernel_kept
+    from last_vit.kernels import kept as kept_kernels
 
     _, kept = pool_on_gpu(x, k, sigma, variant)
     if k == 1:
@@ -127,7 +127,7 @@ def select_on_gpu(x: Tensor, k: int, sigma: float, variant: str) -> Tensor:
     if batch:
         grid = (-(-num_channels // _SPREAD_CHANNELS), batch)
         with torch.cuda.device_of(x):
-            kernel_kept.list_kept[grid](kept, topk_idx, num_patches, k, D=num_channels, BLOCK=_SPREAD_CHANNELS)
+            kept_kernels.list_kept[grid](kept, topk_idx, num_patches, k, D=num_channels, BLOCK=_SPREAD_CHANNELS)
     return topk_idx
 
 
@@ -155,14 +155,14 @@ pool_on_gpu.register_autograd(_backward, setup_context=_keep_for_backward)
 
 def _pool_best(x: Tensor, matrix: TapMatrix, variant: str, pooled: Tensor, kept: Tensor) -> None:
     """K = 1: one pass; few images of many patches are split, and the parts joined by a maximum."""
-    from last_vit import kernel_select
+    from last_vit.kernels import select as select_kernels
 
     patches = _patches_at_a_time(x)
     blocks, walkers, splits = _grid(x, patches)
     packed = None
     if splits > 1:
         packed = torch.full_like(kept, torch.iinfo(torch.int64).min, dtype=torch.int64)
-    kernel_select.best_patch[(blocks, walkers, splits)](
+    select_kernels.best_patch[(blocks, walkers, splits)](
         x, matrix.pieces, pooled, kept, packed, *_sizes(x), *_numbers(matrix),
         **_shape(x, matrix, variant), P=patches, IS_SPLIT=splits > 1, num_warps=4, num_stages=1,
     )  # fmt: skip
@@ -173,10 +173,10 @@ def _pool_best(x: Tensor, matrix: TapMatrix, variant: str, pooled: Tensor, kept:
 
 def _pool_resident(x: Tensor, k: int, matrix: TapMatrix, variant: str, pooled: Tensor, kept: Tensor) -> None:
     """1 < K < N <= 256: one pass."""
-    from last_vit import kernel_select
+    from last_vit.kernels import select as select_kernels
 
     blocks, walkers, _ = _grid(x, MAX_RESIDENT)
-    kernel_select.best_patches[(blocks, walkers)](
+    select_kernels.best_patches[(blocks, walkers)](
         x, matrix.pieces, pooled, kept, k, *_sizes(x), *_numbers(matrix),
         **_shape(x, matrix, variant), P=max(32, 1 << (x.shape[1] - 1).bit_length()),
         PART=_patches_at_a_time(x), num_warps=4, num_stages=1,
@@ -185,7 +185,7 @@ def _pool_resident(x: Tensor, k: int, matrix: TapMatrix, variant: str, pooled: T
 
 def _pool_long(x: Tensor, k: int, matrix: TapMatrix, variant: str, pooled: Tensor, kept: Tensor) -> None:
     """1 < K < N, N > 256: up to eleven passes that narrow the threshold, two that take what reaches it."""
-    from last_vit import kernel_select_long as long
+    from last_vit.kernels import select_long as long
 
     batch, num_patches, num_channels = x.shape
     patches = _patches_at_a_time(x)

@@ -17,7 +17,7 @@ to that of a run that was never stopped.
 import argparse
 import sys
 
-from last_vit.lazy_command import lazy_parser, run_lazily
+from last_vit.lazy.command import lazy_parser, run_lazily
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -32,7 +32,7 @@ def run(args: argparse.Namespace) -> dict[str, float]:
     from detectron2.engine import default_setup
     from ov_training import evaluate_checkpoint, train
 
-    from last_vit.lazy_command import check_run, read_config
+    from last_vit.lazy.command import check_run, read_config
 
     cfg = read_config(args.config_file, args.opts, "in ov_detection/configs/")
     check_run(args, cfg)

@@ -17,9 +17,9 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from last_vit.class_embeddings import ClassEmbeddings, ClassSplit, embed_class_names, load_class_embeddings
-from last_vit.clip_models import load_clip
-from last_vit.lazy_checkpoints import RunCheckpoints
-from last_vit.lazy_run import run_iterations, share_buffers
+from last_vit.clip_models.loading import load_clip
+from last_vit.lazy.checkpoints import RunCheckpoints
+from last_vit.lazy.run import run_iterations, share_buffers
 from last_vit.runtime import get_logger, world_size
 
 

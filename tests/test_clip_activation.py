@@ -10,9 +10,9 @@ from clip_files import archive, as_openai, config_file, random_clip
 from clip_files import registry as registry
 
 from last_vit.checkpoint_layouts import OPENAI_ATTRIBUTES
-from last_vit.clip_activation import check_activation, config_uses_quick_gelu, known_activation
-from last_vit.clip_models import load_clip
-from last_vit.clip_record import RECORD_FILE, ClipRecord
+from last_vit.clip_models.activation import check_activation, config_uses_quick_gelu, known_activation
+from last_vit.clip_models.loading import load_clip
+from last_vit.clip_models.record import RECORD_FILE, ClipRecord
 
 pytestmark = pytest.mark.usefixtures("registry")
 HASH = "0" * 64

@@ -20,7 +20,7 @@ from torch.utils.data import DataLoader
 from torchvision.datasets import ImageFolder
 
 from last_vit.class_names import imagenet_wnids
-from last_vit.clip_text import encode_class_names, read_templates, zero_shot_scores
+from last_vit.clip_models.text import encode_class_names, read_templates, zero_shot_scores
 from last_vit.data.synthetic import SyntheticObjects
 from last_vit.dense import attach_last
 from last_vit.metrics.class_accuracy import ClassAccuracy

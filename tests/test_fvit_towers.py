@@ -20,8 +20,8 @@ from ov_training import build_detector
 from test_convert_fvit_checkpoint import L14, detector_names, fill, save, tower_names
 
 from last_vit.class_embeddings import ClassEmbeddings, ClassSplit
-from last_vit.clip_models import load_clip
-from last_vit.lazy_command import read_config
+from last_vit.clip_models.loading import load_clip
+from last_vit.lazy.command import read_config
 
 pytest.importorskip("open_clip")
 FOLDER = Path(__file__).resolve().parent.parent / "ov_detection" / "configs"

@@ -14,7 +14,7 @@ HOSTS = {"torchvision", "timm", "open_clip", "detectron2"}
 FORBIDDEN_NAMES = {"utils", "datasets", "models", "common", "logging", "types"}
 # detectron2 reads LazyConfig files, wherever a model may be named by one; only inside functions.
 DETECTRON2_LAZILY = {
-    f"last_vit/{name}.py" for name in ("model_spec", "lazy_overrides", "lazy_command", "lazy_checkpoints", "lazy_run")
+    f"last_vit/{name}.py" for name in ("model_spec", "lazy/overrides", "lazy/command", "lazy/checkpoints", "lazy/run")
 }
 # Two tracks are trained from a LazyConfig, under the name that detectron2's users know; nobody imports either.
 ENTRY_POINTS = {"lazy_train"}

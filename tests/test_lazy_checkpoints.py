@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from last_vit.checkpoint import load_strict, read_checkpoint
-from last_vit.lazy_checkpoints import RunCheckpoints
+from last_vit.lazy.checkpoints import RunCheckpoints
 
 
 class Trainer:

@@ -5,7 +5,7 @@ import torch
 from detectron2.engine import HookBase, SimpleTrainer
 from torch import nn
 
-from last_vit.lazy_trainer import RepeatableSteps
+from last_vit.lazy.trainer import RepeatableSteps
 
 
 class Noisy(nn.Module):

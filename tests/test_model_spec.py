@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
-from last_vit.lazy_overrides import apply_overrides
+from last_vit.lazy.overrides import apply_overrides
 from last_vit.model_spec import Preprocessing, build_model, preprocessing_of
 
 CONFIG = """

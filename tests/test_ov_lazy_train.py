@@ -22,7 +22,7 @@ from torch import nn
 
 from last_vit.class_embeddings import ClassEmbeddings, save_class_embeddings
 from last_vit.data.synthetic import SyntheticObjects
-from last_vit.lazy_command import read_config
+from last_vit.lazy.command import read_config
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 REPO = Path(__file__).resolve().parent.parent

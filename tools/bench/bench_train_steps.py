@@ -18,8 +18,8 @@ from detectron2.utils.events import EventStorage
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from last_vit.lazy_command import read_config
-from last_vit.lazy_trainer import RepeatableSteps
+from last_vit.lazy.command import read_config
+from last_vit.lazy.trainer import RepeatableSteps
 from last_vit.pooling import last_pool
 
 Side = Callable[[int], None]

@@ -20,8 +20,8 @@ from bench_timing import alternate, peak_bytes, ratio
 from torch import Tensor
 from torch.nn import functional as F
 
-from last_vit.clip_dense import clip_dense_features
-from last_vit.clip_models import load_clip
+from last_vit.clip_models.dense import clip_dense_features
+from last_vit.clip_models.loading import load_clip
 from last_vit.label_maps import LabelRule
 from last_vit.metrics.miou import MeanIoU
 from last_vit.sliding_window import plan_windows

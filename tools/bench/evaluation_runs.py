@@ -131,7 +131,7 @@ def segmentation(options: RunOptions) -> Evaluation:
     def random_text(_model: object, _tokenizer: object, names: list[str], *_: object, **__: object) -> Tensor:
         return F.normalize(torch.randn(len(names), width, generator=torch.Generator().manual_seed(0)), dim=1)
 
-    with patch("last_vit.clip_text.encode_class_names", random_text):  # 12,000 prompts are another measurement
+    with patch("last_vit.clip_models.text.encode_class_names", random_text):  # 12,000 prompts are another measurement
         segmenter = script.build_segmenter(args, setting, clip, options.device)
 
     def run(wrap: Wrap) -> None:

@@ -1,13 +1,13 @@
 """Triton kernels that choose in one pass over x: the best patch of any number, and the best K of at most 256.
 
-The letters are those of kernel_scores.py; what is kept is written as kernel_kept.py says.
+The letters are those of kernels/scores.py; what is kept is written as kernels/kept.py says.
 """
 
 import triton
 import triton.language as tl
 
-from last_vit.kernel_kept import store_bits
-from last_vit.kernel_scores import ordered, read_window, scores, split_of_patches, tap_pieces, unordered
+from last_vit.kernels.kept import store_bits
+from last_vit.kernels.scores import ordered, read_window, scores, split_of_patches, tap_pieces, unordered
 
 _TAIL = tl.constexpr(16)  # patches at a time past the last full P, the fewest that a matrix product takes
 

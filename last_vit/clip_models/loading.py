@@ -18,8 +18,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from last_vit.clip_activation import check_activation, config_uses_quick_gelu
-from last_vit.clip_checkpoints import ClipCheckpoint, check_towers, load_clip_weights, read_clip_checkpoint
+from last_vit.clip_models.activation import check_activation, config_uses_quick_gelu
+from last_vit.clip_models.checkpoints import ClipCheckpoint, check_towers, load_clip_weights, read_clip_checkpoint
 from last_vit.dense import pooling_of
 from last_vit.preprocessing import Preprocessing
 from last_vit.trained_pooling import attach_trained_pooling
@@ -117,13 +117,13 @@ def load_clip(
 ) -> LoadedClip:
     """Build a CLIP, load its weights strictly, and attach its pooling.
 
-    Without `pool`: what `last_vit.json` beside the checkpoint records (see clip_record.py), or the checkpoint itself;
+    Without `pool`: what `last_vit.json` beside the checkpoint records (see record.py), or the checkpoint itself;
     for LaSt-ViT's released file, known by its name, LaSt with K = 1; else the tower's own read-out.
 
     Args:
         arch: As in `resolve_architecture`. It decides between GELU and QuickGELU; only a recorded force_quick_gelu of
             the same architecture is followed.
-        checkpoint: A file in a layout of clip_checkpoints.py, never a name of one to download; None only for random
+        checkpoint: A file in a layout of checkpoints.py, never a name of one to download; None only for random
             weights.
         pool: One of `POOL_KINDS`, in place of the default.
         top_k: For pool "last", in place of the recorded one; 1 when nothing is recorded.
@@ -141,7 +141,7 @@ def load_clip(
         FileNotFoundError: No such file.
         ValueError: Unknown architecture or precision; no weights, or two sorts of them; a file that cannot be read or
             does not fit (the message describes both sides); weights trained with QuickGELU for a GELU architecture or
-            the reverse, as far as that can be known (see clip_activation.py); `top_k` or `variant` without pool "last".
+            the reverse, as far as that can be known (see activation.py); `top_k` or `variant` without pool "last".
     """
     if (checkpoint is None) == (random_seed is None):
         raise ValueError(

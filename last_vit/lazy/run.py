@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch.distributed as dist
 from torch import nn
 
-from last_vit.lazy_checkpoints import RunCheckpoints
+from last_vit.lazy.checkpoints import RunCheckpoints
 from last_vit.runtime import is_main_process, world_size
 
 if TYPE_CHECKING:

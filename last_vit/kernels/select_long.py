@@ -6,15 +6,15 @@ on the integers in the order of the scores, three bits a pass, so eleven passes 
 exactly K scores reach its threshold, and a block whose channels are all done returns at once. Only equal scores
 leave more than K; then the first patches among them are kept. The number of launches depends on no data.
 
-The letters are those of kernel_scores.py; what is kept is written as kernel_kept.py says.
+The letters are those of kernels/scores.py; what is kept is written as kernels/kept.py says.
 """
 
 import triton
 import triton.language as tl
 
-from last_vit.kernel_kept import store_bits
-from last_vit.kernel_scores import read_window, scores, split_of_patches, tap_pieces, unordered
-from last_vit.kernel_select import drop_last_equals
+from last_vit.kernels.kept import store_bits
+from last_vit.kernels.scores import read_window, scores, split_of_patches, tap_pieces, unordered
+from last_vit.kernels.select import drop_last_equals
 
 SHIFTS = (29, 26, 23, 20, 17, 14, 11, 8, 5, 2, 0)  # of the digit that a pass finds; the last overlaps the one before
 NUM_THRESHOLDS = 7

@@ -75,7 +75,7 @@ def read_config(file: str, overrides: Sequence[str], recipes: str) -> Any:
     """
     from detectron2.config import LazyConfig
 
-    from last_vit.lazy_overrides import apply_overrides
+    from last_vit.lazy.overrides import apply_overrides
 
     if not Path(file).is_file():
         raise FileNotFoundError(f"no config file {file}; the recipes are {recipes}")

@@ -7,8 +7,8 @@
 The class token is replaced by every patch in what CLIP does behind its last block: final norm, then projection. The
 pooling does not take part, so whether LaSt is attached to the tower or not changes nothing here but the weights that it
 was trained with. Nothing of the host's forward is repeated: its own `forward_intermediates` runs, with other positions
-(clip_positions.py) and another last block (clip_last_block.py) put in its place for the length of the call. A model is
-changed during the call, so one model must not be called from two threads.
+(positions.py) and another last block (last_block.py) put in its place for the length of the call. A model is changed
+during the call, so one model must not be called from two threads.
 """
 
 import sys
@@ -22,8 +22,8 @@ from torch import Tensor, nn
 from last_vit.adapters import unwrap_host
 from last_vit.adapters.base import class_names
 from last_vit.adapters.open_clip_vit import image_tower
-from last_vit.clip_last_block import LAST_BLOCKS, replaced_last_block
-from last_vit.clip_positions import POSITIONS, positions_for
+from last_vit.clip_models.last_block import LAST_BLOCKS, replaced_last_block
+from last_vit.clip_models.positions import POSITIONS, positions_for
 
 __all__ = [
     "LAST_BLOCKS",
@@ -70,7 +70,7 @@ def clip_dense_forward(
             convolution floors: rows and columns of pixels beyond the last whole patch at the bottom and the right are
             not seen, and the h x w map stands for the whole image all the same.
         blocks: Indices of blocks, from 0, whose outputs are wanted; the last one's is that of `last_block`.
-        last_block: One of `LAST_BLOCKS`, see clip_last_block.py.
+        last_block: One of `LAST_BLOCKS`, see clip_models/last_block.py.
         position: How learned position embeddings are resized when the grid is not the tower's own; one of
             `POSITIONS`, see `resize_positions`. Rotary embeddings are always made for the grid, as timm makes them.
 

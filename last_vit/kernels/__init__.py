@@ -1,0 +1,1 @@
+"""Triton kernels of LaSt pooling; pooling_triton.py launches them."""

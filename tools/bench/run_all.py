@@ -1,8 +1,8 @@
 """Every bench of this folder, each in a process of its own, and one table at the end.
 
-    python tools/bench/run_all.py            # make bench: on the CPU, small inputs, writes nothing
+    python tools/bench/run_all.py            # make bench: on the CPU, small inputs, under ten minutes, writes nothing
     python tools/bench/run_all.py --gpu      # make bench-gpu: on the first GPU, at the goals' sizes, with records
-    python tools/bench/run_all.py --record   # on the CPU at the goals' sizes, with records; an hour or more
+    python tools/bench/run_all.py --record   # on the CPU at the goals' sizes, with records; half an hour
 
 A missed goal stops nothing and is no failure; the exit status is 1 when a bench crashed. Records go to results/, from
 where `python tools/make_results_tables.py` and `python visualization/plot_speed.py` take them into README.

@@ -10,10 +10,12 @@ import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 from tqdm import tqdm
 
+from last_vit.command_line import command_parser
 from last_vit.data.synthetic import SyntheticObjects
 from last_vit.data.synthetic_writers import write_imagenet
 
@@ -75,8 +77,9 @@ def run_tool(*arguments: str) -> None:
         sys.exit(f"{arguments[0]} failed:\n{done.stdout}{done.stderr}")
 
 
-def main() -> None:
-    """The whole demo."""
+def main(argv: Sequence[str] | None = None) -> None:
+    """The whole demo; no arguments but --help."""
+    command_parser("demo.py", __doc__).parse_args(argv)
     start = time.perf_counter()
     shutil.rmtree(FOLDER, ignore_errors=True)
     FOLDER.mkdir(parents=True)

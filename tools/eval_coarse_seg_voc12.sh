@@ -16,7 +16,7 @@ source "$(dirname "$0")/script_checks.sh"
 voc=${1:-}
 list=$voc/ImageSets/Segmentation/val.txt
 need_arguments "the first argument is the folder VOC2012 with JPEGImages in it" "$voc"
-need_path "$list" "unpack VOCtrainval_11-May-2012.tar and give its VOCdevkit/VOC2012"
+need_file "$list" "unpack VOCtrainval_11-May-2012.tar and give its VOCdevkit/VOC2012"
 need_lines 1449 "$list" "VOC 2012 val" "dino/eval_coarse_segmentation.py --voc-root $voc"
 exec "${run[@]}" "$repository/dino/eval_coarse_segmentation.py" --voc-root "$voc" --voc-split val \
     --dataset-name VOC12 --rule score attention "${@:2}"

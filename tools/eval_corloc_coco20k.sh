@@ -20,9 +20,10 @@ coco=${1:-}
 json=$coco/annotations/instances_train2014.json
 list=$coco/coco_20k_filenames.txt
 need_arguments "the first argument is the folder that holds train2014/, annotations/ and the list" "$coco"
-for path in "$coco/train2014" "$json" "$list"; do
-    need_path "$path" "the head of this script says where it comes from"
-done
+origin="the head of this script says where it comes from"
+need_folder "$coco/train2014" "$origin"
+need_file "$json" "$origin"
+need_file "$list" "$origin"
 need_lines 19817 "$list" COCO20k "dino/eval_object_discovery.py --coco-list $list"
 exec "${run[@]}" "$repository/dino/eval_object_discovery.py" --coco-images "$coco/train2014" --coco-json "$json" \
     --coco-list "$list" --dataset-name "COCO20k" --method patch-score lost dino-seg tokencut \

@@ -17,9 +17,7 @@ source "$(dirname "$0")/script_checks.sh"
 imagenet=${1:-}
 weights=${2:-}
 need_arguments "the first argument is ImageNet's folder, the second the backbone's weights" "$imagenet" "$weights"
-if [ ! -f "$weights" ]; then
-    fail "no file $weights: the head of this script says what it may be"
-fi
+need_file "$weights" "the head of this script says what it may be"
 train=$(imagenet_split "$imagenet" train)
 if [ -z "$train" ]; then
     fail "no train/ in $imagenet: the head of this script says what is expected there"

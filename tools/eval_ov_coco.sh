@@ -19,7 +19,7 @@ source "$(dirname "$0")/script_checks.sh"
 coco=${1:-}
 json=$coco/annotations/instances_val2017_all_2.json
 need_arguments "the first argument is the folder that holds val2017/ and annotations/" "$coco"
-need_path "$json" "make it with tools/make_ov_coco.py --coco $coco"
-need_path "$coco/val2017" "the head of this script says where it comes from"
+need_file "$json" "make it with tools/make_ov_coco.py --coco $coco"
+need_folder "$coco/val2017" "the head of this script says where it comes from"
 exec "${run[@]}" "$repository/ov_detection/lazy_train.py" --eval-only "${@:2}" \
     "dataloader.test.dataset.json_file=$json" "dataloader.test.dataset.image_root=$coco/val2017"

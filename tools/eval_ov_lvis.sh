@@ -21,8 +21,9 @@ coco=${1:-}
 lvis=${2:-}
 json=$lvis/lvis_v1_val.json
 need_arguments "the first two arguments are COCO's folder of images and LVIS's of annotations" "$coco" "$lvis"
-for path in "$json" "$coco/train2017" "$coco/val2017"; do
-    need_path "$path" "the head of this script says where it comes from"
-done
+origin="the head of this script says where it comes from"
+need_file "$json" "$origin"
+need_folder "$coco/train2017" "$origin"
+need_folder "$coco/val2017" "$origin"
 exec "${run[@]}" "$repository/ov_detection/lazy_train.py" --eval-only "${@:3}" \
     "dataloader.test.dataset.json_file=$json" "dataloader.test.dataset.image_root=$coco"

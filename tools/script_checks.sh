@@ -26,9 +26,9 @@ need_folder() {
     [ -d "$1" ] || fail "no folder $1: $2"
 }
 
-# need_path <path> <way out>: a file or a folder
-need_path() {
-    [ -e "$1" ] || fail "no $1: $2"
+# need_file <path> <way out>
+need_file() {
+    [ -f "$1" ] || fail "no file $1: $2"
 }
 
 # need_lines <number> <list> <name of the set> <command for other images>

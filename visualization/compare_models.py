@@ -1,7 +1,7 @@
 r"""One picture of what models look at: patch scores and votes, image by image, model beside model.
 
     python visualization/compare_models.py --imagenet-root data/imagenet \
-        --model CLS=conf.py@cls.pth --model "LaSt K=1=conf.py@last.pth"
+        --model CLS=cls_pretrain/conf.py@cls.pth --model "LaSt K=1=cls_pretrain/conf.py@last.pth"
     python visualization/compare_models.py --images photos/ --model DINO=dino:vit_small/16@dino.pth
 
 Rows are images drawn by --seed (of ImageNet's only those with one object), columns the image with the outline of its

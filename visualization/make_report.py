@@ -1,7 +1,7 @@
 r"""One HTML page that compares models on a folder of images: numbers, distributions, and every patch of a gallery.
 
     python visualization/make_report.py --images coco/val2017 --boxes coco/annotations/instances_val2017.json \
-        --model "CLS=conf.py@cls.pth" --model "LaSt K=1=conf.py@last.pth" --out report/
+        --model "CLS=cls_pretrain/conf.py@cls.pth" --model "LaSt K=1=cls_pretrain/conf.py@last.pth" --out report/
 
 Writes `report/index.html`, which needs nothing beside it (no network, no other file), and `report/report.json` with its
 numbers. Statistics are over all images; the gallery shows `--num-images` of them. Scores are against the token that the

@@ -1,7 +1,7 @@
 r"""Norms of patch tokens: by layer, at the output, against patch score, and on images (paper figures 6, 8, 9, 13, 14).
 
     python visualization/visualize_norms.py --images coco/val2017 --masks coco/annotations/instances_val2017.json \
-        --model CLS=conf.py@cls.pth --model LaSt=conf.py@last.pth --figure results/norms.png
+        --model CLS=cls_pretrain/conf.py@cls.pth --model LaSt=cls_pretrain/conf.py@last.pth --figure results/norms.png
 
 One row of panels per model: the norms after every block and after the final norm; those of the output before the final
 norm, with the cut-off above which a patch is an outlier (--cutoff, or fitted: see last_vit/metrics/patch_norms.py), for

@@ -1,7 +1,8 @@
 r"""Patch scores of objects against background, as histograms and numbers (paper Sec. 4, figure 2a).
 
     python visualization/visualize_patch_score_distribution.py --images coco/val2017 \
-        --masks coco/annotations/instances_val2017.json --model CLS=conf.py@cls.pth --model LaSt=conf.py@last.pth
+        --masks coco/annotations/instances_val2017.json --model CLS=cls_pretrain/conf.py@cls.pth \
+        --model LaSt=cls_pretrain/conf.py@last.pth
 
 A patch is object when more than half of what is known of it is; scores are min-max normalised per image. AUROC is how
 often an object patch scores higher than a background patch of the same image (50 is chance); "bg top p" is background's

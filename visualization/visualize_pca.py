@@ -1,7 +1,7 @@
 r"""First three principal components of the foreground's patch features as colours (paper figure 7).
 
     python visualization/visualize_pca.py --images coco/val2017 --masks coco/annotations/instances_val2017.json \
-        --model CLS=conf.py@cls.pth --model LaSt=conf.py@last.pth --figure results/pca.png
+        --model CLS=cls_pretrain/conf.py@cls.pth --model LaSt=cls_pretrain/conf.py@last.pth --figure results/pca.png
 
 Rows are images, columns models. Foreground are the patches that are object by --boxes or --masks; without annotations
 those whose patch score is above the image's mean, as in the paper's coarse segmentation: the model's own idea of its

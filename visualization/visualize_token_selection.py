@@ -2,7 +2,8 @@ r"""How often each position is selected over a data set, for several K, and how 
 
     python visualization/visualize_token_selection.py \
         --checkpoint ViT_190k.pth --imagenet-root /path/to/imagenet --batch-size 32
-    python visualization/visualize_token_selection.py --model CLS=conf.py@cls.pth --model LaSt=conf.py@last.pth \
+    python visualization/visualize_token_selection.py \
+        --model CLS=cls_pretrain/conf.py@cls.pth --model LaSt=cls_pretrain/conf.py@last.pth \
         --images coco/val2017 --masks coco/annotations/instances_val2017.json --k 1 7 0.5
 
 The first is the release's command (its script, too, takes 500 random images and K = 1); the second compares models on

@@ -1,7 +1,7 @@
 r"""Vote maps: the patches that LaSt's channels chose, at more than 50, 30 and 20 % of the top vote (paper figure 5).
 
     python visualization/visualize_votes.py --images coco/val2017 --masks coco/annotations/instances_val2017.json \
-        --model CLS=conf.py@cls.pth --model LaSt=conf.py@last.pth --figure results/votes.png
+        --model CLS=cls_pretrain/conf.py@cls.pth --model LaSt=cls_pretrain/conf.py@last.pth --figure results/votes.png
 
 Rows are images (drawn by --seed), columns the image with the outline of its objects and, per model, the patches above
 each level, the rest dark and grey, and the votes themselves, from 0 to the image's top vote. Votes are those of LaSt's

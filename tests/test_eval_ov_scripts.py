@@ -49,13 +49,18 @@ def test_coco(tmp_path):
 def test_lvis(tmp_path):
     refused("lvis", "first two arguments")
     refused("lvis", "first two arguments", tmp_path, "--config-file")
-    for missing in ("lvis_v1_val.json", "train2017", "val2017"):
+    json = tmp_path / "lvis_v1_val.json"
+    json.mkdir()
+    refused("lvis", "no file", tmp_path, tmp_path)
+    json.rmdir()
+    json.write_text("{}")
+    for missing in ("train2017", "val2017"):
         refused("lvis", missing, tmp_path, tmp_path)
         (tmp_path / missing).mkdir()
     done = run("lvis", tmp_path, tmp_path, "--config-file", "x.py")
     assert done.returncode == 0, done.stderr
     assert "--eval-only --config-file x.py" in done.stdout
-    assert f"json_file={tmp_path}/lvis_v1_val.json" in done.stdout
+    assert f"json_file={json}" in done.stdout
     assert done.stdout.endswith(f"image_root={tmp_path}\n")
 
 

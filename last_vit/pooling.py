@@ -17,6 +17,7 @@ Letters: B images, N patches, D channels, K patches kept per channel, f frequenc
 """
 
 import math
+import operator
 from types import ModuleType
 
 import torch
@@ -49,7 +50,7 @@ def low_pass(patch_tokens: Tensor, sigma: float | None = None, variant: str = "r
     """
     _check_tokens(patch_tokens)
     gain = _gain(patch_tokens, sigma, variant)
-    with torch.autocast(patch_tokens.device.type, enabled=False):
+    with pooling_formulas.without_autocast(patch_tokens.device):
         return pooling_formulas.low_pass(patch_tokens.float(), gain)
 
 
@@ -73,7 +74,7 @@ def stability(patch_tokens: Tensor, sigma: float | None = None, variant: str = "
     """
     _check_tokens(patch_tokens)
     gain = _gain(patch_tokens, sigma, variant)
-    with torch.no_grad(), torch.autocast(patch_tokens.device.type, enabled=False):
+    with torch.no_grad(), pooling_formulas.without_autocast(patch_tokens.device):
         score = pooling_formulas.score(patch_tokens.detach(), gain, variant, eps)
         return score.nan_to_num_(nan=0.0, posinf=_MAX, neginf=-_MAX)
 
@@ -100,8 +101,8 @@ def last_select(
         torch.Size([2, 4, 8])
     """
     _check_tokens(patch_tokens)
-    _, num_patches, num_channels = patch_tokens.shape
-    k, sigma = resolve_top_k(top_k, num_patches), _check_sigma(sigma, num_channels)
+    k = resolve_top_k(top_k, patch_tokens.shape[1])
+    sigma = _check_sigma(sigma, _num_channels(patch_tokens))
     return _way(patch_tokens, sigma, _check_variant(variant)).select(patch_tokens, k, sigma, variant)
 
 
@@ -127,10 +128,10 @@ def last_pool(patch_tokens: Tensor, top_k: int | float, sigma: float | None = No
         torch.Size([2, 8])
     """
     _check_tokens(patch_tokens)
-    _, num_patches, num_channels = patch_tokens.shape
-    k, sigma = resolve_top_k(top_k, num_patches), _check_sigma(sigma, num_channels)
+    k = resolve_top_k(top_k, patch_tokens.shape[1])
+    sigma = _check_sigma(sigma, _num_channels(patch_tokens))
     _check_variant(variant)
-    if k == num_patches:
+    if k == patch_tokens.shape[1]:
         return patch_tokens.mean(dim=1)  # every patch is kept, whatever its score
     return _way(patch_tokens, sigma, variant).pool(patch_tokens, k, sigma, variant)
 
@@ -211,9 +212,14 @@ def _way(patch_tokens: Tensor, sigma: float, variant: str) -> ModuleType:
 
 def _gain(patch_tokens: Tensor, sigma: float | None, variant: str) -> Tensor:
     """The low pass's gain for these tokens, once its options are checked."""
-    num_channels = patch_tokens.shape[-1]
+    num_channels = _num_channels(patch_tokens)
     checked = _check_sigma(sigma, num_channels), _check_variant(variant)
     return pooling_formulas.half_gain(num_channels, *checked, patch_tokens.device)
+
+
+def _num_channels(patch_tokens: Tensor) -> int:
+    """D as a number also where torch.compile has a symbol: gain and taps are made for one D."""
+    return operator.index(patch_tokens.shape[2])
 
 
 def _check_tokens(patch_tokens: Tensor) -> None:

@@ -15,6 +15,7 @@ Letters in shapes: b images and C channels of a block.
 """
 
 import math
+import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
@@ -22,8 +23,8 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.autograd import forward_ad
 
+from last_vit.plain_tensors import is_plain
 from last_vit.pooling_formulas import EPS, TINY, half_gain, low_pass
 from last_vit.pooling_taps import low_pass_taps
 
@@ -42,19 +43,10 @@ _DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 def takes(patch_tokens: Tensor) -> bool:
     """Whether the functions of this file can take these tokens; pooling_formulas.py takes all.
 
-    Not: float64, no images, other devices, no numpy, tensors without memory of their own (torch.func, fake tensors),
-    forward-mode gradients, and while a graph is traced.
+    Not: float64, other devices, no numpy, and what `is_plain` leaves out.
     """
-    if np is None or type(patch_tokens) is not Tensor or torch.jit.is_tracing():
-        return False
-    if forward_ad.unpack_dual(patch_tokens).tangent is not None:
-        return False
-    if patch_tokens.device.type != "cpu" or patch_tokens.dtype not in _DTYPES:
-        return False
-    try:
-        return patch_tokens.data_ptr() != 0
-    except RuntimeError:
-        return False
+    is_known = patch_tokens.device.type == "cpu" and patch_tokens.dtype in _DTYPES
+    return np is not None and is_known and is_plain(patch_tokens)
 
 
 def pool(patch_tokens: Tensor, k: int, sigma: float, variant: str) -> Tensor:
@@ -278,3 +270,7 @@ def _in_threads(function: Callable[["np.ndarray"], None], array: "np.ndarray") -
 def _executor(num_threads: int) -> ThreadPoolExecutor:
     """Threads that stay: starting them takes as long as sorting an image's scores."""
     return ThreadPoolExecutor(num_threads, thread_name_prefix="last_vit")
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_executor.cache_clear)  # a child has the object, but not its threads

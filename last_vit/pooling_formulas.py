@@ -1,9 +1,10 @@
-"""LaSt pooling by its formulas: for every device, float type and transform of torch, and the reference of faster ways.
+"""LaSt pooling by its formulas: for every device, float type and transform of torch, and the faster ways' reference.
 
 `select` and `pool` mean the same here, in pooling_cpu.py and in pooling_triton.py; pooling.py checks the input, then
 calls those of one of the three. The letters are those of pooling.py.
 """
 
+from contextlib import AbstractContextManager, nullcontext
 from functools import lru_cache
 
 import torch
@@ -27,7 +28,7 @@ def select(patch_tokens: Tensor, k: int, sigma: float, variant: str) -> Tensor:
     x = patch_tokens.detach()
     # A traced loop would be unrolled, so tracing takes all images at once.
     block = max(1, batch if torch.compiler.is_compiling() else _BLOCK_NUMEL // (num_patches * num_channels))
-    with torch.no_grad(), torch.autocast(x.device.type, enabled=False):
+    with torch.no_grad(), without_autocast(x.device):
         if batch <= block:
             return _largest(score(x, gain, variant), k)
         block = min(block, (batch + 1) // 2)  # beside the indices of all images, the buffers of at most half of them
@@ -38,7 +39,7 @@ def select(patch_tokens: Tensor, k: int, sigma: float, variant: str) -> Tensor:
 
 
 def score(x: Tensor, gain: Tensor, variant: str, eps: float = EPS) -> Tensor:
-    """`pooling.stability` that still ranks x/0 as +-inf; one float32 buffer besides the spectrum.
+    """`pooling.stability` that still ranks x/0 as +-inf; besides the spectrum one float32 buffer, for "paper" two.
 
     Args:
         x: [B, N, D], any float dtype, autocast off.
@@ -67,7 +68,8 @@ def half_gain(num_channels: int, sigma: float, variant: str, device: torch.devic
     The real part of the inverse FFT only sees the even part of the gain, so a real FFT with that even part on the half
     spectrum is exact, also for the released kernel, whose peak sits one bin off the centre for even D.
     """
-    if torch.compiler.is_compiling():
+    # Fake tensors mix with no others: what was made of them must not stay, and what stayed must not meet them.
+    if torch.compiler.is_compiling() or type(torch.empty(0)) is not Tensor:
         return _half_gain_cached.__wrapped__(num_channels, sigma, variant, device)
     with torch.inference_mode(False):  # a cached inference tensor would break a later backward through `low_pass`
         return _half_gain_cached(num_channels, sigma, variant, device)
@@ -88,6 +90,11 @@ def half_gain64(num_channels: int, sigma: float, variant: str, device: torch.dev
     if num_channels % 2 == 0:
         gain[-1] = left[-1]  # Nyquist has no mirror bin: it stands at f = -D/2 alone
     return gain
+
+
+def without_autocast(device: torch.device) -> AbstractContextManager[None]:
+    """While it lasts, float32 stays float32, whatever autocast says."""
+    return nullcontext() if device.type == "meta" else torch.autocast(device.type, enabled=False)
 
 
 def _largest(score: Tensor, k: int) -> Tensor:

@@ -1,4 +1,4 @@
-"""The low pass as a short convolution along the channels: the numbers that the CUDA kernels multiply by.
+"""The low pass as a short convolution along the channels: its taps, and the matrix that the CUDA kernels multiply by.
 
 Multiplying the spectrum by the even gain g is a circular convolution with t = IDFT(g), real and even. For a Gaussian of
 std sigma bins, t is a Gaussian of std D / (2 pi sigma) channels (4.4 at D = 768), so all but a few taps lie below the
@@ -16,6 +16,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch._subclasses.fake_tensor import unset_fake_temporarily
 
 from last_vit.pooling_formulas import half_gain64
 
@@ -44,6 +45,7 @@ class TapMatrix(NamedTuple):
 
 
 @lru_cache(maxsize=64)
+@unset_fake_temporarily()  # it may be asked for while a graph is traced
 def low_pass_taps(num_channels: int, sigma: float, variant: str) -> Tensor:
     """Taps of offset 0 to the reach R, float64 [R + 1]; t(-j) = t(j), except that offset D / 2 counts once.
 
@@ -60,6 +62,7 @@ def low_pass_taps(num_channels: int, sigma: float, variant: str) -> Tensor:
 
 
 @cache  # a CUDA graph holds the addresses of these matrices, so none may ever be freed
+@unset_fake_temporarily()
 def tap_matrix(num_channels: int, sigma: float, variant: str, dtype: torch.dtype, device: torch.device) -> TapMatrix:
     """The matrix for tokens of D channels and one of the types bfloat16, float16 and float32."""
     half = low_pass_taps(num_channels, sigma, variant)

@@ -2,17 +2,18 @@
 
 pooling.py comes here by itself for CUDA tensors that `takes` accepts; everything else goes to pooling_formulas.py:
 float64, no Triton, GPUs before compute capability 9.0 or with less shared memory than an H100 (the kernels count on
-it), more than 4,096 channels or 16,384 patches, and low passes whose taps reach further than 96 channels (a small
-sigma, or one that cuts the Gaussian off).
+it), more than 4,096 channels or 16,384 patches, transforms of torch.func, and low passes whose taps reach further than
+96 channels (a small sigma, or one that cuts the Gaussian off).
 
 The kernels are in kernels/. For K = 1 and for N <= 256 they read x once, for larger K and N at most 13 times; what
 they write beside the result is the kept patch (K = 1) or one bit per value of x, which is all that the backward pass
-needs, so x need not be kept for it. To torch.compile each function is one operator; no call waits for the GPU, so it
-can be captured in a CUDA graph once it has run outside of one (that compiles the kernels and makes the tap matrix).
+needs, so x need not be kept for it (and for larger K and N some 50 bytes per channel of an image, for the search). To
+torch.compile each function is one operator; no call waits for the GPU, so it can be captured in a CUDA graph once it
+has run outside of one (that compiles the kernels and makes the tap matrix; torch.compile makes it while it traces).
 
 Against the formulas: scores differ by rounding (about that of the float32 FFT), equal scores keep the first patches,
-and a NaN or inf in x spreads over the channels around it instead of all. The first call of each kernel is compared with
-the formulas; LAST_VIT_TRITON=0 in the environment leaves everything to them.
+and a NaN or inf in x spreads over the channels around it instead of all. The first call of each sort
+(kernels/reference.py) is compared with the formulas; LAST_VIT_TRITON=0 in the environment leaves everything to them.
 """
 
 import os
@@ -21,9 +22,9 @@ from importlib.util import find_spec
 
 import torch
 from torch import Tensor
-from torch.autograd import forward_ad
 
-from last_vit import pooling_formulas
+from last_vit.kernels import reference
+from last_vit.plain_tensors import is_plain
 from last_vit.pooling_formulas import EPS
 from last_vit.pooling_taps import BLOCK_CHANNELS, MAX_REACH, TapMatrix, low_pass_taps, tap_matrix
 
@@ -36,8 +37,6 @@ _DTYPES = (torch.bfloat16, torch.float16, torch.float32)
 _PROGRAMS_PER_GPU_CORE = 4
 _SPREAD_CHANNELS = 128
 _SHARED_BYTES = 200_000  # of one block: float32 with a window of 256 channels takes 192 KiB
-_LEAST_AGREEMENT = 0.99  # share of channels; near ties that rounding decides are far fewer than the rest
-_compared: set[tuple] = set()  # kernels whose first call agreed with the formulas
 
 
 def takes(patch_tokens: Tensor, sigma: float, variant: str) -> bool:
@@ -50,9 +49,10 @@ def takes(patch_tokens: Tensor, sigma: float, variant: str) -> bool:
         and num_channels <= MAX_CHANNELS
         and num_patches <= MAX_PATCHES
         and batch < 1 << 16
+        and _is_plain(patch_tokens)
         and _is_large_enough(patch_tokens.device.index)
         and _reach(num_channels, sigma, variant) <= MAX_REACH
-        and not _has_tangent(patch_tokens)
+        and _make_taps(num_channels, sigma, variant, patch_tokens.dtype, patch_tokens.device)
     )
 
 
@@ -83,7 +83,8 @@ def pool_on_gpu(x: Tensor, k: int, sigma: float, variant: str) -> tuple[Tensor, 
             _pool_resident(x, k, matrix, variant, pooled, kept)
         else:
             _pool_long(x, k, matrix, variant, pooled, kept)
-    _compare_first_call(x, k, sigma, variant, pooled)
+    is_split = _grid(x, _patches_at_a_time(x))[2] > 1
+    reference.check_pool(x, k, sigma, variant, pooled, kept, matrix.pieces.shape[2], is_split)
     return pooled, kept
 
 
@@ -106,6 +107,7 @@ def spread_on_gpu(grad: Tensor, kept: Tensor, k: int, num_patches: int) -> Tenso
             kept_kernels.spread_gradient[grid](
                 grad, kept, out, num_patches, k, D=num_channels, IS_BITS=kept.ndim == 3, BLOCK=_SPREAD_CHANNELS
             )
+        reference.check_spread(grad, kept, k, out)
     return out
 
 
@@ -128,6 +130,7 @@ def select_on_gpu(x: Tensor, k: int, sigma: float, variant: str) -> Tensor:
         grid = (-(-num_channels // _SPREAD_CHANNELS), batch)
         with torch.cuda.device_of(x):
             kept_kernels.list_kept[grid](kept, topk_idx, num_patches, k, D=num_channels, BLOCK=_SPREAD_CHANNELS)
+        reference.check_list(kept, topk_idx, num_patches)
     return topk_idx
 
 
@@ -153,6 +156,20 @@ def _backward(ctx: torch.autograd.function.FunctionCtx, grad: Tensor | None, _: 
 pool_on_gpu.register_autograd(_backward, setup_context=_keep_for_backward)
 
 
+def _keep_for_second_backward(ctx: torch.autograd.function.FunctionCtx, inputs: tuple, output: Tensor) -> None:
+    _, kept, ctx.k, ctx.num_patches = inputs
+    ctx.save_for_backward(kept)
+
+
+def _second_backward(ctx: torch.autograd.function.FunctionCtx, grad: Tensor) -> tuple:
+    """The gradient is linear in the token's: the mean over the kept patches, in torch, for few ask for it."""
+    (kept,) = ctx.saved_tensors
+    return (grad * reference.unpack_kept(kept, ctx.num_patches)).sum(1) / ctx.k, None, None, None
+
+
+spread_on_gpu.register_autograd(_second_backward, setup_context=_keep_for_second_backward)
+
+
 def _pool_best(x: Tensor, matrix: TapMatrix, variant: str, pooled: Tensor, kept: Tensor) -> None:
     """K = 1: one pass; few images of many patches are split, and the parts joined by a maximum."""
     from last_vit.kernels import select as select_kernels
@@ -161,7 +178,8 @@ def _pool_best(x: Tensor, matrix: TapMatrix, variant: str, pooled: Tensor, kept:
     blocks, walkers, splits = _grid(x, patches)
     packed = None
     if splits > 1:
-        packed = torch.full_like(kept, torch.iinfo(torch.int64).min, dtype=torch.int64)
+        below_all = torch.iinfo(torch.int64).min + 0x7FFFFFFF  # of patch 0
+        packed = torch.full_like(kept, below_all, dtype=torch.int64)
     select_kernels.best_patch[(blocks, walkers, splits)](
         x, matrix.pieces, pooled, kept, packed, *_sizes(x), *_numbers(matrix),
         **_shape(x, matrix, variant), P=patches, IS_SPLIT=splits > 1, num_warps=4, num_stages=1,
@@ -210,28 +228,6 @@ def _pool_long(x: Tensor, k: int, matrix: TapMatrix, variant: str, pooled: Tenso
     pooled.copy_(sums.sum(0).div_(k))
 
 
-def _compare_first_call(x: Tensor, k: int, sigma: float, variant: str, pooled: Tensor) -> None:
-    """Hold the first image against the formulas, once per kernel and GPU: a wrong number must not pass for a token.
-
-    Raises:
-        RuntimeError: They differ.
-    """
-    kernel = (x.device, x.dtype, x.shape[2], k == 1, x.shape[1] <= MAX_RESIDENT, variant)
-    if kernel in _compared or (x.is_cuda and torch.cuda.is_current_stream_capturing()):
-        return
-    expected = pooling_formulas.pool(x[:1].double(), k, sigma, variant)
-    if not expected.isfinite().all():
-        return  # says nothing; the next call may
-    tolerance = 1e-2 * expected.abs() + 1e-3 * expected.abs().max()
-    agreement = float(((pooled[:1] - expected).abs() <= tolerance).double().mean())
-    if agreement < _LEAST_AGREEMENT:
-        raise RuntimeError(
-            f"LaSt's Triton kernels and its formulas agree in {agreement:.1%} of the channels only (x {list(x.shape)}, "
-            f"{x.dtype}, K={k}, {x.device}): set LAST_VIT_TRITON=0 and report it with GPU and Triton version"
-        )
-    _compared.add(kernel)
-
-
 def _grid(x: Tensor, patches: int) -> tuple[int, int, int]:
     """(blocks of channels, walkers over the batch, splits of the patches) that fill the GPU."""
     batch, num_patches, num_channels = x.shape
@@ -271,14 +267,22 @@ def _with_plain_rows(x: Tensor) -> Tensor:
     return x if is_plain else x.contiguous()
 
 
-def _has_tangent(x: Tensor) -> bool:
-    """Whether a forward-mode gradient is asked for, which an operator of our own does not have."""
-    return not torch.compiler.is_compiling() and forward_ad.unpack_dual(x).tangent is not None
+def _is_plain(x: Tensor) -> bool:
+    """No transform of torch.func, forward-mode gradient, fake tensor or other subclass: for these are the formulas."""
+    return torch.compiler.is_compiling() or is_plain(x)
 
 
 @torch.compiler.assume_constant_result
 def _reach(num_channels: int, sigma: float, variant: str) -> int:
     return len(low_pass_taps(num_channels, sigma, variant)) - 1
+
+
+@torch.compiler.assume_constant_result
+def _make_taps(num_channels: int, sigma: float, variant: str, dtype: torch.dtype, device: torch.device) -> bool:
+    """Make the taps' matrix now, where torch.compile traces: its own CUDA graphs would overwrite a later one."""
+    if device.type != "cuda" or torch.cuda.is_available():  # a fake tensor's GPU need not exist
+        tap_matrix(num_channels, sigma, variant, dtype, device)
+    return True
 
 
 @torch.compiler.assume_constant_result

@@ -64,8 +64,8 @@ def test_last_vit_imports_with_torch_alone():
 def test_pooling_imports_torch_only():
     """The formulas need nothing else; the faster versions of them are looked for when there are tokens to pool."""
     formulas, pooling = (REPO / "last_vit" / f"{name}.py" for name in ("pooling_formulas", "pooling"))
-    assert roots(imports(formulas)) == {"torch", "functools"}
-    assert imports(pooling, top_level_only=True) == {"torch", "math", "types", "last_vit", "last_vit.pooling_formulas"}
+    assert roots(imports(formulas)) == {"torch", "contextlib", "functools"}
+    assert roots(imports(pooling)) == {"torch", "math", "operator", "types", "last_vit"}
     assert package_modules(pooling) == {f"last_vit.pooling_{name}" for name in ("formulas", "cpu", "triton")}
 
 

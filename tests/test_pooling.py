@@ -5,9 +5,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils.checkpoint import checkpoint
 
-from last_vit import LaStPool, last_pool, last_select, low_pass, stability, vote_count
+from last_vit import LaStPool, last_pool, last_select, low_pass, pooling_formulas, stability, vote_count
 from last_vit.pooling import VARIANTS, resolve_top_k
 
 GOLDEN = np.load(Path(__file__).parent / "golden" / "last_pool.npz")
@@ -294,3 +296,38 @@ def test_nan_is_refused_in_debug_mode():
     x[1, 2, 3] = float("nan")
     with torch.autograd.set_detect_anomaly(True), pytest.raises(ValueError, match="NaN"):
         last_pool(x, 1)
+
+
+@pytest.mark.parametrize("top_k", [1, 5])
+def test_the_formulas_in_blocks_of_images_are_those_of_all(top_k, monkeypatch):
+    x = rand(7, 16, 8, dtype=torch.float64)
+    whole = pooling_formulas.select(x, top_k, 2.0, "paper")
+    monkeypatch.setattr(pooling_formulas, "_BLOCK_NUMEL", 2 * 16 * 8)
+    assert torch.equal(pooling_formulas.select(x, top_k, 2.0, "paper"), whole)
+
+
+def test_fake_and_meta_tokens_leave_nothing_behind():
+    with FakeTensorMode():
+        assert last_pool(torch.empty(2, 9, 26), 2).shape == (2, 26)
+        assert low_pass(torch.empty(2, 9, 26)).shape == (2, 9, 26)
+    expected = low_pass(rand(2, 9, 26))
+    with FakeTensorMode():
+        assert low_pass(torch.empty(2, 9, 26)).shape == (2, 9, 26)
+    assert torch.equal(low_pass(rand(2, 9, 26)), expected)
+    meta = torch.empty(2, 9, 26, device="meta")
+    assert (last_pool(meta, 2).shape, last_select(meta, 2).shape) == ((2, 26), (2, 2, 26))
+    assert (low_pass(meta).shape, stability(meta).shape) == ((2, 9, 26), (2, 9, 26))
+
+
+@pytest.mark.parametrize("mode", ["real", "fake", "symbolic"])
+def test_make_fx(mode):
+    x, y = rand(2, 9, 64), rand(2, 9, 64, seed=1)
+    traced = make_fx(lambda t: last_pool(t, 3), tracing_mode=mode)(x)
+    torch.testing.assert_close(traced(y), last_pool(y, 3))
+
+
+def test_compiled_for_one_width_and_then_another():
+    compiled = torch.compile(lambda t: last_pool(t, 3), fullgraph=True, backend="aot_eager")
+    for num_channels in (64, 96, 20):
+        x = rand(2, 9, num_channels)
+        torch.testing.assert_close(compiled(x), last_pool(x, 3))

@@ -17,6 +17,7 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from last_vit import last_pool, last_select, pooling_triton, stability
+from last_vit.kernels import reference
 from last_vit.pooling import VARIANTS
 from last_vit.pooling_formulas import half_gain64
 from last_vit.pooling_taps import low_pass_taps
@@ -246,7 +247,7 @@ def fake_tokens(shape=(2, 196, 768), dtype=torch.bfloat16, device="cuda"):
 def on_a_good_gpu(monkeypatch):
     monkeypatch.setattr(pooling_triton, "_HAS_TRITON", True)
     monkeypatch.setattr(pooling_triton, "_is_large_enough", lambda index: True)
-    monkeypatch.setattr(pooling_triton, "_has_tangent", lambda tokens: False)
+    monkeypatch.setattr(pooling_triton, "_is_plain", lambda tokens: True)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -280,8 +281,6 @@ def test_leaves_all_to_the_formulas_without_triton_or_a_large_gpu(on_a_good_gpu,
 
 def test_cuda_tokens_come_here_by_themselves(on_a_good_gpu):
     """On tensors without memory, so no kernel runs: what `last_pool` and `last_select` call, also in a traced graph."""
-    for num_channels in (768, 96):
-        pooling_triton._reach(num_channels, num_channels**0.5, "release")  # real numbers, kept for later
     graphs = []
     with FakeTensorMode(allow_non_fake_inputs=True):
         x = torch.empty(2, 196, 768, device="cuda", dtype=torch.bfloat16)
@@ -296,19 +295,58 @@ def test_cuda_tokens_come_here_by_themselves(on_a_good_gpu):
     assert not any("fft" in call for call in calls)
 
 
+@pytest.fixture
+def nothing_known(monkeypatch):
+    monkeypatch.setattr(reference, "_agreed", set())
+
+
+def kept_of(x, k):
+    """What a kernel writes of the formulas' choice."""
+    topk_idx = last_select(x, k)
+    if k == 1:
+        return topk_idx[:, 0].int()
+    num_words = -(-x.shape[1] // 32)
+    is_kept = torch.zeros(x.shape[0], 32 * num_words, x.shape[2], dtype=torch.int64).scatter_(1, topk_idx, 1)
+    words = (is_kept.unflatten(1, (num_words, 32)) << torch.arange(32)[:, None]).sum(2)
+    return torch.where(words >= 1 << 31, words - (1 << 32), words).int()
+
+
 @elsewhere
-def test_a_kernel_that_disagrees_with_the_formulas_is_an_error(monkeypatch):
-    monkeypatch.setattr(pooling_triton, "_compared", set())
-    x = rand(2, 9, 64)
-    right = last_pool(x, 3)
+@pytest.mark.parametrize(("num_patches", "k"), [(9, 1), (9, 3), (70, 33)])
+def test_a_token_that_disagrees_with_the_formulas_is_an_error(num_patches, k, nothing_known):
+    x = rand(2, num_patches, 64)
+    right, kept = last_pool(x, k), kept_of(x, k)
+    is_kept = reference.unpack_kept(kept, num_patches)
+    assert torch.equal(is_kept, torch.zeros_like(is_kept).scatter_(1, last_select(x, k), True))
+
+    def check(tokens, pooled, kept, window=128):
+        reference.check_pool(tokens, k, 8.0, "release", pooled, kept, window, False)
+
     broken = torch.where(torch.arange(64) < 2, right + 1, right)
     with pytest.raises(RuntimeError, match=r"96\.9% of the channels only .* LAST_VIT_TRITON=0"):
-        pooling_triton._compare_first_call(x, 3, 8.0, "release", broken)
-    pooling_triton._compare_first_call(x * float("nan"), 3, 8.0, "release", broken)
-    assert not pooling_triton._compared
-    pooling_triton._compare_first_call(x, 3, 8.0, "release", right)
-    pooling_triton._compare_first_call(x, 3, 8.0, "release", broken)  # once is enough
-    assert len(pooling_triton._compared) == 1
+        check(x, broken, kept)
+    with pytest.raises(RuntimeError, match="tokens of LaSt's Triton kernels"):
+        check(x, right, torch.zeros_like(kept))  # the choice that the gradient will follow
+    check(x * float("nan"), broken, kept)
+    assert not reference._agreed
+    check(x, right, kept)
+    check(x, broken, kept)  # once is enough
+    with pytest.raises(RuntimeError):
+        check(x, broken, kept, window=256)  # for each sort of kernel
+
+
+@elsewhere
+def test_gradients_and_lists_that_disagree_are_errors(nothing_known):
+    x, grad = rand(2, 40, 64), rand(2, 64, seed=1)
+    kept, topk_idx = kept_of(x, 3), last_select(x, 3)
+    spread = torch.zeros_like(x).scatter_(1, topk_idx, (grad / 3)[:, None].expand(-1, 3, -1))
+    with pytest.raises(RuntimeError, match="gradients"):
+        reference.check_spread(grad, kept, 3, spread.roll(1, dims=1))
+    with pytest.raises(RuntimeError, match="lists"):
+        reference.check_list(kept, topk_idx.clamp(max=20), 40)
+    reference.check_spread(grad, kept, 3, spread)
+    reference.check_list(kept, topk_idx, 40)
+    assert len(reference._agreed) == 2
 
 
 @elsewhere
@@ -319,11 +357,28 @@ def test_imports_without_triton():
 
 
 @elsewhere
-def test_asking_how_far_the_taps_reach_breaks_no_graph():
-    compiled = torch.compile(
-        lambda t: t * pooling_triton._reach(t.shape[-1], 8.0, "release"), fullgraph=True, backend="eager"
-    )
+def test_asking_for_the_taps_breaks_no_graph(monkeypatch):
+    made = []
+    monkeypatch.setattr(pooling_triton, "tap_matrix", lambda *key: made.append(key))
+
+    def reach(x):
+        assert pooling_triton._make_taps(x.shape[-1], 8.0, "release", x.dtype, x.device)
+        return x * pooling_triton._reach(x.shape[-1], 8.0, "release")
+
+    compiled = torch.compile(reach, fullgraph=True, backend="eager")
     assert compiled(torch.ones(96))[0] == len(low_pass_taps(96, 8.0, "release")) - 1
+    assert made == [(96, 8.0, "release", torch.float32, torch.device("cpu"))]
+
+
+@interpreted
+@pytest.mark.parametrize("k", [1, 3])
+def test_gradient_of_the_gradient(k):
+    """The token is linear in x while the choice stands: d^2/dx^2 of its squares is 2/K^2 for kept pairs."""
+    x = rand(1, 40, 20).requires_grad_()
+    (gradient,) = torch.autograd.grad(pool(x, k).square().sum(), x, create_graph=True)
+    (second,) = torch.autograd.grad(gradient.sum(), x)
+    kept = torch.zeros(x.shape).scatter_(1, select(x, k), 1.0)
+    torch.testing.assert_close(second, kept * 2 / k)
 
 
 @on_gpu
@@ -365,6 +420,24 @@ def test_gpu_compiled_with_gradient(k):
     compiled(x).square().sum().backward()
     last_pool(y, k).square().sum().backward()
     assert torch.equal(x.grad, y.grad)
+
+
+@on_gpu
+@pytest.mark.parametrize("k", [1, 7])
+def test_gpu_compiled_into_cuda_graphs_of_torch(k, monkeypatch):
+    monkeypatch.setattr(pooling_triton.reference, "_agreed", set())
+    x = rand(8, 100, 704, dtype=torch.bfloat16).cuda()  # a width that nothing has pooled before
+    compiled = torch.compile(lambda t: last_pool(t, k), fullgraph=True, mode="reduce-overhead")
+    for _ in range(4):
+        assert torch.equal(compiled(x).clone(), last_pool(x, k))
+
+
+@on_gpu
+@pytest.mark.parametrize("top_k", [1, 3])
+def test_gpu_torch_func_goes_by_the_formulas(top_k):
+    x = rand(2, 9, 128).cuda()
+    expected = torch.zeros_like(x).scatter_(1, last_select(x, top_k), 1 / top_k)
+    torch.testing.assert_close(torch.func.grad(lambda t: last_pool(t, top_k).sum())(x), expected)
 
 
 @on_gpu

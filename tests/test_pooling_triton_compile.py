@@ -40,7 +40,8 @@ def compiled(monkeypatch, tmp_path):
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
     monkeypatch.setattr(triton.runtime.jit.JITFunction, "__getitem__", compile_only)
     monkeypatch.setattr(triton.runtime.driver, "_active", gpu)
-    monkeypatch.setattr(pooling_triton, "_compare_first_call", lambda *_: None)
+    for name in ("check_pool", "check_spread", "check_list"):
+        monkeypatch.setattr(pooling_triton.reference, name, lambda *_: None)
     return kernels
 
 
@@ -51,13 +52,17 @@ def compiled(monkeypatch, tmp_path):
         ((2, 196, 768), 1, {"best_patch"}),
         ((2, 196, 768), 98, {"best_patches"}),
         ((2, 1024, 768), 98, {"count_reaching", "raise_base", "sum_kept"}),
+        ((2, 36, 384), 9, {"best_patches"}),
         ((1, 2048, 1537), 1, {"best_patch"}),  # two windows wide, rows at odd addresses
+        ((1, 2048, 64), 1, {"best_patch"}),  # patches split among blocks
     ],
 )
-def test_compiles_for_hopper(compiled, dtype, shape, k, selecting):
+def test_compiles_for_hopper(compiled, monkeypatch, dtype, shape, k, selecting):
+    monkeypatch.setattr(pooling_triton, "_num_gpu_cores", lambda device: 132)
     x = torch.zeros(shape, dtype=dtype, requires_grad=True)
-    pooling_triton.pool(x, k, shape[2] ** 0.5, "release").sum().backward()
-    pooling_triton.select(x, k, shape[2] ** 0.5, "release")
+    variant = "paper" if k == 9 else "release"
+    pooling_triton.pool(x, k, shape[2] ** 0.5, variant).sum().backward()
+    pooling_triton.select(x, k, shape[2] ** 0.5, variant)
     assert compiled.keys() == selecting | {"spread_gradient"} | ({"list_kept"} if k > 1 else set())
     for name, kernel in compiled.items():
         assert kernel.metadata.shared <= SHARED_BYTES

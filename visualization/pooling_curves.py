@@ -60,12 +60,15 @@ def draw_curves(panels: Sequence["Axes"], records: Mapping[str, "ResultRecord"],
         colors: By the same names.
     """
     for panel, (letter, words) in zip(panels, LETTERS.items(), strict=True):
+        ticks: set[int] = set()
         for side, record in records.items():
             sizes, times, memory = zip(*read_curves(record)[letter], strict=True)
+            ticks |= set(sizes)
             panel.plot(sizes, times, "o-", color=colors[side], markersize=3, linewidth=1.2, label=f"time, {side}")
             panel.plot(sizes, memory, "s--", color=colors[side], markersize=3, linewidth=1.0, label=f"memory, {side}")
         panel.set_xscale("log", base=2)
-        panel.set_xticks(sizes, [f"{size:,}" for size in sizes], fontsize=7, rotation=45)
+        apart = [size for size in sorted(ticks) if not any(size / 1.2 < other < size for other in ticks)]
+        panel.set_xticks(apart, [f"{size:,}" for size in apart], fontsize=7, rotation=45)
         panel.set_xticks([], minor=True)
         panel.set_ylim(0, None)
         panel.set_xlabel(words)

@@ -78,7 +78,7 @@ def pooling_step(arch: str, num_images: int, precision: str, device: torch.devic
     tokens = tokens.to(PRECISIONS[precision]).requires_grad_()
 
     def run() -> None:
-        last_pool(tokens, TOP_K).sum().backward()
+        torch.autograd.grad(last_pool(tokens, TOP_K).sum(), tokens)
 
     return run
 

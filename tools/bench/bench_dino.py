@@ -119,7 +119,7 @@ def pooling_step(batch: int, device: torch.device) -> Callable[[], None]:
     def run() -> None:
         with torch.no_grad():
             last_pool(large, TOP_K)
-        sum(last_pool(tokens, TOP_K).sum() for tokens in student).backward()
+        torch.autograd.grad(sum(last_pool(tokens, TOP_K).sum() for tokens in student), student)
 
     return run
 

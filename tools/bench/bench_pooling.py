@@ -9,7 +9,7 @@ Bandwidth: a perfect pooling would read x once and, on the way back, write its g
 copying's time in percent of ours is the share of the memory's bandwidth that pooling uses.
 
 Curves: time of forward and backward per value of x over that of the middle shape, and extra memory in inputs, while one
-of B, N, D and K changes, on --threads. Memory is what torch's allocator hands out, the gradient included.
+of B, N, D and K changes. Memory is what torch's allocator hands out, the gradient included. Both are on --threads.
 """
 
 import argparse
@@ -82,9 +82,8 @@ def bench_memory(report: BenchReport) -> None:
             report.add(f"memory{name}_k{top_k}", words, peak / (4 * x.numel()), unit="inputs")
 
 
-def bench_curves(rounds: int, threads: int, report: BenchReport) -> None:
+def bench_curves(rounds: int, report: BenchReport) -> None:
     """Over B, N, D and K."""
-    torch.set_num_threads(threads)
     shapes = [MIDDLE, *({**MIDDLE, letter: size} for letter, sizes in CURVES.items() for size in sizes)]
     steps = {}
     for shape in shapes:
@@ -127,8 +126,9 @@ def bench(args: argparse.Namespace, report: BenchReport) -> None:
     words = f"random tokens {size}, float32"
     report.describe(words, dataset=words, n_images=B, curves={"middle": MIDDLE, **CURVES})
     bench_speed(args.rounds, report)
+    torch.set_num_threads(args.threads)
     bench_memory(report)
-    bench_curves(args.rounds, args.threads, report)
+    bench_curves(args.rounds, report)
     bench_share(report)
 
 

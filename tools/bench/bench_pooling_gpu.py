@@ -45,7 +45,7 @@ CURVES = {
     "D": (192, 384, 1024, 2048, 4096),
     "K": (1, 49, 98, 195),
 }
-FLUSH_BYTES = 1 << 29
+FLUSH_BYTES = 1 << 32  # a millisecond of writing
 CURVE_ROUNDS = 10
 
 
@@ -69,7 +69,7 @@ def microseconds(
     for turn in range(rounds + 1):
         for name, function in functions.items():
             start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
-            flushed.zero_()  # long enough for Python to launch what is timed behind it
+            flushed.zero_()  # meanwhile Python launches what is timed, up to some 25 kernels
             start.record()
             function()
             end.record()
@@ -118,7 +118,7 @@ def check_parity(device: torch.device) -> None:
                 worst = disagreement(x, topk_idx)
                 mean = x.double().gather(1, topk_idx).mean(1)
                 off = float((pooled.double() - mean).abs().max() / mean.abs().max())
-                if worst > 1e-6 or off > torch.finfo(dtype).eps:
+                if worst > 1e-6 or off > max(1e-6, torch.finfo(dtype).eps):  # float32: the sum of K values rounds
                     raise ValueError(
                         f"{name} disagree with float64 at K={top_k}, {dtype}: a patch that was left scores {worst:.1e} "
                         f"better than a kept one, tokens are off by {off:.1e}; no time is worth reporting"

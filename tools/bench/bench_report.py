@@ -168,6 +168,7 @@ class BenchReport:
         """Write the record where --record asks for it."""
         if not self._args.record:
             return
+        torch.set_num_threads(self._args.threads)  # which the record names; a part of the bench may have changed it
         metrics, quantities = speed_entries(self.ratios)
         flags = {name: value for name, value in vars(self._args).items() if name not in ("device", "record")}
         write_result(

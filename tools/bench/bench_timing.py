@@ -1,7 +1,7 @@
 """What the benches share: functions timed in turn, ratios with their spread, peak memory. Imported by benches only.
 
-A bench prints ratios of medians from one run, never a bare time: this machine's speed drifts, but it drifts for both
-sides alike when they take turns.
+On a CPU a bench compares medians from one run: a machine's speed drifts, but it drifts for both sides alike when they
+take turns.
 """
 
 import os

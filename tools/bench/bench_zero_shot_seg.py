@@ -64,7 +64,7 @@ def bench(args: argparse.Namespace, report: BenchReport) -> None:
     report.describe(
         f"CLIP ViT-B/16, {IMAGE_HW[0]} x {IMAGE_HW[1]} -> {OUTPUT_HW[0]} x {OUTPUT_HW[1]} pixels, {NUM_NAMES} names",
         dataset=f"random image, {IMAGE_HW[0]} x {IMAGE_HW[1]} px",
-        n_images=args.rounds,
+        n_images=1,
         crop=CROP,
         stride=STRIDE,
         names=NUM_NAMES,

@@ -34,7 +34,7 @@ def test_record(tmp_path, monkeypatch):
 
     monkeypatch.setattr(bench_pooling, "VisionTransformer", small_vit)
     try:
-        bench_pooling.main(["--rounds", "1", "--record"])
+        bench_pooling.main(["--processes", "2", "--rounds", "1", "--record"])
     finally:
         torch.set_num_threads(threads)
     (record,) = read_results(Path("results"))

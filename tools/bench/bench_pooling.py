@@ -1,9 +1,11 @@
 """Time and memory of LaSt pooling on a CPU against the straightforward version, memory bandwidth and a training step.
 
-    python tools/bench/bench_pooling.py [--rounds 5] [--record]
+    python tools/bench/bench_pooling.py [--processes 3] [--rounds 2] [--record]
 
 The straightforward version is the formula as one would first write it: complex FFT inside autograd, fftshift, a full
-sorted topk. Both sides run in this process, in turn, float32, forward and backward, on one and on two threads.
+sorted topk. Both sides run in turn, float32, forward and backward, on one and on two threads, in several processes one
+after the other: whether the C library maps a tensor's memory anew at each call is decided by how the heap happens to
+lie, and a side that allocates much is then half as fast again or not, for as long as its process lives.
 
 Bandwidth: a perfect pooling would read x once and, on the way back, write its gradient once, as a copy of x does. So
 copying's time in percent of ours is the share of the memory's bandwidth that pooling uses.
@@ -13,7 +15,10 @@ of B, N, D and K changes. Memory is what torch's allocator hands out, the gradie
 """
 
 import argparse
+import multiprocessing
+import statistics
 from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
 
 import torch
 from bench_report import BenchParser, BenchReport, run_bench
@@ -49,16 +54,24 @@ def step(pool: Callable[[Tensor, int], Tensor], x: Tensor, top_k: int) -> Callab
     return lambda: torch.autograd.grad(pool(x, top_k).sum(), x)[0]
 
 
-def bench_speed(rounds: int, report: BenchReport) -> None:
+def speed_times(shape: tuple[int, int, int], rounds: int, threads: int) -> dict[str, list[float]]:
+    """Seconds of a copy, of the straightforward version and of ours for every K; for a process of its own."""
+    torch.set_num_threads(threads)
+    x = torch.randn(shape, requires_grad=True)
+    values, copied = x.detach(), torch.empty(shape)
+    sides: dict[str, Callable[[], object]] = {"copy": lambda: copied.copy_(values)}
+    for top_k in GOALS:
+        sides |= {f"plain{top_k}": step(straightforward_pool, x, top_k), f"ours{top_k}": step(last_pool, x, top_k)}
+    return alternate(sides, rounds, warm_calls=1)
+
+
+def bench_speed(processes: int, rounds: int, report: BenchReport) -> None:
     """Against the straightforward version and against a copy of x."""
-    x = torch.randn(B, N, D, requires_grad=True)
-    values, copied = x.detach(), torch.empty(B, N, D)
+    fresh = {"mp_context": multiprocessing.get_context("spawn"), "max_workers": 1, "max_tasks_per_child": 1}
     for threads in THREADS:
-        torch.set_num_threads(threads)
-        sides = {"copy": lambda: copied.copy_(values)}
-        for top_k in GOALS:
-            sides |= {f"plain{top_k}": step(straightforward_pool, x, top_k), f"ours{top_k}": step(last_pool, x, top_k)}
-        times = alternate(sides, rounds, warm_calls=2)
+        with ProcessPoolExecutor(**fresh) as executor:
+            runs = list(executor.map(speed_times, *zip(*[((B, N, D), rounds, threads)] * processes, strict=True)))
+        times = {side: [seconds for run in runs for seconds in run[side]] for side in runs[0]}
         on = f"on {threads} thread{'s' * (threads > 1)}"
         for top_k, goal in GOALS.items():
             words = f"pooling against its straightforward version, K = {top_k}, {on}"
@@ -68,7 +81,7 @@ def bench_speed(rounds: int, report: BenchReport) -> None:
             words = f"bandwidth of a copy that pooling uses, K = {top_k}, {on}"
             share = ratio(times["copy"], times[f"ours{top_k}"]).times(100)
             report.add(f"bandwidth_k{top_k}_threads{threads}", words, share, unit="%")
-        report.keep(**{f"copy_gb_per_second_threads{threads}": 8e-9 * x.numel() / sorted(times["copy"])[rounds // 2]})
+        report.keep(**{f"copy_gb_per_second_threads{threads}": 8e-9 * B * N * D / statistics.median(times["copy"])})
 
 
 def bench_memory(report: BenchReport) -> None:
@@ -125,7 +138,7 @@ def bench(args: argparse.Namespace, report: BenchReport) -> None:
     size = f"[{B}, {N}, {D}]"
     words = f"random tokens {size}, float32"
     report.describe(words, dataset=words, n_images=B, curves={"middle": MIDDLE, **CURVES})
-    bench_speed(args.rounds, report)
+    bench_speed(args.processes, args.rounds, report)
     torch.set_num_threads(args.threads)
     bench_memory(report)
     bench_curves(args.rounds, report)
@@ -134,7 +147,9 @@ def bench(args: argparse.Namespace, report: BenchReport) -> None:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Command line."""
-    run_bench(BenchParser("bench_pooling", __doc__, rounds=5, recorded_rounds=25, has_gpu_side=False), bench, argv)
+    parser = BenchParser("bench_pooling", __doc__, rounds=2, recorded_rounds=3, has_gpu_side=False)
+    parser.add_size("--processes", 3, 15, "in which to time, one after the other")
+    run_bench(parser, bench, argv)
 
 
 if __name__ == "__main__":

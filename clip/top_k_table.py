@@ -190,7 +190,7 @@ def segmentation_flags(text: str, args: argparse.Namespace) -> argparse.Namespac
         args: The flags that both scripts have.
 
     Raises:
-        ValueError: Another form. What FLAGS hold, that script's own parser says.
+        ValueError: Another form, or flags that this table decides. What else FLAGS hold, that script's parser says.
     """
     import eval_zero_shot_seg
 
@@ -202,7 +202,13 @@ def segmentation_flags(text: str, args: argparse.Namespace) -> argparse.Namespac
     shared += ["--text-cache", str(args.text_cache)] if args.text_cache else []
     shared += [flag for flag in ("--no-text-cache", "--table") if getattr(args, flag[2:].replace("-", "_"))]
     own = ["--dataset", dataset, "--root", root, "--model", args.model[0]]
-    return eval_zero_shot_seg.build_parser().parse_args([*own, *shared, *words[1:]])
+    flags = eval_zero_shot_seg.build_parser().parse_args([*own, *shared, *words[1:]])
+    if len(flags.model) > 1 or (flags.precision, flags.device) != (args.precision, args.device) or flags.overlays:
+        raise ValueError(
+            f"--segmentation {text!r}: --model, --precision and --device are the table's own, and --overlays draws "
+            f"nothing here; leave them out"
+        )
+    return flags
 
 
 def measure_segmentation(

@@ -89,7 +89,7 @@ def load_same_pooling(model: ClassificationNet, path: Path) -> dict[str, Any]:
 
     Args:
         model: Takes the weights.
-        path: Of `RunCheckpoints`, or the release's.
+        path: Of `RunCheckpoints`.
 
     Returns:
         The file's content.

@@ -100,14 +100,14 @@ def _run(args: argparse.Namespace) -> None:
         val_features = extract_features(trained, val, read, args, device)
         val_labels = torch.from_numpy(val.labels[share.start : share.stop])
         probe = LinearProbe(val_features.shape[1], args.num_labels).to(device)
-        metrics = run_probe(args, trained, read, probe, train, (val_features, val_labels), features)
+        metrics, training = run_probe(args, trained, read, probe, train, (val_features, val_labels), features)
         seconds = time.perf_counter() - start
         if is_main_process():
             print(
                 f"{args.arch}, {images_name(args, prep)}: top-1 {metrics['acc1']:.2f}, top-5 {metrics['acc5']:.2f}; "
                 f"best top-1 of the epochs validated {metrics['best_acc1']:.2f}"
             )
-            print(f"written {_write(args, trained, metrics, features, len(val), seconds, device)}")
+            print(f"written {_write(args, trained, metrics, features, training, len(val), seconds, device)}")
 
 
 def run_probe(
@@ -118,14 +118,16 @@ def run_probe(
     train: "ImageNetDataset",
     val: "tuple[torch.Tensor, torch.Tensor]",
     features: dict[str, Any],
-) -> dict[str, float]:
+) -> tuple[dict[str, float], dict[str, Any]]:
     """Train the classifier from where its checkpoint stands, or with `args.evaluate` only validate it.
 
     Returns:
-        "acc1" and "acc5" after the last epoch, and "best_acc1", in percent.
+        "acc1" and "acc5" after the last epoch, and "best_acc1", in percent; and how the classifier was trained:
+        "epochs", "lr" and "batch_size", None where nobody knows.
 
     Raises:
-        ValueError: A checkpoint of something else, or an unreadable image.
+        ValueError: A checkpoint of something else, or one whose training these flags would go on with differently; an
+            unreadable image.
         FileNotFoundError: `args.evaluate` without a checkpoint.
         FloatingPointError: As `train_epoch`.
     """
@@ -137,13 +139,16 @@ def run_probe(
     logger = get_logger("linear")
     optimizer = build_optimizer(probe)
     first, best, history = 0, 0.0, []
+    training = {"epochs": args.epochs, "lr": args.lr, "batch_size": args.batch_size_per_gpu * world_size()}
     if args.evaluate or (args.output_dir / CHECKPOINT).exists():
-        first, best, history = load_probe(args.output_dir, probe, optimizer, features)
+        first, best, history, trained_with = load_probe(args.output_dir, probe, optimizer, features)
+        if args.evaluate or first >= args.epochs:
+            found = validate(probe, *val)
+            known = {name: trained_with.get(name) for name in training} | {"epochs": first or None}
+            return {**found, "best_acc1": max(best, found["acc1"])}, known
+        _check_same_training(args.output_dir / CHECKPOINT, trained_with, training)
     elif is_main_process():
         args.output_dir.mkdir(parents=True, exist_ok=True)
-    if args.evaluate or first >= args.epochs:
-        found = validate(probe, *val)
-        return {**found, "best_acc1": max(best, found["acc1"])}
     num_steps = math.ceil(len(train) / (args.batch_size_per_gpu * world_size()))
     batches = iter(
         build_train_loader(train, args.batch_size_per_gpu, args.num_workers, start_iteration=first * num_steps)
@@ -160,8 +165,17 @@ def run_probe(
         history.append(line)
         logger.info("  ".join(f"{name} {value:.4g}" for name, value in line.items()))
         if is_main_process():
-            save_probe(args.output_dir, probe, optimizer, epoch, best, features, history)
-    return {**found, "best_acc1": best}
+            save_probe(args.output_dir, probe, optimizer, epoch, best, features, training, history)
+    return {**found, "best_acc1": best}, training
+
+
+def _check_same_training(path: Path, there: dict[str, Any], here: dict[str, Any]) -> None:
+    different = [f"{name} {there[name]} there, {here[name]} here" for name in there if there[name] != here[name]]
+    if different:
+        raise ValueError(
+            f"{path} was trained otherwise: {'; '.join(different)}. Go on with its own flags (batch_size is that of "
+            f"all processes), or give another --output_dir"
+        )
 
 
 def _write(
@@ -169,6 +183,7 @@ def _write(
     trained: "TrainedModel",
     metrics: dict[str, float],
     features: dict[str, Any],
+    training: dict[str, Any],
     num_images: int,
     seconds: float,
     device: "torch.device",
@@ -177,7 +192,6 @@ def _write(
     from frozen_features import images_name, result_stem
 
     from last_vit.results import result_name, write_result
-    from last_vit.runtime import world_size
 
     return write_result(
         result_name(result_stem(args, "linear")),
@@ -187,9 +201,7 @@ def _write(
         config={
             **features,
             "pooling_source": trained.pooling_source,
-            "epochs": args.epochs,
-            "lr": args.lr,
-            "batch_size": args.batch_size_per_gpu * world_size(),
+            **training,
             "num_labels": args.num_labels,
         },
         checkpoint_sha256=trained.checkpoint_sha256,

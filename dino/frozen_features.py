@@ -23,7 +23,7 @@ from last_vit.dense_batches import dense_batches
 from last_vit.dino_vit import DinoVisionTransformer, trained_img_size
 from last_vit.preprocessing import Preprocessing
 from last_vit.results import dataset_name
-from last_vit.runtime import all_gather, is_main_process, rank, world_size
+from last_vit.runtime import all_gather, is_main_process, rank, seeded_weights, world_size
 from last_vit.token_pool import TokenPool
 from last_vit.trained_model import TrainedModel
 from last_vit.trained_pooling import attach_trained_pooling
@@ -58,8 +58,7 @@ def load_backbone(args: argparse.Namespace, image_size: int | None = None, resiz
     except ValueError as error:
         raise ValueError(f"--pretrained_weights {path}, --checkpoint_key {args.checkpoint_key}: {error}") from error
     trained_size = trained_img_size(weights, args.patch_size) or _IMAGE_SIZE
-    with torch.random.fork_rng():
-        torch.manual_seed(_RANDOM_SEED)
+    with seeded_weights(_RANDOM_SEED):
         model, _ = build_backbone(args.arch, args.patch_size, trained_size)
     metadata: dict[str, Any] = {"sha256": None, "layout": "bare", "pooling": None, "iteration": None}
     if not is_random:

@@ -10,7 +10,7 @@ import json
 import math
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from frozen_features import Reader
@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from last_vit.checkpoint import check_finite, load_strict, read_checkpoint, save_checkpoint
+from last_vit.late_scalars import LateScalars
 from last_vit.metrics.summed_counters import SummedCounters
 from last_vit.metrics.top_k import TopK
 from last_vit.runtime import all_reduce_sum, world_size
@@ -80,26 +81,34 @@ def train_epoch(
         Mean loss, the same in every process.
 
     Raises:
-        FloatingPointError: The loss is NaN or infinite.
+        FloatingPointError: The loss is NaN or infinite; it is looked at one step late, so the weights are spoiled.
     """
     device = probe.linear.weight.device
     for group in optimizer.param_groups:
         group["lr"] = lr
-    losses = SummedCounters("loss")
+    losses, late = SummedCounters("loss"), None
     for step in range(num_steps):
         batch = next(batches)
         with torch.no_grad():
             features = read(backbone, batch["image"].to(device, non_blocking=True))
         loss = F.cross_entropy(probe(features), batch["label"].to(device, non_blocking=True))
-        if not math.isfinite(loss.item()):
-            raise FloatingPointError(f"loss is {loss.item()} in step {step} of the epoch; use a smaller --lr than now")
+        if late is not None:
+            _check_loss(late, step - 1)
+        late = LateScalars(("loss",), loss.detach().reshape(1))
         optimizer.zero_grad()
         loss.backward()
         for parameter in probe.parameters():
             parameter.grad = all_reduce_sum(parameter.grad) / world_size()
         optimizer.step()
         losses.add(loss=loss)
+    if late is not None:
+        _check_loss(late, num_steps - 1)
     return losses.totals()["loss"] / (num_steps * world_size())
+
+
+def _check_loss(late: LateScalars, step: int) -> None:
+    if not math.isfinite(late["loss"]):
+        raise FloatingPointError(f"loss is {late['loss']} in step {step} of the epoch; use a smaller --lr than now")
 
 
 @torch.no_grad()
@@ -123,6 +132,22 @@ def validate(probe: LinearProbe, features: Tensor, labels: Tensor) -> dict[str, 
     return {name: found[name] for name in ("acc1", "acc5")}
 
 
+class ProbeState(NamedTuple):
+    """What a checkpoint says of its training.
+
+    Attributes:
+        epoch: Epochs done.
+        best: Best top-1 in percent, 0 where unknown.
+        history: A line of log.txt per epoch.
+        training: As `save_probe` was given; empty in DINO's files.
+    """
+
+    epoch: int
+    best: float
+    history: list[dict[str, float]]
+    training: dict[str, Any]
+
+
 def save_probe(
     folder: Path,
     probe: LinearProbe,
@@ -130,6 +155,7 @@ def save_probe(
     epoch: int,
     best: float,
     features: Mapping[str, Any],
+    training: Mapping[str, Any],
     history: list[dict[str, float]],
 ) -> None:
     """Write the checkpoint and, from its history, log.txt, both atomically; in the main process only.
@@ -141,6 +167,7 @@ def save_probe(
         epoch: The epoch just finished, from 0.
         best: Best top-1 so far, in percent.
         features: What the classifier reads, plain values.
+        training: How it is trained, plain values.
         history: A line of log.txt per epoch.
 
     Raises:
@@ -155,6 +182,7 @@ def save_probe(
         "optimizer": optimizer.state_dict(),
         "best_acc": best,
         "features": dict(features),
+        "training": dict(training),
         "history": history,
     }
     save_checkpoint(folder / CHECKPOINT, checkpoint)
@@ -163,9 +191,7 @@ def save_probe(
     temporary.replace(folder / "log.txt")
 
 
-def load_probe(
-    folder: Path, probe: LinearProbe, optimizer: torch.optim.SGD, features: Mapping[str, Any]
-) -> tuple[int, float, list[dict[str, float]]]:
+def load_probe(folder: Path, probe: LinearProbe, optimizer: torch.optim.SGD, features: Mapping[str, Any]) -> ProbeState:
     """Read a checkpoint of ours or of DINO's.
 
     Args:
@@ -175,7 +201,7 @@ def load_probe(
         features: What the classifier will read.
 
     Returns:
-        Epochs done, best top-1 in percent (0 where unknown), and the history.
+        What it says of its training.
 
     Raises:
         FileNotFoundError: No checkpoint.
@@ -201,4 +227,9 @@ def load_probe(
         raise ValueError(f"{path}: {error}") from error
     if "optimizer" in content:
         optimizer.load_state_dict(content["optimizer"])
-    return int(content.get("epoch", 0)), float(content.get("best_acc", 0.0)), list(content.get("history", []))
+    return ProbeState(
+        int(content.get("epoch", 0)),
+        float(content.get("best_acc", 0.0)),
+        list(content.get("history", [])),
+        dict(content.get("training", {})),
+    )

@@ -72,6 +72,7 @@ class Training:
 def parse_command(argv: Sequence[str] | None) -> tuple[argparse.Namespace, list[str]]:
     """The flags of job and training, and the words of the command line that are main_dino.py's."""
     parser = build_parser(__doc__)
+    parser.allow_abbrev = False  # an abbreviated flag of the job would be handed on to main_dino.py
     own = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     for target in (parser.add_argument_group("job"), own):
         add = target.add_argument

@@ -102,7 +102,8 @@ def label_pixels(maps: ScoreMaps, rule: LabelRule, chunk_bytes: int = CHUNK_BYTE
         is_kept = area > rule.area_threshold * area.sum()
         is_kept[0] = True
         if not is_kept[label].all():
-            kept = [index for index in names if is_kept[rule.class_of_name[index]]]
+            kept_classes = is_kept.tolist()
+            kept = [index for index in names if kept_classes[rule.class_of_name[index]]]
             best, position, _ = _reduce(maps, kept, None, chunk_bytes)
             label = _on_device(tuple(rule.class_of_name[index] for index in kept), best.device)[position]
     if log_sum is not None:

@@ -46,4 +46,6 @@ def takes_any_size(model: nn.Module, side: int, patch_size: int) -> bool:
 
 
 def _zeros(model: nn.Module, height: int, width: int) -> torch.Tensor:
-    return torch.zeros(1, 3, height, width, device=next(model.parameters()).device)
+    """An image in the type of the first convolution, which CLIP's precisions do not give to every weight."""
+    weight = next(weight for weight in model.parameters() if weight.ndim == 4)
+    return torch.zeros(1, 3, height, width, dtype=weight.dtype, device=weight.device)

@@ -28,6 +28,18 @@ def seed_everything(seed: int) -> None:
     torch.manual_seed(seed)
 
 
+@contextmanager
+def seeded_weights(seed: int) -> Iterator[None]:
+    """While it lasts, models that are built on the CPU get weights from this seed; no generator keeps a trace of it.
+
+    The GPUs' generators are left alone: `torch.manual_seed` would seed them, and putting them all back asks every GPU
+    of the machine from every process.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)
+        yield
+
+
 def select_device(name: str = "auto") -> torch.device:
     """The device called `name`; "auto" is CUDA where there is a GPU, else CPU.
 

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from last_vit.checkpoint import find_classifier, load_checkpoint, read_checkpoint, unwrap_state_dict
@@ -17,6 +16,7 @@ from last_vit.dense import pooling_of
 from last_vit.model_spec import build_model, is_config, preprocessing_of, trained_image_size
 from last_vit.pooling import LaStPool
 from last_vit.preprocessing import Preprocessing
+from last_vit.runtime import seeded_weights
 from last_vit.trained_pooling import attach_trained_pooling
 
 
@@ -120,8 +120,7 @@ def load_trained_model(
         )
     num_classes, metadata = None, {"sha256": None, "layout": "bare", "pooling": None, "iteration": None}
     if random_seed is not None:
-        with torch.random.fork_rng():
-            torch.manual_seed(random_seed)
+        with seeded_weights(random_seed):
             model = build_model(spec, image_size=image_size, opts=opts)
     else:
         weights = unwrap_state_dict(read_checkpoint(checkpoint))

@@ -48,4 +48,4 @@ def synthetic_ov_set(
             shutil.rmtree(temporary)
     json_file, images = final / f"annotations/instances_{split}2017.json", final / f"{split}2017"
     novel = samples.classes[num_classes - num_novel :]
-    return OvImageSet(json_file, images, size, split == "train", masks, novel)
+    return OvImageSet(json_file, images, size, split == "train", masks, novel, augment)

@@ -34,7 +34,8 @@ def load_predictor(cfg: Any, checkpoint: Path, vocabulary: "ClassEmbeddings") ->
 
     Raises:
         FileNotFoundError: No such checkpoint, or no CLIP where the config says.
-        ValueError: A checkpoint of another architecture or CLIP, embeddings of another width.
+        ValueError: A checkpoint of another architecture or CLIP, or one that does not say which classes it was trained
+            on; embeddings of another width.
     """
     import torch
     from ov_checkpoint import load_detector
@@ -43,7 +44,12 @@ def load_predictor(cfg: Any, checkpoint: Path, vocabulary: "ClassEmbeddings") ->
     from last_vit.checkpoint import read_checkpoint
     from last_vit.class_embeddings import ClassSplit
 
-    trained_on = read_checkpoint(checkpoint).get("detector", {}).get("base_names", ())
+    trained_on = read_checkpoint(checkpoint).get("detector", {}).get("base_names")
+    if trained_on is None:
+        raise ValueError(
+            f"{checkpoint} does not say which classes it was trained on, which are scored differently from others: "
+            f"convert it with tools/convert_fvit_checkpoint.py --json, an annotation file of its training set"
+        )
     base = torch.tensor([name in trained_on for name in vocabulary.names])
     model = build_detector(cfg, vocabulary, ClassSplit(base, ~base))
     load_detector(model, checkpoint)

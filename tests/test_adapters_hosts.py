@@ -108,6 +108,19 @@ def test_real_configurations(name, size):
     assert not torch.allclose(out.logits, own)
 
 
+def test_images_of_another_size_are_refused():
+    config = open_clip.get_model_config("EVA02-B-16")
+    with torch.device("meta"):
+        tower = open_clip.model._build_vision_tower(config["embed_dim"], config["vision_cfg"])
+        model = timm.create_model("vit_tiny_patch16_224")
+    images = torch.zeros(1, 3, 192, 192, device="meta")
+    for host in (model, tower):
+        with pytest.raises(ValueError, match="resize the images or build the model for their size"):
+            dense_forward(host, images)
+    free = timm.create_model("vit_tiny_patch16_224", dynamic_img_size=True)
+    assert dense_forward(free, torch.zeros(1, 3, 192, 192)).grid_hw == (12, 12)
+
+
 @pytest.mark.parametrize(
     "build_model",
     [

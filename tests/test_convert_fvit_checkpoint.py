@@ -1,5 +1,7 @@
 """convert_fvit_checkpoint.py on files with exactly the names and shapes of F-ViT's mmdet checkpoints."""
 
+import json
+
 import convert_fvit_checkpoint
 import pytest
 import torch
@@ -171,6 +173,16 @@ def test_the_file_loads_into_a_detector_of_its_size(tmp_path):
     other = build_fvit(StubClip(), vocabulary(), kinds(), channels=12, rpn={"norm": "BN"}, roi_heads=sizes)
     DetectionCheckpointer(other).load(str(tmp_path / "ours.pth"))
     assert all(torch.equal(a, b) for a, b in zip(model.state_dict().values(), other.state_dict().values(), strict=True))
+
+
+def test_base_classes_come_along(tmp_path, capsys):
+    arguments = save(fill(detector_names(16, 8, 4, lvis=False, channels=12)), tmp_path)
+    categories = [{"id": 1, "name": "cat", "frequency": "c"}, {"id": 2, "name": "yak", "frequency": "r"}]
+    (tmp_path / "lvis.json").write_text(json.dumps({"images": [], "annotations": [], "categories": categories}))
+    convert_fvit_checkpoint.main(arguments)
+    assert "detector" not in read_checkpoint(tmp_path / "ours.pth")
+    convert_fvit_checkpoint.main([*arguments, "--json", str(tmp_path / "lvis.json")])
+    assert read_checkpoint(tmp_path / "ours.pth")["detector"] == {"base_names": ["cat"]}
 
 
 def test_with_its_tower(tmp_path, capsys):

@@ -337,8 +337,13 @@ def test_no_local_crops():
 
 
 def test_compiled_backbones_keep_their_names(monkeypatch):
-    compiled = []
-    monkeypatch.setattr(torch.nn.Module, "compile", lambda self, dynamic: compiled.append(type(self).__name__))
+    compiled, compile_module = [], torch.nn.Module.compile
+
+    def compile_eagerly(module, dynamic):
+        compiled.append(type(module).__name__)
+        compile_module(module, backend="eager", dynamic=dynamic)
+
+    monkeypatch.setattr(torch.nn.Module, "compile", compile_eagerly)
     assert run(compile=True, epochs=1) == 0
     assert compiled == ["DinoVisionTransformer"] * 2
     assert "backbone.cls_token" in read()["teacher"]

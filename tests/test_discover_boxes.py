@@ -80,6 +80,7 @@ def test_the_first_lap_warms_up():
 def test_the_patch_size_of_any_host():
     assert find_patch_size(SeesBrightness().eval(), 32) == 8
     assert find_patch_size(timm.create_model("test_resnet").eval(), 96) == 32
+    assert find_patch_size(timm.create_model("test_vit").eval().bfloat16(), 160) == 16
     with pytest.raises(ValueError, match="grid of 4 x 4 patches"):
         find_patch_size(timm.create_model("test_resnet").eval(), 97)
 

@@ -155,7 +155,9 @@ def test_val_freq_and_evaluate(run):
     assert [line["epoch"] for line in log() if "test_acc1" in line] == [1, 3]
     shutil.rmtree("results")
     before = Path("run/checkpoint.pth.tar").read_bytes()
-    assert run("--evaluate", epochs=4)["metrics"] == trained["metrics"]
+    again = run("--evaluate", "--lr", "0.1", epochs=9)
+    assert again["metrics"] == trained["metrics"]
+    assert again["config"] == trained["config"]  # that of the training, whatever the flags say now
     assert Path("run/checkpoint.pth.tar").read_bytes() == before
     assert run(epochs=4)["metrics"] == trained["metrics"]  # a finished run is validated, not trained
     assert Path("run/checkpoint.pth.tar").read_bytes() == before
@@ -213,6 +215,24 @@ def test_dinos_own_classifier_is_read(run):
     torch.save({"state_dict": probe_file()["state_dict"]}, "released/checkpoint.pth.tar")
     found = run("--evaluate", output="released")
     assert found["metrics"]["acc1"] == ours["acc1"]
+    assert [found["config"][name] for name in ("epochs", "lr", "batch_size")] == [None] * 3
+
+
+def test_a_run_does_not_go_on_under_other_flags(run, monkeypatch, capsys):
+    save = linear_probe.save_probe
+
+    def save_and_die(*arguments):
+        save(*arguments)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(linear_probe, "save_probe", save_and_die)
+    with pytest.raises(KeyboardInterrupt):
+        run(epochs=4)
+    monkeypatch.setattr(linear_probe, "save_probe", save)
+    for flags, epochs, message in (((), 5, "epochs 4 there, 5 here"), (("--lr", "0.1"), 4, "lr 0.5 there, 0.1 here")):
+        with pytest.raises(SystemExit):
+            run(*flags, epochs=epochs)
+        assert message in capsys.readouterr().err
 
 
 def test_two_processes_equal_one_with_the_same_global_batch(run, written):

@@ -9,6 +9,7 @@ import torch
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from ov_data import OvImageSet, build_ov_test_loader, build_ov_train_loader, check_same_classes, register_ov_set
 from ov_parts import all_65, coco_categories, random_content, write_images, write_json
+from ov_synthetic import synthetic_ov_set
 
 from last_vit.data.ov_classes import read_ov_classes
 
@@ -125,3 +126,10 @@ def test_a_few_images_as_they_are_tested(files):
         assert len(sample["instances"]) > 0
     with pytest.raises(ValueError, match="max_images must be at least 1"):
         OvImageSet(*files, size=32, train=True, max_images=0)
+
+
+@pytest.mark.parametrize("augment", [True, False])
+def test_synthetic_images_are_augmented_where_asked(tmp_path, augment):
+    images = synthetic_ov_set(tmp_path, "train", 4, 64, 5, 2, masks=False, augment=augment)
+    first, again = (images[0]["image"] for _ in range(2))
+    assert torch.equal(first, again) != augment

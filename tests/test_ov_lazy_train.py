@@ -177,6 +177,22 @@ def test_parts_that_do_not_belong_together(overrides, message, trained, tmp_path
         evaluate_checkpoint(cfg, torch.device("cpu"))
 
 
+@pytest.mark.parametrize("override", ["train.max_iter=0", "train.log_period=0", "train.checkpointer.period=0"])
+def test_iterations_that_detectron2_would_divide_by(override, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert load_script().main(["--config-file", str(DEBUG), *SHORT, override]) == 2
+    assert f"{override.removesuffix('=0')} must be at least 1" in capsys.readouterr().err
+
+
+def test_predict_needs_to_know_what_was_trained_on(trained, photo, tmp_path, capsys):
+    content = torch.load(trained / "model_final.pth", weights_only=True)
+    torch.save({"model": content["model"]}, tmp_path / "converted.pth")
+    arguments = predict_command(trained, photo, "--vocabulary", "cat")
+    with pytest.raises(SystemExit):
+        predict.main([*arguments, "--checkpoint", str(tmp_path / "converted.pth")])
+    assert "convert_fvit_checkpoint.py --json" in capsys.readouterr().err
+
+
 def test_an_error_in_a_run_is_one_line(tmp_path):
     arguments = command("--num-gpus", 2, "model.clip.dense=none")
     failed = subprocess.run(arguments, cwd=tmp_path, env=ENVIRONMENT, capture_output=True, text=True, timeout=300)

@@ -26,6 +26,13 @@ def test_training_flags_are_passed_on_and_job_flags_are_not():
     assert rest == ["--arch", "vit_base", "--bf16", "--lr", "0.001"]
 
 
+def test_abbreviations_are_refused(capsys):
+    """They would be read here and handed on as well."""
+    with pytest.raises(SystemExit):
+        parse_command(["--ngpu", "4"])
+    assert "--ngpu" in capsys.readouterr().err
+
+
 def test_job_parameters():
     args, _ = parse_command(["--partition", "gpu", "--use_volta32", "--comment", "deadline"])
     assert job_parameters(args) == {

@@ -154,6 +154,8 @@ def test_errors_are_one_line(here, capsys):
     assert "17" in found
     assert not Path("cache").exists()
     assert "DATASET=ROOT" in stop(capsys, "--model", A, "--segmentation", "voc20")
+    for flags in ("--model B=x", "--precision bf16", "--overlays out"):
+        assert "leave them out" in stop(capsys, "--model", A, "--segmentation", f"voc20=VOC2012 {flags}")
     assert "invalid choice: 'voc99'" in stop(capsys, "--model", A, "--segmentation", "voc99=voc")
     assert "(0, 1]" in stop(capsys, "--model", A, "--max-box-area", "0")
     assert not Path("results").exists()

@@ -1,12 +1,14 @@
 """F-ViT's published mmdet checkpoints -> weights for the detector of ov_detection/.
 
-    python tools/convert_fvit_checkpoint.py --input fvit_vitb16_coco.pth --output fvit_coco.pth
+    python tools/convert_fvit_checkpoint.py --input fvit_vitb16_coco.pth --output fvit_coco.pth \\
+        --json annotations/instances_train2017_seen_2_65_cat.json
     python ov_detection/lazy_train.py --config-file ... --eval-only train.init_checkpoint=fvit_coco.pth
 
 Every name is mapped, every shape compared, and what is left out is printed with its reason: the class embeddings,
 which are an input here and no weight; the classifier that F-ViT's base class builds and never uses; and the frozen
 CLIP, whose file the configuration names. With --tower ARCH the CLIP in the file, which may be a fine-tuned one, comes
-along, for a detector with clip.in_checkpoint=True.
+along, for a detector with clip.in_checkpoint=True. With --json, an annotation file of the set that it was trained on,
+the names of its base classes come along, which predict.py scores differently from others.
 """
 
 from __future__ import annotations
@@ -137,13 +139,16 @@ def build_like(weights: Mapping[str, Tensor], arch: str | None) -> nn.Module:
     )
 
 
-def convert(source: Path, target: Path, arch: str | None = None, allow_pickle: bool = False) -> list[str]:
+def convert(
+    source: Path, target: Path, arch: str | None = None, json_file: Path | None = None, allow_pickle: bool = False
+) -> list[str]:
     """Write `target` from `source`.
 
     Args:
         source: mmdet's file.
         target: File to write, in detectron2's layout: {"model": state dict, ...}.
         arch: open_clip architecture of the tower to take along; None takes none.
+        json_file: Annotations of OV-COCO or LVIS whose base classes are those of training; None records none.
         allow_pickle: See `last_vit.checkpoint.read_checkpoint`.
 
     Returns:
@@ -167,9 +172,18 @@ def convert(source: Path, target: Path, arch: str | None = None, allow_pickle: b
         load_strict(model, renamed)
     except ValueError as error:
         raise ValueError(f"{source}: {error}") from error
-    save_checkpoint(target, {"model": model.state_dict(), "source_sha256": file_sha256(source), "tower": arch})
+    known = {} if json_file is None else {"detector": {"base_names": _base_names(json_file)}}
+    save_checkpoint(target, {"model": model.state_dict(), "source_sha256": file_sha256(source), "tower": arch, **known})
     lines = [f"written {target}: {len(renamed)} tensors of {len(weights)}"]
     return lines + [f"left out {len(names)}, {start}*: {_LEFT_OUT[start]}" for start, names in left_out.items()]
+
+
+def _base_names(json_file: Path) -> list[str]:
+    from last_vit.data.coco import read_coco_json
+    from last_vit.data.ov_classes import read_ov_classes
+
+    classes = read_ov_classes(read_coco_json(json_file)["categories"])
+    return sorted(name for name, is_base in zip(classes.names, classes.split.base.tolist(), strict=True) if is_base)
 
 
 def _import_fvit() -> None:
@@ -187,12 +201,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--input", type=Path, required=True, help="F-ViT's .pth, as mmdet saved it")
     parser.add_argument("--output", type=Path, required=True, help="file to write")
     parser.add_argument("--tower", metavar="ARCH", help="take the CLIP along: EVA02-B-16 or EVA02-L-14-336")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="annotations, whose base classes predict.py needs")
     parser.add_argument(
         "--allow-pickle", action="store_true", help="read a file that carries code, which then runs: only if trusted"
     )
     run_command_line(
         parser,
-        lambda args: print("\n".join(convert(args.input, args.output, args.tower, args.allow_pickle))),
+        lambda args: print("\n".join(convert(args.input, args.output, args.tower, args.json, args.allow_pickle))),
         argv,
     )
 

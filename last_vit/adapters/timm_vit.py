@@ -12,6 +12,7 @@ from last_vit.adapters.base import (
     DenseOutput,
     check_class_token,
     check_global_token,
+    check_image_size,
     has_norm,
     split_tokens,
 )
@@ -53,8 +54,10 @@ class TimmViTAdapter:
         """See `Adapter`. All tokens are after `norm` and `fc_norm` (one of which is the identity), as the head reads.
 
         Raises:
-            ValueError: The model does not pool, or drops patches.
+            ValueError: The model does not pool, drops patches, or takes images of another size only.
         """
+        if model.patch_embed.img_size is not None and model.patch_embed.strict_img_size:
+            check_image_size(model, images, model.patch_embed.img_size)
         # These three calls are timm's public forward, cut where its parts are read.
         tokens = model.forward_features(images)
         global_token = model.forward_head(tokens, pre_logits=True)

@@ -22,6 +22,7 @@ from last_vit.clip_models.activation import check_activation, config_uses_quick_
 from last_vit.clip_models.checkpoints import ClipCheckpoint, check_towers, load_clip_weights, read_clip_checkpoint
 from last_vit.dense import pooling_of
 from last_vit.preprocessing import Preprocessing
+from last_vit.runtime import seeded_weights
 from last_vit.trained_pooling import attach_trained_pooling
 
 PRECISIONS = ("fp32", "fp16", "bf16", "pure_fp16", "pure_bf16")
@@ -148,8 +149,7 @@ def load_clip(
             f"give {arch} either a checkpoint or a random_seed, for a random model is not measured by accident; got "
             f"{checkpoint!r} and {random_seed!r}"
         )
-    with torch.random.fork_rng():
-        torch.manual_seed(random_seed or 0)
+    with seeded_weights(random_seed or 0):
         model, arch, found, notes = build_clip(arch, checkpoint, image_size, device, precision)
     metadata = {
         "pooling": None if found is None else found.pooling,

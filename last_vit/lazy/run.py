@@ -44,10 +44,11 @@ def run_iterations(
         The last checkpoint, of the weights that were evaluated last.
 
     Raises:
-        ValueError: A run that is longer than the config's already, processes that see different folders, or a
-            checkpoint that does not fit.
+        ValueError: A number of iterations or a period below 1, a run that is longer than the config's already,
+            processes that see different folders, or a checkpoint that does not fit.
         FloatingPointError: A loss, gradient norm or weight is not finite.
     """
+    _check_numbers(cfg.train)
     trainer.read_periods = cfg.train.log_period, cfg.train.eval_period, cfg.train.checkpointer.period
     trainer.register_hooks(_build_hooks(cfg, checkpoints, evaluate, printer))
     start_iter, max_iter = checkpoints.resume() if resume else 0, cfg.train.max_iter
@@ -64,6 +65,18 @@ def share_buffers(model: nn.Module) -> None:
     if world_size() > 1:
         for buffer in model.buffers():
             dist.broadcast(buffer, src=0)
+
+
+def _check_numbers(train: Any) -> None:
+    """detectron2's hooks divide by these; only train.eval_period may be 0, for no evaluation before the end."""
+    numbers = {"max_iter": train.max_iter, "log_period": train.log_period}
+    for name, number in {**numbers, "checkpointer.period": train.checkpointer.period}.items():
+        if number < 1:
+            raise ValueError(f"train.{name} must be at least 1 iteration, got {number}")
+    if train.eval_period < 0:
+        raise ValueError(
+            f"train.eval_period must be 0 (none before the end) or more iterations, got {train.eval_period}"
+        )
 
 
 def _check_start(start_iter: int, max_iter: int, output_dir: str) -> None:

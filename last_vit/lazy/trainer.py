@@ -4,7 +4,7 @@ Order and augmentation of the data depend on (seed, position), and what the step
 sampled regions) on (seed, iteration, rank), so a checkpoint needs no random state. Does not import detectron2: a
 track's trainer takes its loop, hooks and event storage from `SimpleTrainer`, named behind this class.
 
-A step does not wait for the device, which computes while Python starts the next one. So a loss is looked at one step
+Nothing here waits for the device, which computes while Python starts the next step. So a loss is looked at one step
 late, but always before hooks log, evaluate or save: what is not finite never reaches a file.
 """
 

@@ -6,6 +6,7 @@ from detectron2.layers import get_norm
 from detectron2.modeling.anchor_generator import DefaultAnchorGenerator
 from detectron2.modeling.proposal_generator.rpn import RPN, StandardRPNHead
 from detectron2.structures import Boxes
+import torch
 from torch import Tensor
 
 from fvit.clamped_boxes import ClampedBoxTransform
@@ -52,8 +53,8 @@ class ProposalNetwork(RPN):
         """See `RPN.losses`."""
         losses = super().losses(anchors, pred_objectness_logits, gt_labels, pred_anchor_deltas, gt_boxes)
         asked = self.batch_size_per_image * len(gt_labels)
-        sampled = sum(int((labels >= 0).sum()) for labels in gt_labels)
-        return {name: loss * (asked / max(sampled, 1)) for name, loss in losses.items()}
+        sampled = torch.stack(gt_labels).ge(0).sum().clamp(min=1)  # no number: that would wait for the GPU
+        return {name: loss * (asked / sampled) for name, loss in losses.items()}
 
 
 def build_rpn(

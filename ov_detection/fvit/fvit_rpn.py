@@ -2,11 +2,11 @@
 
 from collections.abc import Sequence
 
+import torch
 from detectron2.layers import get_norm
 from detectron2.modeling.anchor_generator import DefaultAnchorGenerator
 from detectron2.modeling.proposal_generator.rpn import RPN, StandardRPNHead
 from detectron2.structures import Boxes
-import torch
 from torch import Tensor
 
 from fvit.clamped_boxes import ClampedBoxTransform

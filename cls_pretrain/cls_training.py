@@ -98,9 +98,14 @@ def load_same_pooling(model: ClassificationNet, path: Path) -> dict[str, Any]:
         ValueError: The checkpoint does not fit the model or was trained with another pooling.
     """
     checkpoint = read_checkpoint(path)
-    if checkpoint.get("pooling") != model.pooling:
+    if "pooling" not in checkpoint:
         raise ValueError(
-            f"{path} was trained with {checkpoint.get('pooling')}, the config says {model.pooling}; resume "
+            f"{path} does not record its pooling, so no run of this trainer wrote it: start a new one from it with "
+            f"train.init_checkpoint"
+        )
+    if checkpoint["pooling"] != model.pooling:
+        raise ValueError(
+            f"{path} was trained with {checkpoint['pooling']}, the config says {model.pooling}; resume "
             f"with the run's own options, or start a new one from it with train.init_checkpoint"
         )
     load_strict(model, checkpoint["model"])

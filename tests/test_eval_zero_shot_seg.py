@@ -111,6 +111,15 @@ def test_batches_of_images_and_windows_change_nothing(here):
     assert metrics[0] == metrics[1] == metrics[2]
 
 
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_half_precision_is_near_the_whole(here, precision):
+    whole, half = (
+        next(iter(run(*MODEL, *CUSTOM, *SMALL, *flags).values()))["metrics"]["miou"]
+        for flags in ((), ("--precision", precision))
+    )
+    assert half == pytest.approx(whole, abs=5)
+
+
 def test_records_name_what_made_them(here, capsys):
     flags = ("--protocol", "clearclip", "--pamr", "on", "--last-block", "naclip", "--table", *SMALL)
     found = run(*CUSTOM, *flags, *MODEL, "--model", "LaSt=open_clip:clip_tiny.json@other.pt,pool=last,top_k=3")

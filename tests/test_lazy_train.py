@@ -110,6 +110,17 @@ def test_resume_with_another_pooling_is_refused(trained, tmp_path):
     assert "was trained with" in refused.stderr
 
 
+def test_another_trainers_file_is_no_run_to_resume(trained, tmp_path):
+    shutil.copytree(trained[0], tmp_path / "run")
+    content = torch.load(tmp_path / "run" / "model_final.pth", weights_only=True)
+    del content["pooling"]
+    torch.save(content, tmp_path / "run" / "model_final.pth")
+    refused = run("--resume", "train.output_dir=run", cwd=tmp_path)
+    assert refused.returncode == 2
+    assert "does not record its pooling" in refused.stderr
+    assert "train.init_checkpoint" in refused.stderr
+
+
 def test_eval_only_matches_training_and_any_number_of_processes(trained, tmp_path):
     """59 images over 1 and over 2 processes in batches of 7: every image once, so the same record."""
     results = []

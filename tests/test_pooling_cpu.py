@@ -1,5 +1,7 @@
 """The CPU's way to the same token: against the formulas and float64, ties, gradients, and which tokens it leaves."""
 
+import os
+
 import pytest
 import torch
 from test_pooling import rand, reference_low_pass
@@ -212,3 +214,14 @@ def test_traced_modules_hold_no_choice():
     x, y = rand(1, 9, 128), rand(1, 9, 128, seed=1)
     traced = torch.jit.trace(lambda t: last_pool(t, 3), x)
     torch.testing.assert_close(traced(y), last_pool(y, 3))
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this platform")
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_a_forked_process_starts_sorting_threads_of_its_own():
+    pooling_cpu._executor(3).submit(int).result()
+    child = os.fork()
+    if child == 0:
+        os._exit(pooling_cpu._executor.cache_info().currsize)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    assert pooling_cpu._executor.cache_info().currsize == 1

@@ -78,7 +78,7 @@ class RepeatableSteps:
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Continue from `state_dict()`."""
-        self.seconds = state_dict.get("seconds", 0.0)  # the release's files have none
+        self.seconds = state_dict.get("seconds", 0.0)  # detectron2's own files have none
         super().load_state_dict(state_dict)
 
     def run_step(self) -> None:

@@ -8,11 +8,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
 
+from class_names import find_class_names
 from clip_train_options import CLASSES, COCO, DEFAULT_TEMPLATE
 from coco_captions import CocoCaptions
 from PIL import Image
 
-from last_vit.class_names import find_class_names
 from last_vit.data.imagenet_layout import find_split_folder, list_split
 from last_vit.data.synthetic import SyntheticObjects
 from last_vit.data.transforms import load_rgb
@@ -35,7 +35,7 @@ class ClassFolder:
     Args:
         root: Folder of class folders, or the one above with `train` and `val`, as ImageNet has.
         split: "train" or "val".
-        class_names: See `last_vit.class_names.find_class_names`.
+        class_names: See `class_names.find_class_names`.
         templates: With {} for the class.
 
     Raises:

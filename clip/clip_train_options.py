@@ -54,7 +54,7 @@ def parse_options(description: str, argv: Sequence[str] | None) -> tuple[argpars
     data(
         "--class-names",
         metavar="FILE",
-        help="of class-folder: `imagenet`, `folders` or a file (last_vit/class_names.py); default imagenet where the "
+        help="of class-folder: `imagenet`, `folders` or a file (clip/class_names.py); default imagenet where the "
         "folders are ImageNet's; of synonyms one is drawn",
     )
     data(

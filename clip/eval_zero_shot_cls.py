@@ -40,9 +40,9 @@ from last_vit.command_line import command_parser, run_command_line
 
 if TYPE_CHECKING:
     import torch
+    from class_accuracy import ClassAccuracy
 
     from last_vit.data.imagenet import ImageNetDataset
-    from last_vit.metrics.class_accuracy import ClassAccuracy
     from last_vit.model_argument import ModelArgument
 
 _COLUMNS = {"acc1": "top-1", "acc5": "top-5", "class_mean_acc1": "mean of classes"}
@@ -65,7 +65,8 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def _run(args: argparse.Namespace) -> None:
-    from last_vit.class_names import find_class_names
+    from class_names import find_class_names
+
     from last_vit.model_argument import parse_model_arguments
     from last_vit.runtime import is_main_process, process_group
 
@@ -101,9 +102,10 @@ def measure_model(
     Raises:
         ValueError, FileNotFoundError: As `load_clip_argument` and `encode_classes`, or embeddings that are not finite.
     """
+    from class_accuracy import ClassAccuracy
+
     from last_vit.clip_models.text import zero_shot_scores
     from last_vit.dense_batches import dense_batches
-    from last_vit.metrics.class_accuracy import ClassAccuracy
     from last_vit.runtime import describe_device, is_main_process
 
     clip = load_clip_argument(argument, args, device)

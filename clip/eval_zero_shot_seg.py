@@ -12,7 +12,7 @@ the annotation's size; a class scores what the best of its names does. `--protoc
 softmax scale, thresholds and refinement as the code of that method has them for the data set; flags replace single
 settings, and every record holds them all. What a method does to the last block is apart: `--last-block`, plain CLIP
 (vanilla) by default. The pooling takes no part in dense features: LaSt shows through the weights trained with it. For
-mIoU see last_vit/metrics/miou.py: unions over the whole set, ignored pixels left out, mean over the classes that occur.
+mIoU see clip/miou.py: unions over the whole set, ignored pixels left out, mean over the classes that occur.
 """
 
 import argparse
@@ -27,18 +27,18 @@ from last_vit.command_line import command_parser, positive, run_command_line
 
 if TYPE_CHECKING:
     import torch
+    from seg_sets import SegmentationSet
+    from seg_settings import SegmentationSetting
+    from zero_shot_segmenter import ZeroShotSegmenter
 
     from last_vit.clip_models.loading import LoadedClip
-    from last_vit.data.seg_sets import SegmentationSet
-    from last_vit.data.seg_settings import SegmentationSetting
-    from last_vit.zero_shot_segmenter import ZeroShotSegmenter
 
 LAST_BLOCKS = ("vanilla", "maskclip", "sclip", "clearclip", "naclip", "fvit")
 
 
 def build_parser() -> argparse.ArgumentParser:
     """The command line."""
-    from last_vit.data.seg_settings import CUSTOM, DATASETS, PROTOCOLS, ZERO_LABELS
+    from seg_settings import CUSTOM, DATASETS, PROTOCOLS, ZERO_LABELS
 
     parser = command_parser("eval_zero_shot_seg.py", __doc__)
     add_model_flags(parser)
@@ -125,8 +125,8 @@ def choose_setting(args: argparse.Namespace) -> "SegmentationSetting":
     """
     from dataclasses import replace
 
-    from last_vit.class_names import read_class_names
-    from last_vit.data.seg_settings import CUSTOM, custom_setting, find_setting
+    from class_names import read_class_names
+    from seg_settings import CUSTOM, custom_setting, find_setting
 
     if args.dataset == CUSTOM:
         if args.class_names is None:
@@ -161,8 +161,8 @@ def open_images(args: argparse.Namespace, setting: "SegmentationSetting") -> "Se
     Raises:
         ValueError, FileNotFoundError: As `SegmentationSet`.
     """
-    from last_vit.data.seg_sets import SegmentationSet
-    from last_vit.data.seg_settings import CUSTOM
+    from seg_sets import SegmentationSet
+    from seg_settings import CUSTOM
 
     own = {"class_names": setting.class_names, "zero_label": args.zero_label} if args.dataset == CUSTOM else {}
     return SegmentationSet(args.dataset, args.root, args.split, any_count=args.any_count, **own)
@@ -179,13 +179,14 @@ def build_segmenter(
     """
     from functools import partial
 
-    from last_vit.class_names import flatten_names
+    from class_names import flatten_names
+    from label_maps import LabelRule
+    from sliding_window import plan_windows
+    from zero_shot_segmenter import ZeroShotSegmenter
+
     from last_vit.clip_models.dense import clip_dense_features
     from last_vit.clip_models.text import default_cache, encode_class_names, read_templates
-    from last_vit.label_maps import LabelRule
     from last_vit.native_size import find_patch_size
-    from last_vit.sliding_window import plan_windows
-    from last_vit.zero_shot_segmenter import ZeroShotSegmenter
 
     prep = clip.preprocessing
     patch_size = find_patch_size(clip.model, prep.crop)
@@ -223,11 +224,11 @@ def evaluate(
     Raises:
         ValueError: As `ZeroShotSegmenter`, `MeanIoU` and the images.
     """
+    from miou import MeanIoU
+    from seg_inputs import ResizedImages
     from tqdm import tqdm
 
     from last_vit.data.loaders import build_test_loader
-    from last_vit.data.seg_inputs import ResizedImages
-    from last_vit.metrics.miou import MeanIoU
     from last_vit.runtime import is_main_process
 
     metric = MeanIoU(setting.num_classes, setting.ignored)

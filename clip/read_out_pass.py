@@ -5,6 +5,7 @@ import time
 from collections.abc import Mapping, Sequence
 
 import torch
+from read_outs import dense_read_outs, own_pool
 from torch import Tensor, nn
 from zero_shot_cli import as_weights, encode_classes, open_loader
 
@@ -16,7 +17,6 @@ from last_vit.dense_batches import dense_batches
 from last_vit.metrics import PointInBox, TopK
 from last_vit.model_argument import ModelArgument
 from last_vit.patch_scores import patch_score
-from last_vit.read_outs import dense_read_outs, own_pool
 from last_vit.token_pool import TokenPool
 
 

@@ -6,12 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from seg_sets import SegmentationSet
+from seg_settings import CUSTOM, SegmentationSetting, find_setting
 from zero_shot_cli import print_table
 
 from last_vit.clip_models.loading import LoadedClip
 from last_vit.clip_models.text import TEMPLATE_SETS, read_templates
-from last_vit.data.seg_sets import SegmentationSet
-from last_vit.data.seg_settings import CUSTOM, SegmentationSetting, find_setting
 from last_vit.model_argument import ModelArgument
 from last_vit.results import result_name, write_result
 from last_vit.runtime import describe_device

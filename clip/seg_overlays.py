@@ -10,12 +10,12 @@ from pathlib import Path
 import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
+from seg_inputs import resize_short_side
+from seg_sets import SegmentationSet
+from seg_settings import IGNORED, SegmentationSetting
+from zero_shot_segmenter import ZeroShotSegmenter
 
-from last_vit.data.seg_inputs import resize_short_side
-from last_vit.data.seg_sets import SegmentationSet
-from last_vit.data.seg_settings import IGNORED, SegmentationSetting
 from last_vit.results import result_name
-from last_vit.zero_shot_segmenter import ZeroShotSegmenter
 
 MAX_LEGEND = 18
 _VOID, _OPACITY = 255, 0.6

@@ -142,8 +142,8 @@ def measure_model(
             the number of patches.
     """
     from read_out_pass import list_pools, measure_read_outs, read_images
+    from read_outs import attach_read_outs
 
-    from last_vit.read_outs import attach_read_outs
     from last_vit.runtime import is_main_process
 
     clip = load_clip_argument(argument, args, device)

@@ -175,7 +175,8 @@ def encode_classes(
     """
     import time
 
-    from last_vit.class_names import find_class_names, flatten_names
+    from class_names import find_class_names, flatten_names
+
     from last_vit.clip_models.text import default_cache, encode_class_names, read_templates
 
     start = time.perf_counter()

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from classification_net import ClassificationNet
 from omegaconf import OmegaConf
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
@@ -14,7 +15,6 @@ from tqdm import tqdm
 
 from last_vit.boxes import box_area
 from last_vit.checkpoint import file_sha256
-from last_vit.classification_net import ClassificationNet
 from last_vit.metrics import PointInBox, TopK
 from last_vit.patch_hit import count_patch_hits
 from last_vit.results import dataset_name, result_name, write_result

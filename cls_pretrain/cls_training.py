@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from classification_net import ClassificationNet
 from cls_evaluator import Evaluation, check_classes, evaluate, write_evaluation
 from cls_trainer import ClsTrainer
 from detectron2.config import instantiate
@@ -13,7 +14,6 @@ from progress_printer import ProgressPrinter
 from torch.nn.parallel import DistributedDataParallel
 
 from last_vit.checkpoint import load_checkpoint, load_strict, read_checkpoint
-from last_vit.classification_net import ClassificationNet
 from last_vit.lazy.checkpoints import RunCheckpoints
 from last_vit.lazy.run import run_iterations, share_buffers
 from last_vit.runtime import world_size

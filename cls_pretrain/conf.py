@@ -12,6 +12,7 @@ train.accumulation_steps. `dataloader.test.dataset.boxes=True` adds Point-in-Box
 needs ImageNet's XML annotations beside the images.
 """
 
+from classification_net import ClassificationNet
 from detectron2.config import LazyCall as L
 from detectron2.solver import WarmupParamScheduler
 from detectron2.solver.build import get_default_optimizer_params
@@ -19,7 +20,6 @@ from fvcore.common.param_scheduler import CosineParamScheduler
 from torch.optim import AdamW
 from torchvision.models import VisionTransformer
 
-from last_vit.classification_net import ClassificationNet
 from last_vit.data.imagenet import ImageNetDataset
 from last_vit.data.loaders import build_test_loader, build_train_loader
 from last_vit.data.transforms import EvalTransform, train_transform

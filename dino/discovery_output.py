@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from discover_boxes import DiscoveryPass
+from discovery_methods import DiscoveryMethod
+from object_lists import ObjectList
 from torch import distributed
 
-from last_vit.data.object_lists import ObjectList
-from last_vit.discover_boxes import DiscoveryPass
-from last_vit.discovery_methods import DiscoveryMethod
 from last_vit.model_argument import ModelArgument
 from last_vit.results import dataset_name, result_name, write_result
 from last_vit.runtime import describe_device, world_size

@@ -11,17 +11,17 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from corloc import MIN_IOU
+from discover_boxes import feature_reader
+from discovery_images import DiscoveryImages, pad_to_patch
+from discovery_methods import FoundBox
 from discovery_output import MethodResult
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch, Rectangle
 from torch import nn
 
-from last_vit.data.discovery_images import DiscoveryImages, pad_to_patch
 from last_vit.data.transforms import load_rgb
-from last_vit.discover_boxes import feature_reader
-from last_vit.discovery_methods import FoundBox
-from last_vit.metrics.corloc import MIN_IOU
 from last_vit.model_argument import ModelArgument
 from last_vit.results import result_name
 

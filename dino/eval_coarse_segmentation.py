@@ -8,7 +8,7 @@ Rules, each making one or more binary maps of an image:
 - score: patches whose score (cosine to the global token) exceeds the image's mean: the paper's rule.
 - attention: per head, the patches that hold 60 % of the class token's attention in the last layer: DINO's rule.
 
-Ground truth (see last_vit/metrics/coarse_seg.py): --protocol union, class or object. The paper does not say which, nor
+Ground truth (see dino/coarse_seg.py): --protocol union, class or object. The paper does not say which, nor
 at what size, so every record names them. Images are resized to the model's square input, aspect ignored, so that no
 part of them is cut away; maps are brought back to the annotation's size by the nearest patch, and compared pixel by
 pixel. Void pixels do not count.
@@ -24,10 +24,10 @@ from last_vit.command_line import MODEL_HELP, command_parser, positive, run_comm
 
 if TYPE_CHECKING:
     import torch
+    from coarse_seg import CoarseSegmentation
+    from segmentation_images import SegmentationImages
     from torch import Tensor, nn
 
-    from last_vit.data.segmentation_images import SegmentationImages
-    from last_vit.metrics.coarse_seg import CoarseSegmentation
     from last_vit.model_argument import ModelArgument
     from last_vit.trained_model import TrainedModel
 
@@ -66,7 +66,8 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def _run(args: argparse.Namespace) -> None:
-    from last_vit.data.segmentation_images import SegmentationImages
+    from segmentation_images import SegmentationImages
+
     from last_vit.data.voc import VocSplit
     from last_vit.model_argument import parse_model_arguments
     from last_vit.runtime import describe_device, is_main_process, process_group
@@ -104,10 +105,10 @@ def evaluate(
         ValueError: As `last_attention` and `choose_global_token`; a mass outside (0, 1].
     """
     import torch
+    from coarse_seg import CoarseSegmentation
     from tqdm import tqdm
 
     from last_vit.data.loaders import build_test_loader
-    from last_vit.metrics.coarse_seg import CoarseSegmentation
     from last_vit.runtime import is_main_process
 
     model = trained.model.to(device)
@@ -134,9 +135,10 @@ def upsample_nearest(maps: "Tensor", image_hw: tuple[int, int]) -> "Tensor":
 
 def _map_maker(rule: str, args: argparse.Namespace, trained: "TrainedModel") -> "Callable[[nn.Module, Tensor], Tensor]":
     """A function from a model and images [B, 3, S, S] to maps, bool [B, M, h, w]."""
+    from last_attention import last_attention
+    from object_discovery import attention_mask
+
     from last_vit.dense import dense_forward
-    from last_vit.last_attention import last_attention
-    from last_vit.object_discovery import attention_mask
     from last_vit.patch_hit import choose_global_token
     from last_vit.patch_scores import patch_score, threshold_mask
 

@@ -25,11 +25,11 @@ from last_vit.command_line import MODEL_HELP, command_parser, positive, run_comm
 
 if TYPE_CHECKING:
     import torch
+    from discover_boxes import DiscoveryPass
+    from discovery_images import DiscoveryImages
+    from discovery_methods import DiscoveryMethod
+    from object_lists import ObjectList
 
-    from last_vit.data.discovery_images import DiscoveryImages
-    from last_vit.data.object_lists import ObjectList
-    from last_vit.discover_boxes import DiscoveryPass
-    from last_vit.discovery_methods import DiscoveryMethod
     from last_vit.model_argument import ModelArgument
     from last_vit.trained_model import TrainedModel
 
@@ -135,11 +135,11 @@ def open_objects(args: argparse.Namespace) -> "ObjectList":
     """The images that the flags name, with their objects.
 
     Raises:
-        ValueError: Not exactly one layout, or as the readers in `last_vit.data.object_lists`.
+        ValueError: Not exactly one layout, or as the readers in `object_lists`.
         FileNotFoundError: As those.
     """
-    from last_vit.data.discovery_images import leave_out_broken
-    from last_vit.data.object_lists import list_coco_objects, list_imagenet_objects, list_voc_objects
+    from discovery_images import leave_out_broken
+    from object_lists import list_coco_objects, list_imagenet_objects, list_voc_objects
 
     coco = (args.coco_images, args.coco_json)
     layouts = {"--voc-root": args.voc_root, "--coco-images and --coco-json": coco[0] or coco[1]}
@@ -169,8 +169,8 @@ def choose_methods(args: argparse.Namespace, trained: "TrainedModel") -> "list[D
     Raises:
         ValueError: A negative head, or a last attention layer that a method needs and that cannot be read.
     """
-    from last_vit import discovery_methods as known
-    from last_vit.last_attention import find_attention_layer
+    import discovery_methods as known
+    from last_attention import find_attention_layer
 
     if args.dino_seg_head < 0:
         raise ValueError(f"--dino-seg-head counts heads from 0, got {args.dino_seg_head}")
@@ -206,10 +206,10 @@ def evaluate(
         ValueError: A model of fixed input size and images of other sizes, or as `discover_boxes`.
     """
     import torch
+    from discover_boxes import discover_boxes
+    from discovery_images import DiscoveryImages, build_native_loader
     from tqdm import tqdm
 
-    from last_vit.data.discovery_images import DiscoveryImages, build_native_loader
-    from last_vit.discover_boxes import discover_boxes
     from last_vit.native_size import find_patch_size
     from last_vit.runtime import is_main_process
 

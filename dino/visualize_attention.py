@@ -58,8 +58,8 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def _run(args: argparse.Namespace) -> None:
     from frozen_features import load_backbone
+    from last_attention import find_attention_layer
 
-    from last_vit.last_attention import find_attention_layer
     from last_vit.runtime import select_device
 
     if len(args.image_size) > 2:
@@ -117,10 +117,10 @@ def read_attention(
     """
     import numpy as np
     import torch
+    from last_attention import last_attention
     from torchvision.transforms import functional
 
     from last_vit.data.transforms import load_rgb
-    from last_vit.last_attention import last_attention
 
     resized = np.asarray(functional.resize(load_rgb(path), list(image_size)))
     height, width = (side - side % patch_size for side in resized.shape[:2])
@@ -147,8 +147,7 @@ def draw(folder: Path, pixels: "np.ndarray", attention: "Tensor", threshold: flo
         The written files, img.png first.
     """
     from matplotlib.image import imsave
-
-    from last_vit.object_discovery import attention_mask
+    from object_discovery import attention_mask
 
     folder.mkdir(parents=True, exist_ok=True)
     written = [folder / "img.png"]

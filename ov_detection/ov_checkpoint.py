@@ -24,7 +24,7 @@ def load_detector(model: FViT, path: str | Path) -> dict[str, Any]:
 
     Args:
         model: Whose frozen CLIP must be the one that the weights were trained on.
-        path: Of this file's layout, or of tools/convert_fvit_checkpoint.py's.
+        path: Of this file's layout, or of ov_detection/convert_fvit_checkpoint.py's.
 
     Returns:
         The file's content.

@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from detectron2.data import DatasetCatalog, DatasetFromList, MetadataCatalog
+from ov_classes import OvClasses
 from ov_json import OvImages, load_ov_json
 from ov_mapper import OvMapper
 from torch.utils.data import DataLoader, Dataset
 
 from last_vit.data.loaders import build_test_loader, build_train_loader
-from last_vit.data.ov_classes import OvClasses
 from last_vit.runtime import get_logger
 
 

@@ -10,17 +10,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from detection_ap import KINDS, ImageDetections, detection_ap
 from detectron2.evaluation import DatasetEvaluator
 from detectron2.structures import Instances
 from detectron2.utils import comm
+from instance_json import check_links, check_lvis_lists
+from ov_classes import read_ov_classes
+from ov_groups import count_classes, group_metrics
 from pycocotools import mask as mask_tools
 
 from last_vit.checkpoint_files import shorten
 from last_vit.data.coco import read_coco_json
-from last_vit.data.instance_json import check_links, check_lvis_lists
-from last_vit.data.ov_classes import read_ov_classes
-from last_vit.metrics.detection_ap import KINDS, ImageDetections, detection_ap
-from last_vit.metrics.ov_groups import count_classes, group_metrics
 from last_vit.runtime import get_logger
 
 # COCO's count per class, of which its own metrics' last limit is 1000; LVIS's are of all classes together
@@ -35,7 +35,7 @@ class OvEvaluator(DatasetEvaluator):
         num_images: Images that `evaluate` is over.
 
     Args:
-        json_file: Official or made by tools/make_ov_coco.py.
+        json_file: Official or made by ov_detection/make_ov_coco.py.
         kinds: "box", "mask" or both.
         novel: As in `read_ov_classes`.
         image_ids: The images to be evaluated; None for all of the file.

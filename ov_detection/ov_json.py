@@ -19,11 +19,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from detectron2.structures import BoxMode
+from instance_json import check_links
+from ov_classes import OvClasses, read_ov_classes
 
 from last_vit.checkpoint_files import shorten
 from last_vit.data.coco import read_coco_json
-from last_vit.data.instance_json import check_links
-from last_vit.data.ov_classes import OvClasses, read_ov_classes
 
 MIN_SIDE = 32
 
@@ -52,7 +52,7 @@ def load_ov_json(
     """Read a file of instances.
 
     Args:
-        json_file: COCO's or LVIS's, as tools/make_ov_coco.py and tools/make_ov_lvis.py make them.
+        json_file: COCO's or LVIS's, as ov_detection/make_ov_coco.py and ov_detection/make_ov_lvis.py make them.
         image_root: COCO: the folder with the images (train2017/). LVIS, whose images come from both: the folder that
             holds train2017/ and val2017/.
         train: Whether to train on the images (rule above) or to test.

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from class_embeddings import ClassEmbeddings, ClassSplit, embed_class_names, load_class_embeddings
 from detectron2.config import instantiate
 from detectron2.utils.events import CommonMetricPrinter
 from fvit.fvit_model import FViT
@@ -16,7 +17,6 @@ from ov_trainer import OvTrainer
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from last_vit.class_embeddings import ClassEmbeddings, ClassSplit, embed_class_names, load_class_embeddings
 from last_vit.clip_models.loading import load_clip
 from last_vit.lazy.checkpoints import RunCheckpoints
 from last_vit.lazy.run import run_iterations, share_buffers

@@ -7,8 +7,9 @@
         --vocabulary "cat,dog" --embeddings coco_80.safetensors
 
 Names are embedded by the text tower of the config's own CLIP, or looked up in --embeddings, a file of
-tools/build_class_embeddings.py or of F-ViT's release; without --vocabulary every class of that file is looked for.
-Classes that had boxes in training are scored as base ones, all others as novel ones. One picture per image and
+ov_detection/build_class_embeddings.py or of F-ViT's release; without --vocabulary every class of that file is
+looked for. Classes that had boxes in training are scored as base ones, all others as novel ones. One picture per
+image and
 detections.json (boxes xyxy in pixels of the upright image, masks as COCO's run lengths) are written to --output.
 """
 
@@ -21,10 +22,9 @@ from typing import TYPE_CHECKING, Any
 from last_vit.command_line import command_parser, run_command_line
 
 if TYPE_CHECKING:
+    from class_embeddings import ClassEmbeddings
     from detectron2.structures import Instances
     from fvit.fvit_model import FViT
-
-    from last_vit.class_embeddings import ClassEmbeddings
 
 NAME = "predict.py"
 
@@ -38,17 +38,17 @@ def load_predictor(cfg: Any, checkpoint: Path, vocabulary: "ClassEmbeddings") ->
             on; embeddings of another width.
     """
     import torch
+    from class_embeddings import ClassSplit
     from ov_checkpoint import load_detector
     from ov_training import build_detector
 
     from last_vit.checkpoint import read_checkpoint
-    from last_vit.class_embeddings import ClassSplit
 
     trained_on = read_checkpoint(checkpoint).get("detector", {}).get("base_names")
     if trained_on is None:
         raise ValueError(
             f"{checkpoint} does not say which classes it was trained on, which are scored differently from others: "
-            f"convert it with tools/convert_fvit_checkpoint.py --json, an annotation file of its training set"
+            f"convert it with ov_detection/convert_fvit_checkpoint.py --json, an annotation file of its training set"
         )
     base = torch.tensor([name in trained_on for name in vocabulary.names])
     model = build_detector(cfg, vocabulary, ClassSplit(base, ~base))
@@ -85,12 +85,12 @@ def run(args: Namespace) -> None:
     import json
 
     import torch
+    from class_embeddings import check_vocabulary
     from detection_picture import draw_detections, read_rgb
     from detectron2.data.transforms import ResizeScale
     from ov_training import read_vocabulary
 
     from last_vit.atomic_file import atomic_file
-    from last_vit.class_embeddings import check_vocabulary
     from last_vit.lazy.command import read_config
     from last_vit.runtime import select_device
 

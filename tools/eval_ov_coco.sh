@@ -5,7 +5,7 @@
 #       train.init_checkpoint=model_final.pth [flag or override of ov_detection/lazy_train.py ...]
 #
 # Nothing is downloaded. /path/to/coco holds val2017/ and annotations/instances_val2017_all_2.json, which
-# tools/make_ov_coco.py makes of COCO's own file (https://cocodataset.org/#download). The config says which CLIP and
+# ov_detection/make_ov_coco.py makes of COCO's own file (https://cocodataset.org/#download). The config says which CLIP and
 # which class embeddings it needs.
 #
 # Expected AP50 of novel classes (base, all), in percent:
@@ -19,7 +19,7 @@ source "$(dirname "$0")/script_checks.sh"
 coco=${1:-}
 json=$coco/annotations/instances_val2017_all_2.json
 need_arguments "the first argument is the folder that holds val2017/ and annotations/" "$coco"
-need_file "$json" "make it with tools/make_ov_coco.py --coco $coco"
+need_file "$json" "make it with ov_detection/make_ov_coco.py --coco $coco"
 need_folder "$coco/val2017" "the head of this script says where it comes from"
 exec "${run[@]}" "$repository/ov_detection/lazy_train.py" --eval-only "${@:2}" \
     "dataloader.test.dataset.json_file=$json" "dataloader.test.dataset.image_root=$coco/val2017"

@@ -7,7 +7,7 @@
 #
 # Nothing is downloaded. /path/to/coco holds train2017/ and val2017/ (https://cocodataset.org/#download; LVIS's
 # validation images are of both), /path/to/lvis holds lvis_v1_val.json (https://www.lvisdataset.org), which
-# tools/make_ov_lvis.py checks. The config says which CLIP and which class embeddings it needs.
+# ov_detection/make_ov_lvis.py checks. The config says which CLIP and which class embeddings it needs.
 #
 # Expected mask APr (APc, APf, AP), in percent:
 #   F-ViT, EVA02-CLIP B/16, 1024 px    CLS 11.5 (12.3, 20.6, 15.4)    LaSt 22.8    CLIPSelf, patches 25.3

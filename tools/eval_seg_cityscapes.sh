@@ -7,7 +7,7 @@
 #   RUN="torchrun --nproc-per-node 8" tools/eval_seg_cityscapes.sh ...
 #
 # Nothing is downloaded. The folder holds leftImg8bit/ and gtFine/, of leftImg8bit_trainvaltest.zip and
-# gtFine_trainvaltest.zip (https://www.cityscapes-dataset.com), as they are or converted by tools/convert_cityscapes.py.
+# gtFine_trainvaltest.zip (https://www.cityscapes-dataset.com), as they are or converted by clip/convert_cityscapes.py.
 # ViT-B-16.pt is OpenAI's (github.com/openai/CLIP), epoch_1.pt what clip/train_clip.py writes.
 #
 # Expected mIoU of CLIP ViT-B/16 in percent: 6.5 with CLS, 12.1 with LaSt (paper). SCLIP's paper: 6.5.

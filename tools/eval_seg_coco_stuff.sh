@@ -8,7 +8,7 @@
 #
 # Nothing is downloaded. The folder holds images/val2017/ (val2017.zip of https://cocodataset.org) and the maps of
 # stuffthingmaps_trainval2017.zip (github.com/nightrome/cocostuff), as they are or converted by
-# tools/convert_coco_stuff.py.
+# clip/convert_coco_stuff.py.
 # ViT-B-16.pt is OpenAI's (github.com/openai/CLIP), epoch_1.pt what clip/train_clip.py writes.
 #
 # Expected mIoU of CLIP ViT-B/16 in percent: 7.2 with CLS, 11.8 with LaSt (paper).

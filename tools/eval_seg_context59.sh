@@ -7,7 +7,7 @@
 #   RUN="torchrun --nproc-per-node 8" tools/eval_seg_context59.sh ...
 #
 # Nothing is downloaded. VOC2010 is of http://host.robots.ox.ac.uk/pascal/VOC/voc2010, its
-# SegmentationClassContext/ and ImageSets/SegmentationContext/ are made by tools/convert_context59.py.
+# SegmentationClassContext/ and ImageSets/SegmentationContext/ are made by clip/convert_context59.py.
 # ViT-B-16.pt is OpenAI's (github.com/openai/CLIP), epoch_1.pt what clip/train_clip.py writes.
 #
 # Expected mIoU of CLIP ViT-B/16 in percent: 11.2 with CLS, 15.2 with LaSt (paper). SCLIP's paper: 11.1.

@@ -18,10 +18,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from paper_tables import TABLES, ResultsTable
+from speed_results import SPEED_TABLE
 from speed_table import render_speed_table
 
 from last_vit.results import ResultRecord, read_results
-from last_vit.speed_results import SPEED_TABLE
 
 ROOT = Path(__file__).resolve().parents[1]
 MARKED = re.compile(r"(<!-- results:(?P<name>[\w-]+) -->\n).*?(<!-- /results -->)", re.DOTALL)

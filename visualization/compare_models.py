@@ -33,10 +33,10 @@ from last_vit.command_line import command_parser, positive, run_command_line
 if TYPE_CHECKING:
     import torch
     from example_images import ExampleImages
+    from foreground_images import ForegroundImages
     from matplotlib.axes import Axes
     from torch import Tensor
 
-    from last_vit.data.foreground_images import ForegroundImages
     from last_vit.trained_model import TrainedModel
 
 _CELL_INCHES = 1.7  # side of one panel

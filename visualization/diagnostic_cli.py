@@ -12,9 +12,9 @@ from last_vit.command_line import MODEL_HELP, positive
 
 if TYPE_CHECKING:
     import torch
+    from foreground_images import ForegroundImages
     from torch.utils.data import DataLoader, Dataset
 
-    from last_vit.data.foreground_images import ForegroundImages
     from last_vit.data.transforms import EvalTransform
     from last_vit.model_argument import ModelArgument
     from last_vit.preprocessing import Preprocessing
@@ -129,7 +129,8 @@ def open_images(args: argparse.Namespace, preprocessing: "Preprocessing") -> "Fo
     Raises:
         ValueError, FileNotFoundError: As `ForegroundImages`.
     """
-    from last_vit.data.foreground_images import ForegroundImages
+    from foreground_images import ForegroundImages
+
     from last_vit.runtime import is_main_process
 
     images = ForegroundImages(

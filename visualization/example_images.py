@@ -11,7 +11,8 @@ from matplotlib.axes import Axes
 from torch import Tensor
 
 if TYPE_CHECKING:
-    from last_vit.data.foreground_images import ForegroundImages
+    from foreground_images import ForegroundImages
+
     from last_vit.preprocessing import Preprocessing
 
 _DEFAULT = 6

@@ -30,9 +30,9 @@ from diagnostic_cli import (
 from last_vit.command_line import command_parser, positive, run_command_line
 
 if TYPE_CHECKING:
+    from foreground_images import ForegroundImages
     from report_data import ModelMeasures
 
-    from last_vit.data.foreground_images import ForegroundImages
     from last_vit.model_argument import ModelArgument
     from last_vit.trained_model import TrainedModel
 

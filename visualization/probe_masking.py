@@ -69,11 +69,11 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def _run(args: argparse.Namespace) -> None:
     from figure_style import save_figure
+    from patch_probes import MaskedAccuracy
     from score_figures import draw_masking
 
     from last_vit.data.imagenet import ImageNetDataset
     from last_vit.model_argument import parse_model_arguments
-    from last_vit.patch_probes import MaskedAccuracy
     from last_vit.results import dataset_name
     from last_vit.runtime import is_main_process, process_group
 
@@ -172,10 +172,10 @@ def measure(
     Raises:
         ValueError: As `count_masked` and `MaskedAccuracy`; the message names the model.
     """
+    from patch_probes import MaskedAccuracy, count_masked
     from score_figures import MaskingView
     from torch.utils.data import Subset
 
-    from last_vit.patch_probes import MaskedAccuracy, count_masked
     from last_vit.runtime import is_main_process
 
     trained = argument.load(args.image_size, args.resize)
@@ -213,7 +213,7 @@ def measure(
 
 
 def _table(views: Sequence["MaskingView"]) -> list[list[str]]:
-    from last_vit.patch_probes import CURVES
+    from patch_probes import CURVES
 
     lines = [["model", "masked", "0 %", *(f"{percent} %" for percent in views[0].percents)]]
     for view in views:

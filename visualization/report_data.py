@@ -11,17 +11,17 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from patch_foreground import patch_foreground
+from patch_pca import fit_patch_pca
+from score_distribution import ScoreDistribution
 from torch import Tensor, nn
+from vote_statistics import VoteStatistics
 
 from last_vit.boxes import resize_crop_box
 from last_vit.dense_batches import dense_batches
 from last_vit.layer_tokens import layer_tokens
 from last_vit.metrics import PointInBox, box_patch_mask
-from last_vit.metrics.patch_foreground import patch_foreground
 from last_vit.metrics.patch_norms import PatchNorms, token_norms
-from last_vit.metrics.score_distribution import ScoreDistribution
-from last_vit.metrics.vote_statistics import VoteStatistics
-from last_vit.patch_pca import fit_patch_pca
 from last_vit.patch_scores import patch_score, peak_index
 from last_vit.pooling import LaStPool, last_select, vote_count
 from last_vit.preprocessing import Preprocessing

@@ -30,9 +30,9 @@ from last_vit.command_line import command_parser, run_command_line
 
 if TYPE_CHECKING:
     import torch
+    from foreground_images import ForegroundImages
     from norm_figures import ExampleView, NormView
 
-    from last_vit.data.foreground_images import ForegroundImages
     from last_vit.metrics.patch_norms import PatchNorms
     from last_vit.trained_model import TrainedModel
 
@@ -139,10 +139,10 @@ def measure(
         ValueError: As `PatchNorms`; the message names the model.
     """
     from norm_figures import NormView
+    from patch_foreground import patch_foreground
 
     from last_vit.dense_batches import dense_batches
     from last_vit.layer_tokens import count_layers, layer_tokens
-    from last_vit.metrics.patch_foreground import patch_foreground
     from last_vit.metrics.patch_norms import PatchNorms, token_norms
     from last_vit.patch_scores import patch_score
 
@@ -196,9 +196,9 @@ def show_examples(
     import torch
     from example_images import load_examples
     from norm_figures import ExampleView
+    from patch_foreground import patch_foreground
 
     from last_vit.layer_tokens import layer_tokens
-    from last_vit.metrics.patch_foreground import patch_foreground
     from last_vit.metrics.patch_norms import token_norms
     from last_vit.patch_scores import patch_score
 

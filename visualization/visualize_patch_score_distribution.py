@@ -116,10 +116,10 @@ def measure(argument: "ModelArgument", args: argparse.Namespace, device: "torch.
     Raises:
         ValueError: As `count_patch_scores` and `ScoreDistribution`; the message names the model.
     """
+    from patch_probes import count_patch_scores
+    from score_distribution import ScoreDistribution
     from score_figures import NUM_BINS, ScoreView
 
-    from last_vit.metrics.score_distribution import ScoreDistribution
-    from last_vit.patch_probes import count_patch_scores
     from last_vit.runtime import is_main_process
 
     trained = argument.load(args.image_size, args.resize)

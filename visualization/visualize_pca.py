@@ -32,12 +32,12 @@ from last_vit.command_line import command_parser, positive, run_command_line
 if TYPE_CHECKING:
     import torch
     from example_images import ExampleImages
+    from foreground_images import ForegroundImages
     from matplotlib.figure import Figure
+    from patch_pca import PatchPCA
     from torch import Tensor
 
     from last_vit.adapters import DenseOutput
-    from last_vit.data.foreground_images import ForegroundImages
-    from last_vit.patch_pca import PatchPCA
     from last_vit.trained_model import TrainedModel
 
 _MIN_PATCHES = 3
@@ -194,7 +194,8 @@ def foreground_patches(output: "DenseOutput", foreground: "Tensor", has_foregrou
     Returns:
         bool [B, N].
     """
-    from last_vit.metrics.patch_foreground import patch_foreground
+    from patch_foreground import patch_foreground
+
     from last_vit.patch_scores import patch_score, threshold_mask
 
     if has_foreground:
@@ -203,7 +204,7 @@ def foreground_patches(output: "DenseOutput", foreground: "Tensor", has_foregrou
 
 
 def _fit_image(tokens: "Tensor", mask: "Tensor") -> "PatchPCA | None":
-    from last_vit.patch_pca import fit_patch_pca
+    from patch_pca import fit_patch_pca
 
     return fit_patch_pca(tokens[mask]) if int(mask.sum()) >= _MIN_PATCHES else None
 
@@ -216,8 +217,9 @@ def _fit_set(
     args: argparse.Namespace,
     device: "torch.device",
 ) -> "PatchPCA":
+    from patch_pca import PatchMoments
+
     from last_vit.dense_batches import dense_batches
-    from last_vit.patch_pca import PatchMoments
 
     moments = PatchMoments(num_channels)
     for output, batch in dense_batches(trained.model, open_loader(args, images, name), device):

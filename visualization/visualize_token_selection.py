@@ -43,8 +43,8 @@ if TYPE_CHECKING:
     import torch
     from selection_figure import SelectionView
     from torch.utils.data import Dataset
+    from vote_statistics import VoteStatistics
 
-    from last_vit.metrics.vote_statistics import VoteStatistics
     from last_vit.model_argument import ModelArgument
     from last_vit.pooling import LaStPool
     from last_vit.trained_model import TrainedModel
@@ -193,11 +193,11 @@ def count_votes(
         ValueError: K larger than the number of patches; the message names the model and both.
     """
     import torch
+    from patch_foreground import patch_foreground
+    from vote_statistics import VoteStatistics
 
     from last_vit.dense import dense_forward
     from last_vit.dense_batches import dense_batches
-    from last_vit.metrics.patch_foreground import patch_foreground
-    from last_vit.metrics.vote_statistics import VoteStatistics
     from last_vit.pooling import last_select, resolve_top_k, vote_count
 
     crop = trained.preprocessing.crop

@@ -23,11 +23,11 @@ if TYPE_CHECKING:
     import numpy as np
     import torch
     from example_images import ExampleImages
+    from foreground_images import ForegroundImages
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
     from torch import Tensor
 
-    from last_vit.data.foreground_images import ForegroundImages
     from last_vit.trained_model import TrainedModel
 
 
@@ -107,10 +107,10 @@ def compute_view(
     """
     import torch
     from example_images import load_examples
+    from patch_foreground import patch_foreground
+    from vote_statistics import vote_levels
 
     from last_vit.dense import dense_forward
-    from last_vit.metrics.patch_foreground import patch_foreground
-    from last_vit.metrics.vote_statistics import vote_levels
     from last_vit.pooling import last_select, vote_count
 
     examples, pool = load_examples(images, chosen, trained.preprocessing), trained.selection()
@@ -140,8 +140,7 @@ def draw_views(views: Sequence[VoteView]) -> "Figure":
     from example_images import draw_picture
     from figure_style import COLORMAP, hide_ticks, house_style, new_figure
     from torch.nn.functional import interpolate
-
-    from last_vit.metrics.vote_statistics import LEVELS
+    from vote_statistics import LEVELS
 
     per_model = len(LEVELS) + 1
     figure, axes = new_figure(len(views[0].votes), 1 + per_model * len(views), width=1.35, height=1.5)

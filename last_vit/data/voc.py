@@ -45,7 +45,7 @@ class VocSplit:
         root: `VOCdevkit/VOC2007` or `VOCdevkit/VOC2012`, or a folder above with just one of them.
         split: Name of a list such as "train", "val" or "trainval".
         listing: Where the list stands: "Main" (boxes), "Segmentation" (the images that have masks) or
-            "SegmentationContext" (those of PASCAL-Context, from tools/convert_context59.py).
+            "SegmentationContext" (those of PASCAL-Context, from clip/convert_context59.py).
 
     Raises:
         FileNotFoundError: Wrong root, no such list, or an image that the list names is not there.

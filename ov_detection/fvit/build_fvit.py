@@ -12,8 +12,9 @@ from fvit.fvit_rpn import build_rpn
 from fvit.text_classifier import TextClassifier
 
 if TYPE_CHECKING:
+    from class_embeddings import ClassEmbeddings, ClassSplit
+
     from fvit.frozen_clip import FrozenClip
-    from last_vit.class_embeddings import ClassEmbeddings, ClassSplit
 
 
 def build_fvit(

@@ -14,7 +14,7 @@ from fvit.clip_pyramid import FViTBackbone
 from fvit.fvit_roi_heads import FViTRoIHeads
 
 if TYPE_CHECKING:
-    from last_vit.class_embeddings import ClassEmbeddings
+    from class_embeddings import ClassEmbeddings
 
 # F-ViT normalises with ImageNet's statistics, in training and test, though its CLIP was trained with CLIP's own.
 IMAGENET_MEAN, IMAGENET_STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 if TYPE_CHECKING:
-    from last_vit.class_embeddings import ClassEmbeddings
+    from class_embeddings import ClassEmbeddings
 
 # Classes of less weight do not compete in the loss (F-ViT); with weight 0 the others would learn to outvote them.
 _NO_WEIGHT = 1e-5
@@ -80,7 +80,7 @@ class TextClassifier(nn.Module):
         if background_row is None:
             raise ValueError(
                 f"these class embeddings (tower: {vocabulary.tower}) have none for the background: build them with "
-                "tools/build_class_embeddings.py, which adds it, or train with classifier zero_background=True"
+                "ov_detection/build_class_embeddings.py, which adds it, or train with classifier zero_background=True"
             )
         if is_base.shape != (len(vocabulary),) or is_base.dtype != torch.bool:
             raise ValueError(

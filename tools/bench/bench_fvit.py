@@ -17,10 +17,9 @@ import torch
 from bench_report import BenchParser, BenchReport, run_bench
 from bench_timing import alternate, peak_bytes, ratio
 from bench_tracks import load_track
+from class_embeddings import ClassEmbeddings, ClassSplit
 from detectron2.structures import Boxes, Instances
 from detectron2.utils.events import EventStorage
-
-from last_vit.class_embeddings import ClassEmbeddings, ClassSplit
 
 GOAL_SPEEDUP, GOAL_TEXT_PERCENT = 1.8, 5.0
 CLASSES, OBJECTS = 1203, 8

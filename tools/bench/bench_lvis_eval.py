@@ -18,10 +18,9 @@ from typing import Any
 import numpy as np
 from bench_report import BenchParser, BenchReport, run_bench
 from bench_timing import alternate, ratio
+from detection_ap import ImageDetections, detection_ap
+from ov_classes import OvClasses, read_ov_classes
 from pycocotools import mask as mask_tools
-
-from last_vit.data.ov_classes import OvClasses, read_ov_classes
-from last_vit.metrics.detection_ap import ImageDetections, detection_ap
 
 GOAL_SPEEDUP, MAX_DETS = 5.0, 300
 HEIGHT, WIDTH, NUM_OBJECTS, NUM_SHOWN, NUM_ABSENT = 480, 640, 11, 6, 10

@@ -16,14 +16,14 @@ from collections.abc import Callable, Sequence
 import torch
 from bench_report import BenchParser, BenchReport, run_bench
 from bench_timing import alternate, ratio
+from discover_boxes import feature_reader
+from discovery_methods import DiscoveryMethod, lost_method, patch_score_method
+from last_attention import last_attention
+from object_discovery import lost_mask, patch_box
 from torch import Tensor
 
 from last_vit.dense import attach_last
 from last_vit.dino_vit import DinoVisionTransformer, build_dino_vit
-from last_vit.discover_boxes import feature_reader
-from last_vit.discovery_methods import DiscoveryMethod, lost_method, patch_score_method
-from last_vit.last_attention import last_attention
-from last_vit.object_discovery import lost_mask, patch_box
 from last_vit.pooling import LaStPool, last_pool
 
 IMAGE_HW, PATCH, TOP_K, BATCH = (375, 500), 16, 0.25, 4

@@ -15,9 +15,8 @@ import torch
 from bench_patch_hit import add_model_flags, build_pooled
 from bench_report import BenchParser, BenchReport, run_bench
 from bench_timing import alternate, ratio
-
-from last_vit.metrics.score_distribution import ScoreDistribution
-from last_vit.patch_probes import MASKED_PERCENTS, MaskedAccuracy, count_masked, count_patch_scores
+from patch_probes import MASKED_PERCENTS, MaskedAccuracy, count_masked, count_patch_scores
+from score_distribution import ScoreDistribution
 
 GOAL = 0.85
 

@@ -23,11 +23,11 @@ from typing import Any
 
 import torch
 from bench_timing import Ratio
+from speed_results import SPEED_TABLE, SpeedRatio, speed_entries
 
 from last_vit.command_line import positive, run_command_line
 from last_vit.results import write_result
 from last_vit.runtime import describe_device, seed_everything, select_device
-from last_vit.speed_results import SPEED_TABLE, SpeedRatio, speed_entries
 
 
 class BenchParser(argparse.ArgumentParser):

@@ -14,13 +14,13 @@ from collections.abc import Callable, Sequence
 import torch
 from bench_report import BenchParser, BenchReport, run_bench
 from bench_timing import alternate, ratio
+from patch_foreground import patch_foreground
 from torch import Tensor
 from torchvision.models import VisionTransformer
+from vote_statistics import VoteStatistics
 
 from last_vit import last_select, vote_count
 from last_vit.dense_batches import dense_batches
-from last_vit.metrics.patch_foreground import patch_foreground
-from last_vit.metrics.vote_statistics import VoteStatistics
 
 B, N, D = 16, 196, 768
 TOP_KS = (1, 7, 98)

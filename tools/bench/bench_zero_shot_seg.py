@@ -5,7 +5,7 @@
 CLIP ViT-B/16 with random weights at the real sizes: an ADE20K image of 512 x 683 pixels, resized to 336 x 448, windows
 of 224 every 112 pixels (2 x 3), 150 names. The plain side is what the published code does for every image: each window
 alone through the model, its 150 score maps stretched and padded to the whole image, summed and divided, stretched to
-the annotation's size, softmax over all names, maximum and argmax. Ours is last_vit/zero_shot_segmenter.py, windows of
+the annotation's size, softmax over all names, maximum and argmax. Ours is clip/zero_shot_segmenter.py, windows of
 one image in one batch. Both use the same model and the same text, their labels must agree, and they run in turn. The
 forward passes alone are compared, too: that is what batching gives by itself. `labels` is everything behind the forward
 passes: up-sampling, argmax and counting for mIoU.
@@ -17,15 +17,15 @@ from collections.abc import Sequence
 import torch
 from bench_report import BenchParser, BenchReport, run_bench
 from bench_timing import alternate, peak_bytes, ratio
+from label_maps import LabelRule
+from miou import MeanIoU
+from sliding_window import plan_windows
 from torch import Tensor
 from torch.nn import functional as F
+from zero_shot_segmenter import ZeroShotSegmenter
 
 from last_vit.clip_models.dense import clip_dense_features
 from last_vit.clip_models.loading import load_clip
-from last_vit.label_maps import LabelRule
-from last_vit.metrics.miou import MeanIoU
-from last_vit.sliding_window import plan_windows
-from last_vit.zero_shot_segmenter import ZeroShotSegmenter
 
 IMAGE_HW, OUTPUT_HW, PATCH, CROP, STRIDE = (336, 448), (512, 683), 16, 224, 112
 NUM_NAMES, EMBED_DIM, SCALE = 150, 512, 40.0

@@ -8,18 +8,19 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from unittest.mock import patch
 
+import discover_boxes
 import torch
 from bench_tracks import ROOT, load_track
+from class_embeddings import ClassEmbeddings
+from discovery_images import DiscoveryImages, build_native_loader
 from evaluation_files import FOLDERS
 from loop_clock import Wrap
 from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.data import Subset
 
-from last_vit import discover_boxes, patch_hit
-from last_vit.class_embeddings import ClassEmbeddings
+from last_vit import patch_hit
 from last_vit.data.coco import read_coco_json
-from last_vit.data.discovery_images import DiscoveryImages, build_native_loader
 from last_vit.data.loaders import build_test_loader
 from last_vit.model_argument import parse_model_argument
 from last_vit.native_size import find_patch_size

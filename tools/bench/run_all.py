@@ -5,7 +5,7 @@
     python tools/bench/run_all.py --record   # on the CPU at the goals' sizes, with records; half an hour
 
 A missed goal stops nothing and is no failure; the exit status is 1 when a bench crashed. Records go to results/, from
-where `python tools/make_results_tables.py` and `python visualization/plot_speed.py` take them into README.
+where `python tools/make_results_tables.py` and `python tools/bench/plot_speed.py` take them into README.
 """
 
 import argparse

@@ -1,4 +1,4 @@
-"""OV-COCO's images, 8 per GPU, as tools/make_ov_coco.py lists them, and AP50 of novel, base and all classes."""
+"""OV-COCO's images, 8 per GPU, as ov_detection/make_ov_coco.py lists them, and AP50 of novel, base and all classes."""
 
 from detectron2.config import LazyCall as L
 from ov_data import OvImageSet, build_ov_test_loader, build_ov_train_loader

@@ -1,7 +1,7 @@
 """F-ViT (Wu et al., ICLR 2024) with OV-COCO's values: the detector, and where its class embeddings come from.
 
-`vocabulary.path` is a file of tools/build_class_embeddings.py or of F-ViT's release; "" embeds the class names with the
-text tower of model.clip itself. `model.clip.checkpoint` is the CLIP file; nothing is downloaded.
+`vocabulary.path` is a file of ov_detection/build_class_embeddings.py or of F-ViT's release; "" embeds the class
+names with the text tower of model.clip itself. `model.clip.checkpoint` is the CLIP file; nothing is downloaded.
 """
 
 from detectron2.config import LazyCall as L

@@ -1,7 +1,7 @@
 """OV-COCO's split of a small part of COCO ("coco-mini", 341 + 144 images) on a CPU, with a random frozen tower.
 
-    python tools/make_ov_coco.py --coco data/coco-mini --output data/ov-coco-mini --no-count-check
-    python tools/build_class_embeddings.py --convert coco_80.npy --prompts a --tower "OpenAI CLIP ViT-B/32" \\
+    python ov_detection/make_ov_coco.py --coco data/coco-mini --output data/ov-coco-mini --no-count-check
+    python ov_detection/build_class_embeddings.py --convert coco_80.npy --prompts a --tower "OpenAI CLIP ViT-B/32" \\
         --json data/coco-mini/annotations/instances_val2017.json --output data/coco_80_vitb32.safetensors
     python ov_detection/lazy_train.py --config-file ov_detection/configs/ov_coco/coco_mini.py
 

@@ -1,0 +1,102 @@
+"""COCO-Object's masks: *_instanceTrainIds.png with 0 background and 1 to 80 COCO's categories; nothing is ignored.
+
+    python clip/convert_coco_object.py --root coco_stuff164k --output coco_object
+    python clip/convert_coco_object.py --instances coco/annotations/instances_val2017.json --output coco_object
+
+From COCO-Stuff's raw maps is how the published numbers were made: all stuff and every unlabelled pixel is background.
+From COCO's own instances is for those who have no such maps, and gives similar masks, not the same: where objects
+overlap, the smaller one is on top. Written are <output>/annotations/val2017/*; images belong into
+<output>/images/val2017.
+"""
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from convert_coco_stuff import ROOT_HELP, add_split_flag, convert_raw_maps
+from label_conversion import Conversion, add_conversion_flags, add_target_flags, convert
+from seg_id_tables import coco_category_classes, coco_object_table
+
+from last_vit.command_line import command_parser, run_command_line
+
+if TYPE_CHECKING:
+    from last_vit.data.coco import CocoInstances
+
+DATASET, SUFFIX = "coco_object", "_instanceTrainIds.png"
+
+
+class InstanceLabels:
+    """From the index of an image to its labels, of COCO's instances.
+
+    Args:
+        instances: Read from instances_*.json.
+
+    Raises:
+        ValueError: Categories that are not COCO's.
+    """
+
+    def __init__(self, instances: "CocoInstances") -> None:
+        self.instances = instances
+        self.class_of = coco_category_classes()
+        unknown = sorted(set(instances.categories) - set(self.class_of))
+        if unknown:
+            raise ValueError(
+                f"{instances.path}: category {unknown[0]} ({instances.categories[unknown[0]]}) is none of COCO's 80"
+            )
+
+    def __call__(self, index: int) -> np.ndarray:
+        """uint8 [H, W]; larger masks lie below smaller ones."""
+        masks = self.instances.masks(index).numpy()
+        labels = np.zeros(self.instances.image_hw[index], dtype=np.uint8)
+        areas = masks.sum(axis=(1, 2))
+        category_ids = self.instances.objects(index).category_ids.tolist()
+        for row in np.argsort(-areas, kind="stable"):
+            labels[masks[row]] = self.class_of[category_ids[row]]
+        return labels
+
+
+def convert_instances(args: argparse.Namespace) -> None:
+    """Convert from instances_*.json.
+
+    Raises:
+        FileNotFoundError, ValueError, OSError: As `CocoInstances`, `InstanceLabels` and `convert`.
+    """
+    from seg_layouts import find_split
+
+    from last_vit.data.coco import CocoInstances
+
+    if args.beside or len(args.split) > 1:
+        raise ValueError("--instances is one file of one --split, and needs an --output")
+    word, expected = find_split(DATASET, args.split[0])
+    instances = CocoInstances(args.instances)
+    folder = args.output / "annotations" / word
+    targets = [folder / f"{Path(name).stem}{SUFFIX}" for name in instances.file_names]
+    conversions = [Conversion(index, target) for index, target in enumerate(targets)]
+    convert(conversions, InstanceLabels(instances), what=f"{DATASET} {args.split[0]}", expected=expected, args=args)
+    for reason, count in instances.skipped.items():
+        print(f"left out: {count} objects, {reason}")
+
+
+def _run(args: argparse.Namespace) -> None:
+    if args.instances is not None:
+        convert_instances(args)
+    else:
+        convert_raw_maps(args, DATASET, SUFFIX, coco_object_table())
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Command line; exits with status 2 and one line on any error that the user can mend."""
+    parser = command_parser("convert_coco_object.py", __doc__)
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument("--root", type=Path, help=ROOT_HELP)
+    source.add_argument("--instances", type=Path, help="instances_val2017.json, in place of raw maps")
+    add_split_flag(parser)
+    add_target_flags(parser)
+    add_conversion_flags(parser)
+    run_command_line(parser, _run, argv)
+
+
+if __name__ == "__main__":
+    main()

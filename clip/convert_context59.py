@@ -1,0 +1,153 @@
+"""PASCAL-Context's official JSON -> label maps: 0 background and 1 to 59 the classes, and the lists of images.
+
+    python clip/convert_context59.py --json trainval_merged.json --output VOCdevkit/VOC2010
+
+trainval_merged.json is what the "PASCAL in Detail" API reads, and what mmsegmentation's converter makes its maps from.
+That API is not needed. Of the file are read
+
+    images             [{image_id, file_name, height, width, phase: train | val | test}, ...]
+    annos_segmentation [{image_id, category_id, segmentation: {size: [height, width], counts: COCO's text}}, ...]
+
+Category ids are those of the 459 annotated categories, of which the file has the 59 frequent ones. Where regions
+overlap the later one in the file counts, as in the API; what no region covers is background. The file has some 600 MB
+and takes several times that in memory.
+
+Written are SegmentationClassContext/*.png and ImageSets/SegmentationContext/{train,val}.txt; Context59 ignores the 0 of
+these maps and Context60 calls it background.
+"""
+
+import argparse
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from label_conversion import Conversion, add_conversion_flags, convert
+from seg_id_tables import CONTEXT59_IDS
+
+from last_vit.atomic_file import atomic_file
+from last_vit.command_line import command_parser, run_command_line
+
+PHASES = ("train", "val")
+_EXPECTED = "expected trainval_merged.json of the PASCAL in Detail API, with the lists images and annos_segmentation"
+
+
+@dataclass
+class ContextImage:
+    """One image of the file with its regions, in the file's order."""
+
+    file_name: str
+    height: int
+    width: int
+    phase: str
+    regions: list[tuple[int, Any]] = field(default_factory=list)  # (category id, segmentation)
+
+
+def read_context(path: Path) -> list[ContextImage]:
+    """The images of train and val with their regions.
+
+    Raises:
+        FileNotFoundError: No such file.
+        ValueError: Not JSON, not this format, or a region of an image or category that is not known; names the entry.
+    """
+    try:
+        with path.open(encoding="utf-8") as file:
+            content = json.load(file)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path} is not readable JSON ({error}); {_EXPECTED}") from error
+    lists = [content.get(key) if isinstance(content, dict) else None for key in ("images", "annos_segmentation")]
+    if not all(isinstance(entries, list) for entries in lists):
+        raise ValueError(f"{path} lacks one of its lists; {_EXPECTED}")
+    images = dict(_parse(path, "images", lists[0], _read_image))
+    if len(images) < len(lists[0]):
+        raise ValueError(f"{path} lists {len(lists[0])} images, but {len(images)} different image_ids")
+    for image, region in _parse(path, "annos_segmentation", lists[1], partial(_read_region, images)):
+        image.regions.append(region)
+    return [image for image in images.values() if image.phase in PHASES]
+
+
+def _parse(path: Path, section: str, entries: list[Any], parse: Callable[[Any], Any]) -> Iterator[Any]:
+    """Parse entries, and say which one is malformed."""
+    place = -1
+    try:
+        for place, entry in enumerate(entries):  # noqa: B007  the handlers say which one it was
+            yield parse(entry)
+    except KeyError as error:
+        raise ValueError(f"{path}: {section}[{place}] has no {error.args[0]}; {_EXPECTED}") from error
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{path}: {section}[{place}]: {error}; {_EXPECTED}") from error
+
+
+def _read_image(entry: Any) -> tuple[Any, ContextImage]:
+    size = (entry["height"], entry["width"])
+    if not all(type(side) is int and side > 0 for side in size):
+        raise ValueError(f"height and width are {size}")
+    return entry["image_id"], ContextImage(str(entry["file_name"]), *size, entry["phase"])
+
+
+def _read_region(images: Mapping[Any, ContextImage], entry: Any) -> tuple[ContextImage, tuple[int, Any]]:
+    image_id, category_id = entry["image_id"], entry["category_id"]
+    if image_id not in images:
+        raise ValueError(f"image {image_id} is not in the list of images")
+    if category_id not in (0, *CONTEXT59_IDS):
+        raise ValueError(f"category {category_id} is none of the 59")
+    return images[image_id], (category_id, entry["segmentation"])
+
+
+def draw_context(image: ContextImage) -> np.ndarray:
+    """The labels of one image: uint8 [H, W], 0 to 59.
+
+    Raises:
+        ValueError: A segmentation that does not fit the image.
+    """
+    from last_vit.data.coco_masks import decode_segmentations
+
+    labels = np.zeros((image.height, image.width), dtype=np.uint8)
+    for category_id, segmentation in image.regions:
+        try:
+            mask = decode_segmentations([segmentation], image.height, image.width, union=True)
+        except ValueError as error:
+            raise ValueError(f"{image.file_name}: region of category {category_id}: {error}") from error
+        labels[mask.numpy()] = CONTEXT59_IDS.index(category_id) + 1 if category_id else 0
+    return labels
+
+
+def run(args: argparse.Namespace) -> None:
+    """Convert both phases, then write their lists.
+
+    Raises:
+        FileNotFoundError, ValueError, OSError: As `read_context`, `draw_context` and `convert`.
+    """
+    from seg_layouts import find_split
+
+    images = read_context(args.json)
+    listing = args.output / "ImageSets" / "SegmentationContext"
+    for phase in PHASES:
+        chosen = {Path(image.file_name).stem: image for image in images if image.phase == phase}
+        folder = args.output / "SegmentationClassContext"
+        convert(
+            [Conversion(image, folder / f"{stem}.png") for stem, image in chosen.items()],
+            draw_context,
+            what=f"context59 {phase}",
+            expected=find_split("context59", phase)[1],
+            args=args,
+        )
+        lines = "".join(f"{stem}\n" for stem in sorted(chosen)).encode()
+        with atomic_file(listing / f"{phase}.txt") as file:
+            file.write(lines)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Command line; exits with status 2 and one line on any error that the user can mend."""
+    parser = command_parser("convert_context59.py", __doc__)
+    parser.add_argument("--json", type=Path, required=True, help="trainval_merged.json")
+    parser.add_argument("--output", type=Path, required=True, help="the VOC2010 folder, which has JPEGImages")
+    add_conversion_flags(parser)
+    run_command_line(parser, run, argv)
+
+
+if __name__ == "__main__":
+    main()

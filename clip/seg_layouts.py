@@ -1,0 +1,266 @@
+"""Where the segmentation benchmarks keep images and labels: their official archives' layouts and mmsegmentation's.
+
+| data set   | images                                   | labels, the first that is there                             |
+|------------|------------------------------------------|-------------------------------------------------------------|
+| voc*       | VOC2012/JPEGImages                       | SegmentationClass; list in ImageSets/Segmentation           |
+| context*   | VOC2010/JPEGImages                       | SegmentationClassContext, list ImageSets/SegmentationContext|
+| coco_*     | images/val2017 or val2017                | annotations/val2017/*_labelTrainIds.png (COCO-Object:       |
+|            |                                          | *_instanceTrainIds.png); raw: stuffthingmaps/val2017 or     |
+|            |                                          | annotations/val2017                                         |
+| ade20k     | ADEChallengeData2016/images/validation   | annotations/validation                                      |
+| cityscapes | leftImg8bit/val/<city>/*_leftImg8bit.png | gtFine/val/<city>/*_gtFine_labelTrainIds.png, *_labelIds.png|
+
+Raw maps (official ids) are read through a table, so converting them is a choice, not a need; Context's annotations are
+one JSON file and need clip/convert_context59.py. Below a root the first of a layout's folders that holds it counts.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path, PurePath
+
+import numpy as np
+from seg_id_tables import cityscapes_table, coco_object_table, coco_stuff_table
+
+from last_vit.data.file_pairs import list_files, pair_by_name
+from last_vit.data.imagenet_layout import IMAGE_SUFFIXES
+
+CONVERTED_SUFFIXES = ("TrainIds.png",)
+
+
+@dataclass(frozen=True)
+class LabelSource:
+    """One way in which labels lie. `{split}` in the folder stands for the layout's own word for a split.
+
+    Attributes:
+        folder: Below the root.
+        suffix: End of the files' names.
+        table: From their ids to classes; None where they hold classes.
+    """
+
+    folder: str
+    suffix: str = ".png"
+    table: Callable[[], np.ndarray] | None = None
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Where one data set lies.
+
+    Attributes:
+        splits: Split -> (the layout's word for it, official number of images).
+        expected: What a root should hold and where it comes from, for error messages.
+        below: Folders below a root that may be the actual root; "" is the root.
+        images: Candidates for the folder of images; of a VOC folder the listing instead.
+        image_suffix: End of the images' names.
+        labels: In order of preference.
+        listing: ImageSets' folder of lists, for VOC folders.
+    """
+
+    splits: dict[str, tuple[str, int]]
+    expected: str
+    labels: tuple[LabelSource, ...]
+    below: tuple[str, ...] = ("",)
+    images: tuple[str, ...] = ()
+    image_suffix: str = ".jpg"
+    listing: str | None = None
+
+
+@dataclass(frozen=True)
+class SegmentationFiles:
+    """The files of one split.
+
+    Attributes:
+        images, labels: One per image.
+        names: Paths of the images below their folder, without ending.
+        table: From the labels' ids to classes; None where they hold classes.
+    """
+
+    images: list[Path]
+    labels: list[Path]
+    names: list[str]
+    table: np.ndarray | None = field(default=None, repr=False)
+
+
+_VOC = Layout(
+    splits={"train": ("train", 1464), "val": ("val", 1449), "trainval": ("trainval", 2913)},
+    expected="VOC2012 with JPEGImages, SegmentationClass and ImageSets/Segmentation, from "
+    "http://host.robots.ox.ac.uk/pascal/VOC/voc2012",
+    below=("", "VOC2012", "VOCdevkit/VOC2012"),
+    labels=(LabelSource("SegmentationClass"),),
+    listing="Segmentation",
+)
+_CONTEXT = Layout(
+    splits={"train": ("train", 4996), "val": ("val", 5104)},
+    expected="VOC2010 with JPEGImages, SegmentationClassContext and ImageSets/SegmentationContext; images from "
+    "http://host.robots.ox.ac.uk/pascal/VOC/voc2010, the other two from clip/convert_context59.py",
+    below=("", "VOC2010", "VOCdevkit/VOC2010"),
+    labels=(LabelSource("SegmentationClassContext"),),
+    listing="SegmentationContext",
+)
+_COCO_SPLITS = {"train": ("train2017", 118287), "val": ("val2017", 5000)}
+
+
+def _coco(suffix: str, tool: str, table: Callable[[], np.ndarray]) -> Layout:
+    return Layout(
+        splits=_COCO_SPLITS,
+        expected=f"images/val2017 (or val2017) from https://cocodataset.org, and stuffthingmaps/val2017 from "
+        f"https://github.com/nightrome/cocostuff or annotations/val2017/*{suffix} from tools/{tool}",
+        images=("images/{split}", "{split}"),
+        labels=(
+            LabelSource("annotations/{split}", suffix),
+            LabelSource("stuffthingmaps/{split}", table=table),
+            LabelSource("annotations/{split}", table=table),
+        ),
+    )
+
+
+LAYOUTS: dict[str, Layout] = {
+    "voc20": _VOC,
+    "voc21": _VOC,
+    "context59": _CONTEXT,
+    "context60": _CONTEXT,
+    "coco_object": _coco("_instanceTrainIds.png", "convert_coco_object.py", coco_object_table),
+    "coco_stuff": _coco("_labelTrainIds.png", "convert_coco_stuff.py", coco_stuff_table),
+    "ade20k": Layout(
+        splits={"train": ("training", 20210), "val": ("validation", 2000)},
+        expected="ADEChallengeData2016 with images/validation and annotations/validation, from "
+        "http://sceneparsing.csail.mit.edu",
+        below=("", "ADEChallengeData2016"),
+        images=("images/{split}",),
+        labels=(LabelSource("annotations/{split}"),),
+    ),
+    "cityscapes": Layout(
+        splits={"train": ("train", 2975), "val": ("val", 500)},
+        expected="leftImg8bit/val/<city>/*_leftImg8bit.png and gtFine/val/<city>/*_gtFine_labelIds.png (or "
+        "_labelTrainIds.png), from https://www.cityscapes-dataset.com",
+        images=("leftImg8bit/{split}",),
+        image_suffix="_leftImg8bit.png",
+        labels=(
+            LabelSource("gtFine/{split}", "_gtFine_labelTrainIds.png"),
+            LabelSource("gtFine/{split}", "_gtFine_labelIds.png", cityscapes_table),
+        ),
+    ),
+}
+
+
+def find_split(dataset: str, split: str) -> tuple[str, int]:
+    """A layout's own word for a split, and the official number of images.
+
+    Raises:
+        ValueError: Another data set or split.
+    """
+    if dataset not in LAYOUTS:
+        raise ValueError(f"data set must be one of {', '.join(LAYOUTS)}, got {dataset!r}")
+    splits = LAYOUTS[dataset].splits
+    if split not in splits:
+        raise ValueError(f"split of {dataset} must be one of {', '.join(splits)}, got {split!r}")
+    return splits[split]
+
+
+def find_files(dataset: str, root: str | Path, split: str) -> SegmentationFiles:
+    """The images of a split and their labels.
+
+    Args:
+        dataset: A key of `LAYOUTS`.
+        root: The data set's folder, or the one above that its archive unpacks to.
+        split: One of the layout's.
+
+    Raises:
+        FileNotFoundError: Wrong root, no images, or images without labels.
+        ValueError: Another data set or split, labels without images, or names that fit twice.
+    """
+    word, _ = find_split(dataset, split)
+    layout, root = LAYOUTS[dataset], Path(root).expanduser()
+    if layout.listing is not None:
+        return _listed_files(layout, root, word)
+    for folder in (root / below for below in layout.below):
+        candidates = [folder / name.format(split=word) for name in layout.images]
+        images = next((found for each in candidates if (found := _named(each, layout.image_suffix))), None)
+        if images is not None:
+            return _pair(layout, folder, word, images)
+    state = f"holds no images of {word}" if root.is_dir() else "does not exist"
+    raise FileNotFoundError(f"{dataset} root {root} {state}; expected {layout.expected}")
+
+
+def find_custom_files(root: str | Path, split: str) -> SegmentationFiles:
+    """The files of a folder of one's own: a VOC folder, or images/ and labels/, or those with a folder of the split.
+
+    Labels are PNG and have their image's name.
+
+    Raises:
+        FileNotFoundError, ValueError: As `find_files`.
+    """
+    root = Path(root).expanduser()
+    if (root / "JPEGImages").is_dir():
+        return _listed_files(_VOC, root, split)
+    below = split if (root / "images" / split).is_dir() else ""
+    layout = Layout(
+        splits={},
+        expected="a VOC folder (JPEGImages, SegmentationClass, ImageSets/Segmentation), or images/ and labels/ (or "
+        "images/<split>/ and labels/<split>/) with PNG files of the images' names in labels/",
+        labels=(LabelSource(f"labels/{below}".rstrip("/")),),
+    )
+    folder = root / "images" / below
+    images = {path.relative_to(folder).with_suffix(""): path for path in list_files(folder, IMAGE_SUFFIXES)}
+    if not images:
+        state = f"holds no images in {folder.relative_to(root)}/" if root.is_dir() else "does not exist"
+        raise FileNotFoundError(f"segmentation root {root} {state}; expected {layout.expected}")
+    return _pair(layout, root, split, images)
+
+
+def _listed_files(layout: Layout, root: Path, word: str) -> SegmentationFiles:
+    """Of a VOC folder, whose lists say which images belong to a split."""
+    from last_vit.data.voc import VocSplit, is_voc_folder  # imports torch, which converters of labels need not wait for
+
+    found = next((root / below for below in layout.below if is_voc_folder(root / below)), root)
+    try:
+        split = VocSplit(found, word, layout.listing)
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"{error}; expected {layout.expected}") from error
+    labels = [found / layout.labels[0].folder / f"{stem}.png" for stem in split.stems]
+    there = {path.name for path in labels[0].parent.glob("*.png")}
+    missing = [path for path in labels if path.name not in there]
+    _check_missing(missing, len(labels), layout)
+    return SegmentationFiles([split.image_path(index) for index in range(len(split))], labels, list(split.stems))
+
+
+def _pair(layout: Layout, root: Path, word: str, images: dict[PurePath, Path]) -> SegmentationFiles:
+    """The labels of images, from the first source that has any."""
+    folders = [(source, root / source.folder.format(split=word)) for source in layout.labels]
+    for source, folder in folders:
+        labels = _named(folder, source.suffix)
+        if labels:
+            break
+    else:
+        looked = ", ".join(f"{folder}/**/*{source.suffix}" for source, folder in folders)
+        raise FileNotFoundError(f"no labels in {looked}; expected {layout.expected}")
+    names = list(images)
+    pairs = pair_by_name(names, list(labels), with_ending=True)
+    missing = [folder / f"{name}{source.suffix}" for name, pair in zip(names, pairs, strict=True) if pair is None]
+    _check_missing(missing, len(names), layout)
+    paths = list(labels.values())
+    unused = sorted(set(range(len(paths))).difference(pairs))
+    if unused:
+        raise ValueError(
+            f"{len(unused)} of the {len(paths)} labels in {folder} have no image, such as {paths[unused[0]]}; are "
+            "images missing?"
+        )
+    table = source.table() if source.table is not None else None
+    return SegmentationFiles(list(images.values()), [paths[pair] for pair in pairs], [str(n) for n in names], table)
+
+
+def _check_missing(missing: list[Path], total: int, layout: Layout) -> None:
+    if missing:
+        raise FileNotFoundError(
+            f"{len(missing)} of the {total} images have no label, such as {missing[0]}; expected {layout.expected}"
+        )
+
+
+def _named(folder: Path, suffix: str) -> dict[PurePath, Path]:
+    """Path below the folder without `suffix` -> file, sorted. Raw maps (".png") are not the converted ones beside."""
+    found = {}
+    for path in list_files(folder, (suffix.lower(),)):
+        if suffix == ".png" and path.name.endswith(CONVERTED_SUFFIXES):
+            continue
+        found[path.relative_to(folder).parent / path.name[: -len(suffix)]] = path
+    return found

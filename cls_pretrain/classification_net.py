@@ -1,0 +1,76 @@
+"""The classifier that cls_pretrain trains: any host model with a chosen read-out, and its cross-entropy.
+
+The host sits under `.model`, so that a state dict carries the prefix "model." exactly as the released weights do.
+"""
+
+from collections.abc import Sequence
+
+from register_tokens import add_register_tokens
+from torch import Tensor, nn
+from torch.nn import functional as F
+from window_attention import add_window_attention
+
+from last_vit.dense import attach_pool, pooling_of
+
+HOST_POOL = "host"
+
+
+class ClassificationNet(nn.Module):
+    """A host classifier whose global token is pooled as asked.
+
+    Args:
+        model: Any host that `attach_pool` supports, with its classification head.
+        pool: One of `token_pool.POOL_KINDS`, or "host" to leave the read-out as the host has it (ConvNets).
+        top_k: For "last": patches kept per channel, int or share in (0, 1].
+        sigma: For "last": frequency std of the low pass; None is sqrt(D).
+        variant: For "last": "release" or "paper".
+        num_registers: Register tokens to add to a torchvision ViT; 0 adds none.
+        window_layers: Blocks of a torchvision ViT, counted from 0, at which patches attend within windows.
+        window_size: Side of these windows in patches; without effect where `window_layers` is empty.
+
+    Raises:
+        ValueError: Unsupported host, unknown pool or option outside its range.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        pool: str = "last",
+        top_k: int | float = 1,
+        sigma: float | None = None,
+        variant: str = "release",
+        num_registers: int = 0,
+        window_layers: Sequence[int] = (),
+        window_size: int = 4,
+    ) -> None:
+        super().__init__()
+        if num_registers != 0:
+            model = add_register_tokens(model, num_registers)
+        if window_layers not in ((), []):
+            model = add_window_attention(model, window_layers, window_size)
+        self.model = model if pool == HOST_POOL else attach_pool(model, pool, top_k, sigma, variant)
+
+    @property
+    def host_model(self) -> nn.Module:
+        """The host, for adapters that look through wrappers."""
+        return self.model
+
+    @property
+    def pooling(self) -> dict:
+        """What the model is trained with, as checkpoints and results record it."""
+        return pooling_of(self.model)
+
+    def forward(self, images: Tensor, labels: Tensor | None = None) -> Tensor | dict[str, Tensor]:
+        """Logits, or with labels the losses that a detectron2 trainer sums.
+
+        Args:
+            images: float [B, 3, H, W], normalised.
+            labels: long [B] in [0, C), or None.
+
+        Returns:
+            Logits [B, C] without labels; {"loss_ce": scalar mean cross-entropy in float32} with them.
+        """
+        logits = self.model(images)
+        if labels is None:
+            return logits
+        return {"loss_ce": F.cross_entropy(logits.float(), labels)}

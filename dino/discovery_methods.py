@@ -1,0 +1,156 @@
+"""The four ways to one box per image behind one interface: what each reads from a forward pass, and its box.
+
+`object_discovery.py` turns one image's numbers into a mask; here stands which numbers those are, and the choices that a
+result must name.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from last_attention import LastAttention
+from object_discovery import (
+    LOST_CANDIDATES,
+    PatchMask,
+    dino_seg_mask,
+    lost_mask,
+    patch_box,
+    patch_score_mask,
+    tokencut_mask,
+)
+from torch import Tensor
+
+from last_vit.adapters import DenseOutput
+from last_vit.patch_hit import choose_global_token
+from last_vit.patch_scores import patch_score
+from last_vit.pooling import LaStPool
+
+METHODS = ("patch-score", "lost", "dino-seg", "tokencut")
+DINO_SEG_HEAD = 4
+
+
+@dataclass(frozen=True)
+class FoundBox:
+    """What a method found on one image.
+
+    Attributes:
+        box_xyxy: Pixels of the unpadded image, x2 and y2 exclusive.
+        patches: The mask behind the box.
+    """
+
+    box_xyxy: tuple[float, float, float, float]
+    patches: PatchMask
+
+
+@dataclass(frozen=True)
+class DiscoveryMethod:
+    """One method with its choices.
+
+    Attributes:
+        name: In tables, such as "patch-score, largest".
+        protocol: The choices behind it, in a few words.
+        needs_attention: Whether it reads the last attention layer, or the dense output alone.
+        read: What the masks of a batch are made of: [B, ...].
+        find: One image's mask, from its part of that and the grid.
+        clip: Whether a box ends where the image ends.
+    """
+
+    name: str
+    protocol: str
+    needs_attention: bool
+    read: Callable[[DenseOutput | LastAttention], Tensor]
+    find: Callable[[Tensor, tuple[int, int]], PatchMask]
+    clip: bool = True
+
+    def boxes(
+        self, features: DenseOutput | LastAttention, image_hw: list[tuple[int, int]], patch_size: int
+    ) -> list[FoundBox]:
+        """The boxes of a batch; they are on the CPU, so a GPU has finished when this returns.
+
+        Args:
+            features: Of `last_attention`, or of `dense_forward` where the method does not need the attention layer.
+            image_hw: (height, width) of each unpadded image, in pixels.
+            patch_size: Side of a patch in pixels.
+
+        Raises:
+            ValueError: What the method cannot work on.
+        """
+        grid_hw = dense_output(features).grid_hw
+        found = (self.find(each, grid_hw) for each in self.read(features))
+        return [
+            FoundBox(patch_box(patches.mask, patch_size, size, self.clip), patches)
+            for patches, size in zip(found, image_hw, strict=True)
+        ]
+
+
+def dense_output(features: DenseOutput | LastAttention) -> DenseOutput:
+    """The dense output, whichever way it was read."""
+    return features.output if isinstance(features, LastAttention) else features
+
+
+def patch_score_method(component: str, global_token: str, last_pool: LaStPool) -> DiscoveryMethod:
+    """LaSt's: patch scores above their mean by one standard deviation.
+
+    Args:
+        component: As in `patch_score_mask`.
+        global_token: As in `choose_global_token`.
+        last_pool: As in `choose_global_token`.
+    """
+
+    def read(features: DenseOutput | LastAttention) -> Tensor:
+        output = dense_output(features)
+        # one transfer per batch: what follows are a few operations on N numbers, which a CPU does sooner
+        return patch_score(output.patch_tokens, choose_global_token(output, global_token, last_pool)).cpu()
+
+    return DiscoveryMethod(
+        name=f"patch-score, {component}",
+        protocol=f"{'whole mask' if component == 'all' else f'{component} component'}, {global_token} token"
+        + (f" K={last_pool.top_k} {last_pool.variant}" if global_token == "last" else ""),  # noqa: S105 (no password)
+        needs_attention=False,
+        read=read,
+        find=lambda score, grid_hw: patch_score_mask(score, grid_hw, component),
+    )
+
+
+def lost_method(num_candidates: int = LOST_CANDIDATES) -> DiscoveryMethod:
+    """LOST on the keys of the last attention layer; `num_candidates` as in `lost_mask`."""
+    return DiscoveryMethod(
+        name="lost",
+        protocol=f"keys, {num_candidates} candidates",
+        needs_attention=True,
+        read=lambda features: features.keys,
+        find=lambda keys, grid_hw: lost_mask(keys, grid_hw, num_candidates),
+    )
+
+
+def dino_seg_method(head: int = DINO_SEG_HEAD, as_published: bool = True) -> DiscoveryMethod:
+    """DINO-seg on one head of the last attention layer, counted from 0.
+
+    Args:
+        head: The published numbers use 4, of ViT-S/16's six.
+        as_published: With the three slips of the published code; see `dino_seg_mask` and `patch_box`.
+    """
+
+    def read(features: LastAttention) -> Tensor:
+        attention = features.cls_attention
+        if attention is None:
+            raise ValueError("DINO-seg reads the class token's attention, and this model has no class token")
+        if head >= attention.shape[1]:
+            raise ValueError(
+                f"DINO-seg was asked to read head {head}, counted from 0, but the last attention layer has "
+                f"{attention.shape[1]}; choose another with --dino-seg-head"
+            )
+        return attention[:, head].cpu()
+
+    return DiscoveryMethod(
+        name="dino-seg",
+        protocol=f"head {head}, {'as published' if as_published else 'mended'}",
+        needs_attention=True,
+        read=read,
+        find=lambda attention, grid_hw: dino_seg_mask(attention, grid_hw, as_published),
+        clip=not as_published,
+    )
+
+
+def tokencut_method() -> DiscoveryMethod:
+    """TokenCut on the keys of the last attention layer."""
+    return DiscoveryMethod("tokencut", "keys", True, lambda features: features.keys, tokencut_mask)

@@ -1,0 +1,280 @@
+"""Text embeddings of class names: the classifier of an open-vocabulary detector, made, stored and read safely.
+
+Own files are safetensors: the vectors, and as metadata the names, the text tower and the prompts. Two published kinds
+are read too: the F-ViT release's `.pt` dictionaries (name -> vector, "background" last) and Detic's `.npy` matrices,
+which know neither names nor tower. No file can run code: .pt is read with torch's weights_only, .npy without pickle.
+
+Letters: C classes, E numbers per embedding.
+"""
+
+import difflib
+import json
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from class_prompts import BACKGROUND, group_by_templates, readable_name
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from last_vit.atomic_file import atomic_file
+from last_vit.checkpoint_files import read_checkpoint, shorten
+
+_FORMAT = "class_embeddings.1"
+_UNKNOWN = "unknown"
+
+
+@dataclass(frozen=True, eq=False)
+class ClassSplit:
+    """Base and novel classes; no class is both.
+
+    Attributes:
+        base: bool [C].
+        novel: bool [C].
+    """
+
+    base: Tensor
+    novel: Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class ClassEmbeddings:
+    """One vector per class, as a text tower gives them.
+
+    Attributes:
+        names: C class names, no two the same.
+        embeddings: float32 [C, E]; given at any length, kept L2-normalised.
+        background: float32 [E], likewise; None where the source has none.
+        tower: The text tower in words, "unknown" where the source does not say.
+        prompts: The prompts in words, likewise.
+
+    Raises:
+        ValueError: No class, two of one name, shapes that disagree, a vector that is not finite or zero.
+    """
+
+    names: tuple[str, ...]
+    embeddings: Tensor
+    background: Tensor | None
+    tower: str
+    prompts: str
+
+    def __post_init__(self) -> None:
+        check_vocabulary(self.names)
+        if self.embeddings.ndim != 2 or len(self.embeddings) != len(self.names):
+            raise ValueError(
+                f"{len(self.names)} classes need embeddings [{len(self.names)}, E], got {list(self.embeddings.shape)}"
+            )
+        if self.background is not None and self.background.shape != self.embeddings.shape[1:]:
+            raise ValueError(f"the background's embedding must be [{self.width}], got {list(self.background.shape)}")
+        rows = dict(zip(self.names, self.embeddings.float(), strict=True))
+        if self.background is not None:
+            rows[BACKGROUND + " (its own)"] = self.background.float()
+        bad = [name for name, row in rows.items() if not (torch.isfinite(row).all() and row.norm() > 0)]
+        if bad:
+            raise ValueError(f"embeddings that are zero or not finite: {shorten(bad)}; make the file again")
+        object.__setattr__(self, "embeddings", F.normalize(self.embeddings.float(), dim=-1))
+        if self.background is not None:
+            object.__setattr__(self, "background", F.normalize(self.background.float(), dim=-1))
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    @property
+    def width(self) -> int:
+        """E."""
+        return self.embeddings.shape[1]
+
+    def select(self, names: Sequence[str]) -> "ClassEmbeddings":
+        """These classes in this order, by name.
+
+        Args:
+            names: Class names as the file spells them.
+
+        Raises:
+            ValueError: A name that is not there, twice in the list, or no name.
+        """
+        check_vocabulary(names)
+        place_of = {name: place for place, name in enumerate(self.names)}
+        missing = [name for name in names if name not in place_of]
+        if missing:
+            near = difflib.get_close_matches(missing[0], self.names, n=1)
+            raise ValueError(
+                f"{len(missing)} of {len(names)} classes have no embedding: {shorten(missing)}"
+                f"{f' (nearest to the first: {near[0]!r})' if near else ''}; build one for each with "
+                "ov_detection/build_class_embeddings.py"
+            )
+        chosen = self.embeddings[[place_of[name] for name in names]]
+        return ClassEmbeddings(tuple(names), chosen, self.background, self.tower, self.prompts)
+
+    def check_width(self, width: int, tower: str) -> None:
+        """Refuse embeddings that an image tower's features cannot be compared with.
+
+        Args:
+            width: Numbers per feature of the image tower.
+            tower: What it is called.
+
+        Raises:
+            ValueError: Another width.
+        """
+        if self.width != width:
+            raise ValueError(
+                f"the class embeddings have {self.width} numbers (text tower: {self.tower}), features of {tower} have "
+                f"{width}: build them with that tower's own text tower, "
+                "ov_detection/build_class_embeddings.py --model ..."
+            )
+
+
+def check_vocabulary(names: Sequence[str]) -> None:
+    """Refuse a list of class names that no classifier can be made of.
+
+    Raises:
+        ValueError: No name, an empty one, or one that stands twice.
+    """
+    if not names:
+        raise ValueError("the vocabulary is empty: name at least one class")
+    if isinstance(names, str):
+        raise ValueError(f"the vocabulary must be a sequence of names, got the string {names!r}")
+    blank = [place for place, name in enumerate(names) if not readable_name(name).strip()]
+    if blank:
+        raise ValueError(f"the vocabulary's name {blank[0] + 1} of {len(names)} is empty")
+    twice = [name for name, count in Counter(names).items() if count > 1]
+    if twice:
+        raise ValueError(f"the vocabulary names classes more than once: {shorten(twice)}; name each once")
+
+
+def embed_class_names(
+    model: nn.Module,
+    tokenizer: Callable[..., Tensor],
+    names: Sequence[str],
+    tower: str,
+    prompts: str = "vild",
+    batch_size: int = 256,
+    cache: Path | None = None,
+) -> ClassEmbeddings:
+    """Embed class names and "background" with the text tower of a CLIP.
+
+    Args:
+        model: With `encode_text`, in eval mode.
+        tokenizer: Texts -> token ids.
+        names: Class names as the data set spells them.
+        tower: What the tower is called, for the record.
+        prompts: "vild" (mean over 63 templates) or "a" ("a {name}").
+        batch_size: Prompts at a time.
+        cache: As in `encode_class_names`.
+
+    Returns:
+        The embeddings, on the CPU.
+
+    Raises:
+        ValueError: A vocabulary that `check_vocabulary` refuses, or unknown prompts.
+    """
+    from last_vit.clip_models.text import encode_class_names
+
+    check_vocabulary(names)
+    every = [*names, BACKGROUND]
+    rows: dict[int, Tensor] = {}
+    for templates, places in group_by_templates(every, prompts).items():
+        texts = [readable_name(every[place]) for place in places]
+        vectors = encode_class_names(model, tokenizer, texts, templates, batch_size, cache)
+        rows.update(zip(places, vectors, strict=True))
+    ordered = torch.stack([rows[place] for place in range(len(every))])
+    return ClassEmbeddings(tuple(names), ordered[:-1], ordered[-1], tower, prompts)
+
+
+def save_class_embeddings(path: str | Path, embeddings: ClassEmbeddings) -> None:
+    """Write a `.safetensors` file; an older one stays until the new one is whole.
+
+    Raises:
+        ValueError: Another ending.
+        OSError: The folder or the disk refuses.
+    """
+    from safetensors.torch import save
+
+    if Path(path).suffix != ".safetensors":
+        raise ValueError(f"class embeddings are written as .safetensors, got {path}")
+    tensors = {"embeddings": embeddings.embeddings.contiguous()}
+    if embeddings.background is not None:
+        tensors["background"] = embeddings.background.contiguous()
+    metadata = {
+        "format": _FORMAT,
+        "names": json.dumps(embeddings.names),
+        "tower": embeddings.tower,
+        "prompts": embeddings.prompts,
+    }
+    with atomic_file(path) as file:
+        file.write(save(tensors, metadata))
+
+
+def load_class_embeddings(path: str | Path, names: Sequence[str] | None = None) -> ClassEmbeddings:
+    """Read class embeddings of any of the three kinds.
+
+    Args:
+        path: Own `.safetensors`, F-ViT's `.pt` dictionary or Detic's `.npy` matrix.
+        names: The classes wanted, in this order; None for all of the file, in its order. A `.npy` file has no names:
+            they must be given, one per row in the rows' order (ascending category id).
+
+    Returns:
+        The embeddings.
+
+    Raises:
+        FileNotFoundError: No such file.
+        ValueError: Another kind of file, damaged, classes that it lacks, or names that do not fit it.
+    """
+    path = Path(path)
+    if path.suffix != ".npy":
+        content = read_checkpoint(path)
+    elif not path.is_file():
+        raise FileNotFoundError(f"no class embeddings at {path}: ov_detection/build_class_embeddings.py makes them")
+    try:
+        if path.suffix == ".npy":
+            return _of_matrix(path, names)
+        found = _of_own_file(path, content) if path.suffix == ".safetensors" else _of_dictionary(content)
+        return found if names is None else found.select(names)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+
+
+def _of_matrix(path: Path, names: Sequence[str] | None) -> ClassEmbeddings:
+    import numpy as np
+
+    try:
+        matrix = np.load(path, allow_pickle=False)
+    except (ValueError, EOFError, OSError) as error:
+        raise ValueError(f"not a .npy matrix of numbers ({error})") from error
+    if matrix.ndim != 2 or matrix.dtype.kind != "f":
+        raise ValueError(f"expected a matrix of floats [classes, E], got {matrix.dtype} {list(matrix.shape)}")
+    if names is None:
+        raise ValueError("a .npy matrix has no class names: give one per row, in the rows' order")
+    if len(names) != len(matrix):
+        raise ValueError(f"{len(matrix)} rows for {len(names)} classes: a .npy matrix must have one row per class")
+    return ClassEmbeddings(tuple(names), torch.from_numpy(matrix.astype(np.float32)), None, _UNKNOWN, _UNKNOWN)
+
+
+def _of_dictionary(content: dict[str, object]) -> ClassEmbeddings:
+    wrong = [name for name, row in content.items() if not isinstance(row, Tensor) or row.ndim != 1]
+    widths = {len(row) for row in content.values() if isinstance(row, Tensor) and row.ndim == 1}
+    if wrong or len(widths) != 1:
+        raise ValueError(
+            f"expected a dictionary of class name -> vector, all of one width; {len(wrong)} of {len(content)} entries "
+            f"are none ({shorten(wrong, 3)}), widths {sorted(widths)}"
+        )
+    background = content.pop(BACKGROUND, None)
+    if not content:
+        raise ValueError("the vocabulary is empty: the dictionary holds nothing but a background")
+    return ClassEmbeddings(tuple(content), torch.stack(list(content.values())), background, _UNKNOWN, _UNKNOWN)
+
+
+def _of_own_file(path: Path, content: dict[str, Tensor]) -> ClassEmbeddings:
+    from safetensors import safe_open
+
+    with safe_open(path, framework="pt") as file:
+        metadata = file.metadata() or {}
+    if metadata.get("format") != _FORMAT or "embeddings" not in content:
+        raise ValueError(
+            "a safetensors file without class names: expected one of ov_detection/build_class_embeddings.py"
+        )
+    names = tuple(json.loads(metadata["names"]))
+    background = content.get("background")
+    return ClassEmbeddings(names, content["embeddings"], background, metadata["tower"], metadata["prompts"])

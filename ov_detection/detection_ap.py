@@ -1,0 +1,257 @@
+"""Average precision per class of detected boxes or masks, as COCO's and LVIS's own code defines it.
+
+Matching and accumulation are those of faster-coco-eval, whose numbers are pycocotools'. They run on a few classes at a
+time and only on the images on which one of them is annotated or detected: no class's AP depends on any other, and the
+table of LVIS's 19,809 images x 1,203 classes is never made. IoU is pycocotools', of the run lengths as they are.
+
+COCO: an image's best `max_dets` detections of each class count. LVIS: its best `max_dets` of all classes together; a
+detection of a class that is neither annotated nor verified as absent on the image does not count at all, and one of a
+class that is not fully annotated there is never wrong.
+
+Letters: C classes, n detections of one image. AP is in [0, 1], NaN for a class without any object.
+"""
+
+import gc
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import chain
+from typing import Any, Literal
+
+import numpy as np
+from faster_coco_eval.core.coco import COCO
+from faster_coco_eval.core.faster_eval_api import COCOeval_faster
+from ov_classes import OvClasses
+from pycocotools import mask as mask_tools
+
+from last_vit.data.coco_masks import encode_segmentation
+
+KINDS = ("box", "mask")
+_CLASSES_AT_A_TIME = 8
+
+
+@dataclass(frozen=True)
+class ImageDetections:
+    """What a detector found on one image, in the image's own pixels.
+
+    Attributes:
+        image_id: The file's.
+        boxes_xyxy: float [n, 4].
+        scores: float [n].
+        labels: int [n], in [0, C).
+        masks: n run lengths as pycocotools encodes them ("size" and "counts"); None where only boxes are known.
+    """
+
+    image_id: int
+    boxes_xyxy: np.ndarray
+    scores: np.ndarray
+    labels: np.ndarray
+    masks: list[dict[str, Any]] | None = None
+
+
+@dataclass(frozen=True)
+class ClassAP:
+    """AP of every class.
+
+    Attributes:
+        ap: float64 [C], mean over the IoU thresholds 0.5, 0.55, ..., 0.95.
+        ap50: float64 [C], at the IoU threshold 0.5.
+    """
+
+    ap: np.ndarray
+    ap50: np.ndarray
+
+
+def detection_ap(
+    content: Mapping[str, Any],
+    classes: OvClasses,
+    detections: Sequence[ImageDetections],
+    kind: Literal["box", "mask"] = "box",
+    max_dets: int = 300,
+) -> ClassAP:
+    """AP of detections on all images of a file.
+
+    Args:
+        content: Of `read_coco_json`; images without an entry in `detections` have none.
+        classes: Of the same file; LVIS's rules hold when its classes are LVIS's.
+        detections: At most one entry per image.
+        kind: What is compared.
+        max_dets: Limit per image, see above.
+
+    Returns:
+        AP per class.
+
+    Raises:
+        ValueError: An unknown kind, an image that the file does not list or that comes twice, arrays that do not fit,
+            values that are not finite, labels outside [0, C), or masks asked for and not given.
+    """
+    with _garbage_collector_off():
+        return _detection_ap(content, classes, detections, kind, max_dets)
+
+
+def _detection_ap(
+    content: Mapping[str, Any], classes: OvClasses, detections: Sequence[ImageDetections], kind: str, max_dets: int
+) -> ClassAP:
+    if kind not in KINDS:
+        raise ValueError(f"kind must be one of {', '.join(KINDS)}, got {kind!r}")
+    images = {entry["id"]: entry for entry in content["images"]}
+    _check_images(detections, images)
+    objects = _by_label(
+        [_object(entry, kind, images[entry["image_id"]]) for entry in content["annotations"]],
+        [classes.label_of[entry["category_id"]] for entry in content["annotations"]],
+        len(classes),
+    )
+    absent_or_shown = _counted_labels(content, classes) if classes.is_lvis else None
+    found, labels = [], []
+    for image in detections:
+        _check_arrays(image, len(classes), kind)
+        order = np.argsort(-image.scores, kind="stable")
+        if absent_or_shown is not None:
+            order = order[:max_dets]
+            order = order[[label in absent_or_shown[image.image_id] for label in image.labels[order].tolist()]]
+        found += _found(image, order, classes, kind)
+        labels += image.labels[order].tolist()
+    guesses = _by_label(found, labels, len(classes))
+    categories = {entry["id"]: entry for entry in content["categories"]}
+    ap, ap50 = np.full(len(classes), np.nan), np.full(len(classes), np.nan)
+    for start in range(0, len(classes), _CLASSES_AT_A_TIME):
+        part = slice(start, start + _CLASSES_AT_A_TIME)
+        truth, guess = list(chain(*objects[part])), list(chain(*guesses[part]))
+        if not truth:
+            continue
+        shown = sorted({entry["image_id"] for entry in (*truth, *guess)})
+        head = {
+            "images": [images[number] for number in shown],
+            "categories": [categories[number] for number in classes.category_ids[part]],
+        }
+        precision = _precision(head, truth, guess, max_dets, classes.is_lvis)
+        has_objects = precision.max(axis=(0, 1)) > -1
+        ap[part][has_objects] = precision.mean(axis=(0, 1))[has_objects]
+        ap50[part][has_objects] = precision[0].mean(axis=0)[has_objects]
+    return ClassAP(ap, ap50)
+
+
+@contextmanager
+def _garbage_collector_off() -> Iterator[None]:
+    """For the block. Its searches for cycles, of which there are none among detections, would cost a quarter more."""
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()
+
+
+def _precision(
+    head: dict[str, Any],
+    truth: list[dict[str, Any]],
+    guess: list[dict[str, Any]],
+    max_dets: int,
+    is_lvis: bool,
+) -> np.ndarray:
+    """Precision [10 IoU thresholds, 101 recalls, categories]; -1 for a category without objects."""
+    for side in (truth, guess):
+        for number, entry in enumerate(side, start=1):  # 0 is the code's mark for "not matched"
+            entry["id"] = number
+    sides = [COCO({**head, "annotations": side}) for side in (truth, guess)]
+    evaluation = _ShapeEvaluation(*sides, "bbox", lvis_style=is_lvis)
+    evaluation.params.maxDets = [max_dets]
+    evaluation.params.areaRng, evaluation.params.areaRngLbl = [[0, 1e10]], ["all"]
+    evaluation.evaluate()
+    evaluation.accumulate()
+    return np.asarray(evaluation.eval["precision"])[:, :, :, 0, 0]
+
+
+class _ShapeEvaluation(COCOeval_faster):
+    """faster-coco-eval that compares entries' "shape", a box or a mask; in its mask mode it would encode all anew."""
+
+    def computeIoU(self, imgId: int, catId: int) -> Any:  # noqa: N802 (the name that it is called by)
+        """IoU [detections, objects] of one class on one image; [] without either."""
+        sides = (self.dt_dataset, self.gt_dataset)
+        found, objects = (side.get_instances([imgId], [catId], True)[0][0] for side in sides)
+        if not found or not objects:
+            return []
+        found = found[: self.params.maxDets[-1]]  # they come best first
+        shapes = [[entry["shape"] for entry in entries] for entries in (found, objects)]
+        return mask_tools.iou(*shapes, [entry["iscrowd"] for entry in objects])
+
+
+def _object(entry: Mapping[str, Any], kind: str, image: Mapping[str, Any]) -> dict[str, Any]:
+    """An annotation as faster-coco-eval takes it."""
+    try:
+        if kind == "box":
+            shape = [float(value) for value in entry["bbox"]]
+        else:
+            shape = encode_segmentation(entry["segmentation"], image["height"], image["width"])
+        kept = {name: entry[name] for name in ("image_id", "category_id", "area")}
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"annotation {entry.get('id')} has no usable {kind} or area: {error}") from error
+    return {**kept, "shape": shape, "iscrowd": entry.get("iscrowd", 0)}
+
+
+def _found(image: ImageDetections, order: np.ndarray, classes: OvClasses, kind: str) -> list[dict[str, Any]]:
+    """The chosen detections of one image as faster-coco-eval takes them."""
+    x1, y1, x2, y2 = image.boxes_xyxy[order].astype(np.float64).T
+    boxes = np.stack([x1, y1, x2 - x1, y2 - y1], axis=1)
+    return [
+        {
+            "image_id": image.image_id,
+            "category_id": classes.category_ids[label],
+            "shape": shape,
+            "score": score,
+            "area": area,
+            "iscrowd": 0,
+        }
+        for shape, score, area, label in zip(
+            boxes.tolist() if kind == "box" else [image.masks[place] for place in order.tolist()],
+            image.scores[order].tolist(),
+            (boxes[:, 2] * boxes[:, 3]).tolist(),
+            image.labels[order].tolist(),
+            strict=True,
+        )
+    ]
+
+
+def _by_label(entries: list[dict[str, Any]], labels: list[int], num_classes: int) -> list[list[dict[str, Any]]]:
+    groups: list[list[dict[str, Any]]] = [[] for _ in range(num_classes)]
+    for entry, label in zip(entries, labels, strict=True):
+        groups[label].append(entry)
+    return groups
+
+
+def _counted_labels(content: Mapping[str, Any], classes: OvClasses) -> dict[int, set[int]]:
+    """Image id -> labels that are annotated or verified as absent on it (LVIS)."""
+    label_of = classes.label_of
+    counted = {entry["id"]: {label_of[number] for number in entry["neg_category_ids"]} for entry in content["images"]}
+    for entry in content["annotations"]:
+        counted[entry["image_id"]].add(label_of[entry["category_id"]])
+    return counted
+
+
+def _check_images(detections: Sequence[ImageDetections], images: Mapping[int, Any]) -> None:
+    seen: set[int] = set()
+    for image in detections:
+        if image.image_id not in images:
+            raise ValueError(f"detections on image {image.image_id}, which the file does not list")
+        if image.image_id in seen:
+            raise ValueError(f"image {image.image_id} comes twice: each image counts once")
+        seen.add(image.image_id)
+
+
+def _check_arrays(image: ImageDetections, num_classes: int, kind: str) -> None:
+    n = len(image.scores)
+    shapes = (image.boxes_xyxy.shape, image.scores.shape, image.labels.shape)
+    if shapes != ((n, 4), (n,), (n,)):
+        raise ValueError(f"image {image.image_id}: boxes, scores and labels of shapes {shapes} do not fit together")
+    if not (np.isfinite(image.scores).all() and np.isfinite(image.boxes_xyxy).all()):
+        raise ValueError(
+            f"image {image.image_id}: boxes or scores are not finite; the detector's weights may be broken"
+        )
+    if n and not (image.labels.min() >= 0 and image.labels.max() < num_classes):
+        raise ValueError(
+            f"image {image.image_id}: labels from {image.labels.min()} to {image.labels.max()}, the file has "
+            f"{num_classes} classes: detector and file must have the same"
+        )
+    if kind == "mask" and (image.masks is None or len(image.masks) != n):
+        raise ValueError(f"image {image.image_id}: mask AP needs one mask per detection, {n}")

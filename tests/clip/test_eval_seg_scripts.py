@@ -1,0 +1,51 @@
+"""tools/eval_seg_*.sh: what they say without a data set, and the command that they become."""
+
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+from seg_settings import find_setting
+
+TOOLS = Path(__file__).resolve().parents[2] / "tools"
+SCRIPTS = {path.stem.removeprefix("eval_seg_"): path for path in sorted(TOOLS.glob("eval_seg_*.sh"))}
+
+
+def run(name, *arguments):
+    """Run a script with `echo` in place of python."""
+    return subprocess.run(
+        ["bash", str(SCRIPTS[name]), *map(str, arguments)],
+        env={"PATH": os.environ["PATH"], "RUN": "echo"},
+        capture_output=True,
+        text=True,
+    )
+
+
+def test_there_is_one_per_benchmark_of_the_paper():
+    assert list(SCRIPTS) == ["ade20k", "cityscapes", "coco_object", "coco_stuff", "context59", "voc20"]
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_it_becomes_one_command(tmp_path, name):
+    for arguments in ([], ["--model", "m"], [tmp_path / "nowhere"]):
+        done = run(name, *arguments)
+        assert done.returncode == 2
+        assert f"eval_seg_{name}.sh: error: " in done.stderr
+    folder = tmp_path / "with blank"
+    folder.mkdir()
+    done = run(name, folder, "--model", "a=b c", "--table")
+    assert done.returncode == 0, done.stderr
+    words = done.stdout.split()
+    protocol = words[words.index("--protocol") + 1]
+    assert f"--dataset {name} --root {folder} --protocol {protocol} " in done.stdout
+    assert done.stdout.endswith("--model a=b c --table\n")
+    assert f"{find_setting(name, protocol).expected_images:,} images" in SCRIPTS[name].read_text()
+
+
+def test_the_protocols_have_the_papers_image_size():
+    """COCO-Stuff at SCLIP's 448 pixels is not what the paper's number is compared with."""
+    sides = {}
+    for name, path in SCRIPTS.items():
+        words = path.read_text().split()
+        sides[name] = find_setting(name, words[len(words) - words[::-1].index("--protocol")]).short_side
+    assert sides == {**dict.fromkeys(SCRIPTS, 336), "cityscapes": 560}

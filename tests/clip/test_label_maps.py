@@ -1,0 +1,111 @@
+"""Labels from maps taken a few names at a time, against the published rule on all probabilities at once in float64."""
+
+import pytest
+import torch
+from label_maps import LabelRule, label_pixels
+from torch.nn import functional as F
+
+SYNONYMS = [0, 0, 0, 1, 2, 2, 3, 4]
+
+
+class Maps:
+    """Maps in memory."""
+
+    def __init__(self, maps):
+        self.maps, self.output_hw = maps, tuple(maps.shape[1:])
+
+    def __len__(self):
+        return len(self.maps)
+
+    def __getitem__(self, names):
+        return self.maps[names].clone()
+
+
+def plain_labels(maps, rule):
+    """Softmax over all names, best name of a class, area and probability thresholds: the published order."""
+    probabilities = (maps.double() * rule.logit_scale).softmax(dim=0)
+    classes = torch.tensor(rule.class_of_name)
+    best = torch.stack([probabilities[classes == c].amax(dim=0) for c in range(rule.num_classes)])
+    if rule.area_threshold is not None:
+        area = F.one_hot(best.argmax(dim=0), rule.num_classes).sum((0, 1)).double()
+        area[0] = 0
+        is_dropped = area <= rule.area_threshold * area.sum()
+        is_dropped[0] = False
+        best[is_dropped] = 0
+    label = best.argmax(dim=0)
+    label[best.amax(dim=0) < rule.prob_threshold] = 0
+    return label
+
+
+def smooth_maps(num_names, seed=0, spread=0.1):
+    generator = torch.Generator().manual_seed(seed)
+    coarse = torch.randn(1, num_names, 5, 6, generator=generator) * spread
+    return F.interpolate(coarse, size=(37, 45), mode="bilinear")[0]
+
+
+@pytest.mark.parametrize("chunk_names", [1, 3, 100])
+@pytest.mark.parametrize("prob_threshold", [0.0, 0.3, 0.6])
+@pytest.mark.parametrize("area_threshold", [None, 0.0, 0.1, 0.5])
+def test_it_is_the_published_rule(chunk_names, prob_threshold, area_threshold):
+    for seed in range(5):
+        maps = smooth_maps(len(SYNONYMS), seed)
+        rule = LabelRule(SYNONYMS, 40.0, prob_threshold, area_threshold)
+        found = label_pixels(Maps(maps), rule, chunk_bytes=chunk_names * 4 * 37 * 45)
+        assert found.dtype == torch.int64
+        assert torch.equal(found, plain_labels(maps, rule))
+
+
+def test_the_cases_above_tell_the_rules_apart():
+    maps = smooth_maps(len(SYNONYMS))
+    plain = plain_labels(maps, LabelRule(SYNONYMS, 40.0))
+    with_threshold = plain_labels(maps, LabelRule(SYNONYMS, 40.0, 0.6))
+    with_area = plain_labels(maps, LabelRule(SYNONYMS, 40.0, 0.0, 0.1))
+    assert (plain != with_threshold).any()
+    assert (plain != with_area).any()
+    assert not set(plain.unique().tolist()) <= set(with_area.unique().tolist())
+
+
+def test_extreme_scores_neither_overflow_nor_vanish():
+    maps = torch.tensor([-1.0, 1.0, 0.99])[:, None, None].expand(3, 2, 2)
+    for scale, expected in ((1e4, 1), (100.0, 1), (10.0, 0)):
+        found = label_pixels(Maps(maps), LabelRule([0, 1, 2], scale, prob_threshold=0.6), chunk_bytes=1)
+        assert (found == expected).all()
+
+
+def test_the_denominator_holds_all_names():
+    """Two names share the mass, so neither reaches 0.6, though their class is sure."""
+    maps = torch.tensor([0.0, 0.5, 0.5])[:, None, None].expand(3, 1, 1)
+    assert label_pixels(Maps(maps), LabelRule([0, 1, 1], 40.0, prob_threshold=0.45)).item() == 1
+    assert label_pixels(Maps(maps), LabelRule([0, 1, 1], 40.0, prob_threshold=0.6)).item() == 0
+
+
+def test_a_dropped_class_goes_to_the_next_best():
+    maps = torch.zeros(3, 1, 20)
+    maps[1] = 0.5
+    maps[2, 0, 0] = 0.9  # one of twenty pixels
+    assert label_pixels(Maps(maps), LabelRule([0, 1, 2], 40.0)).flatten().tolist() == [2] + [1] * 19
+    dropped = label_pixels(Maps(maps), LabelRule([0, 1, 2], 40.0, area_threshold=0.05))
+    assert dropped.flatten().tolist() == [1] * 20
+    # of its probability, not that of the dropped class: below the threshold it is background
+    both = label_pixels(Maps(maps), LabelRule([0, 1, 2], 40.0, prob_threshold=0.5, area_threshold=0.05))
+    assert both.flatten().tolist() == [0] + [1] * 19
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (([], 40.0), "every class from 0 on needs a name"),
+        (([0, 2], 40.0), r"names of the classes \[0, 2\]"),
+        (([0], 0.0), "logit scale must be positive"),
+        (([0], 40.0, 1.0), r"probability threshold must be in \[0, 1\), got 1.0"),
+        (([0], 40.0, 0.1, -0.1), "area threshold"),
+    ],
+)
+def test_rules_that_cannot_be(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        LabelRule(*arguments)
+
+
+def test_maps_must_be_of_the_rules_names():
+    with pytest.raises(ValueError, match="3 score maps for 2 names"):
+        label_pixels(Maps(torch.zeros(3, 2, 2)), LabelRule([0, 1], 40.0))

@@ -1,0 +1,127 @@
+"""mIoU by hand, against a plain float64 loop, over images, processes and labels that do not count."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from miou import MeanIoU
+from torch import multiprocessing
+
+
+def plain_miou(pairs, num_classes, ignored=255):
+    """Per-class IoU in numpy float64, class by class; NaN for 0/0."""
+    inter, union = np.zeros(num_classes), np.zeros(num_classes)
+    for prediction, label in pairs:
+        known = label.numpy() != ignored
+        for c in range(num_classes):
+            guess, truth = (prediction.numpy() == c) & known, (label.numpy() == c) & known
+            inter[c] += (guess & truth).sum()
+            union[c] += (guess | truth).sum()
+    with np.errstate(invalid="ignore"):
+        return 100 * inter / union
+
+
+def random_pairs(number, num_classes, seed=0, last_label=None):
+    generator = torch.Generator().manual_seed(seed)
+    pairs = []
+    for i in range(number):
+        shape = (7 + i, 11)
+        label = torch.randint(0, last_label or num_classes, shape, generator=generator, dtype=torch.uint8)
+        label[torch.rand(shape, generator=generator) < 0.2] = 255
+        noise = torch.randint(0, last_label or num_classes, shape, generator=generator)
+        copied = torch.rand(shape, generator=generator) < 0.5
+        pairs.append((torch.where(copied & (label != 255), label.long(), noise), label))
+    return pairs
+
+
+def test_by_hand():
+    metric = MeanIoU(4)
+    prediction = torch.tensor([[0, 0, 1], [1, 2, 2]])
+    label = torch.tensor([[0, 1, 1], [1, 1, 255]], dtype=torch.uint8)
+    # class 0: 1/2, class 1: 2/4, class 2: 0/1 (the ignored pixel does not count), class 3: absent
+    metric.update(prediction, label)
+    found = metric.compute()
+    assert found == {
+        "miou": pytest.approx(100 / 3),
+        "pixel_accuracy": pytest.approx(60),
+        "mean_accuracy": pytest.approx((100 + 50) / 2),
+        "num_absent": 1,
+        "iou": [50.0, 50.0, 0.0, None],
+    }
+
+
+@pytest.mark.parametrize(("num_classes", "last_label"), [(2, None), (19, None), (150, 30)])
+def test_it_is_the_plain_version(num_classes, last_label):
+    pairs = random_pairs(5, num_classes, last_label=last_label)
+    metric = MeanIoU(num_classes)
+    for prediction, label in pairs:
+        metric.update(prediction, label)
+    expected = plain_miou(pairs, num_classes)
+    found = metric.compute()
+    assert found["miou"] == pytest.approx(np.nanmean(expected))
+    assert found["num_absent"] == np.isnan(expected).sum()
+    filled = [math.nan if value is None else value for value in found["iou"]]
+    np.testing.assert_allclose(filled, expected, rtol=1e-12)
+
+
+def test_sums_come_before_the_ratio_and_order_does_not_matter():
+    pairs = random_pairs(6, 5)
+    forward, backward = MeanIoU(5), MeanIoU(5)
+    own = []
+    for pair in pairs:
+        forward.update(*pair)
+        own.append(np.nanmean(plain_miou([pair], 5)))
+    for pair in reversed(pairs):
+        backward.update(*pair)
+    assert forward.compute() == backward.compute()
+    assert forward.compute()["miou"] != pytest.approx(np.mean(own))
+
+
+def test_an_image_that_is_all_ignored_changes_nothing():
+    metric, other = MeanIoU(3), MeanIoU(3)
+    for each in (metric, other):
+        each.update(torch.tensor([0, 1, 2]), torch.tensor([0, 1, 1]))
+    other.update(torch.tensor([7, -1]), torch.tensor([255, 255]))  # nor does what is predicted there
+    assert metric.compute() == other.compute()
+
+
+def test_another_label_can_be_the_ignored_one():
+    metric = MeanIoU(2, ignored=-1)
+    metric.update(torch.tensor([0, 1, 1]), torch.tensor([0, -1, 1]))
+    assert metric.compute()["miou"] == 100.0
+
+
+def _distributed_worker(rank, init_file, results):
+    torch.distributed.init_process_group("gloo", init_method=f"file://{init_file}", rank=rank, world_size=2)
+    pairs = random_pairs(5, 9)
+    for share in (pairs[rank::2], pairs[rank * 5 :]):  # the second time, one process has no image at all
+        metric = MeanIoU(9)
+        for pair in share:
+            metric.update(*pair)
+        results.put(metric.compute())
+    torch.distributed.destroy_process_group()
+
+
+def test_two_processes_give_what_one_gives(tmp_path):
+    results = multiprocessing.get_context("spawn").SimpleQueue()
+    multiprocessing.spawn(_distributed_worker, (str(tmp_path / "init"), results), nprocs=2)
+    metric = MeanIoU(9)
+    for pair in random_pairs(5, 9):
+        metric.update(*pair)
+    assert [results.get() for _ in range(4)] == [metric.compute()] * 4
+
+
+def test_errors_say_what_is_wrong():
+    with pytest.raises(ValueError, match="ignored label outside"):
+        MeanIoU(256)
+    with pytest.raises(ValueError, match=r"prediction \(2, 2\) and label \(2, 3\) must be of one size"):
+        MeanIoU(3).update(torch.zeros(2, 2), torch.zeros(2, 3))
+    for wrong, name in (((0, 20), "1 pixels have labels"), ((-1, 3), "1 pixels have predictions")):
+        metric = MeanIoU(20)
+        metric.update(torch.tensor([wrong[0], 1]), torch.tensor([wrong[1], 255]))
+        metric.update(torch.tensor([0, 1]), torch.tensor([0, 1]))
+        with pytest.raises(ValueError, match=rf"{name} that are no class: there are 20 \(0 to 19\)"):
+            metric.compute()
+    with pytest.raises(ValueError, match="zero pixels"):
+        MeanIoU(20).compute()

@@ -1,0 +1,94 @@
+"""PAMR against a loop over pixels and neighbours in float64, and what it must leave alone."""
+
+import numpy as np
+import pytest
+import torch
+from label_maps import LabelRule, label_pixels
+from pamr import Pamr, RefinedMaps
+from sliding_window import StitchedMaps, plan_windows
+
+
+def plain_pamr(image, maps, num_steps, dilations):
+    """Pixel by pixel, neighbour by neighbour."""
+    image, maps = image.double().numpy(), maps.double().numpy()
+    _, height, width = image.shape
+    ring = [(y, x) for y in (-1, 0, 1) for x in (-1, 0, 1)]
+
+    def places(y, x, with_centre):
+        for d in dilations:
+            for dy, dx in ring:
+                if with_centre or dy or dx:
+                    yield min(max(y + d * dy, 0), height - 1), min(max(x + d * dx, 0), width - 1)
+
+    weights = {}
+    for y in range(height):
+        for x in range(width):
+            spread = np.std([image[:, j, i] for j, i in places(y, x, True)], axis=0, ddof=1)
+            logits = np.array(
+                [
+                    np.mean(-np.abs(image[:, y, x] - image[:, j, i]) / (1e-8 + 0.1 * spread))
+                    for j, i in places(y, x, False)
+                ]
+            )
+            weights[y, x] = np.exp(logits - logits.max()) / np.exp(logits - logits.max()).sum()
+    for _ in range(num_steps):
+        refined = np.zeros_like(maps)
+        for (y, x), weight in weights.items():
+            for share, (j, i) in zip(weight, places(y, x, False), strict=True):
+                refined[:, y, x] += share * maps[:, j, i]
+        maps = refined
+    return torch.from_numpy(maps)
+
+
+@pytest.mark.parametrize(("num_steps", "dilations"), [(1, (1,)), (3, (2,)), (2, (1, 4)), (1, (8, 16))])
+def test_it_is_the_plain_version(num_steps, dilations):
+    generator = torch.Generator().manual_seed(0)
+    image, maps = torch.rand(3, 9, 12, generator=generator), torch.randn(4, 9, 12, generator=generator)
+    found = Pamr(image, num_steps, dilations)(maps)
+    torch.testing.assert_close(found.double(), plain_pamr(image, maps, num_steps, dilations), rtol=1e-4, atol=1e-5)
+
+
+def test_names_do_not_touch_each_other_and_constants_stay():
+    image, maps = torch.rand(3, 20, 24), torch.randn(5, 20, 24)
+    maps[2] = 0.7
+    refine = Pamr(image)
+    together = refine(maps)
+    for index in range(5):
+        torch.testing.assert_close(refine(maps[index : index + 1])[0], together[index])
+    torch.testing.assert_close(together[2], maps[2])
+    assert not torch.equal(together[0], maps[0])
+
+
+def test_normalising_the_image_changes_nothing():
+    image, maps = torch.rand(3, 20, 24), torch.randn(2, 20, 24)
+    scaled = (image - torch.tensor([0.4, 0.5, 0.6])[:, None, None]) / torch.tensor([0.2, 0.3, 0.1])[:, None, None]
+    torch.testing.assert_close(Pamr(image)(maps), Pamr(scaled)(maps), rtol=1e-3, atol=1e-4)
+
+
+def test_a_flat_image_has_equal_weights():
+    maps = torch.zeros(1, 5, 5)
+    maps[0, 2, 2] = 1
+    found = Pamr(torch.full((3, 5, 5), 0.5), 1, (1,))(maps)[0]
+    assert found[2, 2] == 0
+    torch.testing.assert_close(found[1:4, 1:4].sum(), torch.tensor(1.0))
+
+
+def test_refined_maps_are_made_by_name_and_labelled_like_any():
+    generator = torch.Generator().manual_seed(0)
+    scores = torch.randn(1, 12, 6, generator=generator)
+    plain = StitchedMaps(scores, plan_windows((48, 64), 0, 0, 16), (3, 4), (50, 60))
+    refine = Pamr(torch.rand(3, 50, 60, generator=generator))
+    refined = RefinedMaps(plain, refine)
+    torch.testing.assert_close(refined[[4, 2]], refine(plain[:])[[4, 2]])
+    labels = label_pixels(refined, LabelRule(range(6), 40.0), chunk_bytes=1)
+    assert torch.equal(labels, refine(plain[:]).argmax(dim=0))
+
+
+def test_errors_say_what_is_wrong():
+    with pytest.raises(ValueError, match=r"float \[3, H, W\], got torch.uint8"):
+        Pamr(torch.zeros(3, 4, 4, dtype=torch.uint8))
+    for steps, dilations in ((0, (1,)), (1, ()), (1, (0,))):
+        with pytest.raises(ValueError, match="at least one step and positive dilations"):
+            Pamr(torch.rand(3, 4, 4), steps, dilations)
+    with pytest.raises(ValueError, match="do not lie on the image"):
+        Pamr(torch.rand(3, 4, 4))(torch.rand(2, 4, 5))

@@ -1,0 +1,233 @@
+"""Segmentation sets in their official layouts: the right file, the right class, and an error for everything else."""
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from seg_parts import HW, make_cityscapes, make_coco, make_voc, read, save_image, save_label
+from seg_sets import SegmentationSet
+
+from last_vit.data.transforms import load_rgb
+
+# what a label file holds -> classes
+CASES = {
+    "voc20": ([0, 1, 20, 255], [255, 0, 19, 255]),
+    "voc21": ([0, 1, 20, 255], [0, 1, 20, 255]),
+    "context59": ([0, 1, 59, 255], [255, 0, 58, 255]),
+    "context60": ([0, 1, 59, 255], [0, 1, 59, 255]),
+    "coco_object": ([0, 89, 91, 181, 255], [1, 80, 0, 0, 0]),
+    "coco_stuff": ([0, 89, 91, 181, 255], [0, 79, 80, 170, 255]),
+    "ade20k": ([0, 1, 150, 255], [255, 0, 149, 255]),
+    "cityscapes": ([0, 7, 33, 29], [255, 0, 18, 255]),
+}
+
+
+def make(dataset, root, values, stems=("b", "a")):
+    labels = dict.fromkeys(stems, values)
+    if dataset.startswith("voc"):
+        return make_voc(root, labels)
+    if dataset.startswith("context"):
+        return make_voc(root, labels, 2010, "SegmentationClassContext", "SegmentationContext")
+    if dataset.startswith("coco"):
+        return make_coco(root, labels)
+    if dataset == "ade20k":
+        for stem in stems:
+            save_image(root / "images/validation" / f"{stem}.jpg")
+            save_label(root / "annotations/validation" / f"{stem}.png", values)
+        return root
+    return make_cityscapes(root, {f"ulm/{stem}": values for stem in stems})
+
+
+@pytest.mark.parametrize("dataset", CASES)
+def test_official_layouts(dataset, tmp_path):
+    values, classes = CASES[dataset]
+    images = SegmentationSet(dataset, make(dataset, tmp_path, values), any_count=True)
+    assert len(images) == 2
+    assert not images.is_complete
+    sample = images[1]
+    assert set(sample) == {"image", "label", "index", "name"}
+    assert sample["index"] == 1
+    assert sample["label"].dtype == sample["image"].dtype == torch.uint8
+    assert sample["label"].shape == sample["image"].shape[1:] == HW
+    assert sample["label"].flatten()[: len(classes)].tolist() == classes
+    stored = np.array(load_rgb(images.image_path(1)))
+    assert np.array_equal(sample["image"].permute(1, 2, 0).numpy(), stored)
+    in_list_order = dataset.startswith(("voc", "context"))
+    stems = ["b", "a"] if in_list_order else ["a", "b"]
+    assert images.image_names == [f"ulm/{stem}" if dataset == "cityscapes" else stem for stem in stems]
+    assert len(images.names) == images.num_classes == len(images.palette())
+
+
+@pytest.mark.parametrize("dataset", CASES)
+def test_wrong_numbers_name_the_official_one(dataset, tmp_path):
+    root = make(dataset, tmp_path, CASES[dataset][0])
+    official = {"voc": 1449, "con": 5104, "coc": 5000, "ade": 2000, "cit": 500}[dataset[:3]]
+    with pytest.raises(ValueError, match=rf"{dataset} val .* has 2 images, the official set {official}: .*any_count"):
+        SegmentationSet(dataset, root)
+
+
+@pytest.mark.parametrize("dataset", CASES)
+def test_wrong_roots_say_what_was_expected(dataset, tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"absent does not exist.*expected"):
+        SegmentationSet(dataset, tmp_path / "absent")
+    with pytest.raises(FileNotFoundError, match=r"holds no .*expected"):
+        SegmentationSet(dataset, tmp_path)
+
+
+def test_roots_above_are_found(tmp_path):
+    make_voc(tmp_path / "VOCdevkit", {"a": [1]})
+    make_voc(tmp_path / "VOCdevkit", {"b": [1]}, 2010, "SegmentationClassContext", "SegmentationContext")
+    for root in (tmp_path, tmp_path / "VOCdevkit"):
+        assert SegmentationSet("voc21", root, any_count=True).image_names == ["a"]
+        assert SegmentationSet("context60", root, any_count=True).image_names == ["b"]
+    make("ade20k", tmp_path / "ADEChallengeData2016", [1])
+    assert len(SegmentationSet("ade20k", tmp_path, any_count=True)) == 2
+
+
+def test_converted_maps_come_before_raw_ones(tmp_path):
+    make_coco(tmp_path, {"7": [91]})
+    make_coco(tmp_path, {"7": [5]}, "annotations/val2017", "_labelTrainIds.png")
+    make_coco(tmp_path, {"7": [6]}, "annotations/val2017", "_instanceTrainIds.png")
+    make_coco(tmp_path, {"7": [0]}, "annotations/val2017")
+    for dataset, label in (("coco_stuff", 5), ("coco_object", 6)):
+        assert SegmentationSet(dataset, tmp_path, any_count=True).label(0).unique().tolist() == [label]
+    city = make_cityscapes(tmp_path / "city", {"ulm/1": [7]})
+    make_cityscapes(city, {"ulm/1": [18]}, "_gtFine_labelTrainIds.png")
+    assert SegmentationSet("cityscapes", city, any_count=True).label(0).unique().tolist() == [18]
+
+
+def test_raw_maps_beside_images_at_coco_s_own_place(tmp_path):
+    make_coco(tmp_path, {"7": [91]}, "annotations/val2017", images="val2017")
+    assert SegmentationSet("coco_stuff", tmp_path, any_count=True).label(0).unique().tolist() == [80]
+
+
+def test_other_splits(tmp_path):
+    root = make_voc(tmp_path, {"a": [1]}, split="train")
+    assert SegmentationSet("voc20", root, "train", any_count=True).expected_images == 1464
+    with pytest.raises(ValueError, match="split of voc20 must be one of train, val, trainval, got 'test'"):
+        SegmentationSet("voc20", root, "test")
+    with pytest.raises(FileNotFoundError, match=r"val\.txt; lists there: train"):
+        SegmentationSet("voc20", root)
+
+
+@pytest.mark.parametrize(("dataset", "held", "message"), [
+    ("voc20", 21, r"holds 21, which is no class: classes are 1 to 20, and 0 and 255 ignored"),
+    ("voc21", 21, r"holds 21, which is no class: classes are 0 to 20, and 255 ignored"),
+    ("ade20k", 151, r"holds 151, which is no class: classes are 1 to 150, and 0 and 255 ignored"),
+    ("coco_stuff", 182, r"holds the ids 182, which are none"),
+    ("cityscapes", 34, r"holds the ids 34, which are none"),
+])  # fmt: skip
+def test_ids_outside_the_classes_are_refused(dataset, held, message, tmp_path):
+    images = SegmentationSet(dataset, make(dataset, tmp_path, [1, held]), any_count=True)
+    with pytest.raises(ValueError, match=rf"label .*\.png: it {message}"):
+        images[0]
+
+
+def test_labels_of_another_size_are_refused(tmp_path):
+    root = make("ade20k", tmp_path, [1])
+    save_label(root / "annotations/validation/a.png", np.ones((6, 4), dtype=np.uint8))
+    images = SegmentationSet("ade20k", root, any_count=True)
+    with pytest.raises(ValueError, match=r"label .*a\.png has 4 x 6 pixels, its image .*a\.jpg 6 x 4"):
+        images[0]
+
+
+@pytest.mark.parametrize("dataset", CASES)
+def test_a_missing_label_is_named(dataset, tmp_path):
+    root = make(dataset, tmp_path, [7])
+    labels = [path for path in root.rglob("*.png") if "leftImg8bit" not in path.name]
+    min(labels).unlink()
+    with pytest.raises(FileNotFoundError, match=r"1 of the 2 images have no label, such as .*a.*\.png"):
+        SegmentationSet(dataset, root, any_count=True)
+    for path in root.rglob("*.png"):
+        if "leftImg8bit" not in path.name:
+            path.unlink()
+    with pytest.raises(FileNotFoundError, match="no label"):
+        SegmentationSet(dataset, root, any_count=True)
+
+
+def test_a_label_without_image_is_refused(tmp_path):
+    root = make_coco(tmp_path, {"1": [0], "2": [0]})
+    (root / "images/val2017/2.jpg").unlink()
+    with pytest.raises(
+        ValueError, match=r"1 of the 2 labels in .*stuffthingmaps/val2017 have no image, such as .*2\.png"
+    ):
+        SegmentationSet("coco_stuff", root, any_count=True)
+
+
+def test_colours_and_broken_files_are_refused(tmp_path):
+    root = make("ade20k", tmp_path, [1])
+    images = SegmentationSet("ade20k", root, any_count=True)
+    Image.fromarray(np.zeros((*HW, 3), dtype=np.uint8)).save(images.label_path(0))
+    with pytest.raises(ValueError, match=r"a\.png cannot be read: its mode is RGB"):
+        images[0]
+    images.label_path(0).write_bytes(b"no image")
+    with pytest.raises(ValueError, match=r"a\.png cannot be read"):
+        images[0]
+    images.image_path(1).write_bytes(images.image_path(1).read_bytes()[:100])
+    with pytest.raises(ValueError, match=r"b\.jpg"):
+        images[1]
+
+
+def test_grey_images_become_rgb(tmp_path):
+    root = make("ade20k", tmp_path, [1])
+    images = SegmentationSet("ade20k", root, any_count=True)
+    Image.fromarray(np.full(HW, 7, dtype=np.uint8)).save(images.image_path(0))
+    assert images[0]["image"].shape == (3, *HW)
+
+
+@pytest.mark.parametrize(("zero_label", "classes"), [("class", [0, 1, 255]), ("background", [0, 1, 255]),
+                                                    ("ignored", [255, 0, 255])])  # fmt: skip
+def test_custom_folders(zero_label, classes, tmp_path):
+    for name in ("x/1.png", "2.jpeg"):
+        save_image(tmp_path / "images" / name)
+        save_label((tmp_path / "labels" / name).with_suffix(".png"), [0, 1, 255])
+    names = (("floor",), ("chair", "stool"))
+    images = SegmentationSet("custom", tmp_path, class_names=names, zero_label=zero_label)
+    assert images.is_complete
+    assert images.names == ("floor", "chair")
+    assert images.image_names == ["2", "x/1"]
+    assert images[0]["label"].flatten()[:3].tolist() == classes
+    assert (images.palette()[0] == 0).all() == (zero_label == "background")
+    too_high = 2 + (zero_label == "ignored")
+    save_label(tmp_path / "labels/2.png", [too_high])
+    with pytest.raises(ValueError, match=f"holds {too_high}, which is no class"):
+        images.label(0)
+
+
+def test_custom_folders_by_split_and_as_voc(tmp_path):
+    names = (("a",), ("b",))
+    for split in ("train", "val"):
+        save_image(tmp_path / "images" / split / f"{split}.jpg")
+        save_label(tmp_path / "labels" / split / f"{split}.png", np.ones(HW, dtype=bool))
+    images = SegmentationSet("custom", tmp_path, "train", class_names=names)
+    assert images.image_names == ["train"]
+    assert images.label(0).unique().tolist() == [1]
+    voc = make_voc(tmp_path, {"7": [0, 1]})
+    assert SegmentationSet("custom", voc, class_names=names).label(0).unique().tolist() == [0, 1]
+
+
+def test_custom_sets_that_cannot_be(tmp_path):
+    with pytest.raises(ValueError, match="custom data set needs its class names"):
+        SegmentationSet("custom", tmp_path)
+    with pytest.raises(ValueError, match="voc20 has its own class names"):
+        SegmentationSet("voc20", tmp_path, class_names=(("a",),))
+    with pytest.raises(FileNotFoundError, match=r"holds no images in images/; expected a VOC folder .*, or images/"):
+        SegmentationSet("custom", tmp_path, class_names=(("a",),))
+    with pytest.raises(ValueError, match=r"data set must be one of voc20, .*custom, got 'voc'"):
+        SegmentationSet("voc", tmp_path)
+
+
+def test_converted_and_raw_give_the_same(tmp_path):
+    """The table that reads raw maps is the converters'."""
+    import convert_coco_object
+    import convert_coco_stuff
+
+    values = np.array([[0, 12, 89, 91, 155, 181]] * HW[0], dtype=np.uint8)
+    values[0] = 255
+    root = make_coco(tmp_path / "raw", {"7": values})
+    for dataset, tool in (("coco_stuff", convert_coco_stuff), ("coco_object", convert_coco_object)):
+        raw = SegmentationSet(dataset, root, any_count=True)[0]["label"]
+        tool.main(["--root", str(root), "--output", str(root), "--any-count", "--num-workers", "1"])
+        images = SegmentationSet(dataset, root, any_count=True)
+        assert torch.equal(images[0]["label"], raw)
+        assert np.array_equal(read(images.label_path(0))[0], raw.numpy())

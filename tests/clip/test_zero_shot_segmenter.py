@@ -1,0 +1,149 @@
+"""The whole path from pixels to labels, against a plain version that knows one window of one image at a time."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from label_maps import LabelRule
+from pamr import Pamr
+from torch.nn import functional as F
+from zero_shot_segmenter import ZeroShotSegmenter
+
+PATCH, DIM = 8, 12
+MEAN, STD = (0.4, 0.5, 0.6), (0.2, 0.3, 0.25)
+IMAGE_HWS = [(32, 51), (50, 33), (32, 51), (40, 90), (20, 30)]
+OUTPUT_HWS = [(40, 60), (61, 40), (30, 47), (40, 90), (44, 70)]
+
+
+def dense(images):
+    """Features that depend on a patch's colours and on where it lies in its window, which is as floored by the conv."""
+    generator = torch.Generator().manual_seed(0)
+    weight = torch.randn(DIM, 3, PATCH, PATCH, generator=generator)
+    features = F.conv2d(images, weight, stride=PATCH)
+    h, w = features.shape[2:]
+    places = torch.linspace(-9, 9, h)[:, None] + torch.linspace(0, 5, w)
+    features = features + places * torch.randn(DIM, 1, 1, generator=generator)
+    return features.flatten(2).transpose(1, 2), (h, w)
+
+
+def segmenter(**changes):
+    generator = torch.Generator().manual_seed(1)
+    text = F.normalize(torch.randn(6, DIM, generator=generator), dim=1)
+    whole = ZeroShotSegmenter(
+        dense=dense,
+        text=text,
+        rule=LabelRule([0, 0, 1, 2, 2, 3], 20.0, prob_threshold=0.3),
+        mean=MEAN,
+        std=STD,
+        patch_size=PATCH,
+        crop=28,
+        stride=12,
+    )
+    return replace(whole, **changes)
+
+
+def images():
+    generator = torch.Generator().manual_seed(2)
+    return [
+        F.interpolate(torch.rand(1, 3, 6, 6, generator=generator) * 255, size=size, mode="bilinear")[0].to(torch.uint8)
+        for size in IMAGE_HWS
+    ]
+
+
+def plain_labels(image, output_hw, setting):
+    """Window after window, all names on a canvas, then softmax: the published order, in float64."""
+    mean, std = (torch.tensor(values)[:, None, None] for values in (MEAN, STD))
+    pixels = (image / 255 - mean) / std
+    height, width = pixels.shape[1:]
+    total, count = torch.zeros(len(setting.text), height, width, dtype=torch.float64), torch.zeros(height, width)
+    for row in range(max(height - setting.crop + setting.stride - 1, 0) // setting.stride + 1):
+        for column in range(max(width - setting.crop + setting.stride - 1, 0) // setting.stride + 1):
+            bottom, right = (
+                min(i * setting.stride + setting.crop, side) for i, side in ((row, height), (column, width))
+            )
+            top, left = max(bottom - setting.crop, 0), max(right - setting.crop, 0)
+            window = pixels[None, :, top:bottom, left:right]
+            h, w = window.shape[2:]
+            y = x = 0
+            if setting.pad_to_patch:
+                y, x = (-h % PATCH) // 2, (-w % PATCH) // 2
+                window = F.pad(window, (x, -w % PATCH - x, y, -h % PATCH - y))
+            features, grid_hw = dense(window)
+            cosine = F.normalize(features.double(), dim=2) @ setting.text.double().T
+            maps = F.interpolate(cosine.transpose(1, 2).unflatten(2, grid_hw), size=window.shape[2:], mode="bilinear")
+            total[:, top:bottom, left:right] += maps[0, :, y : y + h, x : x + w]
+            count[top:bottom, left:right] += 1
+    maps = F.interpolate((total / count)[None], size=output_hw, mode="bilinear")[0]
+    if setting.uses_pamr:
+        maps = Pamr(F.interpolate(pixels[None], size=output_hw, mode="bilinear")[0].double())(maps)
+    probabilities = (maps * setting.rule.logit_scale).softmax(dim=0)
+    classes = torch.tensor(setting.rule.class_of_name)
+    best = torch.stack([probabilities[classes == c].amax(dim=0) for c in range(setting.rule.num_classes)])
+    label = best.argmax(dim=0)
+    label[best.amax(dim=0) < setting.rule.prob_threshold] = 0
+    return label
+
+
+@pytest.mark.parametrize("pad_to_patch", [False, True])
+@pytest.mark.parametrize("uses_pamr", [False, True])
+def test_labels_are_those_of_the_plain_version(pad_to_patch, uses_pamr):
+    setting = segmenter(pad_to_patch=pad_to_patch, uses_pamr=uses_pamr)
+    found = setting(images(), OUTPUT_HWS)
+    for label, image, output_hw in zip(found, images(), OUTPUT_HWS, strict=True):
+        expected = plain_labels(image, output_hw, setting)
+        assert label.shape == output_hw
+        assert len(expected.unique()) > 1
+        # pixels where two classes tie to within float32 may fall either way
+        assert (label != expected).float().mean() < 1e-3
+
+
+@pytest.mark.parametrize("window_batch", [1, 4, 64])
+def test_windows_and_images_in_batches_change_nothing(window_batch):
+    setting = segmenter(window_batch=window_batch)
+    together = setting(images(), OUTPUT_HWS)
+    for label, image, output_hw in zip(together, images(), OUTPUT_HWS, strict=True):
+        assert torch.equal(label, segmenter(window_batch=1)([image], [output_hw])[0])
+
+
+def test_windows_of_one_size_share_a_batch_across_images():
+    sizes = []
+
+    def counted(batch):
+        sizes.append(tuple(batch.shape))
+        return dense(batch)
+
+    segmenter(dense=counted)(images(), OUTPUT_HWS)
+    # 28 x 28 windows of four images in one batch; the fifth image is lower than the crop
+    windows = [2 * 3, 3 * 2, 2 * 3, 2 * 7]
+    assert sizes == [(sum(windows), 3, 28, 28), (2, 3, 20, 28)]
+
+
+def test_the_whole_image_at_once():
+    setting = segmenter(crop=0, stride=0)
+    mean, std = (torch.tensor(values)[:, None, None] for values in (MEAN, STD))
+    for label, image, output_hw in zip(setting(images(), OUTPUT_HWS), images(), OUTPUT_HWS, strict=True):
+        features, grid_hw = dense(((image / 255 - mean) / std)[None])
+        cosine = (F.normalize(features, dim=2) @ setting.text.T).transpose(1, 2).unflatten(2, grid_hw)
+        maps = F.interpolate(cosine, size=output_hw, mode="bilinear")[0]
+        probability, name = (maps * 20).softmax(dim=0).max(dim=0)
+        expected = torch.tensor(setting.rule.class_of_name)[name]
+        expected[probability < 0.3] = 0
+        assert (label != expected).float().mean() < 1e-3
+
+
+def test_features_of_any_length_and_type_give_the_same():
+    expected = segmenter()(images(), OUTPUT_HWS)
+
+    def longer(batch):
+        features, grid_hw = dense(batch)
+        return features.double() * 7, grid_hw
+
+    for label, other in zip(expected, segmenter(dense=longer)(images(), OUTPUT_HWS), strict=True):
+        assert torch.equal(label, other)
+
+
+def test_errors_come_through():
+    with pytest.raises(ValueError, match="at least a patch of 8 pixels, got 7"):
+        segmenter(crop=7, stride=7)(images(), OUTPUT_HWS)
+    with pytest.raises(ValueError, match="got 0; for the whole image"):
+        segmenter(stride=0)(images(), OUTPUT_HWS)

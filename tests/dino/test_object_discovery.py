@@ -1,0 +1,152 @@
+"""Boxes of the discovery methods: the recorded reference outputs, masks made by hand, and properties."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from object_discovery import (
+    attention_mask,
+    component_of,
+    dino_seg_mask,
+    largest_component,
+    lost_mask,
+    patch_box,
+    patch_score_mask,
+    tokencut_mask,
+)
+
+GOLDEN = Path(__file__).resolve().parents[1] / "golden"
+RECORD = json.loads((GOLDEN / "discovery.json").read_text())
+CASES = list(enumerate(RECORD["cases"]))
+TWO_BLOBS = np.array([[1, 1, 0, 0], [0, 0, 0, 1], [0, 0, 1, 1]], dtype=bool)
+
+
+@pytest.fixture(scope="module")
+def arrays():
+    return {name: torch.from_numpy(array) for name, array in np.load(GOLDEN / "discovery.npz").items()}
+
+
+@pytest.mark.parametrize(("i", "case"), CASES)
+def test_lost_draws_the_recorded_boxes(arrays, i, case):
+    features, grid_hw = arrays[f"feat{i}"][0], tuple(case["grid_hw"])
+    found = lost_mask(features, grid_hw, RECORD["k_patches"])
+    assert list(patch_box(found.mask, RECORD["patch"], tuple(case["image_hw"]))) == case["lost_box"]
+    # where several patches have the fewest relatives the reference's sort picks any of them
+    relatives = ((features @ features.T).fill_diagonal_(0) > 0).sum(1)
+    assert relatives[found.seed] == relatives[case["lost_seed"]] == relatives.min()
+
+
+@pytest.mark.parametrize(("i", "case"), CASES)
+def test_dino_seg_draws_the_recorded_boxes(arrays, i, case):
+    attention = arrays[f"attn{i}"][RECORD["dino_seg_head"]][1:]
+    found = dino_seg_mask(attention, tuple(case["grid_hw"]))
+    assert list(patch_box(found.mask, RECORD["patch"], tuple(case["image_hw"]), clip=False)) == case["dino_seg_box"]
+
+
+def attention_on(mask):
+    """Attention of which the patches of a mask hold 62%, and no part of them holds 60%."""
+    values = torch.full((mask.size,), 0.38 / (mask.size - mask.sum()))
+    return values.masked_fill(torch.from_numpy(mask.ravel()), 0.62 / mask.sum())
+
+
+def test_dino_seg_as_published_never_takes_the_last_component():
+    attention = attention_on(TWO_BLOBS)
+    published, mended = (dino_seg_mask(attention, (3, 4), flag).mask for flag in (True, False))
+    assert np.array_equal(published, component_of(TWO_BLOBS, 0))
+    assert mended.sum() == 3
+    assert mended[2, 3]
+
+
+def test_dino_seg_as_published_boxes_the_outside_of_a_lone_component():
+    mask = np.zeros((4, 4), dtype=bool)
+    mask[1:3, 1:3] = True
+    assert np.array_equal(dino_seg_mask(attention_on(mask), (4, 4), True).mask, ~mask)
+    assert np.array_equal(dino_seg_mask(attention_on(mask), (4, 4), False).mask, mask)
+
+
+def test_attention_mask_keeps_the_fewest_patches_that_hold_the_mass():
+    generator = torch.Generator().manual_seed(0)
+    attention = torch.rand(20, 30, generator=generator, dtype=torch.float64)
+    kept = attention_mask(attention, 0.6)
+    share = attention / attention.sum(1, keepdim=True)
+    held = (share * kept).sum(1)
+    smallest = share.masked_fill(~kept, 2).min(1).values
+    assert (held >= 0.6).all()
+    assert (held - smallest < 0.6).all(), "one patch less would not hold it"
+    assert (share.masked_fill(kept, -1).max(1).values <= smallest).all()
+    with pytest.raises(ValueError, match=r"mass is a share .* got 1\.5"):
+        attention_mask(attention, 1.5)
+
+
+@pytest.mark.parametrize(("component", "size"), [("peak", 2), ("largest", 3), ("all", 5)])
+def test_patch_score_components(component, size):
+    score = torch.from_numpy(TWO_BLOBS.ravel()).float() * 0.9
+    score[0] = 1.0
+    found = patch_score_mask(score, (3, 4), component, num_std=0.0)
+    assert found.seed == 0
+    assert found.mask.sum() == size
+
+
+def test_patch_score_of_equal_patches_is_the_first():
+    for component in ("peak", "largest", "all"):
+        found = patch_score_mask(torch.full((12,), 0.3), (3, 4), component)
+        assert found.seed == 0
+        assert found.mask.sum() == 1
+
+
+def test_patch_score_follows_the_patches():
+    """Mirroring the patches mirrors the mask."""
+    score = torch.rand(35, generator=torch.Generator().manual_seed(1))
+    mask = patch_score_mask(score, (5, 7)).mask
+    mirrored = patch_score_mask(score.reshape(5, 7).flip(1).flatten(), (5, 7)).mask
+    assert np.array_equal(mirrored, mask[:, ::-1])
+
+
+def two_regions(generator):
+    """Features of a 6 x 8 grid with an object of 3 x 3 patches on a background of another direction."""
+    mask = np.zeros((6, 8), dtype=bool)
+    mask[1:4, 2:5] = True
+    directions = torch.eye(16)[:2]
+    noise = 0.05 * torch.randn(48, 16, generator=generator)
+    return mask, directions[torch.from_numpy(mask.ravel()).long()] + noise
+
+
+def test_tokencut_separates_an_object():
+    mask, features = two_regions(torch.Generator().manual_seed(0))
+    found = tokencut_mask(features, (6, 8))
+    assert np.array_equal(found.mask, mask)
+    assert mask.flat[found.seed]
+
+
+def test_lost_takes_the_small_region_as_the_object():
+    mask, features = two_regions(torch.Generator().manual_seed(0))
+    # background and object of opposite signs: relatives are within the regions only
+    features = features[:, :1] - features[:, 1:2]
+    found = lost_mask(features, (6, 8), num_candidates=9)
+    assert np.array_equal(found.mask, mask)
+
+
+def test_boxes_end_with_the_image():
+    mask = np.zeros((3, 4), dtype=bool)
+    mask[1:, 2:] = True
+    assert patch_box(mask, 16, (40, 55)) == (32.0, 16.0, 55.0, 40.0)
+    assert patch_box(mask, 16, (40, 55), clip=False) == (32.0, 16.0, 64.0, 48.0)
+
+
+def test_components():
+    assert np.array_equal(component_of(TWO_BLOBS, 3), np.eye(12)[3].reshape(3, 4).astype(bool)), "outside: alone"
+    assert largest_component(TWO_BLOBS).sum() == 3
+    assert not largest_component(np.zeros((2, 2), dtype=bool)).any()
+
+
+def test_errors_say_what_is_wrong():
+    with pytest.raises(ValueError, match="component must be one of peak, largest, all, got 'seed'"):
+        patch_score_mask(torch.rand(6), (2, 3), "seed")
+    with pytest.raises(ValueError, match="6 patches do not fill a grid of 2 x 4"):
+        lost_mask(torch.rand(6, 3), (2, 4))
+    with pytest.raises(ValueError, match="at least 3 patches, got 2"):
+        tokencut_mask(torch.rand(2, 3), (1, 2))
+    with pytest.raises(ValueError, match="at least one patch"):
+        patch_box(np.zeros((2, 2), dtype=bool), 16, (32, 32))

@@ -1,0 +1,409 @@
+"""LaSt pooling's Triton kernels against the formulas in float64.
+
+Without a GPU the kernels run in Triton's interpreter, which has to be chosen before Triton is imported: one test runs
+this file again in a process of its own with TRITON_INTERPRET=1, and the tests marked `interpreted` run there. What only
+a GPU can show is marked `on_gpu`.
+"""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+from last_vit import last_pool, last_select, pooling_triton, stability
+from last_vit.pooling import VARIANTS
+from last_vit.pooling_formulas import half_gain64
+from last_vit.pooling_taps import low_pass_taps
+
+REPO = Path(__file__).resolve().parents[2]
+GOLDEN = np.load(REPO / "tests" / "golden" / "last_pool.npz")
+IS_INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
+interpreted = pytest.mark.skipif(not IS_INTERPRETED, reason="runs in the process of test_under_the_interpreter")
+elsewhere = pytest.mark.skipif(IS_INTERPRETED, reason="has nothing to do with the kernels")
+on_gpu = pytest.mark.skipif(IS_INTERPRETED or not torch.cuda.is_available(), reason="needs a CUDA GPU")
+DTYPES = [torch.bfloat16, torch.float16, torch.float32]
+
+
+def rand(*shape, dtype=torch.float32, seed=0):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64).to(dtype)
+
+
+def pool(x, k, sigma=None, variant="release"):
+    return pooling_triton.pool(x, k, sigma or x.shape[2] ** 0.5, variant)
+
+
+def select(x, k, sigma=None, variant="release"):
+    return pooling_triton.select(x, k, sigma or x.shape[2] ** 0.5, variant)
+
+
+def score_bounds(x, sigma, variant):
+    """Smallest and largest score in float64 when x_hat is off by up to 1e-6 of the patch's largest value."""
+    x = x.double().cpu()
+    gain = half_gain64(x.shape[2], sigma or x.shape[2] ** 0.5, variant, x.device)
+    x_hat = torch.fft.irfft(torch.fft.rfft(x) * gain, n=x.shape[2])
+    slack = 1e-6 * x.abs().amax(dim=2, keepdim=True)
+    near, far = ((x_hat - x).abs() - slack).clamp_min(0), (x_hat - x).abs() + slack
+    tiny = torch.finfo(torch.float32).tiny
+    if variant == "paper":
+        scores = [(x_hat + side) / (distance + 1e-6) for side in (-slack, slack) for distance in (near, far)]
+    else:
+        scores = [x / distance.clamp_min(tiny) for distance in (near, far)]
+    scores = torch.stack(scores)
+    return scores.amin(0), scores.amax(0)
+
+
+def check_choice(x, topk_idx, k, sigma=None, variant="release"):
+    """Every kept patch beats every other one, up to rounding; and nearly always it is the float64 formula's choice."""
+    topk_idx = topk_idx.cpu()
+    assert topk_idx.shape == (x.shape[0], k, x.shape[2])
+    assert topk_idx.dtype == torch.long
+    is_kept = torch.zeros(x.shape, dtype=torch.bool).scatter_(1, topk_idx, True)
+    assert (is_kept.sum(1) == k).all()
+    low, high = score_bounds(x, sigma, variant)
+    worst_kept = high.masked_fill(~is_kept, float("inf")).amin(1)
+    best_left = low.masked_fill(is_kept, -float("inf")).amax(1)
+    assert (worst_kept >= best_left - 1e-6 * best_left.abs()).all()
+    exact = ((low + high) / 2).topk(k, dim=1).indices
+    same = torch.zeros_like(is_kept).scatter_(1, exact, True) == is_kept
+    assert same.double().mean() > 0.995
+
+
+def mean_of(x, topk_idx):
+    return x.double().gather(1, topk_idx).mean(1)
+
+
+@elsewhere
+def test_under_the_interpreter():
+    env = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
+    env |= {"TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:xdist", __file__]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=REPO, env=env, timeout=900)
+    assert done.returncode == 0, done.stdout[-8000:] + done.stderr[-2000:]
+
+
+@interpreted
+@pytest.mark.parametrize(
+    ("dtype", "variant", "shape", "k"),
+    [
+        (torch.bfloat16, "release", (2, 20, 45), 1),
+        (torch.bfloat16, "paper", (1, 70, 130), 1),
+        (torch.float16, "release", (1, 67, 64), 1),
+        (torch.float32, "paper", (1, 37, 7), 1),
+        (torch.bfloat16, "release", (2, 20, 45), 2),
+        (torch.bfloat16, "paper", (1, 70, 70), 35),
+        (torch.bfloat16, "release", (1, 196, 64), 98),
+        (torch.float16, "release", (1, 33, 24), 32),
+        (torch.float32, "release", (1, 40, 33), 7),
+        (torch.float32, "paper", (1, 40, 100), 20),
+        (torch.bfloat16, "release", (1, 300, 40), 150),
+        (torch.float32, "paper", (1, 520, 24), 1),
+    ],
+)
+def test_choice_and_mean(dtype, variant, shape, k):
+    x = rand(*shape, dtype=dtype)
+    topk_idx = select(x, k, variant=variant)
+    check_choice(x, topk_idx, k, variant=variant)
+    pooled = pool(x, k, variant=variant)
+    assert pooled.dtype == dtype
+    rounding = {torch.bfloat16: 2**-7, torch.float16: 2**-10, torch.float32: 1e-6}[dtype]  # it rounds towards zero
+    torch.testing.assert_close(pooled.double(), mean_of(x, topk_idx), rtol=rounding, atol=1e-6)
+
+
+@interpreted
+@pytest.mark.parametrize("sigma", [1.5, 9.0])
+def test_other_sigma(sigma):
+    x = rand(1, 40, 60)
+    check_choice(x, select(x, 3, sigma), 3, sigma)
+
+
+@interpreted
+@pytest.mark.parametrize("key", [key for key in GOLDEN if key.endswith("_pooled") and key[:2] in ("c0", "c1")])
+def test_golden(key):
+    case, variant, k = key.split("_")[:3]
+    x = torch.from_numpy(GOLDEN[f"{case}_x"])
+    if int(k[1:]) < x.shape[1]:
+        pooled = pool(x, int(k[1:]), variant=variant)
+        torch.testing.assert_close(pooled, torch.from_numpy(GOLDEN[key]), atol=1e-5, rtol=0)
+
+
+@interpreted
+@pytest.mark.parametrize(("num_rows", "k"), [(5, 1), (5, 7), (66, 7), (130, 1)])
+def test_ties_keep_the_first_patches(num_rows, k):
+    """Four equal patches of each kind, in one block, in several turns and in two parts of the patches."""
+    x = rand(1, num_rows, 8).repeat(1, 4, 1)
+    expected = stability(x[:, :num_rows]).repeat(1, 4, 1).sort(dim=1, descending=True, stable=True).indices[:, :k]
+    topk_idx = select(x, k)
+    assert torch.equal(topk_idx, expected.sort(dim=1).values)
+
+
+@interpreted
+@pytest.mark.parametrize("num_patches", [9, 257])
+def test_of_zeros_the_first_patches_are_kept(num_patches):
+    x = torch.zeros(1, num_patches, 3, dtype=torch.float16)
+    assert select(x, 1)[0, :, 0].tolist() == [0]
+    assert select(x, 5)[0, :, 0].tolist() == [0, 1, 2, 3, 4]
+
+
+@interpreted
+@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("value", [1.0, -2.5, 1e30, 1e-40])
+def test_degenerate_input(variant, value):
+    x = torch.full((1, 9, 20), value)
+    x[0, 0] = 0.0
+    for k in (1, 2):
+        torch.testing.assert_close(pool(x, k, variant=variant), last_pool(x, k, variant=variant))
+
+
+@interpreted
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_what_is_not_finite_comes_through_and_stays_near(value):
+    x = rand(1, 20, 300)
+    x[0, 5, 70] = value
+    clean = x.clone()
+    clean[0, 5, 70] = 0.0
+    for k in (1, 3):
+        pooled, expected = pool(x, k), pool(clean, k)
+        assert not pooled[0, 70].isfinite()
+        torch.testing.assert_close(pooled[0, 200:], expected[0, 200:])
+
+
+@interpreted
+def test_tokens_are_read_where_they_lie():
+    x = rand(2, 21, 24, dtype=torch.bfloat16)
+    for view in (x[:, 1:], x.transpose(1, 2), x[:1].expand(2, -1, -1)):
+        for k in (1, 3):
+            assert torch.equal(pool(view, k), pool(view.contiguous(), k))
+
+
+@interpreted
+def test_no_images_and_all_patches():
+    x = rand(0, 20, 24)
+    assert pool(x, 1).shape == pool(x, 3).shape == (0, 24)
+    assert select(x, 3).shape == (0, 3, 24)
+    x = rand(1, 20, 24)
+    torch.testing.assert_close(pool(x, 20), x.mean(1))
+    assert select(rand(1, 1, 24), 1).tolist() == [[[0] * 24]]
+
+
+@interpreted
+@pytest.mark.parametrize(
+    ("shape", "k", "dtype"),
+    [
+        ((2, 20, 150), 1, torch.bfloat16),
+        ((2, 20, 150), 4, torch.bfloat16),
+        ((2, 40, 20), 3, torch.float32),
+        ((1, 257, 12), 2, torch.float16),
+    ],
+)
+def test_gradient_reaches_the_kept_values_only(shape, k, dtype):
+    x = rand(*shape, dtype=dtype).requires_grad_()
+    grad = rand(shape[0], shape[2], dtype=dtype, seed=1)
+    pool(x, k).backward(grad)
+    spread = (grad / k)[:, None].expand(-1, k, -1)
+    assert torch.equal(x.grad, torch.zeros_like(x).scatter_(1, select(x, k), spread))
+
+
+@interpreted
+def test_the_input_is_not_kept_for_the_backward_pass():
+    saved = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: saved.append(t) or t, lambda t: t):
+        pool(rand(2, 40, 20).requires_grad_(), 3)
+    assert [(t.shape, t.dtype) for t in saved] == [((2, 2, 20), torch.int32)]
+
+
+@interpreted
+@pytest.mark.parametrize("k", [1, 3])
+def test_operators_keep_their_promises(k):
+    x = rand(2, 20, 24)
+    torch.library.opcheck(pooling_triton.pool_on_gpu, (x.clone().requires_grad_(), k, 5.0, "release"))
+    torch.library.opcheck(pooling_triton.select_on_gpu, (x, k, 5.0, "paper"))
+    _, kept = pooling_triton.pool_on_gpu(x, k, 5.0, "release")
+    torch.library.opcheck(pooling_triton.spread_on_gpu, (rand(2, 24), kept, k, 20))
+
+
+@interpreted
+@pytest.mark.parametrize("k", [1, 3])
+def test_torch_compile_sees_one_operator(k):
+    compiled = torch.compile(lambda t: pool(t * 2, k).square(), fullgraph=True, backend="aot_eager")
+    x, y = rand(2, 20, 24).requires_grad_(), rand(2, 20, 24).requires_grad_()
+    compiled(x).sum().backward()
+    pool(y * 2, k).square().sum().backward()
+    assert torch.equal(x.grad, y.grad)
+
+
+def fake_tokens(shape=(2, 196, 768), dtype=torch.bfloat16, device="cuda"):
+    device = SimpleNamespace(type=device, index=0)
+    return SimpleNamespace(shape=shape, dtype=dtype, device=device, is_cuda=device.type == "cuda")
+
+
+@pytest.fixture
+def on_a_good_gpu(monkeypatch):
+    monkeypatch.setattr(pooling_triton, "_HAS_TRITON", True)
+    monkeypatch.setattr(pooling_triton, "_is_large_enough", lambda index: True)
+    monkeypatch.setattr(pooling_triton, "_is_plain", lambda tokens: True)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("shape", [(2, 196, 768), (1, 16384, 4096), (0, 1, 1)])
+def test_takes_the_promised_types_and_sizes(on_a_good_gpu, dtype, shape):
+    assert pooling_triton.takes(fake_tokens(shape, dtype), max(1, shape[2]) ** 0.5, "release")
+
+
+@pytest.mark.parametrize(
+    ("tokens", "sigma"),
+    [
+        (fake_tokens(dtype=torch.float64), 27.7),
+        (fake_tokens(device="cpu"), 27.7),
+        (fake_tokens((1, 196, 4097)), 64.0),
+        (fake_tokens((1, 16385, 8)), 3.0),
+        (fake_tokens((65536, 1, 8)), 3.0),
+        (fake_tokens(), 6.0),
+    ],
+)
+def test_leaves_the_rest_to_the_formulas(on_a_good_gpu, tokens, sigma):
+    assert not pooling_triton.takes(tokens, sigma, "release")
+
+
+def test_leaves_all_to_the_formulas_without_triton_or_a_large_gpu(on_a_good_gpu, monkeypatch):
+    monkeypatch.setattr(pooling_triton, "_is_large_enough", lambda index: False)
+    assert not pooling_triton.takes(fake_tokens(), 27.7, "release")
+    monkeypatch.setattr(pooling_triton, "_is_large_enough", lambda index: True)
+    monkeypatch.setattr(pooling_triton, "_HAS_TRITON", False)
+    assert not pooling_triton.takes(fake_tokens(), 27.7, "release")
+
+
+def test_cuda_tokens_come_here_by_themselves(on_a_good_gpu):
+    """On tensors without memory, so no kernel runs: what `last_pool` and `last_select` call, also in a traced graph."""
+    graphs = []
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        x = torch.empty(2, 196, 768, device="cuda", dtype=torch.bfloat16)
+        assert (last_pool(x, 7).shape, last_pool(x, 7).dtype) == ((2, 768), torch.bfloat16)
+        assert (last_select(x, 7).shape, last_select(x, 1).shape) == ((2, 7, 768), (2, 1, 768))
+        traced = torch.compile(
+            lambda t: last_pool(t, 7), fullgraph=True, backend=lambda graph, _: graphs.append(graph) or graph
+        )
+        traced(torch.empty(2, 196, 96, device="cuda"))
+    calls = [str(node.target) for node in graphs[0].graph.nodes if node.op == "call_function"]
+    assert any("pool_on_gpu" in call for call in calls)
+    assert not any("fft" in call for call in calls)
+
+
+@elsewhere
+def test_imports_without_triton():
+    block = "import sys; sys.modules['triton'] = None; from last_vit import pooling_triton as p; print(p._HAS_TRITON)"
+    done = subprocess.run([sys.executable, "-c", block], capture_output=True, text=True, cwd=REPO, timeout=120)
+    assert done.stdout.strip() == "False", done.stderr
+
+
+@elsewhere
+def test_asking_for_the_taps_breaks_no_graph(monkeypatch):
+    made = []
+    monkeypatch.setattr(pooling_triton, "tap_matrix", lambda *key: made.append(key))
+
+    def reach(x):
+        assert pooling_triton._make_taps(x.shape[-1], 8.0, "release", x.dtype, x.device)
+        return x * pooling_triton._reach(x.shape[-1], 8.0, "release")
+
+    compiled = torch.compile(reach, fullgraph=True, backend="eager")
+    assert compiled(torch.ones(96))[0] == len(low_pass_taps(96, 8.0, "release")) - 1
+    assert made == [(96, 8.0, "release", torch.float32, torch.device("cpu"))]
+
+
+@interpreted
+@pytest.mark.parametrize("k", [1, 3])
+def test_gradient_of_the_gradient(k):
+    """The token is linear in x while the choice stands: d^2/dx^2 of its squares is 2/K^2 for kept pairs."""
+    x = rand(1, 40, 20).requires_grad_()
+    (gradient,) = torch.autograd.grad(pool(x, k).square().sum(), x, create_graph=True)
+    (second,) = torch.autograd.grad(gradient.sum(), x)
+    kept = torch.zeros(x.shape).scatter_(1, select(x, k), 1.0)
+    torch.testing.assert_close(second, kept * 2 / k)
+
+
+@on_gpu
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("shape", [(3, 196, 768), (2, 49, 45), (2, 257, 1000), (1, 1024, 384), (1, 130, 4096)])
+def test_gpu_choice_and_mean(dtype, variant, shape):
+    x = rand(*shape, dtype=dtype).cuda()
+    for k in (1, 2, 7, shape[1] // 2, shape[1] - 1):
+        topk_idx = last_select(x, k, variant=variant)
+        check_choice(x, topk_idx, k, variant=variant)
+        tolerance = {torch.bfloat16: 2**-8, torch.float16: 2**-11, torch.float32: 1e-6}[dtype]
+        pooled = last_pool(x, k, variant=variant)
+        torch.testing.assert_close(pooled.double(), mean_of(x, topk_idx), rtol=tolerance, atol=1e-6)
+        assert torch.equal(pooled, last_pool(x, k, variant=variant))
+
+
+@on_gpu
+@pytest.mark.parametrize("k", [1, 7, 8192, 16383])
+def test_gpu_many_patches(k):
+    x = rand(1, 16384, 768, dtype=torch.bfloat16).cuda()
+    check_choice(x, last_select(x, k), k)
+
+
+@on_gpu
+@pytest.mark.parametrize(("num_rows", "k"), [(5, 7), (90, 181), (150, 1), (2000, 3001)])
+def test_gpu_ties_keep_the_first_patches(num_rows, k):
+    x = rand(2, num_rows, 64).repeat(1, 4, 1)
+    expected = stability(x[:, :num_rows]).repeat(1, 4, 1).sort(dim=1, descending=True, stable=True).indices[:, :k]
+    assert torch.equal(last_select(x.cuda(), k).cpu(), expected.sort(dim=1).values)
+
+
+@on_gpu
+@pytest.mark.parametrize("k", [1, 7, 98])
+def test_gpu_compiled_with_gradient(k):
+    x = rand(8, 196, 768, dtype=torch.bfloat16).cuda().requires_grad_()
+    y = x.detach().clone().requires_grad_()
+    compiled = torch.compile(lambda t: last_pool(t, k), fullgraph=True)
+    compiled(x).square().sum().backward()
+    last_pool(y, k).square().sum().backward()
+    assert torch.equal(x.grad, y.grad)
+
+
+@on_gpu
+@pytest.mark.parametrize("k", [1, 7])
+def test_gpu_compiled_into_cuda_graphs_of_torch(k, monkeypatch):
+    monkeypatch.setattr(pooling_triton.reference, "_agreed", set())
+    x = rand(8, 100, 704, dtype=torch.bfloat16).cuda()  # a width that nothing has pooled before
+    compiled = torch.compile(lambda t: last_pool(t, k), fullgraph=True, mode="reduce-overhead")
+    for _ in range(4):
+        assert torch.equal(compiled(x).clone(), last_pool(x, k))
+
+
+@on_gpu
+@pytest.mark.parametrize("top_k", [1, 3])
+def test_gpu_torch_func_goes_by_the_formulas(top_k):
+    x = rand(2, 9, 128).cuda()
+    expected = torch.zeros_like(x).scatter_(1, last_select(x, top_k), 1 / top_k)
+    torch.testing.assert_close(torch.func.grad(lambda t: last_pool(t, top_k).sum())(x), expected)
+
+
+@on_gpu
+@pytest.mark.parametrize(("num_patches", "k"), [(196, 1), (196, 98), (1024, 98)])
+def test_gpu_graph_replays_on_new_tokens(num_patches, k):
+    x = rand(4, num_patches, 768, dtype=torch.bfloat16).cuda()
+    last_pool(x, k)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        pooled = last_pool(x, k)
+    x.copy_(rand(4, num_patches, 768, dtype=torch.bfloat16, seed=1))
+    graph.replay()
+    assert torch.equal(pooled, last_pool(x, k))
+
+
+@on_gpu
+@pytest.mark.parametrize(("num_patches", "k"), [(196, 1), (196, 98), (1024, 512)])
+def test_gpu_memory_is_far_below_the_input(num_patches, k):
+    x = rand(16, num_patches, 768, dtype=torch.bfloat16).cuda()
+    last_pool(x, k)
+    before = torch.cuda.memory_allocated()
+    torch.cuda.reset_peak_memory_stats()
+    last_pool(x, k)
+    assert torch.cuda.max_memory_allocated() - before < 0.2 * x.numel() * x.element_size()

@@ -1,0 +1,171 @@
+"""AP per class: pycocotools on the same detections, a plain version of LVIS's rules, and cases done by hand."""
+
+import contextlib
+import dataclasses
+import gc
+import importlib.util
+import io
+from pathlib import Path
+
+import detection_ap as module
+import numpy as np
+import pytest
+from detection_ap import ImageDetections, detection_ap
+from ov_classes import read_ov_classes
+from ov_parts import HEIGHT, WIDTH, all_65, coco_categories, lvis_categories, polygon, random_content, random_detections
+from pycocotools import mask as mask_tools
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
+
+pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
+
+
+def load_bench():
+    path = Path(__file__).resolve().parents[2] / "tools/bench/bench_lvis_eval.py"
+    spec = importlib.util.spec_from_file_location("bench_lvis_eval", path)
+    bench = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(bench)
+    return bench
+
+
+def of_pycocotools(content, classes, detections, kind, max_dets=1000):
+    """AP and AP50 [C]; pycocotools itself takes an annotation of id 0 for no match, so ids count from 1 here."""
+    truth = COCO()
+    renumbered = [{**entry, "id": number} for number, entry in enumerate(content["annotations"], start=1)]
+    truth.dataset = {**content, "annotations": renumbered}
+    results = []
+    for image in detections:
+        for place, (x1, y1, x2, y2) in enumerate(image.boxes_xyxy.astype(np.float64).tolist()):
+            entry = {"image_id": image.image_id, "category_id": classes.category_ids[image.labels[place]]}
+            shape = {"segmentation": image.masks[place]} if kind == "mask" else {"bbox": [x1, y1, x2 - x1, y2 - y1]}
+            results.append({**entry, **shape, "score": float(image.scores[place])})
+    with contextlib.redirect_stdout(io.StringIO()):
+        truth.createIndex()
+        evaluation = COCOeval(truth, truth.loadRes(results), {"box": "bbox", "mask": "segm"}[kind])
+        evaluation.params.maxDets = [max_dets]
+        evaluation.evaluate()
+        evaluation.accumulate()
+    precision = evaluation.eval["precision"][:, :, :, 0, -1]
+    has_objects = precision.max(axis=(0, 1)) > -1
+    return (
+        np.where(has_objects, values, np.nan) for values in (precision.mean(axis=(0, 1)), precision[0].mean(axis=0))
+    )
+
+
+@pytest.mark.parametrize("kind", ["box", "mask"])
+@pytest.mark.parametrize("max_dets", [1000, 4])
+@pytest.mark.parametrize("num_classes", [5, 65])
+def test_coco_is_pycocotools(kind, max_dets, num_classes):
+    content = random_content(coco_categories(all_65()[:num_classes]), num_images=12)
+    assert sum(entry["iscrowd"] for entry in content["annotations"]) > 3
+    classes = read_ov_classes(content["categories"])
+    detections = random_detections(content, classes, masks=True)
+    ours = detection_ap(content, classes, detections, kind, max_dets)
+    ap, ap50 = of_pycocotools(content, classes, detections, kind, max_dets)
+    np.testing.assert_allclose(ours.ap, ap, rtol=0, atol=1e-12)
+    np.testing.assert_allclose(ours.ap50, ap50, rtol=0, atol=1e-12)
+    assert np.nanmean(ap50) > np.nanmean(ap) > 0.05
+    shown = {entry["category_id"] for entry in content["annotations"] if not entry["iscrowd"]}
+    assert np.isnan(ap).sum() == num_classes - len(shown)
+
+
+@pytest.mark.parametrize("kind", ["box", "mask"])
+def test_lvis_is_the_plain_version(kind, monkeypatch):
+    bench = load_bench()
+    content, detections = bench.synthetic(num_images=25, num_dets=60, num_classes=30)
+    monkeypatch.setattr(bench, "MAX_DETS", 20)
+    classes = read_ov_classes(content["categories"])
+    ours = detection_ap(content, classes, detections, kind, max_dets=20)
+    ap, ap50 = bench.plain_ap(content, classes, detections, kind)
+    np.testing.assert_allclose(ours.ap, ap, rtol=0, atol=1e-12)
+    np.testing.assert_allclose(ours.ap50, ap50, rtol=0, atol=1e-12)
+    assert np.nanmean(ap) > 0.05
+    unlimited = detection_ap(content, classes, detections, kind, max_dets=60)
+    assert not np.allclose(unlimited.ap, ours.ap, equal_nan=True)
+
+
+def one_image(boxes, labels, scores):
+    shapes = np.array(boxes, dtype=np.float32).reshape(-1, 4), np.array(scores, dtype=np.float32)
+    return ImageDetections(1, *shapes, np.array(labels, dtype=np.int64))
+
+
+def lvis_image(absent=(), partial=()):
+    """One object of class 1 in the box (10, 10, 30, 30), of four classes."""
+    image = {"id": 1, "height": HEIGHT, "width": WIDTH}
+    image |= {"neg_category_ids": list(absent), "not_exhaustive_category_ids": list(partial)}
+    entry = {"id": 1, "image_id": 1, "category_id": 1, "bbox": [10, 10, 20, 20], "area": 400}
+    content = {"images": [image], "annotations": [entry], "categories": lvis_categories(4)}
+    return content, read_ov_classes(content["categories"])
+
+
+def test_lvis_by_hand():
+    hit, miss = (10, 10, 30, 30), (40, 10, 60, 30)
+    found = one_image([miss, hit], [0, 0], [0.9, 0.5])
+    content, classes = lvis_image()
+    assert detection_ap(content, classes, [found]).ap50[0] == pytest.approx(0.5)
+    content, classes = lvis_image(partial=[1])  # the object may well be there, only nobody drew it
+    assert detection_ap(content, classes, [found]).ap50[0] == pytest.approx(1)
+    assert detection_ap(content, classes, [found], max_dets=1).ap50[0] == 0  # the best one is the miss
+    others = one_image([miss, hit, hit], [0, 1, 2], [0.1, 0.9, 0.8])
+    content, classes = lvis_image(absent=[3])
+    result = detection_ap(content, classes, [others])
+    assert result.ap50[0] == 0
+    assert np.isnan(result.ap50[1:]).all()  # class 1 is not verified there, class 2 is wrong, but without objects
+    assert detection_ap(content, classes, [one_image([hit, hit], [1, 0], [0.9, 0.8])]).ap50[0] == pytest.approx(1)
+
+
+def test_classes_at_a_time_change_nothing(monkeypatch):
+    content = random_content(coco_categories(all_65()[:9]))
+    classes = read_ov_classes(content["categories"])
+    detections = random_detections(content, classes)
+    few = detection_ap(content, classes, detections)
+    for number in (1, 100):
+        monkeypatch.setattr(module, "_CLASSES_AT_A_TIME", number)
+        other = detection_ap(content, classes, detections[::-1])
+        np.testing.assert_allclose(other.ap, few.ap, rtol=0, atol=1e-12)
+
+
+def test_perfect_detections_and_none():
+    content = random_content(coco_categories(all_65()[:4]), crowds=False)
+    classes = read_ov_classes(content["categories"])
+    nothing = detection_ap(content, classes, [])
+    assert set(nothing.ap50) == {0.0}
+    perfect = []
+    for image in content["images"]:
+        own = [entry for entry in content["annotations"] if entry["image_id"] == image["id"]]
+        boxes = np.array([entry["bbox"] for entry in own])
+        boxes[:, 2:] += boxes[:, :2]
+        labels = np.array([classes.label_of[entry["category_id"]] for entry in own])
+        codes = [mask_tools.merge(mask_tools.frPyObjects(entry["segmentation"], HEIGHT, WIDTH)) for entry in own]
+        perfect.append(ImageDetections(image["id"], boxes, np.ones(len(own)), labels, codes))
+    for kind in ("box", "mask"):
+        np.testing.assert_allclose(detection_ap(content, classes, perfect, kind).ap, 1)
+    assert polygon(0, 0, 4, 4) == [0, 0, 2, 0, 2, 2, 4, 2, 4, 4, 0, 4]
+
+
+def test_errors_say_what_is_wrong():
+    content, classes = lvis_image()
+    good = one_image([(1, 2, 3, 4)], [0], [0.5])
+    for changed, text in (
+        ({"image_id": 7}, "image 7, which the file does not list"),
+        ({"scores": np.array([np.nan])}, "not finite"),
+        ({"boxes_xyxy": np.array([[1, 2, 3, np.inf]])}, "not finite"),
+        ({"labels": np.array([4])}, "labels from 4 to 4, the file has 4 classes"),
+        ({"labels": np.array([-1])}, "labels from -1 to -1"),
+        ({"labels": np.array([1, 2])}, "do not fit together"),
+    ):
+        with pytest.raises(ValueError, match=text):
+            detection_ap(content, classes, [dataclasses.replace(good, **changed)])
+    assert gc.isenabled()
+    with pytest.raises(ValueError, match="image 1 comes twice"):
+        detection_ap(content, classes, [good, good])
+    with pytest.raises(ValueError, match="kind must be one of box, mask, got 'segm'"):
+        detection_ap(content, classes, [good], "segm")
+    content["annotations"][0]["segmentation"] = [polygon(10, 10, 30, 30)]
+    with pytest.raises(ValueError, match="mask AP needs one mask per detection, 1"):
+        detection_ap(content, classes, [good], "mask")
+    for name in ("bbox", "area"):
+        broken = {**content["annotations"][0]}
+        del broken[name]
+        with pytest.raises(ValueError, match="annotation 1 has no usable box or area"):
+            detection_ap({**content, "annotations": [broken]}, classes, [good])

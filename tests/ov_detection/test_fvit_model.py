@@ -1,0 +1,278 @@
+"""The whole detector on a tiny stand-in tower: it learns, answers in its vocabulary, and survives odd inputs."""
+
+import copy
+import json
+
+import pytest
+import torch
+from class_embeddings import ClassEmbeddings, ClassSplit, load_class_embeddings, save_class_embeddings
+from detectron2.checkpoint import DetectionCheckpointer
+from detectron2.config import LazyCall, LazyConfig, instantiate
+from detectron2.structures import Boxes
+from detectron2.utils.events import EventStorage
+from fvit.build_fvit import build_fvit
+from fvit.frozen_clip import FrozenClip
+from fvit_parts import NAMES, SMALL_HEADS, SMALL_RPN, TINY_CLIP, StubClip, kinds, sample, small_fvit, vocabulary
+
+LOOSE = {"score_thresh": 0.0, "alpha": 0.0, "beta": 0.0}  # everything found, by the detector alone
+
+
+def train(model, samples, steps, lr=2e-3):
+    optimizer = torch.optim.AdamW((p for p in model.parameters() if p.requires_grad), lr=lr)
+    totals = []
+    with EventStorage():
+        for _ in range(steps):
+            loss = sum(model(samples).values())
+            optimizer.zero_grad()
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_((p for p in model.parameters() if p.requires_grad), 1.0)  # as F-ViT
+            optimizer.step()
+            totals.append(loss.item())
+    return totals
+
+
+@torch.no_grad()
+def detect(model, samples):
+    return [answer["instances"] for answer in model.eval()(samples)]
+
+
+@pytest.fixture(scope="module")
+def overfitted():
+    """Trained on one image until it finds both objects; detector's score alone, as the stand-in knows no classes."""
+    model = small_fvit(clip=StubClip(embed_dim=32), roi_heads={**LOOSE, "masks": True, "score_thresh": 0.3})
+    totals = train(model, [sample(masks=True)], 100)
+    return model, totals
+
+
+def test_overfits_one_image(overfitted):
+    model, totals = overfitted
+    assert sum(totals[-10:]) < 0.4 * sum(totals[:10])
+    found = detect(model, [sample()])[0]
+    best = {int(label): box for label, box in reversed(list(zip(found.pred_classes, found.pred_boxes, strict=True)))}
+    for label, box in ((0, [8.0, 8, 56, 72]), (2, [40.0, 16, 88, 60])):
+        assert label in best
+        x0, y0, x1, y1 = (pair for pair in zip(best[label].tolist(), box, strict=True))
+        overlap = (min(x1) - max(x0)) * (min(y1) - max(y0))
+        union = (x1[0] - x0[0]) * (y1[0] - y0[0]) + (x1[1] - x0[1]) * (y1[1] - y0[1]) - overlap
+        assert overlap / union > 0.5
+    assert found.pred_masks.shape == (len(found), 96, 96)
+
+
+def test_another_vocabulary_finds_the_same_objects_under_other_numbers(overfitted):
+    model = copy.deepcopy(overfitted[0])
+    before = detect(model, [sample()])[0]
+    words = model.vocabulary
+    order = [2, 3, 0]
+    new = ClassEmbeddings(
+        ("lamp post", "sofa", *(NAMES[place] for place in order)),
+        torch.cat([-torch.eye(32)[20:22], words.embeddings[order]]),  # a ReLU makes no feature like the first two
+        words.background,
+        "test tower",
+        "none",
+    )
+    model.set_vocabulary(new)
+    after = detect(model, [sample()])[0]
+    assert model.roi_heads.box_predictor.classifier.is_base.tolist() == [False, False, True, False, True]
+    assert {new.names[label] for label in after.pred_classes[:2]} == {NAMES[label] for label in before.pred_classes[:2]}
+    assert model.state_dict().keys() == overfitted[0].state_dict().keys()
+    model.set_vocabulary(words)
+    again = detect(model, [sample()])[0]
+    assert torch.equal(before.scores, again.scores)
+    with pytest.raises(ValueError, match="have 5 numbers"):
+        model.set_vocabulary(vocabulary(width=5))
+    assert model.vocabulary is words
+
+
+@pytest.mark.parametrize("masks", [False, True])
+def test_batch_of_one_is_a_slice(masks):
+    model = small_fvit(roi_heads={**LOOSE, "masks": masks})
+    samples = [sample(seed=seed) for seed in range(3)]
+    together = detect(model, samples)
+    for alone, among in zip((detect(model, [one])[0] for one in samples), together, strict=True):
+        assert len(alone) == len(among) > 0
+        torch.testing.assert_close(alone.scores, among.scores, rtol=1e-4, atol=1e-6)
+        torch.testing.assert_close(alone.pred_boxes.tensor, among.pred_boxes.tensor, rtol=1e-3, atol=1e-2)
+        assert torch.equal(alone.pred_classes, among.pred_classes)
+
+
+@pytest.mark.parametrize(("patch_size", "square_size"), [(16, 0), (14, 0), (16, 160)])
+def test_images_of_any_shape(patch_size, square_size):
+    model = small_fvit(patch_size=patch_size, roi_heads=LOOSE, square_size=square_size)
+    samples = [sample(70, 130, [[10, 10, 60, 50]], [1]), sample(133, 61, [[5, 20, 50, 99]], [0], seed=1)]
+    for one in samples:  # answers in the size of the original image
+        one["height"], one["width"] = 2 * one["height"], 2 * one["width"]
+    totals = train(model, samples, 2)
+    assert all(total < float("inf") for total in totals)
+    for one, found in zip(samples, detect(model, samples), strict=True):
+        assert found.image_size == (one["height"], one["width"])
+        assert len(found) > 0
+        assert (found.pred_boxes.tensor[:, 2] <= one["width"]).all()
+        assert (found.pred_boxes.tensor[:, 3] <= one["height"]).all()
+
+
+def test_images_without_objects():
+    model = small_fvit(roi_heads={"masks": True}, rpn={"norm": "BN"})
+    empty = sample(boxes=(), classes=())
+    with EventStorage():
+        for batch in ([empty], [empty, sample(masks=True)]):
+            losses = model(batch)
+            assert all(torch.isfinite(loss) for loss in losses.values())
+            sum(losses.values()).backward()
+    gradients = [parameter.grad for parameter in model.parameters() if parameter.requires_grad]
+    assert all(gradient is not None and torch.isfinite(gradient).all() for gradient in gradients)
+    assert all(torch.isfinite(tensor).all() for tensor in model.state_dict().values())
+
+
+def test_nothing_found():
+    found = detect(small_fvit(roi_heads={"score_thresh": 1.0, "masks": True}), [sample()])[0]
+    assert len(found) == 0
+    assert found.pred_masks.shape == (0, 96, 96)
+
+
+def test_empty_boxes_are_named():
+    model, bad = small_fvit(), sample()
+    bad["instances"].gt_boxes = Boxes(torch.tensor([[8.0, 8, 56, 72], [40, 16, 40, 60]]))
+    with EventStorage(), pytest.raises(ValueError, match=r"image0.jpg has the object box \[40.0, 16.0, 40.0, 60.0\]"):
+        model([bad])
+
+
+def test_an_image_larger_than_the_square():
+    with pytest.raises(ValueError, match=r"image0.jpg is \(96, 96\) .* square_size 64"):
+        detect(small_fvit(square_size=64), [sample()])
+
+
+def test_checkpoint_of_detectron2_and_strict_load(overfitted, tmp_path):
+    model = overfitted[0]
+    DetectionCheckpointer(model, str(tmp_path)).save("model")
+    other = small_fvit(seed=9, clip=StubClip(embed_dim=32), roi_heads={**LOOSE, "masks": True, "score_thresh": 0.3})
+    DetectionCheckpointer(other).load(str(tmp_path / "model.pth"))
+    one, two = (detect(m, [sample()])[0] for m in (model, other))
+    assert torch.equal(one.scores, two.scores)
+    other.load_state_dict(model.state_dict(), strict=True)
+    names = set(model.state_dict())
+    assert not any("text" in name or "clip" in name or "class_weights" in name for name in names)
+
+
+@pytest.fixture
+def tiny_clip(tmp_path):
+    """Path of an open_clip config of four small blocks."""
+    (tmp_path / "fvit_tiny.json").write_text(json.dumps(TINY_CLIP))
+    return str(tmp_path / "fvit_tiny.json")
+
+
+def test_a_real_tower_stays_out_of_the_checkpoint(tiny_clip):
+    towers = [FrozenClip(tiny_clip, random_seed=0, bf16=False, in_checkpoint=stored) for stored in (False, True)]
+    apart, whole = (small_fvit(clip=tower, roi_heads=LOOSE) for tower in towers)
+    assert set(whole.state_dict()) - set(apart.state_dict()) == {
+        f"backbone.clip.tower.{name}" for name in towers[0].tower.state_dict()
+    }
+    assert len(list(apart.parameters())) == len([p for p in whole.parameters() if p.requires_grad])
+    before = {name: tensor.clone() for name, tensor in whole.backbone.clip.tower.state_dict().items()}
+    train(whole, [sample(64, 64, [[8, 8, 40, 40]], [1])], 2)
+    after = whole.backbone.clip.tower.state_dict()
+    assert all(torch.equal(before[name], after[name]) for name in before)
+
+
+def test_training_steps_with_and_without_cache_are_the_same(tiny_clip):
+    runs = []
+    for cache_images in (0, 4):
+        clip = FrozenClip(tiny_clip, random_seed=0, bf16=False, cache_images=cache_images)
+        runs.append(train(small_fvit(clip=clip), [sample(64, 64, [[8, 8, 40, 40]], [1])], 3))
+    assert runs[0] == pytest.approx(runs[1], rel=1e-5)
+    assert clip.cache.hits == 2
+
+
+def test_a_step_in_bfloat16(tiny_clip):
+    """The trainer's autocast: the same losses but for rounding, and gradients for every weight."""
+    samples, totals = [sample(64, 64, [[8, 8, 40, 40]], [1], masks=True)], []
+    for enabled in (False, True):
+        model = small_fvit(clip=FrozenClip(tiny_clip, random_seed=0, bf16=enabled), roi_heads={"masks": True})
+        torch.manual_seed(0)
+        with EventStorage(), torch.autocast("cpu", torch.bfloat16, enabled=enabled):
+            loss = sum(model(samples).values())
+        loss.backward()
+        totals.append(loss.item())
+        assert all(torch.isfinite(parameter.grad).all() for parameter in model.parameters())
+    assert totals[1] == pytest.approx(totals[0], rel=0.1)
+
+
+def test_lazy_config(tiny_clip, tmp_path):
+    """As a recipe writes it, with overrides by key; lists of a config stand for tuples."""
+    save_class_embeddings(tmp_path / "words.safetensors", vocabulary())
+    config = LazyCall(build_fvit)(
+        clip=LazyCall(FrozenClip)(arch=tiny_clip, random_seed=0, blocks=[0, 1, 2, 3], dense="plain"),
+        vocabulary=LazyCall(load_class_embeddings)(path=str(tmp_path / "words.safetensors")),
+        split=LazyCall(kinds)(),
+        channels=16,
+        pixel_mean=[122.0, 116.0, 104.0],
+        classifier={"background_weight": 0.9},
+        rpn={"post_nms_topk": [30, 30]},
+        roi_heads={"conv_width": 16, "alpha": 0.1},
+    )
+    model = instantiate(LazyConfig.apply_overrides(config, ["roi_heads.alpha=0.35", "clip.dense=last-block-value"]))
+    assert model.roi_heads.box_predictor.fusion["alpha"] == 0.35
+    assert model.roi_heads.box_predictor.classifier.weights[2] == 0.9
+    assert model.backbone.clip.dense == "last-block-value"
+    assert len(detect(model, [sample(64, 64, [[8, 8, 40, 40]], [1])])) == 1
+
+
+def test_a_split_must_place_every_class():
+    split = ClassSplit(base=kinds().base, novel=torch.zeros(4, dtype=torch.bool))
+    with pytest.raises(ValueError, match="either base or novel"):
+        build_fvit(StubClip(), vocabulary(), split)
+    with pytest.raises(ValueError, match="have 6 numbers"):
+        build_fvit(StubClip(), vocabulary(width=6), kinds())
+    with pytest.raises(TypeError, match="temprature"):
+        build_fvit(StubClip(), vocabulary(), kinds(), classifier={"temprature": 3})
+
+
+def test_defaults_are_the_papers():
+    """OV-COCO, B/16: the values of F-ViT's config."""
+    model = build_fvit(StubClip(width=32), vocabulary(), kinds())
+    rpn, heads = model.proposal_generator, model.roi_heads
+    predictor = heads.box_predictor
+    assert model.pixel_mean.flatten().tolist() == pytest.approx([123.675, 116.28, 103.53])
+    assert model.pixel_std.flatten().tolist() == pytest.approx([58.395, 57.12, 57.375])
+    assert (rpn.pre_nms_topk, rpn.post_nms_topk) == ({True: 2000, False: 2000}, {True: 1000, False: 1000})
+    assert (rpn.batch_size_per_image, rpn.positive_fraction, rpn.nms_thresh) == (256, 0.5, 0.7)
+    assert rpn.in_features == ["p2", "p3", "p4", "p5", "p6"]
+    assert heads.box_in_features == ["p2", "p3", "p4", "p5"]
+    assert (heads.batch_size_per_image, heads.positive_fraction, heads.mask_on) == (512, 0.25, False)
+    assert heads.proposal_append_gt
+    assert not heads.proposal_matcher.low_quality
+    assert [tuple(conv.weight.shape) for conv in heads.box_head.conv_norm_relus] == [(256, 256, 3, 3)] * 4
+    assert [fc.in_features for fc in heads.box_head.fcs] == [12544, 8]
+    assert predictor.classifier.temperature.item() == 50
+    assert predictor.classifier.weights == (1.0, 0.0, 0.6)
+    assert predictor.fusion == {"alpha": 0.1, "beta": 0.8, "fusion": "f-vit"}
+    assert predictor.vlm_temperature == 75
+    assert (predictor.test_score_thresh, predictor.test_nms_thresh, predictor.test_topk_per_image) == (0.01, 0.4, 100)
+    lvis = build_fvit(StubClip(width=32), vocabulary(), kinds(), rpn={"norm": "auto"}, roi_heads={"masks": True})
+    mask_head = lvis.roi_heads.mask_head
+    assert mask_head.deconv.weight.shape == (256, 256, 2, 2)
+    assert mask_head.predictor.weight.shape == (1, 256, 1, 1)
+    assert "norm.weight" in " ".join(lvis.proposal_generator.rpn_head.state_dict())
+
+
+def test_the_detector_alone_scores_with_text_of_any_width():
+    """Without the vision-language score: the same as alpha = beta = 0, and the text may be of another tower."""
+    fused = small_fvit(roi_heads=LOOSE)
+    torch.manual_seed(0)
+    parts = {"channels": 16, "rpn": SMALL_RPN, "roi_heads": {**SMALL_HEADS, "score_thresh": 0.0}}
+    alone = build_fvit(StubClip(), vocabulary(), kinds(), vision_language_score=False, **parts)
+    expected, found = detect(fused, [sample()])[0], detect(alone, [sample()])[0]
+    torch.testing.assert_close(found.scores, expected.scores, rtol=1e-5, atol=1e-7)
+    assert torch.equal(found.pred_classes, expected.pred_classes)
+    assert "dense" not in alone.backbone(torch.zeros(1, 3, 64, 64))
+    with pytest.raises(ValueError, match="have 20 numbers"):
+        build_fvit(StubClip(), vocabulary(width=20), kinds(), **parts)
+    other = build_fvit(
+        StubClip(),
+        vocabulary(width=20, background=False),
+        kinds(),
+        vision_language_score=False,
+        classifier={"zero_background": True},
+        **parts,
+    )
+    assert all(total < float("inf") for total in train(other, [sample()], 2))
+    assert len(detect(other, [sample()])[0]) > 0

@@ -1,0 +1,41 @@
+"""The command that writes synthetic sets: each layout is read back by its reader."""
+
+import numpy as np
+import pytest
+from make_synthetic_set import main
+from seg_sets import SegmentationSet
+
+from last_vit.data.imagenet import ImageNetDataset
+from last_vit.data.synthetic import SyntheticObjects
+
+FLAGS = ("--num-images", "4", "--image-size", "32", "--num-classes", "3", "--seed", "5")
+
+
+def test_voc_is_read_as_a_segmentation_set(tmp_path, capsys):
+    main(["--layout", "voc", "--output", str(tmp_path / "voc"), *FLAGS])
+    assert "wrote 4 val images of 3 classes" in capsys.readouterr().out
+    names = (tmp_path / "voc" / "class_names.txt").read_text().splitlines()
+    samples = SyntheticObjects(4, "val", 32, 3, 5)
+    assert names == samples.classes
+    found = SegmentationSet(
+        "custom", tmp_path / "voc" / "VOC2012", class_names=[(name,) for name in names], zero_label="ignored"
+    )
+    for index in range(4):
+        mask = samples.render(index).mask.numpy()
+        assert np.array_equal(found.label(index), np.where(mask, samples.labels[index], 255))
+
+
+def test_imagenet_is_read_by_its_reader(tmp_path):
+    main(["--layout", "imagenet", "--output", str(tmp_path / "set"), "--split", "train", "val", *FLAGS])
+    assert [len(ImageNetDataset(tmp_path / "set", split)) for split in ("train", "val")] == [4, 4]
+
+
+def test_errors_are_one_line(tmp_path, capsys):
+    (tmp_path / "file").touch()
+    for flags, text in (
+        (["--layout", "coco", "--output", str(tmp_path)], "holds files already"),
+        (["--layout", "coco", "--output", str(tmp_path / "new"), "--num-classes", "1"], "num_classes must be in"),
+    ):
+        with pytest.raises(SystemExit):
+            main(flags)
+        assert text in capsys.readouterr().err

@@ -1,0 +1,482 @@
+"""make_report.py: its numbers are the library's, and the page in Chromium shows exactly them."""
+
+import json
+import math
+import os
+import re
+import shutil
+from decimal import ROUND_HALF_UP, Decimal
+from pathlib import Path
+
+import make_report
+import numpy as np
+import pytest
+import torch
+from foreground_images import ForegroundImages
+from patch_foreground import patch_foreground
+from PIL import Image
+from score_distribution import ScoreDistribution
+from torch.utils.data import default_collate
+from vote_statistics import VoteStatistics
+
+from last_vit.data.synthetic import SyntheticObjects
+from last_vit.data.synthetic_writers import write_coco
+from last_vit.data.transforms import EvalTransform
+from last_vit.layer_tokens import layer_tokens
+from last_vit.metrics import PointInBox
+from last_vit.metrics.patch_norms import PatchNorms, token_norms
+from last_vit.model_argument import parse_model_argument
+from last_vit.patch_scores import patch_score, peak_index
+from last_vit.pooling import last_select, vote_count
+
+CONFIG = """
+from detectron2.config import LazyCall as L
+from torchvision.models import VisionTransformer
+from last_vit.data.transforms import EvalTransform
+model = L(VisionTransformer)(image_size=32, patch_size=8, num_layers=2, num_heads=2, hidden_dim=16, mlp_dim=32)
+dataloader = dict(test=dict(dataset=dict(transform=L(EvalTransform)(resize=64, crop=32))))
+"""
+EVIL = ("<img src=x onerror=document.title='pwned'>.jpg", "<", "script>&amp;\"'.jpg")
+NUM_IMAGES, NUM_SHOWN = 9, 6
+
+
+@pytest.fixture(scope="module")
+def report(tmp_path_factory):
+    """A report of a ViT and a ConvNet, of different grids, crops and preprocessing, on images with hostile names."""
+    pytest.importorskip("detectron2")
+    timm = pytest.importorskip("timm")
+    folder = tmp_path_factory.mktemp("report")
+    write_coco(SyntheticObjects(NUM_IMAGES, "val", image_size=64), folder)
+    images, instances = folder / "val2017", folder / "annotations" / "instances_val2017.json"
+    found = json.loads(instances.read_text())
+    (images / EVIL[1]).mkdir()
+    for entry, name in zip(found["images"], (EVIL[0], f"{EVIL[1]}/{EVIL[2]}"), strict=False):
+        (images / entry["file_name"]).rename(images / name)
+        entry["file_name"] = name
+    wide = found["images"][2]  # not square, and its object twice: several boxes
+    picture = Image.open(images / wide["file_name"])
+    canvas = Image.new("RGB", (100, 64), "gray")
+    canvas.paste(picture, (36, 0))
+    canvas.save(images / wide["file_name"], quality=95)
+    wide["width"] = 100
+    twin = next(entry for entry in found["annotations"] if entry["image_id"] == wide["id"])
+    found["annotations"].append({**twin, "id": 999, "bbox": [2, 2, 20, 30]})
+    instances.write_text(json.dumps(found))
+    config = folder / "tiny.py"
+    config.write_text(CONFIG)
+    torch.manual_seed(0)
+    torch.save(timm.create_model("test_resnet", num_classes=5).state_dict(), folder / "resnet.pth")
+    models = [
+        f"ViT <b>K=2</b>={config}@random,pool=last,top_k=2,seed=3",
+        f"ConvNet=timm:test_resnet@{folder / 'resnet.pth'}",
+    ]
+    arguments = ["--images", str(images), "--boxes", str(instances), "--num-images", str(NUM_SHOWN), "--seed", "1"]
+    loading = ["--batch-size", "4", "--num-workers", "0", "--device", "cpu", "--out", str(folder / "out" / "report")]
+    words = [word for model in models for word in ("--model", model)]
+    make_report.main([*words, *arguments, *loading])
+    out = folder / "out" / "report"
+    return {
+        "images": images,
+        "boxes": instances,
+        "models": models,
+        "file": out / "index.html",
+        "page": (out / "index.html").read_text(encoding="utf-8"),
+        "numbers": json.loads((out / "report.json").read_text()),
+        "arguments": [*words, *arguments, *loading],
+    }
+
+
+def data_of(page: str) -> dict:
+    return json.loads(re.search(r'id="report-data">(.*?)</script>', page, re.DOTALL)[1])
+
+
+@pytest.fixture(scope="module")
+def measured(report):
+    """Every map of both models on all images, computed in one batch and without the script."""
+    found = []
+    for text in report["models"]:
+        trained = parse_model_argument(text).load()
+        prep, selection = trained.preprocessing, trained.selection()
+        transform = EvalTransform(prep.resize, prep.crop, prep.mean, prep.std, prep.interpolation)
+        images = ForegroundImages(report["images"], transform, boxes=report["boxes"])
+        batch = default_collate([images[index] for index in range(len(images))])
+        with torch.no_grad():
+            tokens = layer_tokens(trained.model, batch["image"])
+        output = tokens.output
+        score = patch_score(output.patch_tokens, output.global_token)
+        chosen = last_select(output.patch_tokens, selection.top_k, selection.sigma, selection.variant)
+        names = [path.relative_to(report["images"]).as_posix() for path in images.image_paths]
+        found.append(
+            {
+                "prep": prep,
+                "grid": output.grid_hw,
+                "score": score,
+                "votes": vote_count(chosen, score.shape[1]),
+                "norm": token_norms(tokens.layers[-1]),
+                "object": patch_foreground(batch["foreground"], output.grid_hw),
+                "batch": batch,
+                "row": {name: index for index, name in enumerate(names)},
+            }
+        )
+    return found
+
+
+def test_numbers_are_the_librarys(report, measured):
+    numbers = report["numbers"]
+    assert numbers["images"]["count"] == NUM_IMAGES
+    for model, maps in zip(numbers["models"], measured, strict=True):
+        hits = PointInBox(maps["prep"].crop, maps["prep"].resize, "center")
+        hits.update(maps["score"], maps["batch"]["box_xyxy"], maps["batch"]["image_hw"], maps["grid"])
+        scores, norms, votes = ScoreDistribution(), PatchNorms(), VoteStatistics(maps["grid"])
+        scores.update(maps["score"], *maps["object"])
+        norms.update(maps["norm"], maps["score"], *maps["object"])
+        votes.update(maps["votes"], *maps["object"])
+        expected = {
+            "point_in_box": hits.compute(),
+            "score_distribution": scores.compute(),
+            "patch_norms": norms.compute(),
+            "vote_statistics": votes.compute(),
+        }
+        assert hits.count() == NUM_IMAGES - 1
+        assert set(model["metrics"]) == set(expected)
+        for name, values in expected.items():
+            assert model["metrics"][name] == pytest.approx(values, rel=1e-4, abs=1e-3), name
+        assert model["charts"]["frequency"] == pytest.approx(100 * votes.frequency().numpy(), abs=1e-6)
+        bars = model["charts"]["norm"]
+        assert sum(bars["percent"]) == pytest.approx(100)
+        is_high = np.array(bars["edges"][:-1]) >= 0.99999 * model["metrics"]["patch_norms"]["cutoff"]
+        high = model["metrics"]["patch_norms"]["outlier_share"]
+        assert np.array(bars["percent"])[is_high].sum() == pytest.approx(high, abs=1e-6)
+
+
+def test_gallery_says_how_the_models_did(report, measured):
+    gallery = report["numbers"]["gallery"]
+    names = [item["name"] for item in gallery]
+    assert len(names) == NUM_SHOWN
+    assert names == sorted(names, key=lambda name: measured[0]["row"][name])
+    for item in gallery:
+        for maps, hit, auroc in zip(measured, item["hit"], item["auroc"], strict=True):
+            one = slice(maps["row"][item["name"]], maps["row"][item["name"]] + 1)
+            batch = maps["batch"]
+            if batch["box_xyxy"][one].isnan().any():
+                assert hit is None
+            else:
+                alone = PointInBox(maps["prep"].crop, maps["prep"].resize, "center")
+                alone.update(maps["score"][one], batch["box_xyxy"][one], batch["image_hw"][one], maps["grid"])
+                assert hit == (alone.compute()["point_in_box"] == 100)
+            front, known = (part[one] for part in maps["object"])
+            if 0 < front.sum() < known.sum():
+                scores = ScoreDistribution()
+                scores.update(maps["score"][one], front, known)
+                assert auroc == pytest.approx(scores.compute()["auroc"], abs=0.5)
+            else:
+                assert auroc is None
+
+
+def test_page_needs_nothing_and_trusts_no_name(report):
+    page = report["page"]
+    without_namespace = page.replace("http://www.w3.org/2000/svg", "")
+    assert not re.search(r"https?:|//[a-z]+\.|@import|url\(|<link|<script[^>]+src", without_namespace)
+    assert "default-src 'none'" in page
+    assert "unsafe" not in page
+    assert "<img" not in page
+    assert "<b>" not in page
+    assert page.count("</script>") == 2
+    assert {item["name"] for item in data_of(page)["gallery"]} == {i["name"] for i in report["numbers"]["gallery"]}
+
+
+def test_without_annotation_nothing_is_made_up(report, tmp_path, capsys):
+    flat = tmp_path / "flat"
+    flat.mkdir()
+    Image.new("RGB", (70, 50), "navy").save(flat / "plain.png")  # of one colour: no correlation either
+    shutil.copy(next(report["images"].glob("0*.jpg")), flat)
+    out = tmp_path / "out"
+    make_report.main(["--model", report["models"][1], "--images", str(flat), "--num-workers", "0", "--out", str(out)])
+    numbers = json.loads((out / "report.json").read_text())
+    assert set(numbers["models"][0]["metrics"]) == {"patch_norms", "vote_statistics"}
+    assert "votes_inside" not in numbers["models"][0]["metrics"]["vote_statistics"]
+    assert [item["hit"] + item["auroc"] + [item["disagreement"]] for item in numbers["gallery"]] == [[None] * 3] * 2
+    assert "-" in capsys.readouterr().out.splitlines()[1]
+
+
+@pytest.mark.parametrize(
+    ("extra", "match"),
+    [
+        (["--images", "nowhere"], "nowhere"),
+        (["--num-images", "0"], "at least 1"),
+        (["--model", "timm:test_resnet@random,pool=last,top_k=26"], "top_k must be in [1, 25]"),
+        (["--masks", "nowhere"], "give one of the two"),
+    ],
+)
+def test_one_line_for_every_mistake(report, tmp_path, monkeypatch, capsys, extra, match):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as stop:
+        make_report.main([*report["arguments"], "--out", "other", *extra])
+    assert stop.value.code == 2
+    assert match in capsys.readouterr().err
+    assert not Path("other").exists()
+
+
+# In a browser ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def browser(report, tmp_path_factory):
+    """Chromium on the report; without it these tests are skipped, but in CI they fail."""
+    binaries = [shutil.which(name) for name in ("chromium", "chromedriver")]
+    try:
+        from selenium import webdriver
+    except ImportError:
+        webdriver = None
+    if webdriver is None or None in binaries:
+        if os.environ.get("LAST_VIT_REQUIRE_CHROMIUM"):
+            pytest.fail(
+                "the report's browser tests need chromium, chromedriver and selenium, and CI must not skip them"
+            )
+        pytest.skip("no Chromium: install Debian's chromium and chromium-driver, and selenium, to test the page")
+    options = webdriver.ChromeOptions()
+    options.binary_location = binaries[0]
+    flags = "headless=new no-sandbox disable-gpu disable-quic no-first-run disable-background-networking"
+    for flag in (*flags.split(), "disable-component-update", "disable-sync", "window-size=1200,1000"):
+        options.add_argument(f"--{flag}")
+    options.add_argument(f"--user-data-dir={tmp_path_factory.mktemp('chromium')}")
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(binaries[1]))
+    yield driver
+    driver.quit()
+
+
+@pytest.fixture
+def page(browser, report):
+    browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": []})
+    browser.get(report["file"].as_uri())
+    yield browser
+    assert browser.get_log("browser") == []
+
+
+def cards(page) -> list[str]:
+    return page.execute_script("return [...document.querySelectorAll('.card')].map((card) => card.dataset.name)")
+
+
+def open_card(page, name):
+    """Bring a card onto the screen, clear of the toolbar, and wait until it is filled."""
+    from selenium.webdriver.support.ui import WebDriverWait
+
+    card = next(card for card in page.find_elements("class name", "card") if card.get_attribute("data-name") == name)
+    page.execute_script("arguments[0].scrollIntoView({block: 'center'})", card)
+    WebDriverWait(page, 20).until(lambda _: card.find_elements("class name", "stage"))
+    page.execute_script("arguments[0].scrollIntoView({block: 'center'})", card)
+    return card
+
+
+def readout(card) -> list[list[str]]:
+    rows = card.find_elements("css selector", ".readout tbody tr")
+    return [[cell.text for cell in row.find_elements("tag name", "td")] for row in rows]
+
+
+def shown(maps, row, patch) -> list[str]:
+    """What the page must say of a patch."""
+    width = maps["grid"][1]
+    score, norm = (float(maps[key][row, patch]) for key in ("score", "norm"))
+    return [
+        f"{round(score, 3) + 0:.3f}".replace("-", "\u2212"),
+        str(int(maps["votes"][row, patch])),
+        f"{norm:.3f}",
+        f"{patch // width + 1}, {patch % width + 1}",
+    ]
+
+
+def same_place(maps, other, row, patch) -> int | None:
+    """The other model's patch at the same place of the original image, worked out in its pixels."""
+    place = []
+    size = maps["batch"]["image_hw"][row].tolist()
+    for axis, coordinate in enumerate((patch // maps["grid"][1], patch % maps["grid"][1])):
+        pixel = (coordinate + 0.5) * maps["prep"].crop / maps["grid"][axis]
+        for model, forward in ((maps, False), (other, True)):
+            prep = model["prep"]
+            resized = prep.resize if size[axis] == min(size) else int(prep.resize * size[axis] / min(size))
+            offset = round((resized - prep.crop) / 2)
+            scale = resized / size[axis]
+            pixel = pixel * scale - offset if forward else (pixel + offset) / scale
+        place.append(
+            math.floor(pixel * other["grid"][axis] / other["prep"].crop + 1e-4)
+        )  # a border: the lower or right one
+    inside = all(0 <= index < count for index, count in zip(place, other["grid"], strict=True))
+    return place[0] * other["grid"][1] + place[1] if inside else None
+
+
+def test_pointing_at_a_patch_shows_its_numbers_for_every_model(page, report, measured):
+    from selenium.webdriver import ActionChains
+
+    rng = np.random.default_rng(0)
+    seen = 0
+    for name in [item["name"] for item in report["numbers"]["gallery"]][:4]:
+        card = open_card(page, name)
+        row = measured[0]["row"][name]
+        best = [int(peak_index(maps["score"][row : row + 1])) for maps in measured]
+        assert readout(card) == [shown(maps, row, patch) for maps, patch in zip(measured, best, strict=True)]
+        for model, stage in enumerate(card.find_elements("class name", "stage")):
+            maps, other = measured[model], measured[1 - model]
+            height, width = maps["grid"]
+            for patch in {0, height * width - 1, *rng.integers(height * width, size=2).tolist()}:
+                x = ((patch % width + 0.5) / width - 0.5) * stage.size["width"]
+                y = ((patch // width + 0.5) / height - 0.5) * stage.size["height"]
+                ActionChains(page, duration=0).move_to_element_with_offset(stage, round(x), round(y)).perform()
+                there = same_place(maps, other, row, patch)
+                missing = ["\u2013", "\u2013", "\u2013", "not seen"]
+                rows = [shown(maps, row, patch), missing if there is None else shown(other, row, there)]
+                assert readout(card) == (rows if model == 0 else rows[::-1])
+                seen += there is not None
+    assert seen > 10
+
+
+def test_a_patch_is_pinned_by_click_and_moved_by_keys(page, report, measured):
+    from selenium.webdriver.common.keys import Keys
+
+    name = report["numbers"]["gallery"][0]["name"]
+    card = open_card(page, name)
+    row, maps = measured[0]["row"][name], measured[1]
+    height, width = maps["grid"]
+    stage = card.find_elements("class name", "stage")[1]
+    stage.click()  # its centre
+    centre = height // 2 * width + width // 2
+    assert card.find_element("css selector", ".readout thead th").text == "pinned"
+    assert readout(card)[1] == shown(maps, row, centre)
+    stage.send_keys(Keys.ARROW_RIGHT, Keys.ARROW_UP)
+    assert readout(card)[1] == shown(maps, row, centre + 1 - width)
+    stage.send_keys(Keys.ESCAPE)
+    assert card.find_element("css selector", ".readout thead th").text == "best patch"
+    assert readout(card)[1] == shown(maps, row, int(peak_index(maps["score"][row : row + 1])))
+
+
+def text(value: float, decimals: int = 1) -> str:
+    """As JavaScript's toFixed rounds: halves away from zero."""
+    return str(Decimal(value).quantize(Decimal(10) ** -decimals, ROUND_HALF_UP))
+
+
+def test_summary_shows_the_numbers_of_the_record(page, report):
+    cells = {
+        (cell.get_attribute("data-row"), i % 2): cell.text
+        for i, cell in enumerate(page.find_elements("css selector", "#summary-table [role=cell]"))
+    }
+    for i, model in enumerate(report["numbers"]["models"]):
+        metrics = model["metrics"]
+        hits, norms = metrics["point_in_box"], metrics["patch_norms"]
+        assert cells["Point-in-Box", i].startswith(text(hits["point_in_box"]))
+        assert f"random patch {text(hits['point_in_box_random'])}" in cells["Point-in-Box", i]
+        assert f"image centre {text(hits['point_in_box_center'])}" in cells["Point-in-Box", i]
+        assert cells["AUROC of the score", i].startswith(text(metrics["score_distribution"]["auroc"]))
+        share = text(metrics["score_distribution"]["background_top_10"])
+        assert cells["Background in the top 10 %", i].startswith(share)
+        assert f"lift {text(metrics['vote_statistics']['votes_lift'], 2)}" in cells["Votes on the object", i]
+        assert cells["High norm", i].startswith("yes" if norms["high_norm"] else "no")
+        assert text(norms["outlier_share"], 2) in cells["High norm", i]
+    assert page.title.startswith("ViT <b>K=2</b> / ConvNet")
+    assert not page.find_elements("css selector", "main b")
+
+
+PIXELS = """
+const copy = new OffscreenCanvas(arguments[0].width, arguments[0].height);
+const context = copy.getContext('2d', {willReadFrequently: true});
+context.drawImage(arguments[0], 0, 0);
+return [...context.getImageData(0, 0, copy.width, copy.height).data];
+"""
+
+
+def test_layers_draw_what_they_say(page, report, measured):
+    name = report["numbers"]["gallery"][0]["name"]
+    row = measured[0]["row"][name]
+    ramp = data_of(report["page"])["colormap"]
+    card = open_card(page, name)
+    for layer, map_of in (("score", "score"), ("votes", "votes"), ("norm", "norm"), ("rgb", None), ("image", None)):
+        page.execute_script("document.querySelector(`input[value=${arguments[0]}]`).click()", layer)
+        for maps, view in zip(measured, card.find_elements("class name", "view"), strict=True):
+            canvas = view.find_element("tag name", "canvas")
+            assert canvas.is_displayed() == (layer != "image")
+            if map_of is None:
+                continue
+            values = maps[map_of][row].double()
+            low = 0.0 if layer == "votes" else float(values.min())
+            pixels = page.execute_script(PIXELS, canvas)
+            levels = (255 * (values - low) / (values.max() - low)).tolist()
+            for patch, level in enumerate(levels):
+                near = [ramp[6 * i : 6 * i + 6] for i in range(max(0, int(level) - 2), min(256, int(level) + 4))]
+                assert bytes(pixels[4 * patch : 4 * patch + 3]).hex() in near
+
+
+def test_sorting_and_filtering(page, report):
+    from selenium.webdriver.support.ui import Select
+
+    gallery = report["numbers"]["gallery"]
+    names = [item["name"] for item in gallery]
+    assert cards(page) == names
+    sort, show = (Select(page.find_element("id", key)) for key in ("sort", "filter"))
+    sort.select_by_visible_text("models disagree most")
+    assert cards(page) == [i["name"] for i in sorted(gallery, key=lambda item: -item["disagreement"])]
+    sort.select_by_visible_text("lowest AUROC of ConvNet")
+    key = {i["name"]: 1e9 if i["auroc"][1] is None else i["auroc"][1] for i in gallery}
+    assert cards(page) == sorted(names, key=key.get)
+    sort.select_by_visible_text("misses of ConvNet first")
+    key = {i["name"]: 2 if i["hit"][1] is None else int(i["hit"][1]) for i in gallery}
+    assert cards(page) == sorted(names, key=key.get)
+    sort.select_by_visible_text("file name")
+    show.select_by_visible_text("hits of ConvNet")
+    kept = [i["name"] for i in gallery if i["hit"][1]]
+    assert 0 < len(kept) < len(names)
+    assert cards(page) == kept
+    assert page.find_element("id", "count").text == f"{len(kept)} of {len(names)} images"
+
+
+def test_a_phone_scrolls_in_one_direction_only(page, report):
+    size = {"width": 390, "height": 844, "deviceScaleFactor": 2, "mobile": True}
+    page.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+    page.get(report["file"].as_uri())
+    for name in cards(page):
+        open_card(page, name)
+    widths = page.execute_script("return [innerWidth, document.documentElement.scrollWidth]")
+    assert widths == [390, 390]
+    wide = "return [...document.querySelectorAll('main *')].filter((e) => e.getBoundingClientRect().right > 391).length"
+    assert page.execute_script(wide) == 0
+
+
+CONTRAST = """
+const parse = (text) => {
+  const canvas = document.createElement('canvas').getContext('2d', {willReadFrequently: true});
+  canvas.fillStyle = text;
+  canvas.fillRect(0, 0, 1, 1);
+  return [...canvas.getImageData(0, 0, 1, 1).data];
+};
+const light = (rgb) => {
+  const [r, g, b] = rgb.map((v) => (v /= 255) <= 0.03928 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4);
+  return 0.2126 * r + 0.7152 * g + 0.0722 * b;
+};
+const groundOf = (element) => {
+  for (let e = element; e; e = e.parentElement) {
+    const color = parse(getComputedStyle(e).backgroundColor);
+    if (color[3] === 255) return color;
+  }
+};
+const found = {};
+for (const element of document.querySelectorAll('body *')) {
+  const isText = [...element.childNodes].some((n) => n.nodeType === 3 && n.textContent.trim());
+  if (!isText || !element.getClientRects().length || element.closest('script, style, option')) continue;
+  const style = getComputedStyle(element);
+  const ink = light(parse(element.namespaceURI.endsWith('svg') ? style.fill : style.color).slice(0, 3));
+  const ground = light(groundOf(element).slice(0, 3));
+  const ratio = (Math.max(ink, ground) + 0.05) / (Math.min(ink, ground) + 0.05);
+  if (ratio < 4.5) found[element.tagName + '.' + (element.getAttribute('class') || '')] = ratio;
+}
+return [found, light(groundOf(document.body).slice(0, 3))];
+"""
+
+
+@pytest.mark.parametrize(("scheme", "is_dark"), [("light", False), ("dark", True)])
+def test_text_is_readable_in_both_schemes(page, report, scheme, is_dark):
+    features = [{"name": "prefers-color-scheme", "value": scheme}]
+    page.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": features})
+    page.get(report["file"].as_uri())
+    open_card(page, cards(page)[0])
+    faint, paper = page.execute_script(CONTRAST)
+    assert faint == {}
+    assert (paper < 0.05) if is_dark else (paper > 0.8)

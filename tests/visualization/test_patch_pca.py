@@ -1,0 +1,99 @@
+"""Components of patch tokens: against numpy's SVD, the same in a stream, colours in range, nothing undefined."""
+
+import numpy as np
+import pytest
+import torch
+from patch_pca import PatchMoments, fit_patch_pca
+
+
+def sample(num_tokens: int = 300, num_channels: int = 12, offset: float = 0.0) -> torch.Tensor:
+    """Tokens with variances well apart, and a mean of their own."""
+    generator = torch.Generator().manual_seed(0)
+    scales = 2.0 ** -torch.arange(num_channels)
+    basis = torch.linalg.qr(torch.randn(num_channels, num_channels, generator=generator)).Q
+    return torch.randn(num_tokens, num_channels, generator=generator) * scales @ basis + offset
+
+
+@pytest.mark.parametrize(("num_tokens", "num_channels"), [(300, 12), (5, 40)])
+def test_components_against_numpys_svd(num_tokens, num_channels):
+    tokens = sample(num_tokens, num_channels, offset=3.0)
+    pca = fit_patch_pca(tokens)
+    centred = tokens.double().numpy() - tokens.double().numpy().mean(axis=0)
+    _, singular, rows = np.linalg.svd(centred, full_matrices=False)
+    assert np.allclose(np.abs((pca.components.numpy() * rows[:3]).sum(axis=1)), 1, atol=1e-9)
+    assert np.allclose(pca.explained.numpy(), (singular**2 / (singular**2).sum())[:3])
+    assert np.allclose(pca.components @ pca.components.T, np.eye(3), atol=1e-9)
+    assert np.allclose(pca.mean.numpy(), tokens.double().numpy().mean(axis=0))
+
+
+def test_the_sign_is_fixed_by_the_largest_entry():
+    tokens = sample()
+    for data in (tokens, -tokens, tokens.flip(0)):
+        components = fit_patch_pca(data).components
+        assert (components.gather(1, components.abs().argmax(dim=1, keepdim=True)) > 0).all()
+        assert torch.allclose(components, fit_patch_pca(tokens).components, atol=1e-9)
+
+
+def test_a_stream_finds_the_components_of_memory():
+    tokens = sample(offset=2.0)
+    whole, moments = fit_patch_pca(tokens), PatchMoments(12)
+    for part in (*tokens.split(64), tokens[:0]):
+        moments.update(part)
+    streamed = moments.fit()
+    for name in ("mean", "components", "explained"):
+        assert torch.allclose(getattr(streamed, name), getattr(whole, name), atol=1e-9)
+    std = whole.project(tokens).std(dim=0, correction=0)
+    assert torch.allclose(streamed.high, 2 * std)
+    assert torch.allclose(streamed.low, -2 * std)
+
+
+def test_float32_tokens_far_from_zero_keep_their_components():
+    tokens = sample(offset=100.0)  # means 100 times the spread of the first component
+    near, far = fit_patch_pca(tokens.double() - 100.0), fit_patch_pca(tokens)
+    assert torch.allclose(near.components.abs(), far.components.abs(), atol=1e-6)
+
+
+def test_colours_run_from_the_2nd_to_the_98th_percentile():
+    tokens = sample(1000)
+    pca = fit_patch_pca(tokens)
+    rgb = pca.rgb(tokens)
+    assert rgb.shape == (1000, 3)
+    assert rgb.dtype == torch.float32
+    assert (float(rgb.min()), float(rgb.max())) == (0, 1)
+    assert ((rgb == 0).sum(0) == 20).all()
+    assert ((rgb == 1).sum(0) == 20).all()
+    expected = (pca.project(tokens) - pca.low) / (pca.high - pca.low)
+    inside = (expected > 0) & (expected < 1)
+    assert torch.allclose(rgb[inside], expected[inside].float())
+    assert torch.equal(pca.rgb(tokens.unflatten(0, (10, 100))), rgb.unflatten(0, (10, 100)))
+
+
+def test_directions_without_variance_are_grey():
+    line = torch.arange(20.0)[:, None] * torch.tensor([[1.0, 2.0, 0.0, 0.0]])
+    pca = fit_patch_pca(line)
+    rgb = pca.rgb(line)
+    assert torch.equal(rgb[:, 1:], torch.full((20, 2), 0.5))
+    assert rgb[:, 0].std() > 0.2
+    assert pca.explained.tolist() == pytest.approx([1, 0, 0])
+    equal = fit_patch_pca(torch.full((9, 5), 7.3))
+    assert torch.equal(equal.rgb(torch.full((9, 5), 7.3)), torch.full((9, 3), 0.5))
+    assert equal.explained.tolist() == [0, 0, 0]
+
+
+@pytest.mark.parametrize(
+    ("tokens", "match"),
+    [
+        (torch.zeros(2, 8), "at least 3 tokens, got 2"),
+        (torch.zeros(9, 2), "at least 3 channels, got 2"),
+        (torch.zeros(2, 9, 4), r"tokens must be \[M, 4\], got \(2, 9, 4\)"),
+        (torch.full((9, 4), float("nan")), "not finite"),
+    ],
+)
+def test_unusable_tokens_are_refused(tokens, match):
+    with pytest.raises(ValueError, match=match):
+        fit_patch_pca(tokens)
+
+
+def test_tokens_of_another_width_are_refused():
+    with pytest.raises(ValueError, match=r"width 12, got \(5, 11\)"):
+        fit_patch_pca(sample()).rgb(torch.zeros(5, 11))

@@ -1,0 +1,192 @@
+"""Vote statistics against plain loops, and the properties that make them readable: uniform votes give a lift of 1."""
+
+import pytest
+import torch
+from vote_statistics import LEVELS, VoteStatistics, vote_levels
+
+from last_vit import last_select, vote_count
+
+GRID, K, D = (3, 4), 2, 24
+N = GRID[0] * GRID[1]
+
+
+def some_votes(num_images=8, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    return vote_count(last_select(torch.randn(num_images, N, D, generator=generator), K), N)
+
+
+def some_objects(num_images=8, seed=1):
+    generator = torch.Generator().manual_seed(seed)
+    is_foreground, is_known = (torch.rand(num_images, N, generator=generator) < share for share in (0.4, 0.8))
+    return is_foreground & is_known, is_known
+
+
+def by_hand(votes, is_foreground, is_known, levels=LEVELS):
+    """Everything that `compute` returns, patch by patch."""
+    sums = dict.fromkeys(["inside", "known", "object_patches", "known_patches", "top", "images"], 0.0)
+    area = {level: [0, 0, 0] for level in levels}  # patches above it: all, known, object; the last two of object images
+    position = [0.0] * N
+    for image in range(len(votes)):
+        row, front, known = votes[image].tolist(), is_foreground[image].tolist(), is_known[image].tolist()
+        for i in range(N):
+            position[i] += row[i] / sum(row) / len(votes)
+        kinds = {f for k, f in zip(known, front, strict=True) if k}
+        counts = len(kinds) == 2
+        sums["images"] += counts
+        best = max((vote for vote, k in zip(row, known, strict=True) if k), default=None)
+        tied = [i for i in range(N) if known[i] and row[i] == best]
+        sums["top"] += sum(front[i] for i in tied) / len(tied) if counts else 0
+        for i in range(N):
+            for level in levels:
+                if row[i] > level * max(row):
+                    area[level][0] += 1
+                    area[level][1] += counts and known[i]
+                    area[level][2] += counts and known[i] and front[i]
+            if counts and known[i]:
+                sums["known"] += row[i]
+                sums["known_patches"] += 1
+                sums["inside"] += row[i] * front[i]
+                sums["object_patches"] += front[i]
+    inside, uniform = sums["inside"] / sums["known"], sums["object_patches"] / sums["known_patches"]
+    return {
+        **{f"vote_area_{100 * level:g}": 100 * a / (len(votes) * N) for level, (a, _, _) in area.items()},
+        **{f"vote_area_{100 * level:g}_inside": 100 * front / known for level, (_, known, front) in area.items()},
+        "position_peak": max(position) * N,
+        "num_images": len(votes),
+        "votes_inside": 100 * inside,
+        "votes_inside_uniform": 100 * uniform,
+        "votes_lift": inside / uniform,
+        "top_vote_inside": 100 * sums["top"] / sums["images"],
+        "num_object_images": sums["images"],
+    }
+
+
+def statistics(votes, is_foreground=None, is_known=None, sizes=(8,), grid_hw=GRID):
+    counted = VoteStatistics(grid_hw)
+    parts = (None if part is None else part.split(sizes) for part in (votes, is_foreground, is_known))
+    for vote, front, known in zip(*(part or [None] * len(sizes) for part in parts), strict=True):
+        counted.update(vote, front, known)
+    return counted
+
+
+def test_levels_against_a_loop():
+    votes = some_votes()
+    above = vote_levels(votes, (0.0, 0.3, 0.5, 0.9))
+    assert above.dtype == torch.bool
+    for image in range(len(votes)):
+        for index, level in enumerate((0.0, 0.3, 0.5, 0.9)):
+            for patch in range(N):
+                expected = votes[image, patch].item() > level * votes[image].max().item()
+                assert above[image, index, patch] == expected
+
+
+@pytest.mark.parametrize("level", [0.1, 0.2, 0.3, 0.5, 0.7, 0.9])
+@pytest.mark.parametrize("dtype", [torch.long, torch.float32])
+def test_a_vote_at_the_level_is_not_above_it(level, dtype):
+    tenths = torch.arange(1, 300)[:, None]
+    votes = torch.cat([10 * tenths, round(10 * level) * tenths, round(10 * level) * tenths + 1], dim=1).to(dtype)
+    assert vote_levels(votes, (level,))[:, 0].int().unique(dim=0).tolist() == [[1, 0, 1]]
+
+
+def test_levels_of_no_votes_and_bad_levels():
+    assert not vote_levels(torch.zeros(1, 4, dtype=torch.long)).any()
+    for levels in ((), (1.0,), (-0.1,), (0.5, 50)):
+        with pytest.raises(ValueError, match=r"levels must be shares of the maximal vote in \[0, 1\)"):
+            vote_levels(torch.ones(1, 4), levels)
+
+
+@pytest.mark.parametrize("sizes", [(8,), (1,) * 8, (3, 5)])
+def test_against_a_loop_however_it_is_split(sizes):
+    votes, (is_foreground, is_known) = some_votes(), some_objects()
+    is_foreground[2] = False  # an image without object, and one without background: neither says anything
+    is_foreground[5] = is_known[5]
+    is_known[6] = False
+    is_foreground[6] = False
+    counted = statistics(votes, is_foreground, is_known, sizes)
+    expected = by_hand(votes, is_foreground, is_known)
+    assert expected["num_object_images"] == 5
+    assert counted.compute() == pytest.approx(expected)
+    frequency = counted.frequency()
+    assert frequency.shape == GRID
+    assert frequency.sum().item() == pytest.approx(1)
+    torch.testing.assert_close(frequency.flatten(), votes.double().mean(dim=0) / (K * D))
+
+
+def test_batch_of_one_is_a_slice_of_eight():
+    votes, (is_foreground, is_known) = some_votes(), some_objects()
+    one = statistics(votes[3:4], is_foreground[3:4], is_known[3:4], (1,)).compute()
+    assert one == pytest.approx(by_hand(votes[3:4], is_foreground[3:4], is_known[3:4]))
+
+
+def test_all_patches_kept_is_uniform():
+    """K = N: no position preferred, and the object gets exactly its share of the patches."""
+    votes = vote_count(last_select(torch.randn(4, N, D), 1.0), N)
+    is_foreground, is_known = some_objects(4)
+    counted = statistics(votes, is_foreground, is_known, (4,))
+    found = counted.compute()
+    torch.testing.assert_close(counted.frequency(), torch.full(GRID, 1 / N, dtype=torch.float64))
+    assert (found["votes_lift"], found["position_peak"]) == (pytest.approx(1), pytest.approx(1))
+    assert found["votes_inside"] == pytest.approx(found["votes_inside_uniform"])
+    assert found["vote_area_50"] == found["vote_area_20"] == 100
+    assert found["vote_area_50_inside"] == pytest.approx(found["votes_inside_uniform"])
+    shares = [f[k].double().mean() for f, k in zip(is_foreground, is_known, strict=True)]
+    assert found["top_vote_inside"] == pytest.approx(100 * torch.stack(shares).mean().item())
+
+
+def test_permuting_patches_permutes_the_frequency_and_nothing_else():
+    votes, (is_foreground, is_known) = some_votes(), some_objects()
+    order = torch.randperm(N, generator=torch.Generator().manual_seed(2))
+    plain = statistics(votes, is_foreground, is_known)
+    permuted = statistics(votes[:, order], is_foreground[:, order], is_known[:, order])
+    assert permuted.compute() == pytest.approx(plain.compute())
+    torch.testing.assert_close(permuted.frequency().flatten(), plain.frequency().flatten()[order])
+
+
+def test_a_case_by_hand():
+    """Two images of four patches; the second one's border is unknown, and its top is tied between object and not."""
+    votes = torch.tensor([[6, 2, 0, 0], [2, 2, 4, 0]])
+    is_foreground = torch.tensor([[True, False, False, False], [True, False, False, False]])
+    is_known = torch.tensor([[True, True, True, True], [True, True, False, False]])
+    found = statistics(votes, is_foreground, is_known, (2,), (2, 2)).compute()
+    assert found["votes_inside"] == pytest.approx(100 * (6 + 2) / (8 + 4))
+    assert found["votes_inside_uniform"] == pytest.approx(100 * 2 / 6)
+    assert found["votes_lift"] == pytest.approx(2)
+    assert found["top_vote_inside"] == pytest.approx(100 * (1 + 0.5) / 2)
+    assert found["vote_area_50"] == pytest.approx(100 * (1 + 1) / 8)  # 2 is not above 50 % of 4
+    assert found["vote_area_50_inside"] == pytest.approx(100)  # the second image's lies where nothing is known
+    assert found["vote_area_30_inside"] == pytest.approx(100 * 2 / 4)
+
+
+def test_without_objects_only_what_needs_none():
+    votes, (_, is_known) = some_votes(), some_objects()
+    expected = {"vote_area_50", "vote_area_30", "vote_area_20", "position_peak", "num_images"}
+    assert statistics(votes).compute().keys() == expected
+    assert statistics(votes, torch.zeros_like(is_known), is_known).compute().keys() == expected
+    unseen = torch.tensor([[0, 0, 9, 0]])  # every vote on an unknown patch: no share of anything
+    front, known = torch.tensor([[True, False, False, False]]), torch.tensor([[True, True, False, True]])
+    assert statistics(unseen, front, known, (1,), (2, 2)).compute().keys() == expected
+
+
+@pytest.mark.parametrize(
+    ("votes", "front", "match"),
+    [
+        (torch.ones(2, 5), None, r"votes must be \[B, 12\] for a grid of \(3, 4\), got \(2, 5\)"),
+        (torch.ones(12), None, r"votes must be \[B, 12\]"),
+        (torch.ones(2, 12), torch.ones(1, 12, dtype=torch.bool), r"is_foreground is \(1, 12\)"),
+    ],
+)
+def test_wrong_shapes_are_refused(votes, front, match):
+    with pytest.raises(ValueError, match=match):
+        VoteStatistics(GRID).update(votes, front)
+
+
+def test_nothing_to_compute_is_an_error():
+    with pytest.raises(ValueError, match="two positive counts"):
+        VoteStatistics((0, 4))
+    with pytest.raises(ValueError, match="zero images"):
+        VoteStatistics(GRID).compute()
+    votes = some_votes()
+    votes[4] = 0
+    for ask in (VoteStatistics.compute, VoteStatistics.frequency):
+        with pytest.raises(ValueError, match="1 of 8 images have no vote"):
+            ask(statistics(votes))

@@ -1,0 +1,257 @@
+"""Any folder of images with what is object on them: what the diagnostics look at.
+
+The annotation goes through exactly the image's geometry (shorter side resized, centre cropped), and comes out in the
+crop's pixels. A resized mask takes the nearest pixel; a box covers the pixels whose centres it contains. Padding, where
+an image is smaller than the crop, is no image content: unknown. Crowd regions are unknown, except where an object lies
+on them.
+
+Files are read when a sample is asked for, so a broken one stops there, by name. With `skip_broken` everything is read
+once at the start, and what is broken or has no partner is left out and counted.
+"""
+
+import math
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from foreground_sources import BACKGROUND, OBJECT, UNKNOWN, ImageObjects, open_boxes, open_masks
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import Dataset
+from torchvision.transforms import InterpolationMode
+from torchvision.transforms.functional import center_crop, resize
+from tqdm import tqdm
+
+from last_vit.boxes import resize_crop_box
+from last_vit.data.file_pairs import list_files, pair_by_name
+from last_vit.data.imagenet import check_frame
+from last_vit.data.imagenet_layout import IMAGE_SUFFIXES
+from last_vit.data.transforms import EvalTransform, load_rgb, verify_image
+
+
+class ForegroundImages(Dataset):
+    """Images of a folder, in depth and sorted by path, with their foreground.
+
+    A sample is a dict: `image` float32 [3, S, S]; `foreground` uint8 [S, S] in the crop's pixels (1 object, 0
+    background, 255 unknown; all 255 without annotations); `index` (into this data set); `image_hw` int64 [2], the
+    original (height, width); `box_xyxy` float32 [4] in original pixels, NaN unless exactly one object, and no crowd
+    region, is annotated and the annotation tells objects apart (boxes, and COCO's masks).
+
+    Attributes:
+        image_paths: One per image.
+        has_foreground: Whether annotations were given.
+        skipped: What was left out, reason -> count.
+
+    Args:
+        images: Folder of images.
+        transform: The evaluation transform; S is its crop.
+        boxes: COCO's instances_*.json, whose file names are found in depth below `images`; or a folder of XML files,
+            one per image of the same name without ending. Corners in an `Annotations` folder beside `JPEGImages` are
+            VOC's (counted from 1, inclusive), all others are taken as they stand (ImageNet's). An image that COCO lists
+            without an object, or an XML without one, is all background.
+        masks: In place of `boxes`: COCO's instances_*.json, whose segmentations are drawn; or a folder with one mask
+            per image of the same name without ending: a one-channel PNG, or integers in an .npy (0 background, 255
+            unknown, anything else object, such as VOC's SegmentationObject), or booleans in an .npy.
+        skip_broken: Leave out and count unreadable images and annotations, images without annotation and annotations
+            without image instead of stopping. Right for a folder with a part of the annotated images.
+
+    Raises:
+        FileNotFoundError: No such folder, no image in it, no annotations, or an image or annotation without partner.
+        ValueError: `boxes` and `masks` together, a file that is not COCO's instances, names that fit several files, or
+            no image left. `__getitem__` raises it for an unreadable image or annotation, for a mask of another size
+            than its image, and for boxes in a frame of another shape.
+    """
+
+    def __init__(
+        self,
+        images: str | Path,
+        transform: EvalTransform,
+        boxes: str | Path | None = None,
+        masks: str | Path | None = None,
+        skip_broken: bool = False,
+    ) -> None:
+        if boxes is not None and masks is not None:
+            raise ValueError("boxes and masks both say what is object: give one of the two")
+        self.folder = Path(images).expanduser()
+        self.transform = transform
+        self.skipped: Counter[str] = Counter()
+        if not self.folder.is_dir():
+            raise FileNotFoundError(f"image folder {self.folder} does not exist or is not a folder")
+        self.image_paths = list_files(self.folder, IMAGE_SUFFIXES)
+        if not self.image_paths:
+            raise FileNotFoundError(f"no image in {self.folder}, searched in depth for {', '.join(IMAGE_SUFFIXES)}")
+        self._annotations = boxes if masks is None else masks
+        self.has_foreground = self._annotations is not None
+        self._source = self._pairs = None
+        if self.has_foreground:
+            self._source = open_boxes(boxes) if masks is None else open_masks(masks)
+            self.skipped += self._source.skipped
+            self._pair(skip_broken)
+        if skip_broken:
+            self._leave_out_broken()
+
+    def __len__(self) -> int:
+        return len(self.image_paths)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        path = self.image_paths[index]
+        image = load_rgb(path)
+        image_hw = (image.height, image.width)
+        size, crop = self.transform.resize, self.transform.crop
+        box = torch.full((4,), torch.nan)
+        foreground = torch.full((crop, crop), UNKNOWN, dtype=torch.uint8)
+        if self._source is not None:
+            objects = self._source.read(self._pairs[index])
+            _check_shape(path, image_hw, objects)
+            # an annotation of a scaled image (ImageNet has such) is brought to the image's own pixels
+            scale = torch.tensor(image_hw).flip(0).repeat(2) / torch.tensor(objects.image_hw).flip(0).repeat(2)
+            boxes = None if objects.boxes_xyxy is None else objects.boxes_xyxy * scale
+            if objects.mask is None:
+                _draw_boxes(foreground, boxes, objects.is_crowd, image_hw, size)
+            else:
+                _draw_mask(foreground, objects.mask, image_hw, size)
+            if boxes is not None and len(boxes) == 1 and not objects.is_crowd[0]:
+                box = boxes[0]
+        return {
+            "image": self.transform(image),
+            "foreground": foreground,
+            "index": index,
+            "image_hw": torch.tensor(image_hw, dtype=torch.int64),
+            "box_xyxy": box,
+        }
+
+    def __repr__(self) -> str:
+        what = f"objects from {self._annotations}" if self.has_foreground else "no objects known"
+        return f"ForegroundImages({self.folder}: {len(self)} images, {what}, skipped {dict(self.skipped)})"
+
+    def single_objects(self, max_box_area: float | None = None) -> tuple[list[int], Counter[str]]:
+        """The images that Point-in-Box is defined on: exactly one object. Reads annotations, no image.
+
+        Args:
+            max_box_area: Only those whose box takes less than this share of the image; None for all.
+
+        Returns:
+            Their indices, and the others as reason -> count. A crowd region counts as several objects.
+
+        Raises:
+            ValueError: No annotations, annotations that do not tell objects apart, or a broken one.
+        """
+        if self._source is None:
+            raise ValueError(f"which images of {self.folder} show one object is not known: give their boxes")
+        kept, left_out = [], Counter()
+        for index, pair in enumerate(self._pairs):
+            objects = self._source.read(pair)
+            boxes = objects.boxes_xyxy
+            if boxes is None:
+                raise ValueError(f"masks in {self._annotations} do not tell objects apart: give boxes, or COCO's masks")
+            if len(boxes) != 1 or objects.is_crowd.any():
+                left_out["several objects" if len(boxes) else "no object"] += 1
+            elif max_box_area is not None and _area(boxes[0]) >= max_box_area * math.prod(objects.image_hw):
+                left_out["large box"] += 1
+            else:
+                kept.append(index)
+        return kept, left_out
+
+    def _pair(self, skip_broken: bool) -> None:
+        """Give every image its annotation; what has no partner is an error, or left out."""
+        names = [path.relative_to(self.folder) for path in self.image_paths]
+        pairs = pair_by_name(names, self._source.names, with_ending=self._source.names_are_images)
+        alone = [path for path, pair in zip(self.image_paths, pairs, strict=True) if pair is None]
+        unused = sorted(set(range(len(self._source.names))) - set(pairs))
+        if len(alone) == len(pairs):
+            raise FileNotFoundError(
+                f"none of the {len(pairs)} images of {self.folder} (such as {names[0]}) is annotated in "
+                f"{self._annotations} (such as {self._source.names[0]}): do they belong together?"
+            )
+        if not skip_broken and (alone or unused):
+            faults = []
+            if alone:
+                faults.append(f"{len(alone)} of {len(pairs)} images have no annotation ({_first(alone)})")
+            if unused:
+                unused_names = [self._source.names[index] for index in unused]
+                faults.append(
+                    f"{len(unused)} of {len(self._source.names)} annotations have no image ({_first(unused_names)})"
+                )
+            raise FileNotFoundError(
+                f"images {self.folder} and annotations {self._annotations}: {'; '.join(faults)}. Complete them, or if "
+                "one is meant to be a part of the other, leave out and count the rest with skip_broken=True"
+            )
+        self.skipped += Counter({"no annotation": len(alone), "annotation without image": len(unused)})
+        self.image_paths = [path for path, pair in zip(self.image_paths, pairs, strict=True) if pair is not None]
+        self._pairs = [pair for pair in pairs if pair is not None]
+
+    def _leave_out_broken(self) -> None:
+        kept = []
+        for index, path in enumerate(
+            tqdm(self.image_paths, desc="checking images", unit=" files", disable=None, leave=False)
+        ):
+            reason = self._fault(index, path)
+            if reason is None:
+                kept.append(index)
+            else:
+                self.skipped[reason] += 1
+        self.image_paths = [self.image_paths[index] for index in kept]
+        if self._pairs is not None:
+            self._pairs = [self._pairs[index] for index in kept]
+        if not kept:
+            raise ValueError(f"no image of {self.folder} is left: skipped {dict(self.skipped)}")
+
+    def _fault(self, index: int, path: Path) -> str | None:
+        try:
+            image_hw = verify_image(path)
+        except ValueError:
+            return "broken image"
+        if self._source is None:
+            return None
+        try:
+            objects = self._source.read(self._pairs[index])
+        except ValueError:
+            return "broken annotation"
+        try:
+            _check_shape(path, image_hw, objects)
+        except ValueError:
+            return "image and annotation of different shape"
+        return None
+
+
+def _area(box: Tensor) -> float:
+    x1, y1, x2, y2 = box.tolist()
+    return (x2 - x1) * (y2 - y1)
+
+
+def _check_shape(path: Path, image_hw: tuple[int, int], objects: ImageObjects) -> None:
+    if objects.mask is None:
+        check_frame(path, image_hw, objects.image_hw)
+    elif tuple(objects.mask.shape) != image_hw:
+        raise ValueError(
+            f"image {path} is {image_hw[1]} x {image_hw[0]} (width x height), its mask {objects.mask.shape[1]} x "
+            f"{objects.mask.shape[0]}: masks must have their image's size. Give both at the same resolution, or leave "
+            "out such images with skip_broken=True"
+        )
+
+
+def _draw_boxes(foreground: Tensor, boxes: Tensor, is_crowd: Tensor, image_hw: tuple[int, int], resized: int) -> None:
+    """Fill uint8 [S, S], which is all unknown, with the image's frame, its crowd regions and its objects."""
+    frame = torch.tensor([[0.0, 0.0, image_hw[1], image_hw[0]]])
+    every = torch.cat([frame, boxes[is_crowd], boxes[~is_crowd]])
+    values = [BACKGROUND] + [UNKNOWN] * int(is_crowd.sum()) + [OBJECT] * int((~is_crowd).sum())
+    side = len(foreground)
+    mapped = resize_crop_box(every, torch.tensor([image_hw]).expand(len(every), 2), resized, side)
+    # pixel i, with its centre at i + 0.5, is covered by start <= i + 0.5 < stop
+    corners = (mapped - 0.5).ceil().clamp(0, side).long().tolist()
+    for value, (x1, y1, x2, y2) in zip(values, corners, strict=True):
+        foreground[y1:y2, x1:x2] = value
+
+
+def _draw_mask(foreground: Tensor, mask: Tensor, image_hw: tuple[int, int], resized: int) -> None:
+    """Fill uint8 [S, S], which is all unknown, with a mask of the image's size."""
+    _draw_boxes(foreground, torch.zeros(0, 4), torch.zeros(0, dtype=torch.bool), image_hw, resized)
+    picture = resize(Image.fromarray(mask.numpy()), resized, InterpolationMode.NEAREST)
+    # the frame is 0 now and takes the mask's values; the padding is all ones and stays
+    foreground |= torch.from_numpy(np.array(center_crop(picture, len(foreground))))
+
+
+def _first(names: list[Path]) -> str:
+    return ", ".join(str(name) for name in names[:3]) + (", ..." if len(names) > 3 else "")

@@ -1,4 +1,4 @@
-"""OV-LVIS's images, 8 per GPU, listed by ov_detection/make_ov_lvis.py, and mask AP of rare (novel) and other classes."""
+"""OV-LVIS's images, 8 per GPU, listed by ov_detection/make_ov_lvis.py, and mask AP of rare (novel) and others."""
 
 from .coco_data import dataloader
 

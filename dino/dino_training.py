@@ -25,6 +25,7 @@ from multi_crop import MultiCrop
 from torch import nn
 from torch.utils.data import DataLoader
 
+from last_vit.atomic_file import atomic_file
 from last_vit.data.loaders import build_train_loader
 from last_vit.runtime import get_logger, is_main_process, process_group, seed_everything, select_device, world_size
 
@@ -232,9 +233,8 @@ def _forget_epochs_from(log: Path, start_epoch: int) -> None:
         with contextlib.suppress(json.JSONDecodeError):  # half a line
             if json.loads(line)["epoch"] < start_epoch:
                 kept.append(line + "\n")
-    temporary = log.with_name(".log.txt.tmp")
-    temporary.write_text("".join(kept), encoding="utf-8")
-    temporary.replace(log)
+    with atomic_file(log) as file:
+        file.write("".join(kept).encode())
 
 
 def _check_same_start(start_epoch: int, folder: Path) -> None:

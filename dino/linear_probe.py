@@ -17,6 +17,7 @@ from frozen_features import Reader
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from last_vit.atomic_file import atomic_file
 from last_vit.checkpoint import check_finite, load_strict, read_checkpoint, save_checkpoint
 from last_vit.late_scalars import LateScalars
 from last_vit.metrics.summed_counters import SummedCounters
@@ -186,9 +187,8 @@ def save_probe(
         "history": history,
     }
     save_checkpoint(folder / CHECKPOINT, checkpoint)
-    temporary = folder / ".log.txt.tmp"
-    temporary.write_text("".join(json.dumps(line) + "\n" for line in history), encoding="utf-8")
-    temporary.replace(folder / "log.txt")
+    with atomic_file(folder / "log.txt") as file:
+        file.write("".join(json.dumps(line) + "\n" for line in history).encode())
 
 
 def load_probe(folder: Path, probe: LinearProbe, optimizer: torch.optim.SGD, features: Mapping[str, Any]) -> ProbeState:

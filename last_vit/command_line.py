@@ -1,4 +1,4 @@
-"""What every command line shares: a parser from a docstring, and errors that end in one line.
+"""What every command line shares: a parser from a docstring, the common flags, and errors that end in one line.
 
 Imports nothing heavy, and `import last_vit` loads torch only when a name is taken from it, so --help needs no torch.
 """
@@ -6,9 +6,11 @@ Imports nothing heavy, and `import last_vit` loads torch only when a name is tak
 import argparse
 from collections.abc import Callable, Sequence
 
+from last_vit.names import GLOBAL_TOKENS
+
 MODEL_HELP = (
     "[NAME=]SPEC[@CHECKPOINT][,pool=KIND][,top_k=K][,variant=release|paper]; SPEC is torchvision:<name>, timm:<name>, "
-    "dino:<arch>/<patch>, open_clip:<arch>[/<file>] or <config>.py, CHECKPOINT a local file or `random`"
+    "dino:<arch>/<patch>, open_clip:<arch>[/<file>] or <config>.py, CHECKPOINT a local file or `random`; once per model"
 )
 
 
@@ -40,6 +42,53 @@ def run_command_line(
         parser.exit(2, f"{parser.prog}: error: {error_text(error)}\n")
 
 
+def add_model_flags(parser: argparse.ArgumentParser, required: bool = True) -> None:
+    """--model, once per model, and the input size that all of them get."""
+    add = parser.add_argument
+    add("--model", action="append", required=required, metavar="MODEL", help=MODEL_HELP)
+    add("--image-size", type=positive, help="crop in pixels; default: each model's")
+    add("--resize", type=positive, help="shorter side before the crop in pixels; default: each model's")
+
+
+def add_token_flag(parser: argparse.ArgumentParser) -> None:
+    """--global-token, as `last_vit.patch_hit.choose_global_token` takes it."""
+    parser.add_argument(
+        "--global-token",
+        choices=GLOBAL_TOKENS,
+        default="trained",
+        help="the token that patches are compared with; default trained: what the model is pooled with. The released "
+        "Point-in-Box script used cls",
+    )
+
+
+def add_loading_flags(parser: argparse.ArgumentParser, batch_size: int = 32, num_workers: int = 4) -> None:
+    """Batches, loading processes and the device."""
+    add = parser.add_argument
+    add("--batch-size", type=positive, default=batch_size, help=f"images per process and step; default {batch_size}")
+    add("--num-workers", type=int, default=num_workers, help=f"loading processes; default {num_workers}")
+    add_device_flag(parser)
+
+
+def add_device_flag(parser: argparse.ArgumentParser) -> None:
+    """Where to compute."""
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:<index>; default auto")
+
+
+def add_record_flags(parser: argparse.ArgumentParser) -> None:
+    """Whether a run enters results/, and what its files are called; read by `last_vit.evaluation.write_record`."""
+    add = parser.add_argument
+    add("--output", metavar="NAME", help="beginning of the record's file name; default: what is measured")
+    add(
+        "--row",
+        nargs="?",
+        const="",
+        metavar="LABEL",
+        help="keep the record in results/ and show it in docs/results.md under this label (without one: the model's "
+        "name); runs (seeds) may share it. Default: the record goes to output/ and no table shows it",
+    )
+    add("--table", action="store_const", const="", dest="row", help="the same as --row without a label")
+
+
 def positive(text: str) -> int:
     """A flag's value that counts something: a whole number of at least 1.
 
@@ -50,6 +99,19 @@ def positive(text: str) -> int:
     value = int(text)
     if value < 1:
         raise argparse.ArgumentTypeError(f"must be at least 1, got {text}")
+    return value
+
+
+def non_negative(text: str) -> int:
+    """A flag's value that may be zero, such as a seed.
+
+    Raises:
+        argparse.ArgumentTypeError: A negative one.
+        ValueError: No whole number.
+    """
+    value = int(text)
+    if value < 0:
+        raise argparse.ArgumentTypeError(f"must not be negative, got {text}")
     return value
 
 

@@ -1,15 +1,17 @@
-"""Results with their lineage: one JSON file per evaluation, from which README's tables are generated.
+"""Results with their lineage: one JSON file per measurement, from which the tables of docs/ are generated.
 
-A record says what was measured, on what, with which weights, code, command and machine. Tables are made by
-tools/make_results_tables.py; nothing here formats numbers.
+A record says what was measured, on what, with which weights, code, command and machine; no absolute path is kept, so
+that it says nothing about the machine. Tables are made by tools/make_results_tables.py; nothing here formats numbers.
 """
 
+import hashlib
 import json
 import math
 import os
 import re
+import shlex
 import subprocess
-import tempfile
+import sys
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from datetime import datetime, timezone
@@ -17,12 +19,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import distributed
 
+from last_vit.atomic_file import atomic_file
 from last_vit.data.imagenet_layout import SPLITS
-from last_vit.run_command import hide_machine_paths, run_command
 from last_vit.runtime import describe_device, world_size
 
+ROOT = Path(__file__).resolve().parents[1]
 RESULTS_DIR = Path("results")
+# An absolute path anywhere in a text: at its start or after anything that cannot be part of a path, behind "file://",
+# and behind an open_clip architecture, where the "/" before it is a separator. "tcp://host" is none.
+_ABSOLUTE = re.compile(r"(\bopen_clip:[^/\s]+/|\bfile://|(?<![\w.~/-]))(/[^/\s'\",\[\](){}][^'\",\[\](){}]*)")
 
 
 @dataclass(frozen=True)
@@ -38,13 +45,13 @@ class ResultRecord:
         config: The settings that make the number, JSON values only; absolute paths shortened as in `command`.
         checkpoint_sha256: First 16 hex digits of the weights file; None when no file was read.
         git_commit: Short hash of the code, "-dirty" when tracked code differs from it, "unknown" outside a repository.
-        command: What was run, without absolute paths (see run_command.py).
+        command: What was run, without absolute paths.
         device: Device in words.
         num_processes: Processes that shared the images.
         seconds: Wall time of the evaluation loop.
         images_per_second: n_images / seconds, all processes together.
         date: UTC, ISO 8601.
-        table: README table that shows the record; None for none.
+        table: Table of docs/ that shows the record; None for none.
         row: Label of its row there; records that share it (seeds) are averaged.
     """
 
@@ -81,27 +88,13 @@ def write_result(
 ) -> Path:
     """Write `<directory>/<name>.json`, replacing an older one only once the new one is whole on disk.
 
-    Git commit, command, number of processes, images per second and date are filled in here. Call it in the main
-    process only.
-
-    Args:
-        name: Letters, digits, ".", "_" and "-".
-        metrics: Finite numbers.
-        n_images: At least 1.
-        dataset: As in `ResultRecord`.
-        config: As in `ResultRecord`.
-        checkpoint_sha256: As in `ResultRecord`.
-        seconds: Positive.
-        device: Where the model ran.
-        table: As in `ResultRecord`.
-        row: As in `ResultRecord`; needed with `table`.
-        directory: Made when missing.
+    The other fields of `ResultRecord` are filled in here. Call it in the main process only.
 
     Returns:
         The written file.
 
     Raises:
-        ValueError: A value that is NaN or infinite, an unusable name, no images, a table without row.
+        ValueError: A metric that is NaN or infinite, an unusable name, no images, a table without row.
     """
     if name != result_name(name):
         raise ValueError(
@@ -120,7 +113,7 @@ def write_result(
         metrics={key: round(float(value), 4) for key, value in metrics.items()},
         n_images=n_images,
         dataset=dataset,
-        config=_hide_machine_paths(dict(config)),
+        config=_hide_in_values(dict(config)),
         checkpoint_sha256=checkpoint_sha256,
         git_commit=git_commit(),
         command=run_command(),
@@ -132,9 +125,9 @@ def write_result(
         table=table,
         row=row,
     )
-    directory.mkdir(parents=True, exist_ok=True)
     path = directory / f"{name}.json"
-    _write_atomically(path, json.dumps(asdict(record), indent=2, allow_nan=False) + "\n")
+    with atomic_file(path) as file:
+        file.write((json.dumps(asdict(record), indent=2, allow_nan=False) + "\n").encode())
     return path
 
 
@@ -172,62 +165,82 @@ def result_name(text: str) -> str:
     return re.sub(r"^(?:[.-]+|$)", "_", re.sub(r"[^A-Za-z0-9._-]+", "_", text))
 
 
+def record_name(stem: str, dataset: str, config: Mapping[str, Any], checkpoint_sha256: str | None) -> str:
+    """A record's file name that two different measurements never share; the same one again takes its own file.
+
+    Returns:
+        The usable name nearest to `stem`, and eight digits that stand for everything else.
+    """
+    identity = json.dumps([dataset, config, checkpoint_sha256], sort_keys=True, default=str)
+    return f"{result_name(stem)}-{hashlib.sha256(identity.encode()).hexdigest()[:8]}"
+
+
 def dataset_name(root: str | Path, split: str) -> str:
     """What a data set is called in records that name none: its folder, of which `root` may also be a split's.
 
-    Args:
-        root: As the data set took it, for example "imagenet" or "imagenet/val".
-        split: The split that was read.
-
-    Returns:
-        The folder's own name, "imagenet".
+    Example:
+        >>> dataset_name("imagenet/val", "val")
+        'imagenet'
     """
     folder = Path(root).resolve()
     return (folder.parent if folder.name in (*SPLITS, split) else folder).name or "root"
 
 
 def git_commit() -> str:
-    """Short hash of this code's commit, with "-dirty" when a tracked file other than results and README differs."""
-    here = Path(__file__).resolve().parent
+    """Short hash of this code's commit, with "-dirty" when a tracked file of code differs."""
 
     def git(*args: str) -> str:
-        return subprocess.run(["git", *args], cwd=here, capture_output=True, text=True, check=True).stdout.strip()
+        return subprocess.run(["git", *args], cwd=ROOT, capture_output=True, text=True, check=True).stdout.strip()
 
+    not_code = [f":(top,exclude){path}" for path in ("results", "docs", "README.md")]
     try:
         commit = git("rev-parse", "--short", "HEAD")
-        changes = git(
-            "status",
-            "--porcelain",
-            "--untracked-files=no",
-            "--",
-            ":/",
-            ":(top,exclude)results",
-            ":(top,exclude)README.md",
-        )
+        changes = git("status", "--porcelain", "--untracked-files=no", "--", ":/", *not_code)
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
     return commit + ("-dirty" if changes else "")
 
 
-def _hide_machine_paths(value: Any) -> Any:
+def run_command() -> str:
+    """The command of this process, quoted for a shell, to be run again from the repository's root.
+
+    The launcher is torchrun only where torchrun started this process: detectron2's own launcher is an argument
+    (`--num-gpus`) of the script. Arguments are as typed, but for absolute paths.
+
+    Returns:
+        Such as "torchrun --nproc-per-node=2 visualization/evaluate_patch_hit.py --imagenet-root .../imagenet".
+    """
+    launcher = ["python"]
+    if distributed.is_torchelastic_launched():
+        launcher = ["torchrun", f"--nproc-per-node={os.environ['LOCAL_WORLD_SIZE']}"]
+    script, found = sys.argv[0], Path(sys.argv[0]).resolve()
+    if found.is_file() and found.is_relative_to(ROOT):
+        script = found.relative_to(ROOT).as_posix()
+    return shlex.join([*launcher, *(hide_machine_paths(word) for word in (script, *sys.argv[1:]))])
+
+
+def hide_machine_paths(text: str) -> str:
+    """A text without the absolute paths in it, also as `key=/path`, in lists, and after `open_clip:<arch>/`.
+
+    A path under the current folder becomes relative to it; of any other the last part stays, behind ".../".
+
+    Example:
+        >>> hide_machine_paths("dataloader.train.dataset.root=/mnt/disk3/imagenet")
+        'dataloader.train.dataset.root=.../imagenet'
+    """
+
+    def hide(match: re.Match[str]) -> str:
+        before, path = match[1], Path(match[2])
+        is_near = path.is_relative_to(Path.cwd())
+        return before + (path.relative_to(Path.cwd()).as_posix() if is_near else f".../{path.name}")
+
+    return _ABSOLUTE.sub(hide, text)
+
+
+def _hide_in_values(value: Any) -> Any:
     """The values of a config, however deep, without absolute paths."""
     if isinstance(value, str):
         return hide_machine_paths(value)
     if isinstance(value, Mapping):
-        return {key: _hide_machine_paths(entry) for key, entry in value.items()}
-    return [_hide_machine_paths(entry) for entry in value] if isinstance(value, list | tuple) else value
-
-
-def _write_atomically(path: Path, text: str) -> None:
-    with tempfile.NamedTemporaryFile(
-        "w", dir=path.parent, prefix=f".{path.name}.", delete=False, encoding="utf-8"
-    ) as file:
-        try:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-            Path(file.name).chmod(0o644)
-            os.replace(file.name, path)
-        except BaseException:
-            Path(file.name).unlink(missing_ok=True)
-            raise
+        return {key: _hide_in_values(entry) for key, entry in value.items()}
+    return [_hide_in_values(entry) for entry in value] if isinstance(value, list | tuple) else value

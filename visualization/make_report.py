@@ -119,8 +119,7 @@ def report_content(
     from report_gallery import disagreement, norm_decimals, pack_image
 
     from last_vit.data.transforms import load_rgb
-    from last_vit.results import git_commit
-    from last_vit.run_command import run_command
+    from last_vit.results import git_commit, run_command
 
     all_measures = [measures for _, _, measures in measured]
     grids = [measures.grid_hw for measures in all_measures]
@@ -177,7 +176,7 @@ def _model_content(
     """One model: what it is in words, its grid, its numbers and the lines of its charts."""
     from figure_style import model_color
 
-    from last_vit.run_command import hide_machine_paths
+    from last_vit.results import hide_machine_paths
 
     prep, (height, width), selection = trained.preprocessing, measures.grid_hw, trained.selection()
     pooling = ", ".join(f"{key}={value}" for key, value in trained.pooling.items() if value is not None)
@@ -200,8 +199,7 @@ def _model_content(
 
 def _notes(args: argparse.Namespace, images: "ForegroundImages") -> list[tuple[str, str]]:
     """Terms and what they mean, for the end of the page."""
-    from last_vit.results import git_commit
-    from last_vit.run_command import run_command
+    from last_vit.results import git_commit, run_command
 
     left_out = ", ".join(f"{count} {reason}" for reason, count in images.skipped.items() if count)
     known = {

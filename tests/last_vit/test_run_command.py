@@ -6,7 +6,7 @@ from pathlib import Path
 import evaluate_patch_hit
 import pytest
 
-from last_vit.run_command import hide_machine_paths, run_command
+from last_vit.results import hide_machine_paths, run_command
 
 SCRIPT = Path(evaluate_patch_hit.__file__).resolve()
 REPO = SCRIPT.parents[1]

@@ -1,0 +1,175 @@
+"""What every evaluation does around its measurement: models one by one, images behind a progress bar, table, record."""
+
+import argparse
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.utils.data import DataLoader, Dataset
+from tqdm import tqdm
+
+from last_vit.data.loaders import build_test_loader
+from last_vit.data.transforms import EvalTransform
+from last_vit.dense import dense_forward
+from last_vit.model_argument import ModelArgument
+from last_vit.patch_hit import choose_global_token
+from last_vit.preprocessing import Preprocessing
+from last_vit.results import RESULTS_DIR, record_name, write_result
+from last_vit.runtime import is_main_process
+from last_vit.trained_model import TrainedModel
+
+OUTPUT_DIR = Path("output")
+
+
+def eval_transform(preprocessing: Preprocessing) -> EvalTransform:
+    """From an image to what a model takes."""
+    prep = preprocessing
+    return EvalTransform(prep.resize, prep.crop, prep.mean, prep.std, prep.interpolation)
+
+
+def progress(batches: Iterable, title: str, unit: str = "batch") -> tqdm:
+    """The batches behind a progress bar, which the main process shows while it runs on a terminal."""
+    return tqdm(batches, desc=title, unit=unit, disable=None if is_main_process() else True, leave=False)
+
+
+def open_loader(
+    dataset: Dataset,
+    title: str,
+    batch_size: int,
+    num_workers: int,
+    collate: Callable[[list[Any]], Any] | None = None,
+) -> Iterable[Any]:
+    """Batches of this process's share of the images, every image in exactly one process, behind a progress bar."""
+    loader: DataLoader = build_test_loader(dataset, batch_size, num_workers, collate=collate)
+    return progress(loader, title)
+
+
+@contextmanager
+def naming(argument: ModelArgument) -> Iterator[None]:
+    """Put the model's name before what a ValueError or FileNotFoundError of the block says."""
+    try:
+        yield
+    except (ValueError, FileNotFoundError) as error:
+        raise type(error)(f"model {argument.name!r}: {error}") from error
+
+
+def check_model(
+    argument: ModelArgument,
+    device: torch.device,
+    image_size: int | None = None,
+    resize: int | None = None,
+    global_token: str | None = None,
+) -> None:
+    """Load a model and read one black image, so that what would stop it later stops before the work.
+
+    Args:
+        argument: The model as it was asked for.
+        device: Where to compute.
+        image_size: Crop in pixels; None is the model's.
+        resize: Shorter side before the crop in pixels; None is the model's.
+        global_token: The token that patches will be compared with, if any.
+
+    Raises:
+        ValueError, FileNotFoundError: Such as a token that the model lacks, or a K above the number of patches; the
+            message names the model.
+    """
+    trained = argument.load(image_size, resize)
+    side = trained.preprocessing.crop
+    with naming(argument), torch.inference_mode():
+        output = dense_forward(trained.model.to(device), torch.zeros(1, 3, side, side, device=device))
+        if global_token is not None:
+            choose_global_token(output, global_token, trained.selection())
+
+
+def token_words(global_token: str, trained: TrainedModel) -> str:
+    """The token as records name it: "trained token", or "last K=1 release token" for a model pooled otherwise."""
+    if global_token != "last" or trained.pooling["pool"] == "last":  # noqa: S105 (no password)
+        return f"{global_token} token"
+    selection = trained.selection()
+    return f"last K={selection.top_k} {selection.variant} token"
+
+
+def pooling_words(pooling: Mapping[str, Any], source: str) -> str:
+    """How a model is pooled and why, in words: "pool=last, top_k=7, variant=release (recorded in the checkpoint)"."""
+    known = ", ".join(f"{key}={value}" for key, value in pooling.items() if value is not None)
+    return f"{known} ({source})"
+
+
+def say_left_out(skipped: Mapping[str, int]) -> None:
+    """Print how many images do not count, by reason; nothing when all do."""
+    left_out = ", ".join(f"{count} {reason}" for reason, count in skipped.items() if count)
+    if left_out and is_main_process():
+        print(f"left out: {left_out}")
+
+
+def folder_name(path: Path) -> str:
+    """What results call a folder of images that has no name of its own: its last two parts, "coco/val2017"."""
+    return "/".join(path.expanduser().resolve().parts[1:][-2:])
+
+
+def print_table(cells: Sequence[Sequence[str]]) -> None:
+    """Print lines of equally many cells in columns, the first flush left and the others flush right."""
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    for line in cells:
+        print("  ".join([line[0].ljust(widths[0]), *map(str.rjust, line[1:], widths[1:])]))
+
+
+def describe_model(argument: ModelArgument, trained: TrainedModel) -> dict[str, Any]:
+    """A model as a record's config holds it."""
+    return {
+        "model": argument.spec,
+        "checkpoint": argument.checkpoint,
+        "random_seed": argument.seed,
+        "pooling": trained.pooling,
+        "pooling_source": trained.pooling_source,
+        "resize": trained.preprocessing.resize,
+        "crop": trained.preprocessing.crop,
+    }
+
+
+def write_record(
+    args: argparse.Namespace,
+    table: str,
+    label: str,
+    metrics: Mapping[str, float],
+    *,
+    dataset: str,
+    n_images: int,
+    config: Mapping[str, Any],
+    checkpoint_sha256: str | None,
+    seconds: float,
+    device: torch.device | str,
+) -> Path:
+    """Keep one measurement, in the main process only: in results/ with --row, else in output/<table>/.
+
+    Args:
+        args: With the flags of `command_line.add_record_flags`.
+        table: What was measured: the table that may show it, and the file's name by default.
+        label: Of the row, and in the file's name: the model, perhaps with the method.
+        metrics: Finite numbers; percentages are 0-100.
+        dataset: Data set, split, input and protocol in words; rows that differ in it are never one.
+        n_images: Images that the metrics are over.
+        config: The settings that make the number, JSON values only.
+        checkpoint_sha256: Of the weights; None for random ones.
+        seconds: Of the loop over the images.
+        device: Where the model ran.
+
+    Returns:
+        The written file.
+    """
+    is_shown = args.row is not None
+    return write_result(
+        record_name(f"{args.output or table}_{label}", dataset, config, checkpoint_sha256),
+        metrics,
+        n_images=n_images,
+        dataset=dataset,
+        config=config,
+        checkpoint_sha256=checkpoint_sha256,
+        seconds=seconds,
+        device=device,
+        table=table if is_shown else None,
+        row=args.row or label if is_shown else None,
+        directory=RESULTS_DIR if is_shown else OUTPUT_DIR / table,
+    )

@@ -13,9 +13,9 @@ from clip_train_options import CLASSES, COCO, DEFAULT_TEMPLATE
 from coco_captions import CocoCaptions
 from PIL import Image
 
+from last_vit.data.image_files import load_rgb
 from last_vit.data.imagenet_layout import find_split_folder, list_split
 from last_vit.data.synthetic import SyntheticObjects
-from last_vit.data.transforms import load_rgb
 
 NUM_DRAWN_VAL = 1000
 

@@ -22,8 +22,8 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from last_vit.data.position_sampler import SeededSamples
-from last_vit.data.transforms import load_rgb
+from last_vit.data.image_files import load_rgb
+from last_vit.data.loaders import SeededSamples
 
 DataFunction = Callable[..., host.DataInfo]
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from PIL import Image
 
-from last_vit.data.transforms import load_rgb
+from last_vit.data.image_files import load_rgb
 
 _EXPECTED = "expected COCO's captions_*.json: an object with the lists images and annotations"
 

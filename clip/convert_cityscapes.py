@@ -76,7 +76,7 @@ def run(args: argparse.Namespace) -> None:
     """
     from seg_layouts import find_split
 
-    from last_vit.data.file_pairs import list_files
+    from last_vit.data.image_files import list_files
 
     ending = SOURCES[args.source]
     read: Callable[[Path], np.ndarray] = (

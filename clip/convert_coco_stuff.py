@@ -36,7 +36,7 @@ def find_raw_maps(root: Path, split: str) -> list[Path]:
     Raises:
         FileNotFoundError: None there.
     """
-    from last_vit.data.file_pairs import list_files
+    from last_vit.data.image_files import list_files
 
     folders = [root / name.format(split=split) for name in _FOLDERS]
     for folder in folders:

@@ -103,7 +103,7 @@ def draw_context(image: ContextImage) -> np.ndarray:
     Raises:
         ValueError: A segmentation that does not fit the image.
     """
-    from last_vit.data.coco_masks import decode_segmentations
+    from last_vit.data.coco import decode_segmentations
 
     labels = np.zeros((image.height, image.width), dtype=np.uint8)
     for category_id, segmentation in image.regions:

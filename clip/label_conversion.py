@@ -20,7 +20,7 @@ from tqdm import tqdm
 
 from last_vit.atomic_file import atomic_file
 from last_vit.command_line import positive
-from last_vit.data.mask_files import load_mask
+from last_vit.data.image_files import load_mask
 
 Read = Callable[[Any], np.ndarray]  # what to read -> uint8 [H, W]
 _installed: list[Read] = []  # of a worker process

@@ -21,8 +21,7 @@ from pathlib import Path, PurePath
 import numpy as np
 from seg_id_tables import cityscapes_table, coco_object_table, coco_stuff_table
 
-from last_vit.data.file_pairs import list_files, pair_by_name
-from last_vit.data.imagenet_layout import IMAGE_SUFFIXES
+from last_vit.data.image_files import IMAGE_SUFFIXES, list_files, pair_by_name
 
 CONVERTED_SUFFIXES = ("TrainIds.png",)
 

@@ -17,6 +17,7 @@ from class_names import ClassNames
 from seg_class_names import DISPLAY_NAMES
 from seg_id_tables import apply_table
 from seg_layouts import find_custom_files, find_files, find_split
+from seg_palette import palette
 from seg_settings import (
     CUSTOM,
     DATASETS,
@@ -30,9 +31,7 @@ from seg_settings import (
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from last_vit.data.mask_files import load_mask
-from last_vit.data.seg_palette import palette
-from last_vit.data.transforms import load_rgb
+from last_vit.data.image_files import load_mask, load_rgb
 
 __all__ = [
     "CUSTOM", "DATASETS", "IGNORED", "PROTOCOLS", "SEGMENTATION_SETTINGS", "SegmentationSet", "SegmentationSetting",

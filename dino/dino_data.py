@@ -7,9 +7,9 @@ from typing import Any
 from PIL import Image
 from torch.utils.data import Dataset
 
+from last_vit.data.image_files import load_rgb
 from last_vit.data.imagenet_layout import find_split_folder, list_split
 from last_vit.data.synthetic import SyntheticObjects
-from last_vit.data.transforms import load_rgb
 
 SYNTHETIC = "synthetic"
 _NUM_SYNTHETIC = 1024

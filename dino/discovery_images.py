@@ -20,8 +20,8 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from torchvision.transforms.functional import normalize, to_tensor
 from tqdm import tqdm
 
+from last_vit.data.image_files import load_rgb, verify_image
 from last_vit.data.imagenet import check_frame
-from last_vit.data.transforms import load_rgb, verify_image
 from last_vit.runtime import rank, world_size
 
 

@@ -21,7 +21,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch, Rectangle
 from torch import nn
 
-from last_vit.data.transforms import load_rgb
+from last_vit.data.image_files import load_rgb
 from last_vit.model_argument import ModelArgument
 from last_vit.results import result_name
 

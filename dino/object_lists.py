@@ -19,16 +19,9 @@ from torch import Tensor
 from tqdm import tqdm
 
 from last_vit.data.coco import CocoInstances
-from last_vit.data.file_pairs import list_files, pair_by_name
-from last_vit.data.imagenet_layout import (
-    IMAGE_SUFFIXES,
-    annotation_finder,
-    find_annotation_folder,
-    find_split_folder,
-    list_split,
-)
-from last_vit.data.voc import VocSplit
-from last_vit.data.voc_xml import ImageAnnotation, read_voc_xml
+from last_vit.data.image_files import IMAGE_SUFFIXES, list_files, pair_by_name
+from last_vit.data.imagenet_layout import annotation_finder, find_annotation_folder, find_split_folder, list_split
+from last_vit.data.voc import ImageAnnotation, VocSplit, read_voc_xml
 
 
 class ImageObjects(NamedTuple):

@@ -11,7 +11,7 @@ from torch.utils.data import Dataset
 from torchvision import transforms
 from torchvision.transforms import InterpolationMode
 
-from last_vit.data.transforms import load_rgb
+from last_vit.data.image_files import load_rgb
 from last_vit.data.voc import VocSplit
 
 

@@ -84,7 +84,7 @@ def picture_folders(image_path: Path, output_dir: Path) -> dict[Path, Path]:
     Raises:
         FileNotFoundError: Nothing at `image_path`, or no image in it.
     """
-    from last_vit.data.imagenet_layout import IMAGE_SUFFIXES
+    from last_vit.data.image_files import IMAGE_SUFFIXES
 
     if image_path.is_file():
         return {image_path: output_dir}
@@ -120,7 +120,7 @@ def read_attention(
     from last_attention import last_attention
     from torchvision.transforms import functional
 
-    from last_vit.data.transforms import load_rgb
+    from last_vit.data.image_files import load_rgb
 
     resized = np.asarray(functional.resize(load_rgb(path), list(image_size)))
     height, width = (side - side % patch_size for side in resized.shape[:2])

@@ -24,7 +24,7 @@ from faster_coco_eval.core.faster_eval_api import COCOeval_faster
 from ov_classes import OvClasses
 from pycocotools import mask as mask_tools
 
-from last_vit.data.coco_masks import encode_segmentation
+from last_vit.data.coco import encode_segmentation
 
 KINDS = ("box", "mask")
 _CLASSES_AT_A_TIME = 8

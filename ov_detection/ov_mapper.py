@@ -18,7 +18,7 @@ import torch
 from detectron2.data import DatasetMapper
 from detectron2.data import transforms as T
 
-from last_vit.data.coco_masks import encode_segmentation
+from last_vit.data.coco import encode_segmentation
 
 SCALES = (0.1, 2.0)
 MIN_BOX_SIDE = 0.01

@@ -7,8 +7,7 @@ from pathlib import Path
 
 from ov_data import OvImageSet
 
-from last_vit.data.synthetic import SyntheticObjects
-from last_vit.data.synthetic_writers import write_coco
+from last_vit.data.synthetic import SyntheticObjects, write_coco
 
 
 def synthetic_ov_set(

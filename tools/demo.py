@@ -16,8 +16,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from last_vit.command_line import command_parser
-from last_vit.data.synthetic import SyntheticObjects
-from last_vit.data.synthetic_writers import write_imagenet
+from last_vit.data.synthetic import SyntheticObjects, write_imagenet
 
 FOLDER = Path("output/demo")
 DATA = FOLDER / "synthetic"

@@ -40,7 +40,7 @@ def write(args: "argparse.Namespace") -> None:
     Raises:
         ValueError: An output folder with files in it; arguments that `SyntheticObjects` refuses.
     """
-    from last_vit.data import synthetic_writers
+    from last_vit.data import synthetic
     from last_vit.data.synthetic import SyntheticObjects
 
     sets = [
@@ -49,7 +49,7 @@ def write(args: "argparse.Namespace") -> None:
     if args.output.exists() and any(args.output.iterdir()):
         raise ValueError(f"{args.output} holds files already; give an empty folder, or remove it")
     for samples in sets:
-        getattr(synthetic_writers, f"write_{args.layout}")(samples, args.output)
+        getattr(synthetic, f"write_{args.layout}")(samples, args.output)
         print(f"wrote {len(samples):,} {samples.split} images of {len(samples.classes)} classes to {args.output}")
     names = args.output / "class_names.txt"
     names.write_text("".join(f"{name}\n" for name in sets[0].classes), encoding="ascii")

@@ -25,10 +25,9 @@ from torchvision.transforms.functional import center_crop, resize
 from tqdm import tqdm
 
 from last_vit.boxes import resize_crop_box
-from last_vit.data.file_pairs import list_files, pair_by_name
+from last_vit.data.image_files import IMAGE_SUFFIXES, list_files, load_rgb, pair_by_name, verify_image
 from last_vit.data.imagenet import check_frame
-from last_vit.data.imagenet_layout import IMAGE_SUFFIXES
-from last_vit.data.transforms import EvalTransform, load_rgb, verify_image
+from last_vit.data.transforms import EvalTransform
 
 
 class ForegroundImages(Dataset):

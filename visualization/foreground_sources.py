@@ -1,7 +1,7 @@
 """What is object on an image, from any of the four places where that is written down.
 
 COCO's instances as boxes or as masks, a folder of XML boxes (VOC, ImageNet), a folder of one mask per image. Each
-source lists names to pair images with (file_pairs.py) and reads one image's annotation when asked; none opens an image.
+source lists names to pair images with and reads one image's annotation when asked; none opens an image.
 
 Letters: M objects of one image.
 """
@@ -15,10 +15,8 @@ import torch
 from torch import Tensor
 
 from last_vit.data.coco import CocoInstances
-from last_vit.data.file_pairs import list_files
-from last_vit.data.mask_files import MASK_SUFFIXES, load_mask
-from last_vit.data.voc import is_voc_folder, voc_boxes
-from last_vit.data.voc_xml import read_voc_xml
+from last_vit.data.image_files import MASK_SUFFIXES, list_files, load_mask
+from last_vit.data.voc import is_voc_folder, read_voc_xml, voc_boxes
 
 BACKGROUND, OBJECT, UNKNOWN = 0, 1, 255
 

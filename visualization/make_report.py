@@ -118,7 +118,7 @@ def report_content(
     from matplotlib.colors import to_hex
     from report_gallery import disagreement, norm_decimals, pack_image
 
-    from last_vit.data.transforms import load_rgb
+    from last_vit.data.image_files import load_rgb
     from last_vit.results import git_commit, run_command
 
     all_measures = [measures for _, _, measures in measured]

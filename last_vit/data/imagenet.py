@@ -22,6 +22,7 @@ from torch.utils.data import Dataset
 from torchvision.transforms.functional import get_dimensions, pil_to_tensor
 from tqdm import tqdm
 
+from last_vit.data.image_files import load_rgb, verify_image
 from last_vit.data.imagenet_layout import (
     annotation_finder,
     find_annotation_folder,
@@ -29,8 +30,7 @@ from last_vit.data.imagenet_layout import (
     find_split_folder,
     list_split,
 )
-from last_vit.data.transforms import load_rgb, verify_image
-from last_vit.data.voc_xml import read_voc_xml
+from last_vit.data.voc import read_voc_xml
 
 NO_BOX = (float("nan"),) * 4
 _FRAME_TOLERANCE = 0.02  # relative difference of the aspect ratios of file and XML: rounding of a scaled frame

@@ -11,8 +11,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
+from last_vit.data.image_files import IMAGE_SUFFIXES
+
 SPLITS = ("train", "val")
-IMAGE_SUFFIXES = (".jpeg", ".jpg", ".png", ".bmp", ".webp")
 
 _EXPECTED = (
     "expected class folders of images, <root>/{split}/<wnid>/*.JPEG, or Kaggle's <root>/ILSVRC/Data/CLS-LOC/{split}. "

@@ -1,16 +1,116 @@
 """DataLoaders for training and evaluation, for any data set of this package; what the LazyConfigs call.
 
 Rank and world size come from the process group, so build loaders after it is up.
+
+Training visits the positions 0, 1, 2, ... without end. Position p is the sample `permutation(seed, epoch)[p % n]` of
+epoch `p // n`, and the random numbers of its augmentation depend on (seed, p) alone. Which worker or process loads it,
+and how many there are, changes nothing; starting at iteration k gives what a run from 0 sees from iteration k on.
+
+The permutation comes from numpy's generator and the augmentation from torch's CPU generator and Python's `random`, so
+the order holds for one version of them. A transform that draws from numpy's global generator is not covered.
 """
 
-from collections.abc import Callable
+import random
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
+import numpy as np
 import torch
-from torch.utils.data import DataLoader, Dataset, Subset
+from torch.utils.data import DataLoader, Dataset, Sampler, Subset
 
-from last_vit.data.position_sampler import PositionSampler, SeededSamples
 from last_vit.runtime import rank, world_size
+
+
+class PositionSampler(Sampler[list[int]]):
+    """Endless batch sampler: iteration i of this process reads positions i * global + rank * batch_size onwards.
+
+    Args:
+        batch_size: Samples per iteration of this process; the global batch is `batch_size * world_size`.
+        rank: This process's number, in [0, world_size).
+        world_size: Number of processes.
+        start_iteration: First iteration of the next pass over the sampler; also an attribute, for resuming.
+
+    Raises:
+        ValueError: Sizes that are not positive, a rank outside the world, a negative iteration.
+
+    Example:
+        >>> batches = iter(PositionSampler(batch_size=2, rank=1, world_size=2))
+        >>> next(batches), next(batches)
+        ([2, 3], [6, 7])
+    """
+
+    def __init__(self, batch_size: int, rank: int = 0, world_size: int = 1, start_iteration: int = 0) -> None:
+        if batch_size < 1 or world_size < 1:
+            raise ValueError(f"batch_size and world_size must be positive, got {batch_size} and {world_size}")
+        if not 0 <= rank < world_size:
+            raise ValueError(f"rank must be in [0, {world_size}) (world_size), got {rank}")
+        if start_iteration < 0:
+            raise ValueError(f"start_iteration must not be negative, got {start_iteration}")
+        self.batch_size = batch_size
+        self.rank = rank
+        self.world_size = world_size
+        self.start_iteration = start_iteration
+
+    def __iter__(self) -> Iterator[list[int]]:
+        global_batch = self.batch_size * self.world_size
+        first = self.start_iteration * global_batch + self.rank * self.batch_size
+        while True:
+            yield list(range(first, first + self.batch_size))
+            first += global_batch
+
+
+class SeededSamples(Dataset):
+    """View of a data set by position: shuffled anew each epoch, augmented with random numbers of its own.
+
+    Without a length, for positions have no end. The process's own random state is as before after each sample.
+
+    Args:
+        dataset: Map-style data set with at least one sample.
+        seed: Non-negative; runs that differ in it differ in order and augmentation.
+
+    Raises:
+        ValueError: Negative seed, or an empty data set.
+    """
+
+    def __init__(self, dataset: Dataset, seed: int) -> None:
+        if seed < 0:
+            raise ValueError(f"seed must not be negative, got {seed}")
+        if len(dataset) < 1:
+            raise ValueError(f"cannot train on an empty data set: {dataset!r}")
+        self.dataset = dataset
+        self.seed = seed
+        self._epoch = -1
+        self._permutation = np.empty(0, dtype=np.int64)
+
+    def __getitem__(self, position: int) -> Any:
+        with _own_random_numbers(self.seed, position):
+            return self.dataset[self.index_at(position)]
+
+    def index_at(self, position: int) -> int:
+        """The data set's index at a position >= 0 of the training order."""
+        epoch, offset = divmod(position, len(self.dataset))
+        if epoch != self._epoch:
+            self._permutation = np.random.default_rng([self.seed, epoch]).permutation(len(self.dataset))
+            self._epoch = epoch
+        return int(self._permutation[offset])
+
+
+@contextmanager
+def _own_random_numbers(seed: int, position: int) -> Iterator[None]:
+    """Seed torch's CPU generator and `random` from (seed, position) for the block, then put back their states.
+
+    Not `torch.manual_seed`: that seeds the GPUs too, whose state the model's dropout needs undisturbed.
+    """
+    torch_seed, python_seed = np.random.SeedSequence([seed, position, 1]).generate_state(2, np.uint64).tolist()
+    torch_state, python_state = torch.get_rng_state(), random.getstate()
+    try:
+        torch.default_generator.manual_seed(torch_seed)
+        random.seed(python_seed)
+        yield
+    finally:
+        torch.set_rng_state(torch_state)
+        random.setstate(python_state)
 
 
 def build_train_loader(

@@ -9,11 +9,15 @@ by the border or partly covered. Most boxes take more than a quarter of the imag
 
 Made to be nearer to photographs than gratings are, and never tuned towards a result of any method; the hue is there so
 that a small ViT learns something within the demo's minutes. Everything is a pure function of (seed, split, index) and
-the sizes.
+the sizes. `write_*` write a split out in an official layout, so that the real loaders read it; only the labelled object
+is annotated, for distractors belong to no class.
 """
 
-from collections.abc import Callable
+import json
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
 from typing import Any, NamedTuple
+from xml.etree.ElementTree import Element, ElementTree, SubElement, indent
 
 import numpy as np
 import torch
@@ -21,24 +25,39 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 from torchvision.transforms.functional import pil_to_tensor
+from tqdm import tqdm
 
 from last_vit.boxes import mask_to_box
-from last_vit.data import synthetic_parts as parts
+from last_vit.data import synthetic_drawing as parts
 from last_vit.data.imagenet_layout import SPLITS
-from last_vit.data.synthetic_captions import describe
+from last_vit.data.voc import voc_colors
 
 MAX_CLASSES = len(parts.SHAPES) * len(parts.PATTERNS)
-_RADIUS = (0.15, 0.55)  # of the object's circumscribed circle, in image sides
 _GOLDEN_ANGLE = np.pi * (3 - np.sqrt(5))  # between the hues of neighbouring classes: any number spreads evenly
-_HUE_SCATTER = 0.4  # standard deviation within a class, radians
-_MIN_VISIBLE = 0.6  # share of the object that occluders must leave
+# Upper ends of the hues in degrees, and their names when light and when dark.
+_HUES = (
+    (15, "red", "red"), (45, "orange", "brown"), (68, "yellow", "olive"), (160, "green", "green"),
+    (195, "turquoise", "teal"), (255, "blue", "blue"), (290, "purple", "purple"), (345, "pink", "purple"),
+    (360, "red", "red"),
+)  # fmt: skip
+_GREYS = ((64, "black"), (176, "gray"), (256, "white"))  # upper ends of the brightest channel
+_LIGHT = 150  # of the brightest channel, from where on a colour has its light name
+_LEAST_SATURATION = 0.22  # below it, a colour is a grey
+_POLLED = 300  # pixels that decide an object's colour
+COLOURS = tuple(dict.fromkeys([name for row in _HUES for name in row[1:]] + [name for _, name in _GREYS]))
+_MIDDLE = (0.4, 0.6)  # of each side: a narrow one, for objects keep near it
+_PLACES = (
+    ("in the upper left", "at the top", "in the upper right"),
+    ("on the left", "in the middle", "on the right"),
+    ("in the lower left", "at the bottom", "in the lower right"),
+)
+PLACES = tuple(place for row in _PLACES for place in row)
+_HUE_WORDS = np.array([[COLOURS.index(dark), COLOURS.index(light)] for _, light, dark in _HUES])
+_GREY_WORDS = np.array([COLOURS.index(name) for _, name in _GREYS])
 
 
 class SyntheticSample(NamedTuple):
-    """One rendered image: RGB, the class, the visible part of its object as a tight box and a mask, and a caption.
-
-    The caption tells the object's colour, class and place, and the scene's kind; see synthetic_captions.py.
-    """
+    """One rendered image, its object's visible part as mask and tight box, and a caption of object and scene."""
 
     image: Image.Image
     label: int
@@ -113,96 +132,189 @@ class SyntheticObjects(Dataset):
         }
 
     def render(self, index: int) -> SyntheticSample:
-        """Draw image `index` with its box, mask and caption.
-
-        Raises:
-            IndexError: `index` is not in [0, len).
-        """
+        """Draw image `index` of [0, len) with its box, mask and caption; IndexError outside."""
         if not 0 <= index < len(self):
             raise IndexError(f"index must be in [0, {len(self)}), got {index}")
         rng = np.random.default_rng([self.seed, SPLITS.index(self.split), index])
         label = int(self.labels[index])
         shape, pattern = self._cues[label]
         kind = parts.BACKGROUNDS[rng.integers(len(parts.BACKGROUNDS))]
-        pixels, mask = _compose(shape, pattern, _GOLDEN_ANGLE * label, kind, self.image_size, rng)
+        pixels, mask = parts.compose(shape, pattern, _GOLDEN_ANGLE * label, kind, self.image_size, rng)
         caption = describe(self.classes[label], kind, pixels, mask)
         mask = torch.from_numpy(mask)
         return SyntheticSample(Image.fromarray(pixels), label, self.classes[label], mask_to_box(mask), mask, caption)
 
 
-def _compose(
-    shape: str, pattern: str, hue: float, kind: str, size: int, rng: np.random.Generator
-) -> tuple[np.ndarray, np.ndarray]:
-    """Paint one scene back to front: uint8 [size, size, 3], and the object's visible mask, bool [size, size]."""
-    slopes = (parts.BACKGROUND_SLOPE[kind], 1.0, 1.0, 2.0)
-    first, second, grain, warp = parts.noise_fields(slopes, size, rng)
-    image = parts.draw_clutter(parts.background(kind, first, second, rng), int(rng.integers(4, 12)), rng)
-    radius = rng.uniform(*_RADIUS)
-    for _ in range(rng.integers(1, 4)):
-        distractor_shape, distractor_pattern = _distractor_cues(rng)
-        place = rng.uniform(0, 1, 2)
-        cover = parts.place_outline(parts.outline(distractor_shape, rng), place, radius * rng.uniform(0.3, 0.6), size)
-        _paint(image, cover, distractor_pattern, place, radius, grain, warp, rng)
-    # larger objects keep nearer to the centre, as in photographs, but may be cut by the border
-    margin = min(0.7 * radius, 0.45)
-    place = rng.uniform(margin, 1 - margin, 2)
-    cover = parts.place_outline(parts.outline(shape, rng), place, radius, size)
-    tint = parts.tint(hue + rng.normal(0, _HUE_SCATTER), rng.uniform(0.1, 0.3))
-    _paint(image, cover, pattern, place, radius, grain, warp, rng, tint)
-    mask = np.zeros((size, size), dtype=bool)
-    mask[cover.window] = cover.share >= 0.5
-    if rng.random() < 0.4:
-        spot = place + rng.uniform(-radius, radius, 2)
-        occluder = parts.place_outline(parts.outline("blob", rng), spot, radius * rng.uniform(0.2, 0.45), size)
-        visible = mask.copy()
-        visible[occluder.window] &= occluder.share < 0.5
-        if visible.sum() >= _MIN_VISIBLE * mask.sum():
-            _paint(image, occluder, "plain", spot, radius, grain, warp, rng)
-            mask = visible
-    return _expose(image, rng), mask
+def describe(class_name: str, background: str, pixels: np.ndarray, mask: np.ndarray) -> str:
+    """A caption, such as "a photo of a red striped star in the upper left, on a cloudy background".
+
+    Colour and place are read off the finished pixels (uint8 [H, W, 3]) and the object's visible mask (bool [H, W], not
+    empty), so the caption says what is there, not what was drawn.
+    """
+    colour = colour_name(pixels[mask])
+    article = "an" if colour[0] in "aeiou" else "a"
+    return f"a photo of {article} {colour} {class_name} {place_name(mask)}, on a {background} background"
 
 
-def _distractor_cues(rng: np.random.Generator) -> tuple[str, str]:
-    """Outline and pattern that together are no class: a class's outline, or a class's pattern, never both."""
-    if rng.random() < 0.5:
-        return parts.SHAPES[rng.integers(len(parts.SHAPES))], "plain"
-    return "blob", parts.PATTERNS[rng.integers(len(parts.PATTERNS))]
+def colour_name(pixels: np.ndarray) -> str:
+    """The colour word, one of `COLOURS`, that most of these pixels (uint8 [M, 3]) are called by.
+
+    Of many pixels only every so many-th is looked at: a poll, because images are drawn while a model trains.
+    """
+    channels = pixels[:: max(1, len(pixels) // _POLLED)].astype(np.float32)
+    brightest, spread = channels.max(axis=1), np.ptp(channels, axis=1)
+    red, green, blue = channels.T
+    with np.errstate(invalid="ignore", divide="ignore"):
+        sixth = np.where(
+            brightest == red,
+            (green - blue) / spread % 6,
+            np.where(brightest == green, (blue - red) / spread + 2, (red - green) / spread + 4),
+        )
+    hue = np.searchsorted([end / 60 for end, *_ in _HUES], sixth, side="right").clip(max=len(_HUES) - 1)
+    grey = np.searchsorted([end for end, _ in _GREYS], brightest, side="right")
+    is_grey = (spread < _LEAST_SATURATION * brightest) | (brightest < _GREYS[0][0])
+    is_light = (brightest >= _LIGHT).astype(int)
+    words = np.where(is_grey, _GREY_WORDS[grey], _HUE_WORDS[hue, is_light])
+    return COLOURS[int(np.bincount(words).argmax())]
 
 
-def _paint(
-    image: np.ndarray,
-    cover: parts.Cover,
-    pattern: str,
-    place: np.ndarray,
-    radius: float,
-    grain: np.ndarray,
-    warp: np.ndarray,
-    rng: np.random.Generator,
-    tint: np.ndarray | float = 0.0,
-) -> None:
-    """Lay a surface of two random, tinted colours, grained and shaded, over the image in place, where `cover` says."""
-    window = cover.window
-    axis = (np.arange(len(image), dtype=np.float32) + 0.5) / len(image)
-    x, y = axis[None, window[1]] - np.float32(place[0]), axis[window[0], None] - np.float32(place[1])
-    angle = rng.uniform(0, 2 * np.pi)
-    cos, sin = np.float32(np.cos(angle)), np.float32(np.sin(angle))
-    u, v = cos * x + sin * y, cos * y - sin * x
-    period = max(0.08, radius * rng.uniform(0.35, 0.6))
-    mix = parts.pattern(pattern, u, v, warp[window], np.float32(period))
-    dark, light = parts.colours(1, 0.1, 0.5, rng), parts.colours(1, 0.5, 0.9, rng)
-    first, second = (dark + tint, light + tint) if rng.random() < 0.5 else (light + tint, dark + tint)
-    shade = (1 + 0.15 * grain[window]) * (1 + np.clip(np.float32(0.2 / radius) * v, -0.3, 0.3))
-    surface = (first + (second - first) * mix[:, :, None]) * shade[:, :, None]
-    image[window] += (surface - image[window]) * cover.share[:, :, None]
+def place_name(mask: np.ndarray) -> str:
+    """Where on the image, in words of `PLACES`, the centre of gravity of a mask (bool [H, W]) lies."""
+    row, column = (
+        int(np.searchsorted(_MIDDLE, (index.mean() + 0.5) / side, side="right"))
+        for index, side in zip(mask.nonzero(), mask.shape, strict=True)
+    )
+    return _PLACES[row][column]
 
 
-def _expose(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Light that falls off to one side, pixel noise, rounding: float [H, W, 3] to uint8."""
-    axis = np.linspace(-1, 1, len(image), dtype=np.float32)
-    angle, fall_off = rng.uniform(0, 2 * np.pi), rng.uniform(0, 0.35)
-    light = np.float32(np.cos(angle)) * axis[None, :] + np.float32(np.sin(angle)) * axis[:, None]
-    gain = np.float32(255 * rng.uniform(0.7, 1.1)) * (1 + np.float32(fall_off) * light)
-    exposed = rng.standard_normal(image.shape, dtype=np.float32)
-    exposed *= np.float32(255 * rng.uniform(0.01, 0.05))
-    exposed += image * gain[:, :, None]
-    return np.rint(exposed.clip(0, 255, out=exposed)).astype(np.uint8)
+def write_imagenet(samples: SyntheticObjects, root: str | Path) -> None:
+    """Write `<split>/<wnid>/*.JPEG`, `Annotations/CLS-LOC/<split>/` and `LOC_synset_mapping.txt`.
+
+    Class folders are named so that they sort in the order of the labels. As in ImageNet, the XML files of val are flat
+    and those of train lie in class folders; their corners are the boxes' x2, y2 as they are (exclusive).
+    """
+    root, split = Path(root), samples.split
+    wnids = [f"n{label:08d}" for label in range(len(samples.classes))]
+    annotations = root / "Annotations" / "CLS-LOC" / split
+    for wnid in wnids:
+        (root / split / wnid).mkdir(parents=True, exist_ok=True)
+        (annotations / wnid if split == "train" else annotations).mkdir(parents=True, exist_ok=True)
+    _write_lines(root / "LOC_synset_mapping.txt", map(" ".join, zip(wnids, samples.classes, strict=True)))
+    for index, sample in _rendered(samples):
+        wnid = wnids[sample.label]
+        stem, xml = f"{wnid}_{index}", annotations / wnid
+        if split == "val":
+            stem, xml = f"ILSVRC2012_val_{index + 1:08d}", annotations
+        _save_jpeg(sample.image, root / split / wnid / f"{stem}.JPEG")
+        _write_xml(xml / f"{stem}.xml", f"{stem}.JPEG", sample, wnid, sample.box_xyxy.int().tolist())
+
+
+def write_voc(samples: SyntheticObjects, root: str | Path) -> None:
+    """Write a VOC 2012 devkit, `VOC2012/{JPEGImages,Annotations,SegmentationClass,SegmentationObject,ImageSets}`.
+
+    Class names have "_" for spaces; class c has colour index c + 1 in SegmentationClass. As in VOC, corners are the
+    first and last pixel counted from 1, and ImageSets/Main holds one list per class with 1 and -1.
+    """
+    devkit, split = Path(root) / "VOC2012", samples.split
+    places = ("JPEGImages", "Annotations", "SegmentationClass", "SegmentationObject")
+    images, annotations, class_masks, object_masks = folders = [devkit / place for place in places]
+    main, segmentation = devkit / "ImageSets" / "Main", devkit / "ImageSets" / "Segmentation"
+    for folder in (*folders, main, segmentation):
+        folder.mkdir(parents=True, exist_ok=True)
+    names = [name.replace(" ", "_") for name in samples.classes]
+    stems = [f"{2008 if split == 'train' else 2009}_{index:06d}" for index in range(len(samples))]
+    for index, sample in _rendered(samples):
+        stem = stems[index]
+        x1, y1, x2, y2 = sample.box_xyxy.int().tolist()
+        corners = [x1 + 1, y1 + 1, x2, y2]
+        _save_jpeg(sample.image, images / f"{stem}.jpg")
+        _write_xml(annotations / f"{stem}.xml", f"{stem}.jpg", sample, names[sample.label], corners)
+        _save_palette(sample.mask, sample.label + 1, class_masks / f"{stem}.png")
+        _save_palette(sample.mask, 1, object_masks / f"{stem}.png")
+    _write_lines(main / f"{split}.txt", stems)
+    _write_lines(segmentation / f"{split}.txt", stems)
+    for label, name in enumerate(names):
+        presence = np.where(samples.labels == label, " 1", "-1")
+        _write_lines(main / f"{name}_{split}.txt", map(" ".join, zip(stems, presence, strict=True)))
+
+
+def write_coco(samples: SyntheticObjects, root: str | Path) -> None:
+    """Write `<split>2017/*.jpg` and `annotations/{instances,captions}_<split>2017.json`.
+
+    Category ids count from 1. Segmentations are uncompressed run lengths, which pycocotools reads for single objects
+    too; `bbox` is (x, y, width, height).
+    """
+    folder, annotations = Path(root) / f"{samples.split}2017", Path(root) / "annotations"
+    for path in (folder, annotations):
+        path.mkdir(parents=True, exist_ok=True)
+    size = samples.image_size
+    images, objects, captions = [], [], []
+    for index, sample in _rendered(samples):
+        number = index + 1
+        name = f"{number:012d}.jpg"
+        _save_jpeg(sample.image, folder / name)
+        x1, y1, x2, y2 = sample.box_xyxy.tolist()
+        images.append({"id": number, "file_name": name, "height": size, "width": size})
+        objects.append(
+            {
+                "id": number,
+                "image_id": number,
+                "category_id": sample.label + 1,
+                "bbox": [x1, y1, x2 - x1, y2 - y1],
+                "area": int(sample.mask.sum()),
+                "iscrowd": 0,
+                "segmentation": {"size": [size, size], "counts": _run_lengths(sample.mask)},
+            }
+        )
+        captions.append({"id": number, "image_id": number, "caption": sample.caption})
+    categories = [
+        {"id": label, "name": name, "supercategory": name.split()[1]} for label, name in enumerate(samples.classes, 1)
+    ]
+    head = {"info": {"description": f"synthetic objects, seed {samples.seed}"}, "licenses": [], "images": images}
+    instances = {**head, "annotations": objects, "categories": categories}
+    for kind, content in (("instances", instances), ("captions", {**head, "annotations": captions})):
+        (annotations / f"{kind}_{samples.split}2017.json").write_text(json.dumps(content), encoding="ascii")
+
+
+def _rendered(samples: SyntheticObjects) -> Iterator[tuple[int, SyntheticSample]]:
+    for index in tqdm(range(len(samples)), desc=f"writing {samples.split}", unit=" images", disable=None, leave=False):
+        yield index, samples.render(index)
+
+
+def _save_jpeg(image: Image.Image, path: Path) -> None:
+    image.save(path, format="JPEG", quality=95)
+
+
+def _write_lines(path: Path, lines: Iterable[str]) -> None:
+    path.write_text("".join(f"{line}\n" for line in lines), encoding="ascii")
+
+
+def _write_xml(path: Path, file_name: str, sample: SyntheticSample, name: str, corners: list[int]) -> None:
+    root = Element("annotation")
+    SubElement(root, "filename").text = file_name
+    size = SubElement(root, "size")
+    for side, value in (("width", sample.image.width), ("height", sample.image.height), ("depth", 3)):
+        SubElement(size, side).text = str(value)
+    SubElement(root, "segmented").text = "1"
+    element = SubElement(root, "object")
+    for tag, text in (("name", name), ("pose", "Unspecified"), ("truncated", "0"), ("difficult", "0")):
+        SubElement(element, tag).text = text
+    box = SubElement(element, "bndbox")
+    for tag, value in zip(("xmin", "ymin", "xmax", "ymax"), corners, strict=True):
+        SubElement(box, tag).text = str(value)
+    indent(root)
+    ElementTree(root).write(path, encoding="us-ascii")
+
+
+def _save_palette(mask: Tensor, value: int, path: Path) -> None:
+    """Palette PNG with `value` on the mask and 0 elsewhere, in VOC's colours."""
+    image = Image.fromarray(mask.numpy().astype(np.uint8) * np.uint8(value))
+    image.putpalette(voc_colors().ravel().tolist())
+    image.save(path)
+
+
+def _run_lengths(mask: Tensor) -> list[int]:
+    """COCO's uncompressed run lengths: column by column, starting with a run of zeros (possibly empty)."""
+    column_wise = mask.numpy().ravel(order="F")
+    changes = np.flatnonzero(np.diff(column_wise, prepend=False, append=not column_wise[-1]))
+    return np.diff(changes, prepend=0).tolist()

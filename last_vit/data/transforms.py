@@ -10,11 +10,8 @@ libjpeg-turbo): the same decoded pixels, the same crops, and resized pixels that
 tenth of one of 255 levels on average, in less time (`tools/bench/bench_data.py` measures both).
 """
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from pathlib import Path
+from collections.abc import Callable, Sequence
 
-import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
@@ -22,70 +19,11 @@ from torch.nn import functional as F
 from torchvision import transforms
 from torchvision.transforms import InterpolationMode
 
+from last_vit.data.image_files import as_tensor, load_pixels
 from last_vit.preprocessing import IMAGENET_MEAN, IMAGENET_STD
-
-try:
-    import simplejpeg
-except ImportError:  # Pillow then decodes everything: the same pixels in more time
-    simplejpeg = None
 
 INTERPOLATIONS = ("bilinear", "bicubic")
 _CROP_RATIO = (3 / 4, 4 / 3)  # width by height of a training crop, as in torchvision
-
-
-def load_rgb(path: str | Path) -> Image.Image:
-    """Decode an image file of any colour mode (grey, CMYK, palette, alpha, ...) to RGB.
-
-    Transparency is dropped, not blended, as torchvision's loader does.
-
-    Args:
-        path: An image file in any format that Pillow reads.
-
-    Returns:
-        RGB image in the stored pixel frame; an EXIF orientation is not applied (see the module's docstring).
-
-    Raises:
-        OSError: The file cannot be opened or read: FileNotFoundError and the like.
-        ValueError: The file is truncated, corrupt or not an image; the message names it.
-    """
-    with _naming(path), Image.open(path) as image:
-        if image.mode == "P" and "transparency" in image.info:
-            return image.convert("RGBA").convert("RGB")  # the same colours; straight to RGB warns
-        return image.convert("RGB")
-
-
-def load_pixels(path: str | Path) -> Tensor:
-    """`load_rgb` as a tensor, in less time for a JPEG in colour or grey.
-
-    Pillow has the last word: it decodes every file that simplejpeg does not take without complaint (other formats,
-    CMYK, broken or unusual JPEGs, images past Pillow's limit on size), or refuses it as it always did.
-
-    Returns:
-        uint8 [3, height, width] with the channels innermost in memory; equal to `load_rgb`'s pixels.
-
-    Raises:
-        OSError, ValueError: As `load_rgb`.
-    """
-    pixels = _decode_jpeg(Path(path).read_bytes())
-    return _as_tensor(load_rgb(path)) if pixels is None else torch.from_numpy(pixels).permute(2, 0, 1)
-
-
-def verify_image(path: str | Path) -> tuple[int, int]:
-    """Read all of an image file's data, as `load_rgb` would, and give its size.
-
-    A JPEG is decoded at an eighth of its size: that reads every byte, so it finds truncation, and costs less.
-
-    Returns:
-        (height, width) in stored pixels.
-
-    Raises:
-        OSError, ValueError: As `load_rgb`.
-    """
-    with _naming(path), Image.open(path) as image:
-        width, height = image.size
-        image.draft("RGB", (1, 1))
-        image.load()
-    return height, width
 
 
 class EvalTransform:
@@ -186,7 +124,7 @@ class _TrainTransform:
         self._factor, self._offset = (1 / (255 * std)).float(), (-mean / std).float()
 
     def __call__(self, image: Image.Image | Tensor) -> Tensor:
-        pixels = image if isinstance(image, Tensor) else _as_tensor(image)
+        pixels = image if isinstance(image, Tensor) else as_tensor(image)
         top, left, height, width = transforms.RandomResizedCrop.get_params(pixels, self._scale, _CROP_RATIO)
         crop = pixels[None, :, top : top + height, left : left + width]
         view = F.interpolate(crop, (self._size, self._size), mode=self._mode, antialias=True)[0]
@@ -194,38 +132,6 @@ class _TrainTransform:
             view = view.flip(-1)
         view = view.to(torch.float32, memory_format=torch.contiguous_format)
         return view.mul_(self._factor).add_(self._offset)
-
-
-def _decode_jpeg(data: bytes) -> np.ndarray | None:
-    """RGB uint8 [height, width, 3]; None for what Pillow should judge."""
-    if simplejpeg is None:
-        return None
-    try:
-        height, width, colors, _ = simplejpeg.decode_jpeg_header(data)
-        limit = Image.MAX_IMAGE_PIXELS
-        if colors in ("CMYK", "YCCK") or (limit is not None and height * width > limit):
-            return None
-        return simplejpeg.decode_jpeg(data, "RGB")
-    except ValueError:
-        return None
-
-
-def _as_tensor(image: Image.Image) -> Tensor:
-    return torch.from_numpy(np.array(image)).permute(2, 0, 1)
-
-
-@contextmanager
-def _naming(path: str | Path) -> Iterator[None]:
-    """Turn what Pillow raises for broken content into a ValueError that names the file."""
-    try:
-        yield
-    except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
-        if isinstance(error, OSError) and error.errno is not None:
-            raise  # the file system's own error says nothing about the content
-        raise ValueError(
-            f"image {path} cannot be read ({error}); restore this file from the data set's archive, "
-            "or leave out broken images with skip_broken=True"
-        ) from error
 
 
 def _check_size(name: str, size: int) -> int:

@@ -16,9 +16,9 @@ from clip_train_skips import SkipCounter, describe_skips, first_sound
 from coco_captions import CocoCaptions
 from open_clip_train.data import SharedEpoch
 
-from last_vit.data.position_sampler import SeededSamples
+from last_vit.data.loaders import SeededSamples
 from last_vit.data.synthetic import SyntheticObjects
-from last_vit.data.synthetic_writers import write_coco as write_drawn_coco
+from last_vit.data.synthetic import write_coco as write_drawn_coco
 
 
 def test_coco_layouts_and_captions(tmp_path):

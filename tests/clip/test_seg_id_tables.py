@@ -12,8 +12,9 @@ from seg_id_tables import (
     coco_object_table,
     coco_stuff_table,
 )
+from seg_palette import palette
 
-from last_vit.data.seg_palette import palette, voc_colors
+from last_vit.data.voc import voc_colors
 
 UNUSED = {11, 25, 28, 29, 44, 65, 67, 68, 70, 82, 90}
 

@@ -7,7 +7,7 @@ from PIL import Image
 from seg_parts import HW, make_cityscapes, make_coco, make_voc, read, save_image, save_label
 from seg_sets import SegmentationSet
 
-from last_vit.data.transforms import load_rgb
+from last_vit.data.image_files import load_rgb
 
 # what a label file holds -> classes
 CASES = {

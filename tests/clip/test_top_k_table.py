@@ -14,8 +14,7 @@ import torch
 from clip_parts import tiny_clip, write_clip
 
 from last_vit.data.imagenet import ImageNetDataset
-from last_vit.data.synthetic import SyntheticObjects
-from last_vit.data.synthetic_writers import write_imagenet, write_voc
+from last_vit.data.synthetic import SyntheticObjects, write_imagenet, write_voc
 from last_vit.data.transforms import EvalTransform
 from last_vit.dense import attach_last, attach_pool, dense_forward
 from last_vit.metrics import PointInBox

@@ -30,8 +30,7 @@ from clip_train_parts import (
     write_shard,
 )
 
-from last_vit.data.synthetic import SyntheticObjects
-from last_vit.data.synthetic_writers import write_imagenet
+from last_vit.data.synthetic import SyntheticObjects, write_imagenet
 from last_vit.dense import attach_pool
 
 REPO = Path(__file__).resolve().parents[2]

@@ -15,8 +15,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from last_vit.data.synthetic import SyntheticObjects
-from last_vit.data.synthetic_writers import write_imagenet
+from last_vit.data.synthetic import SyntheticObjects, write_imagenet
 
 REPO = Path(__file__).resolve().parents[2]
 SCRIPT = REPO / "cls_pretrain" / "lazy_train.py"

@@ -16,8 +16,7 @@ import torch
 from dino_options import parse_options
 from dino_parts import TINY_RUN, arguments, run, shrink
 
-from last_vit.data.synthetic import SyntheticObjects
-from last_vit.data.synthetic_writers import write_imagenet
+from last_vit.data.synthetic import SyntheticObjects, write_imagenet
 from last_vit.runtime import seed_everything
 from last_vit.trained_model import load_trained_model
 

@@ -13,8 +13,7 @@ from coarse_seg import CoarseSegmentation
 from segmentation_images import SegmentationImages
 
 from last_vit import results
-from last_vit.data.synthetic import SyntheticObjects
-from last_vit.data.synthetic_writers import write_voc
+from last_vit.data.synthetic import SyntheticObjects, write_voc
 from last_vit.data.voc import VocSplit
 from last_vit.dense import dense_forward
 from last_vit.model_argument import parse_model_argument

@@ -14,8 +14,7 @@ import torch
 from defusedxml import ElementTree
 from PIL import Image
 
-from last_vit.data.synthetic import SyntheticObjects
-from last_vit.data.synthetic_writers import write_coco, write_imagenet, write_voc
+from last_vit.data.synthetic import SyntheticObjects, write_coco, write_imagenet, write_voc
 
 pytest.importorskip("timm")
 SCRIPT = Path(eval_object_discovery.__file__)

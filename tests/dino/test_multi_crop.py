@@ -11,7 +11,7 @@ from dino_parts import tiny_network
 from PIL import Image
 from torch import nn
 
-from last_vit.data.position_sampler import SeededSamples
+from last_vit.data.loaders import SeededSamples
 from last_vit.preprocessing import IMAGENET_MEAN, IMAGENET_STD
 
 

@@ -7,8 +7,7 @@ import pytest
 import torch
 from object_lists import list_coco_objects, list_imagenet_objects, list_voc_objects
 
-from last_vit.data.synthetic import SyntheticObjects
-from last_vit.data.synthetic_writers import write_coco, write_imagenet, write_voc
+from last_vit.data.synthetic import SyntheticObjects, write_coco, write_imagenet, write_voc
 
 NUMBER = 6
 

@@ -11,8 +11,7 @@ import torch
 from dino_parts import arguments
 from run_with_submitit import job_parameters, main, parse_command
 
-from last_vit.data.synthetic import SyntheticObjects
-from last_vit.data.synthetic_writers import write_imagenet
+from last_vit.data.synthetic import SyntheticObjects, write_imagenet
 
 REPO = Path(__file__).resolve().parents[2]
 

@@ -9,8 +9,7 @@ from pycocotools import mask as mask_tools
 from pycocotools.coco import COCO
 
 from last_vit.data.coco import CocoInstances
-from last_vit.data.synthetic import SyntheticObjects
-from last_vit.data.synthetic_writers import write_coco
+from last_vit.data.synthetic import SyntheticObjects, write_coco
 
 # pycocotools on numpy 2
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")

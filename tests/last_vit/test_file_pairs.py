@@ -4,7 +4,7 @@ from pathlib import Path, PurePath
 
 import pytest
 
-from last_vit.data.file_pairs import list_files, pair_by_name
+from last_vit.data.image_files import list_files, pair_by_name
 
 
 def _pair(images, annotations, with_ending=False):

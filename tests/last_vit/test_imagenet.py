@@ -10,8 +10,7 @@ from PIL import Image
 
 from last_vit.boxes import box_area
 from last_vit.data.imagenet import ImageNetDataset
-from last_vit.data.synthetic import SyntheticObjects
-from last_vit.data.synthetic_writers import write_imagenet
+from last_vit.data.synthetic import SyntheticObjects, write_imagenet
 from last_vit.data.transforms import EvalTransform
 
 NUM_VAL, CLASSES = 8, 4

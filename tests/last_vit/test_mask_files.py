@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from last_vit.data.mask_files import load_mask
+from last_vit.data.image_files import load_mask
 
 VALUES = np.array([[0, 1, 255], [7, 0, 1]], dtype=np.uint8)
 

@@ -8,8 +8,7 @@ import torch
 from torch.utils.data import Dataset
 
 from last_vit.data import loaders
-from last_vit.data.loaders import build_test_loader, build_train_loader
-from last_vit.data.position_sampler import PositionSampler, SeededSamples
+from last_vit.data.loaders import PositionSampler, SeededSamples, build_test_loader, build_train_loader
 
 
 class Augmented(Dataset):

@@ -11,9 +11,8 @@ from pycocotools.coco import COCO
 
 from last_vit.boxes import box_area, mask_to_box
 from last_vit.data.imagenet import ImageNetDataset
-from last_vit.data.synthetic import MAX_CLASSES, SyntheticObjects
-from last_vit.data.synthetic_writers import write_coco, write_imagenet, write_voc
-from last_vit.data.voc_xml import read_voc_xml
+from last_vit.data.synthetic import MAX_CLASSES, SyntheticObjects, write_coco, write_imagenet, write_voc
+from last_vit.data.voc import read_voc_xml
 
 
 def _pixels(samples, index):

@@ -6,8 +6,7 @@ import re
 import numpy as np
 import pytest
 
-from last_vit.data.synthetic import SyntheticObjects
-from last_vit.data.synthetic_captions import COLOURS, PLACES, colour_name, describe, place_name
+from last_vit.data.synthetic import COLOURS, PLACES, SyntheticObjects, colour_name, describe, place_name
 
 CAPTION = re.compile(
     rf"a photo of (an?) ({'|'.join(COLOURS)}) (?P<class>\w+ \w+) ({'|'.join(PLACES)}), on a (\w+) background"

@@ -9,17 +9,10 @@ import torch
 from PIL import Image
 from torchvision import transforms
 
-from last_vit.data import transforms as our_transforms
+from last_vit.data import image_files
+from last_vit.data.image_files import load_pixels, load_rgb, verify_image
 from last_vit.data.imagenet import ImageNetDataset
-from last_vit.data.transforms import (
-    IMAGENET_MEAN,
-    IMAGENET_STD,
-    EvalTransform,
-    load_pixels,
-    load_rgb,
-    train_transform,
-    verify_image,
-)
+from last_vit.data.transforms import IMAGENET_MEAN, IMAGENET_STD, EvalTransform, train_transform
 
 
 @pytest.fixture
@@ -109,7 +102,7 @@ def test_pixels_are_pillows(tmp_path, scene, options, decoder, monkeypatch):
     path = tmp_path / "image.jpg"
     path.write_bytes(jpeg(scene, quality=90, **options))
     if decoder is None:
-        monkeypatch.setattr(our_transforms, "simplejpeg", None)
+        monkeypatch.setattr(image_files, "simplejpeg", None)
     pixels = load_pixels(path)
     assert torch.equal(pixels, as_tensor(load_rgb(path)))
     assert pixels.permute(1, 2, 0).is_contiguous()
@@ -122,7 +115,7 @@ def test_pillow_is_not_asked_for_a_plain_jpeg(tmp_path, scene, monkeypatch):
         path.write_bytes(jpeg(image))
         expected = as_tensor(load_rgb(path))
         with monkeypatch.context() as patched:
-            patched.setattr(our_transforms, "load_rgb", None)
+            patched.setattr(image_files, "load_rgb", None)
             assert torch.equal(load_pixels(path), expected)
 
 

@@ -7,10 +7,8 @@ import pytest
 import torch
 from PIL import Image
 
-from last_vit.data.synthetic import SyntheticObjects
-from last_vit.data.synthetic_writers import write_voc
-from last_vit.data.voc import VocSplit, find_voc_folder, voc_boxes
-from last_vit.data.voc_xml import ImageAnnotation, ObjectBox
+from last_vit.data.synthetic import SyntheticObjects, write_voc
+from last_vit.data.voc import ImageAnnotation, ObjectBox, VocSplit, find_voc_folder, voc_boxes
 
 COUNT = 5
 

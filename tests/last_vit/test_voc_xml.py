@@ -2,7 +2,7 @@
 
 import pytest
 
-from last_vit.data.voc_xml import ObjectBox, read_voc_xml
+from last_vit.data.voc import ObjectBox, read_voc_xml
 
 SIZE = "<size><width>60</width><height>40</height><depth>3</depth></size>"
 

@@ -14,8 +14,7 @@ import timm
 import torch
 from torchvision.models import vit_b_16
 
-from last_vit.data.synthetic import SyntheticObjects
-from last_vit.data.synthetic_writers import write_imagenet
+from last_vit.data.synthetic import SyntheticObjects, write_imagenet
 from last_vit.model_argument import parse_model_argument
 from last_vit.model_spec import build_model
 

@@ -11,8 +11,7 @@ from PIL import Image
 
 from last_vit.data.coco import CocoInstances
 from last_vit.data.imagenet import ImageNetDataset
-from last_vit.data.synthetic import SyntheticObjects
-from last_vit.data.synthetic_writers import write_coco, write_imagenet, write_voc
+from last_vit.data.synthetic import SyntheticObjects, write_coco, write_imagenet, write_voc
 from last_vit.data.transforms import EvalTransform
 
 # pycocotools on numpy 2

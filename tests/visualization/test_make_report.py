@@ -19,8 +19,7 @@ from score_distribution import ScoreDistribution
 from torch.utils.data import default_collate
 from vote_statistics import VoteStatistics
 
-from last_vit.data.synthetic import SyntheticObjects
-from last_vit.data.synthetic_writers import write_coco
+from last_vit.data.synthetic import SyntheticObjects, write_coco
 from last_vit.data.transforms import EvalTransform
 from last_vit.layer_tokens import layer_tokens
 from last_vit.metrics import PointInBox

@@ -15,8 +15,7 @@ import torch
 from matplotlib.colors import to_hex
 from training_curve import numbered_checkpoints, read_training_curve
 
-from last_vit.data.synthetic import SyntheticObjects
-from last_vit.data.synthetic_writers import write_imagenet
+from last_vit.data.synthetic import SyntheticObjects, write_imagenet
 
 SCRIPT = Path(plot_dynamics.__file__)
 SMALL = ["--image-size", "64", "--resize", "72", "--num-workers", "0", "--device", "cpu", "--batch-size", "3"]

@@ -15,8 +15,7 @@ import torch
 
 import last_vit.patch_hit
 from last_vit.data.imagenet import ImageNetDataset
-from last_vit.data.synthetic import SyntheticObjects
-from last_vit.data.synthetic_writers import write_coco, write_imagenet
+from last_vit.data.synthetic import SyntheticObjects, write_coco, write_imagenet
 from last_vit.data.transforms import EvalTransform
 from last_vit.layer_tokens import layer_tokens
 from last_vit.metrics.patch_norms import PatchNorms, token_norms

@@ -37,10 +37,11 @@ from PIL import Image
 from torchvision.models import VisionTransformer
 
 from last_vit.command_line import positive
+from last_vit.data.image_files import load_rgb
 from last_vit.data.imagenet import ImageNetDataset
 from last_vit.data.loaders import build_train_loader
-from last_vit.data.synthetic_parts import noise_fields
-from last_vit.data.transforms import load_rgb, train_transform
+from last_vit.data.synthetic_drawing import noise_fields
+from last_vit.data.transforms import train_transform
 
 PHOTO_HW, NUM_MADE = (375, 500), 8
 GPU, ASSUMED_UTILISATION = "NVIDIA H200", 0.4

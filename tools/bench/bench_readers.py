@@ -19,7 +19,8 @@ from torchvision import transforms
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional as F2
 
-from last_vit.data.transforms import load_rgb, train_transform
+from last_vit.data.image_files import load_rgb
+from last_vit.data.transforms import train_transform
 from last_vit.preprocessing import IMAGENET_MEAN, IMAGENET_STD
 
 Reader = Callable[[Path], Tensor]

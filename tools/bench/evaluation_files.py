@@ -4,8 +4,7 @@ import shutil
 from functools import lru_cache
 from pathlib import Path
 
-from last_vit.data.synthetic import SyntheticObjects, SyntheticSample
-from last_vit.data.synthetic_writers import write_coco, write_imagenet, write_voc
+from last_vit.data.synthetic import SyntheticObjects, SyntheticSample, write_coco, write_imagenet, write_voc
 
 SIDE, CLASSES = 432, 8  # 432 x 432 are as many pixels as 500 x 375
 _DRAWN = 5 * CLASSES

@@ -6,18 +6,13 @@ the other sets the same ones in the order of their classes. Cityscapes has its o
 
 import numpy as np
 
+from last_vit.data.voc import voc_colors
+
 _CITYSCAPES = (
     (128, 64, 128), (244, 35, 232), (70, 70, 70), (102, 102, 156), (190, 153, 153), (153, 153, 153), (250, 170, 30),
     (220, 220, 0), (107, 142, 35), (152, 251, 152), (70, 130, 180), (220, 20, 60), (255, 0, 0), (0, 0, 142), (0, 0, 70),
     (0, 60, 100), (0, 80, 100), (0, 0, 230), (119, 11, 32),
 )  # fmt: skip
-
-
-def voc_colors() -> np.ndarray:
-    """VOC's colour of each index, uint8 [256, 3]: the index's bits 0, 3, 6 are red from the top, 1, 4, 7 green."""
-    index = np.arange(256)
-    channels = [sum(((index >> (3 * bit + channel)) & 1) << (7 - bit) for bit in range(3)) for channel in range(3)]
-    return np.stack(channels, axis=1).astype(np.uint8)
 
 
 def palette(num_classes: int, has_background: bool = False, dataset: str | None = None) -> np.ndarray:

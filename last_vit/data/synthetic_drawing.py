@@ -18,6 +18,9 @@ PATTERNS = ("striped", "checked", "spotted", "ringed", "marbled")
 BACKGROUND_SLOPE = {"smooth": 2.2, "cloudy": 1.6, "grainy": 0.9, "patchy": 1.4}
 BACKGROUNDS = tuple(BACKGROUND_SLOPE)
 _OVERSAMPLING = 4  # masks are drawn this much larger and averaged down, which antialiases their edges
+_RADIUS = (0.15, 0.55)  # of the object's circumscribed circle, in image sides
+_HUE_SCATTER = 0.4  # standard deviation within a class, radians
+_MIN_VISIBLE = 0.6  # share of the object that occluders must leave
 _TURNS = np.linspace(0, 2 * np.pi, 48, endpoint=False)
 _CIRCLE = np.stack([np.cos(_TURNS), np.sin(_TURNS)], axis=1)
 _ARC = np.roll(_CIRCLE, 18, axis=0)[:37]  # from -135 to 135 degrees
@@ -104,7 +107,7 @@ def noise_fields(slopes: Sequence[float], size: int, rng: np.random.Generator) -
     return np.fft.irfft2(spectrum, s=(size, size))
 
 
-def pattern(name: str, u: np.ndarray, v: np.ndarray, warp: np.ndarray, period: float) -> np.ndarray:
+def surface_pattern(name: str, u: np.ndarray, v: np.ndarray, warp: np.ndarray, period: float) -> np.ndarray:
     """A surface pattern as the mixing weight of two colours, bent by a noise field so that no grating is pure.
 
     Args:
@@ -179,7 +182,7 @@ def colours(count: int, low: float, high: float, rng: np.random.Generator) -> np
     return (grey + rng.normal(0, 0.12, (count, 3))).clip(0, 1).astype(np.float32)
 
 
-def tint(hue: float, strength: float) -> np.ndarray:
+def hue_shift(hue: float, strength: float) -> np.ndarray:
     """A shift towards a hue (radians, 0 is red) that leaves the brightness alone: float32 [3], sums to 0."""
     thirds = np.arange(3) * (2 * np.pi / 3)
     return (strength * np.cos(hue - thirds)).astype(np.float32)
@@ -202,3 +205,81 @@ def _regular_polygon(vertices: int) -> np.ndarray:
 
 def _rotation(angle: float) -> np.ndarray:
     return np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+
+
+def compose(
+    shape: str, pattern: str, hue: float, kind: str, size: int, rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray]:
+    """Paint one scene back to front: uint8 [size, size, 3], and the object's visible mask, bool [size, size]."""
+    slopes = (BACKGROUND_SLOPE[kind], 1.0, 1.0, 2.0)
+    first, second, grain, warp = noise_fields(slopes, size, rng)
+    image = draw_clutter(background(kind, first, second, rng), int(rng.integers(4, 12)), rng)
+    radius = rng.uniform(*_RADIUS)
+    for _ in range(rng.integers(1, 4)):
+        distractor_shape, distractor_pattern = _distractor_cues(rng)
+        place = rng.uniform(0, 1, 2)
+        cover = place_outline(outline(distractor_shape, rng), place, radius * rng.uniform(0.3, 0.6), size)
+        _paint(image, cover, distractor_pattern, place, radius, grain, warp, rng)
+    # larger objects keep nearer to the centre, as in photographs, but may be cut by the border
+    margin = min(0.7 * radius, 0.45)
+    place = rng.uniform(margin, 1 - margin, 2)
+    cover = place_outline(outline(shape, rng), place, radius, size)
+    tint = hue_shift(hue + rng.normal(0, _HUE_SCATTER), rng.uniform(0.1, 0.3))
+    _paint(image, cover, pattern, place, radius, grain, warp, rng, tint)
+    mask = np.zeros((size, size), dtype=bool)
+    mask[cover.window] = cover.share >= 0.5
+    if rng.random() < 0.4:
+        spot = place + rng.uniform(-radius, radius, 2)
+        occluder = place_outline(outline("blob", rng), spot, radius * rng.uniform(0.2, 0.45), size)
+        visible = mask.copy()
+        visible[occluder.window] &= occluder.share < 0.5
+        if visible.sum() >= _MIN_VISIBLE * mask.sum():
+            _paint(image, occluder, "plain", spot, radius, grain, warp, rng)
+            mask = visible
+    return _expose(image, rng), mask
+
+
+def _distractor_cues(rng: np.random.Generator) -> tuple[str, str]:
+    """Outline and pattern that together are no class: a class's outline, or a class's pattern, never both."""
+    if rng.random() < 0.5:
+        return SHAPES[rng.integers(len(SHAPES))], "plain"
+    return "blob", PATTERNS[rng.integers(len(PATTERNS))]
+
+
+def _paint(
+    image: np.ndarray,
+    cover: Cover,
+    pattern: str,
+    place: np.ndarray,
+    radius: float,
+    grain: np.ndarray,
+    warp: np.ndarray,
+    rng: np.random.Generator,
+    tint: np.ndarray | float = 0.0,
+) -> None:
+    """Lay a surface of two random, tinted colours, grained and shaded, over the image in place, where `cover` says."""
+    window = cover.window
+    axis = (np.arange(len(image), dtype=np.float32) + 0.5) / len(image)
+    x, y = axis[None, window[1]] - np.float32(place[0]), axis[window[0], None] - np.float32(place[1])
+    angle = rng.uniform(0, 2 * np.pi)
+    cos, sin = np.float32(np.cos(angle)), np.float32(np.sin(angle))
+    u, v = cos * x + sin * y, cos * y - sin * x
+    period = max(0.08, radius * rng.uniform(0.35, 0.6))
+    mix = surface_pattern(pattern, u, v, warp[window], np.float32(period))
+    dark, light = colours(1, 0.1, 0.5, rng), colours(1, 0.5, 0.9, rng)
+    first, second = (dark + tint, light + tint) if rng.random() < 0.5 else (light + tint, dark + tint)
+    shade = (1 + 0.15 * grain[window]) * (1 + np.clip(np.float32(0.2 / radius) * v, -0.3, 0.3))
+    surface = (first + (second - first) * mix[:, :, None]) * shade[:, :, None]
+    image[window] += (surface - image[window]) * cover.share[:, :, None]
+
+
+def _expose(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Light that falls off to one side, pixel noise, rounding: float [H, W, 3] to uint8."""
+    axis = np.linspace(-1, 1, len(image), dtype=np.float32)
+    angle, fall_off = rng.uniform(0, 2 * np.pi), rng.uniform(0, 0.35)
+    light = np.float32(np.cos(angle)) * axis[None, :] + np.float32(np.sin(angle)) * axis[:, None]
+    gain = np.float32(255 * rng.uniform(0.7, 1.1)) * (1 + np.float32(fall_off) * light)
+    exposed = rng.standard_normal(image.shape, dtype=np.float32)
+    exposed *= np.float32(255 * rng.uniform(0.01, 0.05))
+    exposed += image * gain[:, :, None]
+    return np.rint(exposed.clip(0, 255, out=exposed)).astype(np.uint8)

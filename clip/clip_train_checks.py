@@ -2,7 +2,7 @@
 
 open_clip 3.3 builds what --model says and only warns when a tag's weights were trained with the other activation
 (OpenAI's and MetaCLIP's need QuickGELU); here that is an error, for tags, and for files as far as can be told
-(last_vit/clip_models/activation.py).
+(last_vit/clip_models.py).
 """
 
 import argparse
@@ -16,8 +16,14 @@ from clip_train_overlay import logging_restored
 from open_clip_train.distributed import is_using_distributed, world_info_from_env
 from torch import nn
 
-from last_vit.clip_models.activation import Activation, check_activation, config_uses_quick_gelu
-from last_vit.clip_models.checkpoints import ClipCheckpoint, check_towers, read_clip_checkpoint
+from last_vit.clip_models import (
+    Activation,
+    ClipCheckpoint,
+    check_activation,
+    check_towers,
+    config_uses_quick_gelu,
+    read_clip_checkpoint,
+)
 from last_vit.dense import attach_pool
 from last_vit.pooling import resolve_top_k
 

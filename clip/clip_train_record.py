@@ -4,7 +4,7 @@
 
     {"pool": "last", "top_k": 0.5, "variant": "release", "model": "ViT-B-16-quickgelu", "force_quick_gelu": false}
 
-(null for what a pool does not have; last_vit/clip_models/record.py reads it), and, for a model whose configuration is
+(null for what a pool does not have; last_vit/clip_models.py reads it), and, for a model whose configuration is
 not one of open_clip's, the configuration as `<model>.json`, which --model takes. Checkpoints are written atomically.
 """
 
@@ -21,7 +21,7 @@ import torch
 
 from last_vit.atomic_file import atomic_file
 from last_vit.checkpoint import check_finite, save_checkpoint
-from last_vit.clip_models.record import RECORD_FILE, read_clip_record
+from last_vit.clip_models import RECORD_FILE, read_clip_record
 from last_vit.runtime import get_logger
 
 _LATEST = "epoch_latest.pt"

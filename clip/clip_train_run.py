@@ -14,7 +14,7 @@ from clip_train_seams import training_seams
 from open_clip_train import main as host
 from open_clip_train.params import parse_args
 
-from last_vit.clip_models.loading import resolve_architecture
+from last_vit.clip_models import resolve_architecture
 
 _CONFIGS = Path(__file__).resolve().parent / "model_configs"
 

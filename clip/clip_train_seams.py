@@ -33,7 +33,7 @@ from open_clip_train import zero_shot
 from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
-from last_vit.clip_models.checkpoints import ClipCheckpoint, load_clip_weights
+from last_vit.clip_models import ClipCheckpoint, load_clip_weights
 from last_vit.dense import attach_pool
 
 

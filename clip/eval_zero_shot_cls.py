@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     from class_accuracy import ClassAccuracy
 
     from last_vit.data.imagenet import ImageNetDataset
-    from last_vit.model_argument import ModelArgument
+    from last_vit.models import ModelArgument
 
 _COLUMNS = {"acc1": "top-1", "acc5": "top-5", "class_mean_acc1": "mean of classes"}
 
@@ -67,7 +67,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 def _run(args: argparse.Namespace) -> None:
     from class_names import find_class_names
 
-    from last_vit.model_argument import parse_model_arguments
+    from last_vit.models import parse_model_arguments
     from last_vit.runtime import is_main_process, process_group
 
     arguments = parse_model_arguments(args.model)
@@ -104,7 +104,7 @@ def measure_model(
     """
     from class_accuracy import ClassAccuracy
 
-    from last_vit.clip_models.text import zero_shot_scores
+    from last_vit.clip_text import zero_shot_scores
     from last_vit.dense_batches import dense_batches
     from last_vit.runtime import describe_device, is_main_process
 

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from seg_settings import SegmentationSetting
     from zero_shot_segmenter import ZeroShotSegmenter
 
-    from last_vit.clip_models.loading import LoadedClip
+    from last_vit.clip_models import LoadedClip
 
 LAST_BLOCKS = ("vanilla", "maskclip", "sclip", "clearclip", "naclip", "fvit")
 
@@ -46,7 +46,7 @@ def build_parser() -> argparse.ArgumentParser:
         "--last-block",
         choices=LAST_BLOCKS,
         default="vanilla",
-        help="see last_vit/clip_models/last_block.py; default vanilla",
+        help="see last_vit/clip_last_block.py; default vanilla",
     )
     data = parser.add_argument_group("data")
     add = data.add_argument
@@ -93,7 +93,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 def _run(args: argparse.Namespace) -> None:
     from seg_output import print_result, write_record
 
-    from last_vit.model_argument import parse_model_arguments
+    from last_vit.models import parse_model_arguments
     from last_vit.runtime import is_main_process, process_group
 
     arguments = parse_model_arguments(args.model)
@@ -184,9 +184,9 @@ def build_segmenter(
     from sliding_window import plan_windows
     from zero_shot_segmenter import ZeroShotSegmenter
 
-    from last_vit.clip_models.dense import clip_dense_features
-    from last_vit.clip_models.text import default_cache, encode_class_names, read_templates
-    from last_vit.native_size import find_patch_size
+    from last_vit.clip_dense import clip_dense_features
+    from last_vit.clip_text import default_cache, encode_class_names, read_templates
+    from last_vit.models import find_patch_size
 
     prep = clip.preprocessing
     patch_size = find_patch_size(clip.model, prep.crop)

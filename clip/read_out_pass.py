@@ -10,12 +10,12 @@ from torch import Tensor, nn
 from zero_shot_cli import as_weights, encode_classes, open_loader
 
 from last_vit.adapters import DenseOutput
-from last_vit.clip_models.loading import LoadedClip
-from last_vit.clip_models.text import zero_shot_scores
+from last_vit.clip_models import LoadedClip
+from last_vit.clip_text import zero_shot_scores
 from last_vit.data.imagenet import ImageNetDataset
 from last_vit.dense_batches import dense_batches
 from last_vit.metrics import PointInBox, TopK
-from last_vit.model_argument import ModelArgument
+from last_vit.models import ModelArgument
 from last_vit.patch_scores import patch_score
 from last_vit.token_pool import TokenPool
 

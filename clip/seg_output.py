@@ -10,9 +10,9 @@ from seg_sets import SegmentationSet
 from seg_settings import CUSTOM, SegmentationSetting, find_setting
 from zero_shot_cli import print_table
 
-from last_vit.clip_models.loading import LoadedClip
-from last_vit.clip_models.text import TEMPLATE_SETS, read_templates
-from last_vit.model_argument import ModelArgument
+from last_vit.clip_models import LoadedClip
+from last_vit.clip_text import TEMPLATE_SETS, read_templates
+from last_vit.models import ModelArgument
 from last_vit.results import result_name, write_result
 from last_vit.runtime import describe_device
 

@@ -38,9 +38,9 @@ from last_vit.command_line import command_parser, patch_count, run_command_line
 if TYPE_CHECKING:
     import torch
 
-    from last_vit.clip_models.loading import LoadedClip
+    from last_vit.clip_models import LoadedClip
     from last_vit.data.imagenet import ImageNetDataset
-    from last_vit.model_argument import ModelArgument
+    from last_vit.models import ModelArgument
 
 POOLINGS = ("cls", "mean", "max", "attention", "last")
 _COLUMNS = {
@@ -91,7 +91,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def _run(args: argparse.Namespace) -> None:
-    from last_vit.model_argument import parse_model_arguments
+    from last_vit.models import parse_model_arguments
     from last_vit.runtime import is_main_process, process_group
 
     arguments = parse_model_arguments(args.model)

@@ -15,9 +15,9 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
     from torch.utils.data import DataLoader
 
-    from last_vit.clip_models.loading import LoadedClip
+    from last_vit.clip_models import LoadedClip
     from last_vit.data.imagenet import ImageNetDataset
-    from last_vit.model_argument import ModelArgument
+    from last_vit.models import ModelArgument
 
 MODEL_HELP = (
     "[NAME=]open_clip:ARCH@CHECKPOINT[,pool=KIND][,top_k=K][,variant=release|paper]; ARCH is an open_clip name or a "
@@ -117,7 +117,7 @@ def load_clip_argument(argument: "ModelArgument", args: argparse.Namespace, devi
         ValueError: A model that is no CLIP, without weights, or as `load_clip`; the message names the model.
         FileNotFoundError: As `load_clip`.
     """
-    from last_vit.clip_models.loading import load_clip, split_clip_spec
+    from last_vit.clip_models import load_clip, split_clip_spec
 
     try:
         host, _, name = argument.spec.partition(":")
@@ -177,7 +177,7 @@ def encode_classes(
 
     from class_names import find_class_names, flatten_names
 
-    from last_vit.clip_models.text import default_cache, encode_class_names, read_templates
+    from last_vit.clip_text import default_cache, encode_class_names, read_templates
 
     start = time.perf_counter()
     names, class_of_name = flatten_names(find_class_names(args.class_names, images.classes))
@@ -225,7 +225,7 @@ def write_model_result(
         row: Label in README's table; None is the model's name.
         config: What the numbers depend on beside model, images and prompts; stands over what is known here.
     """
-    from last_vit.clip_models.text import TEMPLATE_SETS, read_templates
+    from last_vit.clip_text import TEMPLATE_SETS, read_templates
     from last_vit.results import result_name, write_result
 
     images, row = images_name(args), row or argument.name

@@ -1,7 +1,7 @@
 """Zero-shot segmentation of images by a CLIP: windows in batches, cosines with class names, a label per pixel.
 
 The model is a function from images to dense features and the classes are text embeddings, so this knows neither towers
-nor data sets: last_vit/clip_models/dense.py and last_vit/clip_models/text.py make the two.
+nor data sets: last_vit/clip_dense.py and last_vit/clip_text.py make the two.
 """
 
 from collections import defaultdict

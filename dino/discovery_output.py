@@ -12,10 +12,9 @@ from discovery_methods import DiscoveryMethod
 from object_lists import ObjectList
 from torch import distributed
 
-from last_vit.model_argument import ModelArgument
+from last_vit.models import ModelArgument, TrainedModel
 from last_vit.results import dataset_name, result_name, write_result
 from last_vit.runtime import describe_device, world_size
-from last_vit.trained_model import TrainedModel
 
 Box = tuple[float, float, float, float]
 

@@ -22,7 +22,7 @@ from matplotlib.patches import Patch, Rectangle
 from torch import nn
 
 from last_vit.data.image_files import load_rgb
-from last_vit.model_argument import ModelArgument
+from last_vit.models import ModelArgument
 from last_vit.results import result_name
 
 # Okabe and Ito's palette, told apart by colour-blind readers; objects white with a dark edge, seen on anything

@@ -28,8 +28,7 @@ if TYPE_CHECKING:
     from segmentation_images import SegmentationImages
     from torch import Tensor, nn
 
-    from last_vit.model_argument import ModelArgument
-    from last_vit.trained_model import TrainedModel
+    from last_vit.models import ModelArgument, TrainedModel
 
 RULES, PROTOCOLS = ("score", "attention"), ("union", "class", "object")
 
@@ -69,7 +68,7 @@ def _run(args: argparse.Namespace) -> None:
     from segmentation_images import SegmentationImages
 
     from last_vit.data.voc import VocSplit
-    from last_vit.model_argument import parse_model_arguments
+    from last_vit.models import parse_model_arguments
     from last_vit.runtime import describe_device, is_main_process, process_group
 
     arguments = parse_model_arguments(args.model)

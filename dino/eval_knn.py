@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from last_vit.data.imagenet import ImageNetDataset
-    from last_vit.trained_model import TrainedModel
+    from last_vit.models import TrainedModel
 
 
 def build_parser() -> argparse.ArgumentParser:

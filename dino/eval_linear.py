@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from linear_probe import LinearProbe
 
     from last_vit.data.imagenet import ImageNetDataset
-    from last_vit.trained_model import TrainedModel
+    from last_vit.models import TrainedModel
 
 
 def build_parser() -> argparse.ArgumentParser:

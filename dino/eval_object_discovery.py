@@ -30,8 +30,7 @@ if TYPE_CHECKING:
     from discovery_methods import DiscoveryMethod
     from object_lists import ObjectList
 
-    from last_vit.model_argument import ModelArgument
-    from last_vit.trained_model import TrainedModel
+    from last_vit.models import ModelArgument, TrainedModel
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -102,7 +101,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 def _run(args: argparse.Namespace) -> None:
     from discovery_output import gather_results, print_table, save_boxes, write_records
 
-    from last_vit.model_argument import parse_model_arguments
+    from last_vit.models import parse_model_arguments
     from last_vit.runtime import is_main_process, process_group
 
     boxes = {}
@@ -210,7 +209,7 @@ def evaluate(
     from discovery_images import DiscoveryImages, build_native_loader
     from tqdm import tqdm
 
-    from last_vit.native_size import find_patch_size
+    from last_vit.models import find_patch_size
     from last_vit.runtime import is_main_process
 
     prep = trained.preprocessing
@@ -231,7 +230,7 @@ def check_sizes(argument: "ModelArgument", trained: "TrainedModel", objects: "Ob
     Raises:
         ValueError: The message counts them and says which models take any size.
     """
-    from last_vit.native_size import takes_any_size
+    from last_vit.models import takes_any_size
 
     side = trained.preprocessing.crop
     if takes_any_size(trained.model, side, patch_size):

@@ -21,12 +21,11 @@ from last_vit.data.transforms import EvalTransform
 from last_vit.dense import pooling_of
 from last_vit.dense_batches import dense_batches
 from last_vit.dino_vit import DinoVisionTransformer, trained_img_size
+from last_vit.models import TrainedModel, attach_trained_pooling
 from last_vit.preprocessing import Preprocessing
 from last_vit.results import dataset_name
 from last_vit.runtime import all_gather, is_main_process, rank, seeded_weights, world_size
 from last_vit.token_pool import TokenPool
-from last_vit.trained_model import TrainedModel
-from last_vit.trained_pooling import attach_trained_pooling
 
 Reader = Callable[[nn.Module, Tensor], Tensor]
 _IMAGE_SIZE = 224

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-    from last_vit.trained_model import TrainedModel
+    from last_vit.models import TrainedModel
 
 _MASK_RGB = (230, 159, 0)  # orange of Okabe and Ito's palette
 

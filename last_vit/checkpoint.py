@@ -14,9 +14,10 @@ import torch
 from torch import Tensor, nn
 
 from last_vit.checkpoint_files import UnsafeCheckpointError, file_sha256, read_checkpoint, save_checkpoint, shorten
-from last_vit.checkpoint_layouts import find_state_dict, fit_names, unwrap_state_dict
+from last_vit.checkpoint_layouts import OPENAI_ATTRIBUTES, find_state_dict, fit_names, unwrap_state_dict
 
 __all__ = [
+    "OPENAI_ATTRIBUTES",
     "UnsafeCheckpointError",
     "check_finite",
     "file_sha256",
@@ -26,6 +27,7 @@ __all__ = [
     "load_strict",
     "read_checkpoint",
     "save_checkpoint",
+    "shorten",
     "unwrap_state_dict",
 ]
 

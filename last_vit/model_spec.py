@@ -4,7 +4,7 @@
 |-------------------------------|-----------------------------------------------------------------------------------|
 | `torchvision:<name>`          | torchvision classification model, random weights                                  |
 | `timm:<name>`                 | timm model, random weights; a tag (`vit_small_patch16_224.dino`) picks preprocessing |
-| `open_clip:<arch>[/<file>]`   | open_clip model, arch also the path of a model config (.json); see clip_models/ |
+| `open_clip:<arch>[/<file>]`   | open_clip model, arch also the path of a model config (.json); see clip_models.py |
 | `dino:<arch>/<patch>`         | DINO's ViT (`dino:vit_small/16`), see dino_vit.py                                 |
 | `<config>.py`                 | the `model` of a detectron2 LazyConfig file                                       |
 
@@ -90,7 +90,7 @@ def preprocessing_of(
     if host == "timm":
         found = _from_timm(model.pretrained_cfg)
     elif host == "open_clip":
-        from last_vit.clip_models.loading import clip_preprocessing
+        from last_vit.clip_models import clip_preprocessing
 
         found = clip_preprocessing(model)
     elif host == "dino":
@@ -156,7 +156,7 @@ def _build_timm(name: str, num_classes: int | None, image_size: int | None) -> n
 
 
 def _build_open_clip(name: str, image_size: int | None) -> nn.Module:
-    from last_vit.clip_models.loading import build_clip, split_clip_spec
+    from last_vit.clip_models import build_clip, split_clip_spec
 
     arch, file = split_clip_spec(name)
     return build_clip(arch, file or None, image_size=image_size)[0]

@@ -11,7 +11,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from last_vit.checkpoint import find_classifier, load_checkpoint, read_checkpoint, unwrap_state_dict
-from last_vit.clip_models.loading import load_clip, split_clip_spec
+from last_vit.clip_models import load_clip, split_clip_spec
 from last_vit.dense import pooling_of
 from last_vit.model_spec import build_model, is_config, preprocessing_of, trained_image_size
 from last_vit.pooling import LaStPool

@@ -79,7 +79,7 @@ def build(args: Namespace) -> "ClassEmbeddings":
             "give --model, --checkpoint and the names (--json, --names or --vocabulary), or --convert with a file of "
             "embeddings"
         )
-    from last_vit.clip_models.loading import load_clip
+    from last_vit.clip_models import load_clip
     from last_vit.runtime import select_device
 
     clip = load_clip(args.model, args.checkpoint, device=select_device(args.device))

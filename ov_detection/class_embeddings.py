@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from last_vit.atomic_file import atomic_file
-from last_vit.checkpoint_files import read_checkpoint, shorten
+from last_vit.checkpoint import read_checkpoint, shorten
 
 _FORMAT = "class_embeddings.1"
 _UNKNOWN = "unknown"
@@ -170,7 +170,7 @@ def embed_class_names(
     Raises:
         ValueError: A vocabulary that `check_vocabulary` refuses, or unknown prompts.
     """
-    from last_vit.clip_models.text import encode_class_names
+    from last_vit.clip_text import encode_class_names
 
     check_vocabulary(names)
     every = [*names, BACKGROUND]

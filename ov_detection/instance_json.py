@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from last_vit.atomic_file import atomic_file
-from last_vit.checkpoint_files import shorten
+from last_vit.checkpoint import shorten
 
 _LVIS_LISTS = ("neg_category_ids", "not_exhaustive_category_ids")
 

@@ -43,7 +43,7 @@ def make_split(content: dict[str, Any], split: str) -> dict[str, Any]:
     from instance_json import check_links
     from ov_classes import OV_COCO_BASE, OV_COCO_NOVEL, read_ov_classes
 
-    from last_vit.checkpoint_files import shorten
+    from last_vit.checkpoint import shorten
 
     check_links(content)
     used = [entry for entry in content["categories"] if entry.get("name") in (*OV_COCO_BASE, *OV_COCO_NOVEL)]

@@ -19,7 +19,7 @@ from ov_classes import read_ov_classes
 from ov_groups import count_classes, group_metrics
 from pycocotools import mask as mask_tools
 
-from last_vit.checkpoint_files import shorten
+from last_vit.checkpoint import shorten
 from last_vit.data.coco import read_coco_json
 from last_vit.runtime import get_logger
 

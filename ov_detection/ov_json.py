@@ -22,7 +22,7 @@ from detectron2.structures import BoxMode
 from instance_json import check_links
 from ov_classes import OvClasses, read_ov_classes
 
-from last_vit.checkpoint_files import shorten
+from last_vit.checkpoint import shorten
 from last_vit.data.coco import read_coco_json
 
 MIN_SIDE = 32

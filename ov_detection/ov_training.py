@@ -17,7 +17,7 @@ from ov_trainer import OvTrainer
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from last_vit.clip_models.loading import load_clip
+from last_vit.clip_models import load_clip
 from last_vit.lazy.checkpoints import RunCheckpoints
 from last_vit.lazy.run import run_iterations, share_buffers
 from last_vit.runtime import get_logger, world_size

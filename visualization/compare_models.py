@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from torch import Tensor
 
-    from last_vit.trained_model import TrainedModel
+    from last_vit.models import TrainedModel
 
 _CELL_INCHES = 1.7  # side of one panel
 
@@ -86,7 +86,7 @@ def _run(args: argparse.Namespace) -> None:
     from example_images import choose_images
 
     from last_vit.data.imagenet_layout import find_annotation_folder, find_split_folder
-    from last_vit.model_argument import parse_model_arguments
+    from last_vit.models import parse_model_arguments
     from last_vit.preprocessing import Preprocessing
     from last_vit.runtime import select_device
 

@@ -20,7 +20,7 @@ from pathlib import Path
 from torch import Tensor
 
 from last_vit.checkpoint import load_strict, read_checkpoint, save_checkpoint
-from last_vit.model_spec import build_model
+from last_vit.models import build_model
 from last_vit.runtime import error_text
 
 SPEC = "timm:tf_efficientnet_lite0"

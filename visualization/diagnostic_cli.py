@@ -16,9 +16,8 @@ if TYPE_CHECKING:
     from torch.utils.data import DataLoader, Dataset
 
     from last_vit.data.transforms import EvalTransform
-    from last_vit.model_argument import ModelArgument
+    from last_vit.models import ModelArgument, TrainedModel
     from last_vit.preprocessing import Preprocessing
-    from last_vit.trained_model import TrainedModel
 
 FIGURE_ENDINGS = (".png", ".pdf", ".svg")
 

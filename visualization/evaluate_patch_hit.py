@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     import torch
     from point_in_box_protocol import BoxedImages
 
-    from last_vit.trained_model import TrainedModel
+    from last_vit.models import TrainedModel
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -76,8 +76,8 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def _run(args: argparse.Namespace) -> None:
     # imported after parsing, so that --help needs neither torch nor any host library
+    from last_vit.models import load_trained_model
     from last_vit.runtime import describe_device, is_main_process, process_group
-    from last_vit.trained_model import load_trained_model
 
     if args.imagenet_meta is not None and not args.imagenet_meta.is_file():
         raise FileNotFoundError(f"no file at --imagenet-meta {args.imagenet_meta}; it is not needed, leave it out")

@@ -33,8 +33,7 @@ if TYPE_CHECKING:
     from foreground_images import ForegroundImages
     from report_data import ModelMeasures
 
-    from last_vit.model_argument import ModelArgument
-    from last_vit.trained_model import TrainedModel
+    from last_vit.models import ModelArgument, TrainedModel
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -63,7 +62,7 @@ def _run(args: argparse.Namespace) -> None:
     from report_data import measure_model
     from report_page import build_page
 
-    from last_vit.model_argument import parse_model_arguments
+    from last_vit.models import parse_model_arguments
     from last_vit.runtime import process_group, world_size
 
     measured = []

@@ -79,7 +79,7 @@ def _run(args: argparse.Namespace) -> None:
 
 def _measure(args: argparse.Namespace) -> tuple[list[TrainingCurve], list[str]]:
     """Every numbered checkpoint of every model's folder; the curves, in the main process, and what to say of them."""
-    from last_vit.model_argument import parse_model_arguments
+    from last_vit.models import parse_model_arguments
     from last_vit.runtime import is_main_process, process_group
 
     arguments = parse_model_arguments(args.model)

@@ -17,9 +17,9 @@ if TYPE_CHECKING:
     from torch.utils.data import Dataset
 
     from last_vit.metrics.patch_norms import PatchNorms
+    from last_vit.models import TrainedModel
     from last_vit.pooling import LaStPool
     from last_vit.preprocessing import Preprocessing
-    from last_vit.trained_model import TrainedModel
 
 
 @dataclass(frozen=True)

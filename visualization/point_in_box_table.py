@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     import torch
     from point_in_box_protocol import BoxedImages
 
-    from last_vit.model_argument import ModelArgument
+    from last_vit.models import ModelArgument
 
 _COLUMNS = {
     "high_norm": "high norm",
@@ -73,7 +73,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def _run(args: argparse.Namespace) -> None:
-    from last_vit.model_argument import parse_model_arguments
+    from last_vit.models import parse_model_arguments
     from last_vit.runtime import is_main_process, process_group
 
     arguments = parse_model_arguments(args.model)

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from score_figures import MaskingView
 
     from last_vit.data.imagenet import ImageNetDataset
-    from last_vit.model_argument import ModelArgument
+    from last_vit.models import ModelArgument
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -73,7 +73,7 @@ def _run(args: argparse.Namespace) -> None:
     from score_figures import draw_masking
 
     from last_vit.data.imagenet import ImageNetDataset
-    from last_vit.model_argument import parse_model_arguments
+    from last_vit.models import parse_model_arguments
     from last_vit.results import dataset_name
     from last_vit.runtime import is_main_process, process_group
 

@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import torch
 
-    from last_vit.model_argument import ModelArgument
-    from last_vit.trained_model import TrainedModel
+    from last_vit.models import ModelArgument, TrainedModel
 
 
 def add_token_flag(parser: argparse.ArgumentParser) -> None:

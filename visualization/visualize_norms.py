@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from norm_figures import ExampleView, NormView
 
     from last_vit.metrics.patch_norms import PatchNorms
-    from last_vit.trained_model import TrainedModel
+    from last_vit.models import TrainedModel
 
 _COUNTS = ("num_images", "num_patches", "num_outside", "num_constant_maps", "num_split_images")
 _COLUMNS = {
@@ -76,7 +76,7 @@ def _run(args: argparse.Namespace) -> None:
     from figure_style import save_figure
     from norm_figures import draw_examples, draw_norms
 
-    from last_vit.model_argument import parse_model_arguments
+    from last_vit.models import parse_model_arguments
     from last_vit.runtime import is_main_process, process_group
 
     views, examples, rows = [], [], {}

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     import torch
     from score_figures import ScoreView
 
-    from last_vit.model_argument import ModelArgument
+    from last_vit.models import ModelArgument
 
 _COLUMNS = {
     "auroc": "AUROC",
@@ -71,7 +71,7 @@ def _run(args: argparse.Namespace) -> None:
     from figure_style import save_figure
     from score_figures import draw_distributions
 
-    from last_vit.model_argument import parse_model_arguments
+    from last_vit.models import parse_model_arguments
     from last_vit.runtime import is_main_process, process_group
 
     if args.boxes is None and args.masks is None:

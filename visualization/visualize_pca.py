@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from last_vit.adapters import DenseOutput
-    from last_vit.trained_model import TrainedModel
+    from last_vit.models import TrainedModel
 
 _MIN_PATCHES = 3
 
@@ -87,7 +87,7 @@ def _run(args: argparse.Namespace) -> None:
     from example_images import choose_images
     from figure_style import save_figure
 
-    from last_vit.model_argument import parse_model_arguments
+    from last_vit.models import parse_model_arguments
     from last_vit.runtime import is_main_process, process_group
 
     views = []

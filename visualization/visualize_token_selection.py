@@ -45,9 +45,8 @@ if TYPE_CHECKING:
     from torch.utils.data import Dataset
     from vote_statistics import VoteStatistics
 
-    from last_vit.model_argument import ModelArgument
+    from last_vit.models import ModelArgument, TrainedModel
     from last_vit.pooling import LaStPool
-    from last_vit.trained_model import TrainedModel
 
 _RELEASE_MODEL = "torchvision:vit_b_16"
 _COLUMNS = {
@@ -130,7 +129,7 @@ def models_of(args: argparse.Namespace) -> "list[ModelArgument]":
     Raises:
         ValueError: Bad model texts, neither of the two, or --checkpoint that no single model waits for.
     """
-    from last_vit.model_argument import parse_model_arguments
+    from last_vit.models import parse_model_arguments
 
     if args.checkpoint is None:
         if not args.model:

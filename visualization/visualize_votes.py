@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from torch import Tensor
 
-    from last_vit.trained_model import TrainedModel
+    from last_vit.models import TrainedModel
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ def _run(args: argparse.Namespace) -> None:
     from example_images import choose_images
     from figure_style import save_figure
 
-    from last_vit.model_argument import parse_model_arguments
+    from last_vit.models import parse_model_arguments
     from last_vit.runtime import select_device
 
     device = select_device(args.device)

@@ -17,10 +17,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fvit.clip_feature_cache import ClipFeatureCache
-from last_vit.clip_models.dense import clip_block_features, clip_dense_forward
-from last_vit.clip_models.loading import load_clip
+from last_vit.clip_dense import clip_block_features, clip_dense_forward
+from last_vit.clip_models import load_clip
 
-# What the last block does, by its name here and by clip_models/dense.py's.
+# What the last block does, by its name here and by clip_dense.py's.
 DENSE = {"last-block-value": "fvit", "plain": "vanilla"}
 _BLOCKS = {12: (3, 5, 7, 11), 24: (6, 10, 14, 23)}
 
@@ -44,7 +44,7 @@ class FrozenClip(nn.Module):
         source: What a trained detector belongs to: arch, weights (16 hex digits, or the seed), dense, blocks.
 
     Args:
-        arch: open_clip architecture or JSON config, see last_vit/clip_models/. F-ViT: EVA02-B-16, EVA02-L-14-336.
+        arch: open_clip architecture or JSON config, see last_vit/clip_models.py. F-ViT: EVA02-B-16, EVA02-L-14-336.
         checkpoint: Weights as `load_clip` takes them; None needs `random_seed`.
         blocks: Four block indices from 0, shallow to deep. F-ViT: 3, 5, 7, 11 of 12 and 6, 10, 14, 23 of 24, the
             defaults; for another depth they are spread evenly.

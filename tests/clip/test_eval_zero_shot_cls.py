@@ -21,7 +21,7 @@ from PIL import Image
 from torch.utils.data import DataLoader
 from torchvision.datasets import ImageFolder
 
-from last_vit.clip_models.text import encode_class_names, read_templates, zero_shot_scores
+from last_vit.clip_text import encode_class_names, read_templates, zero_shot_scores
 from last_vit.data.synthetic import SyntheticObjects
 from last_vit.dense import attach_last
 

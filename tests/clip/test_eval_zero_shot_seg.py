@@ -16,8 +16,8 @@ from seg_inputs import resize_short_side
 from seg_parts import make_voc
 from torch.nn import functional as F
 
-from last_vit.clip_models.dense import LAST_BLOCKS, clip_dense_features
-from last_vit.clip_models.text import encode_class_names, read_templates
+from last_vit.clip_dense import LAST_BLOCKS, clip_dense_features
+from last_vit.clip_text import encode_class_names, read_templates
 from last_vit.data.synthetic import SyntheticObjects
 
 REPO = Path(__file__).resolve().parents[2]

@@ -17,8 +17,8 @@ from dino_options import parse_options
 from dino_parts import TINY_RUN, arguments, run, shrink
 
 from last_vit.data.synthetic import SyntheticObjects, write_imagenet
+from last_vit.models import load_trained_model
 from last_vit.runtime import seed_everything
-from last_vit.trained_model import load_trained_model
 
 REPO = Path(__file__).resolve().parents[2]
 

@@ -10,7 +10,7 @@ from discovery_methods import dino_seg_method, lost_method, patch_score_method, 
 from discovery_parts import PATCH, SeesBrightness, bright_squares
 from torchvision.models import VisionTransformer
 
-from last_vit.native_size import find_patch_size, takes_any_size
+from last_vit.models import find_patch_size, takes_any_size
 from last_vit.pooling import LaStPool
 
 CPU = torch.device("cpu")

@@ -16,7 +16,7 @@ from last_vit import results
 from last_vit.data.synthetic import SyntheticObjects, write_voc
 from last_vit.data.voc import VocSplit
 from last_vit.dense import dense_forward
-from last_vit.model_argument import parse_model_argument
+from last_vit.models import parse_model_argument
 from last_vit.patch_scores import patch_score
 
 MODEL = "ViT=dino:vit_tiny/16@random"

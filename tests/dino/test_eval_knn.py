@@ -18,7 +18,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torchvision import transforms
 
 from last_vit.data import loaders
-from last_vit.model_argument import parse_model_argument
+from last_vit.models import parse_model_argument
 
 
 def clusters(num_queries=60, num_bank=301, num_classes=7, dim=16, spread=0.35, seed=0):

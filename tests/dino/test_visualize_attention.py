@@ -12,8 +12,8 @@ from matplotlib import colormaps
 from PIL import Image
 from torchvision.transforms import functional
 
+from last_vit.models import TrainedModel
 from last_vit.preprocessing import Preprocessing
-from last_vit.trained_model import TrainedModel
 
 MODEL = ("--arch", "vit_mini", "--pretrained_weights", "checkpoint.pth", "--device", "cpu")  # patch 8, the default
 

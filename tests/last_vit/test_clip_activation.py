@@ -9,10 +9,15 @@ import torch
 from clip_files import archive, as_openai, config_file, random_clip
 from clip_files import registry as registry
 
-from last_vit.checkpoint_layouts import OPENAI_ATTRIBUTES
-from last_vit.clip_models.activation import check_activation, config_uses_quick_gelu, known_activation
-from last_vit.clip_models.loading import load_clip
-from last_vit.clip_models.record import RECORD_FILE, ClipRecord
+from last_vit.checkpoint import OPENAI_ATTRIBUTES
+from last_vit.clip_models import (
+    RECORD_FILE,
+    ClipRecord,
+    check_activation,
+    config_uses_quick_gelu,
+    known_activation,
+    load_clip,
+)
 
 pytestmark = pytest.mark.usefixtures("registry")
 HASH = "0" * 64

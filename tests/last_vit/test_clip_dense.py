@@ -10,9 +10,8 @@ from open_clip.timm_model import TimmModel
 from torch import nn
 from torch.nn import functional as F
 
-from last_vit import attach_last
-from last_vit.clip_models import last_block as clip_last_block
-from last_vit.clip_models.dense import LAST_BLOCKS, clip_block_features, clip_dense_features, clip_dense_forward
+from last_vit import attach_last, clip_last_block
+from last_vit.clip_dense import LAST_BLOCKS, clip_block_features, clip_dense_features, clip_dense_forward
 
 TOWERS = {"native": (native_tower, plain_native), "EVA": (eva_tower, plain_eva)}
 # native; not square; larger on one side and smaller on the other; sides that are no multiple of the patch

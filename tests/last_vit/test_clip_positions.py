@@ -6,7 +6,7 @@ import torch
 from clip_towers_parts import bicubic
 from torch import nn
 
-from last_vit.clip_models.positions import POSITIONS, resize_positions, shadowed
+from last_vit.clip_dense import POSITIONS, resize_positions, shadowed
 
 
 def table(height, width, prefix=1, channels=5):

@@ -8,9 +8,8 @@ import torch
 from clip_parts import tiny_clip, tiny_tokenizer
 from safetensors.torch import load_file, safe_open, save_file
 
-from last_vit.clip_models import text as clip_text
-from last_vit.clip_models.text import default_cache, encode_class_names, max_over_names, read_templates
-from last_vit.clip_models.text_cache import embedding_key
+from last_vit import clip_text
+from last_vit.clip_text import default_cache, embedding_key, encode_class_names, max_over_names, read_templates
 
 NAMES = ["tench", "great white shark", "red panda", "polar bear", "tv"]
 

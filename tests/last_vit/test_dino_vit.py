@@ -7,10 +7,8 @@ from dino_parts import golden, tiny_vit
 
 from last_vit.dense import attach_last, dense_forward
 from last_vit.dino_vit import DINO_VITS, build_dino_vit, trained_img_size
-from last_vit.model_argument import parse_model_argument
-from last_vit.model_spec import build_model, preprocessing_of
+from last_vit.models import build_model, load_trained_model, parse_model_argument, preprocessing_of
 from last_vit.pooling import last_pool
-from last_vit.trained_model import load_trained_model
 
 
 @pytest.fixture

@@ -4,7 +4,7 @@ import pytest
 import torch
 import torchvision
 
-from last_vit.model_argument import ModelArgument, parse_model_argument, parse_model_arguments
+from last_vit.models import ModelArgument, parse_model_argument, parse_model_arguments
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,8 @@ import torch
 from torch.utils.data import DataLoader
 
 from last_vit.lazy.overrides import apply_overrides
-from last_vit.model_spec import Preprocessing, build_model, preprocessing_of
+from last_vit.models import build_model, preprocessing_of
+from last_vit.preprocessing import Preprocessing
 
 CONFIG = """
 from detectron2.config import LazyCall as L

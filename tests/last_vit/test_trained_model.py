@@ -6,7 +6,7 @@ import torch
 import torchvision
 
 from last_vit.checkpoint import find_classifier, load_checkpoint
-from last_vit.trained_model import load_trained_model
+from last_vit.models import load_trained_model
 
 CLASSIFIERS = {
     "torchvision:vit_b_32": "heads.head",

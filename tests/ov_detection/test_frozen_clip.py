@@ -10,7 +10,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from last_vit.checkpoint import save_checkpoint
-from last_vit.clip_models.loading import load_clip
+from last_vit.clip_models import load_clip
 
 pytest.importorskip("open_clip")
 TEXT = {"context_length": 8, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 1}

@@ -20,7 +20,7 @@ from fvit_parts import sample
 from ov_training import build_detector
 from test_convert_fvit_checkpoint import L14, detector_names, fill, save, tower_names
 
-from last_vit.clip_models.loading import load_clip
+from last_vit.clip_models import load_clip
 from last_vit.lazy.command import read_config
 
 pytest.importorskip("open_clip")

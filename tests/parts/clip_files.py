@@ -9,7 +9,7 @@ import torch
 from clip_towers_parts import randomised
 from torch import Tensor, nn
 
-from last_vit.clip_models.loading import resolve_architecture
+from last_vit.clip_models import resolve_architecture
 
 TEXT = {"context_length": 8, "vocab_size": 64, "width": 16, "heads": 2, "layers": 2}
 VISION = {"image_size": 32, "patch_size": 8, "width": 24, "head_width": 12, "layers": 2}

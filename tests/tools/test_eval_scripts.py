@@ -15,8 +15,7 @@ import torch
 from torchvision.models import vit_b_16
 
 from last_vit.data.synthetic import SyntheticObjects, write_imagenet
-from last_vit.model_argument import parse_model_argument
-from last_vit.model_spec import build_model
+from last_vit.models import build_model, parse_model_argument
 
 TOOLS = Path(__file__).resolve().parents[2] / "tools"
 SCRIPTS = [*sorted(TOOLS.glob("eval_*.sh")), TOOLS / "reproduce_analysis.sh"]

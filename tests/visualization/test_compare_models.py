@@ -13,7 +13,7 @@ from torchvision.models import VisionTransformer
 from last_vit import last_select, patch_score, vote_count
 from last_vit.data.transforms import EvalTransform
 from last_vit.dense import dense_forward
-from last_vit.trained_model import load_trained_model
+from last_vit.models import load_trained_model
 
 CONFIG = """
 from detectron2.config import LazyCall as L

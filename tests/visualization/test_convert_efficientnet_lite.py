@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from last_vit.checkpoint import read_checkpoint
-from last_vit.trained_model import load_trained_model
+from last_vit.models import load_trained_model
 
 timm = pytest.importorskip("timm")
 

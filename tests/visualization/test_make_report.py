@@ -24,7 +24,7 @@ from last_vit.data.transforms import EvalTransform
 from last_vit.layer_tokens import layer_tokens
 from last_vit.metrics import PointInBox
 from last_vit.metrics.patch_norms import PatchNorms, token_norms
-from last_vit.model_argument import parse_model_argument
+from last_vit.models import parse_model_argument
 from last_vit.patch_scores import patch_score, peak_index
 from last_vit.pooling import last_select, vote_count
 

@@ -19,8 +19,8 @@ from last_vit.data.synthetic import SyntheticObjects, write_coco, write_imagenet
 from last_vit.data.transforms import EvalTransform
 from last_vit.layer_tokens import layer_tokens
 from last_vit.metrics.patch_norms import PatchNorms, token_norms
+from last_vit.models import load_trained_model
 from last_vit.results import read_results
-from last_vit.trained_model import load_trained_model
 
 SCRIPT = Path(point_in_box_table.__file__)
 SMALL = ["--image-size", "64", "--resize", "72", "--num-workers", "0", "--device", "cpu", "--batch-size", "3"]

@@ -56,7 +56,7 @@ def run(folder, tmp_path, monkeypatch):
 
 def by_hand(folder: Path) -> dict[str, np.ndarray]:
     """Norms, scores and foreground of every image of the random ViT, one image at a time."""
-    from last_vit.model_argument import parse_model_argument
+    from last_vit.models import parse_model_argument
 
     trained = parse_model_argument(VIT).load(64, 72)
     prep = trained.preprocessing

@@ -18,7 +18,7 @@ from score_figures import ScoreView, draw_distributions, smooth
 from last_vit import last_pool
 from last_vit.data.transforms import EvalTransform
 from last_vit.dense import dense_forward
-from last_vit.model_argument import parse_model_argument
+from last_vit.models import parse_model_argument
 from last_vit.patch_scores import patch_score
 
 SCRIPT = Path(visualize_patch_score_distribution.__file__)

@@ -16,7 +16,7 @@ from PIL import Image
 
 from last_vit.data.transforms import EvalTransform
 from last_vit.dense import dense_forward
-from last_vit.model_argument import parse_model_argument
+from last_vit.models import parse_model_argument
 from last_vit.patch_scores import patch_score
 
 SCRIPT = Path(visualize_pca.__file__)

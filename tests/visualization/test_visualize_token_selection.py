@@ -18,7 +18,7 @@ from torchvision.models import vit_b_16
 
 from last_vit.data.transforms import EvalTransform
 from last_vit.dense import dense_forward
-from last_vit.model_argument import parse_model_argument
+from last_vit.models import parse_model_argument
 from last_vit.pooling import stability
 
 SCRIPT = Path(visualize_token_selection.__file__)

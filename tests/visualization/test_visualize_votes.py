@@ -17,7 +17,7 @@ from PIL import Image
 from last_vit import last_select, vote_count
 from last_vit.data.transforms import EvalTransform
 from last_vit.dense import dense_forward
-from last_vit.model_argument import parse_model_argument
+from last_vit.models import parse_model_argument
 
 SCRIPT = Path(visualize_votes.__file__)
 CLS, LAST = "CLS=timm:test_vit@random", "LaSt=timm:test_vit@random,pool=last,top_k=3,variant=paper"

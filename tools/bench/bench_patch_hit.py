@@ -18,7 +18,7 @@ from torch import nn
 from last_vit.dense import attach_pool
 from last_vit.metrics import PointInBox
 from last_vit.metrics.patch_norms import PatchNorms
-from last_vit.model_spec import build_model, preprocessing_of
+from last_vit.models import build_model, preprocessing_of
 from last_vit.patch_hit import count_patch_hits
 from last_vit.preprocessing import Preprocessing
 from last_vit.token_pool import POOL_KINDS

@@ -24,8 +24,8 @@ from torch import Tensor
 from torch.nn import functional as F
 from zero_shot_segmenter import ZeroShotSegmenter
 
-from last_vit.clip_models.dense import clip_dense_features
-from last_vit.clip_models.loading import load_clip
+from last_vit.clip_dense import clip_dense_features
+from last_vit.clip_models import load_clip
 
 IMAGE_HW, OUTPUT_HW, PATCH, CROP, STRIDE = (336, 448), (512, 683), 16, 224, 112
 NUM_NAMES, EMBED_DIM, SCALE = 150, 512, 40.0

@@ -22,8 +22,7 @@ from torch.utils.data import Subset
 from last_vit import patch_hit
 from last_vit.data.coco import read_coco_json
 from last_vit.data.loaders import build_test_loader
-from last_vit.model_argument import parse_model_argument
-from last_vit.native_size import find_patch_size
+from last_vit.models import find_patch_size, parse_model_argument
 
 
 @dataclass(frozen=True)
@@ -132,7 +131,7 @@ def segmentation(options: RunOptions) -> Evaluation:
     def random_text(_model: object, _tokenizer: object, names: list[str], *_: object, **__: object) -> Tensor:
         return F.normalize(torch.randn(len(names), width, generator=torch.Generator().manual_seed(0)), dim=1)
 
-    with patch("last_vit.clip_models.text.encode_class_names", random_text):  # 12,000 prompts are another measurement
+    with patch("last_vit.clip_text.encode_class_names", random_text):  # 12,000 prompts are another measurement
         segmenter = script.build_segmenter(args, setting, clip, options.device)
 
     def run(wrap: Wrap) -> None:

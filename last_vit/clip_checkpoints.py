@@ -21,10 +21,10 @@ from torch import Tensor, nn
 
 from last_vit.checkpoint import file_sha256, load_strict, read_checkpoint
 from last_vit.checkpoint_layouts import find_state_dict, fit_names
-from last_vit.clip_models.activation import Activation, known_activation
-from last_vit.clip_models.positions import resize_positions
-from last_vit.clip_models.record import ClipRecord, read_clip_record, recorded_pooling
-from last_vit.clip_models.towers import describe_clip, differing, fitting_architectures, in_words
+from last_vit.clip_activation import Activation, known_activation
+from last_vit.clip_positions import resize_positions
+from last_vit.clip_record import ClipRecord, read_clip_record, recorded_pooling
+from last_vit.clip_towers import describe_clip, differing, fitting_architectures, in_words
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from last_vit.adapters.base import class_names
-from last_vit.clip_models.positions import shadowed
+from last_vit.clip_positions import shadowed
 
 LAST_BLOCKS = ("vanilla", "maskclip", "sclip", "clearclip", "naclip", "fvit")
 _VALUE_ONLY = ("maskclip", "fvit")

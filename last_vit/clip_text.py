@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from last_vit.clip_models.text_cache import ClassEmbeddingCache, embedding_key
+from last_vit.clip_text_cache import ClassEmbeddingCache, embedding_key
 from last_vit.data.loaders import process_share
 from last_vit.runtime import all_gather, all_reduce_sum, is_main_process, rank, world_size
 
@@ -82,7 +82,7 @@ def encode_class_names(
 
     Runs in the precision of the model's weights, autocast off; what follows the tower is float32. Under torchrun the
     processes share the names, so all of them must call this together. With `cache`, embeddings that were made before
-    by the same text tower from the same tokens are read instead (see clip_models/text_cache.py).
+    by the same text tower from the same tokens are read instead (see clip_text_cache.py).
 
     Args:
         model: open_clip `CLIP` or `CustomTextCLIP`, in eval mode.

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from last_vit.checkpoint_layouts import OPENAI_ATTRIBUTES
-from last_vit.clip_models.record import ClipRecord
+from last_vit.clip_record import ClipRecord
 
 _QUICK_WORDS = ("openai", "metaclip", "dfn2b", "dfn5b")
 _GELU_WORDS = ("laion", "datacomp", "commonpool")

@@ -18,12 +18,36 @@ from typing import Any
 import torch
 from torch import nn
 
-from last_vit.clip_models.activation import check_activation, config_uses_quick_gelu
-from last_vit.clip_models.checkpoints import ClipCheckpoint, check_towers, load_clip_weights, read_clip_checkpoint
+from last_vit.clip_activation import Activation, check_activation, config_uses_quick_gelu, known_activation
+from last_vit.clip_checkpoints import ClipCheckpoint, check_towers, load_clip_weights, read_clip_checkpoint
+from last_vit.clip_record import RECORD_FILE, ClipRecord, read_clip_record
+from last_vit.clip_towers import describe_clip, fitting_architectures
 from last_vit.dense import pooling_of
 from last_vit.preprocessing import Preprocessing
 from last_vit.runtime import seeded_weights
 from last_vit.trained_pooling import attach_trained_pooling
+
+__all__ = [
+    "RECORD_FILE",
+    "Activation",
+    "ClipCheckpoint",
+    "ClipRecord",
+    "LoadedClip",
+    "build_clip",
+    "check_activation",
+    "check_towers",
+    "clip_preprocessing",
+    "config_uses_quick_gelu",
+    "describe_clip",
+    "fitting_architectures",
+    "known_activation",
+    "load_clip",
+    "load_clip_weights",
+    "read_clip_checkpoint",
+    "read_clip_record",
+    "resolve_architecture",
+    "split_clip_spec",
+]
 
 PRECISIONS = ("fp32", "fp16", "bf16", "pure_fp16", "pure_bf16")
 

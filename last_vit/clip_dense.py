@@ -22,8 +22,8 @@ from torch import Tensor, nn
 from last_vit.adapters import unwrap_host
 from last_vit.adapters.base import class_names
 from last_vit.adapters.open_clip_vit import image_tower
-from last_vit.clip_models.last_block import LAST_BLOCKS, replaced_last_block
-from last_vit.clip_models.positions import POSITIONS, positions_for
+from last_vit.clip_last_block import LAST_BLOCKS, replaced_last_block
+from last_vit.clip_positions import POSITIONS, positions_for, resize_positions, shadowed
 
 __all__ = [
     "LAST_BLOCKS",
@@ -32,6 +32,8 @@ __all__ = [
     "clip_block_features",
     "clip_dense_features",
     "clip_dense_forward",
+    "resize_positions",
+    "shadowed",
 ]
 
 _TRUNKS = {"timm.models.vision_transformer.VisionTransformer", "timm.models.eva.Eva"}
@@ -70,7 +72,7 @@ def clip_dense_forward(
             convolution floors: rows and columns of pixels beyond the last whole patch at the bottom and the right are
             not seen, and the h x w map stands for the whole image all the same.
         blocks: Indices of blocks, from 0, whose outputs are wanted; the last one's is that of `last_block`.
-        last_block: One of `LAST_BLOCKS`, see clip_models/last_block.py.
+        last_block: One of `LAST_BLOCKS`, see clip_last_block.py.
         position: How learned position embeddings are resized when the grid is not the tower's own; one of
             `POSITIONS`, see `resize_positions`. Rotary embeddings are always made for the grid, as timm makes them.
 

@@ -16,7 +16,7 @@ from last_vit.adapters.base import class_names
 from last_vit.atomic_file import atomic_file
 from last_vit.runtime import get_logger
 
-_FORMAT = "1"  # of the files and of the arithmetic in clip_models/text.py: a new number makes all embeddings anew
+_FORMAT = "1"  # of the files and of the arithmetic in clip_text.py: a new number makes all embeddings anew
 _IMAGE_SIDE = ("visual.", "logit_scale", "logit_bias")
 
 

@@ -3,6 +3,9 @@
 Pixels stay in the frame in which the file stores them. An EXIF orientation is deliberately not applied: the boxes of
 ImageNet, VOC and COCO are annotated on stored pixels, and the field's loaders (torchvision's, and so the release's)
 ignore it too. So an image's frame always is its boxes' frame.
+
+Every reader raises OSError (FileNotFoundError and the like) where the file cannot be opened, and a ValueError that
+names the file where its content is truncated, corrupt or of another kind. Needs no torch.
 """
 
 import os
@@ -12,9 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path, PurePath
 
 import numpy as np
-import torch
 from PIL import Image
-from torch import Tensor
 
 try:
     import simplejpeg
@@ -23,7 +24,7 @@ except ImportError:  # Pillow then decodes everything: the same pixels in more t
 
 IMAGE_SUFFIXES = (".jpeg", ".jpg", ".png", ".bmp", ".webp")
 MASK_SUFFIXES = (".png", ".npy")
-_INDEX_MODES = ("P", "L", "1")  # Pillow's modes of one 8-bit or 1-bit index per pixel
+_BROKEN_IMAGE = "; restore this file from the data set's archive, or leave out broken images with skip_broken=True"
 _RULE = "names must be unique, or the folders on both sides the same"
 
 
@@ -76,71 +77,42 @@ def pair_by_name(images: Sequence[PurePath], annotations: Sequence[PurePath], wi
         if len(fitting) > 1 or sharing[name.name] > 1:
             fitting = [index for index in fitting if _is_end_of_other(name, annotation_names[index])]
         if len(fitting) > 1:
-            raise ValueError(
-                f"image {image} fits annotations {annotations[fitting[0]]} and {annotations[fitting[1]]}: {_RULE}"
-            )
+            several = f"{annotations[fitting[0]]} and {annotations[fitting[1]]}"
+            raise ValueError(f"image {image} fits annotations {several}: {_RULE}")
         pairs.append(fitting[0] if fitting else None)
         if fitting and image_of.setdefault(fitting[0], image) is not image:
-            raise ValueError(
-                f"annotation {annotations[fitting[0]]} fits images {image_of[fitting[0]]} and {image}: {_RULE}"
-            )
+            several = f"{image_of[fitting[0]]} and {image}"
+            raise ValueError(f"annotation {annotations[fitting[0]]} fits images {several}: {_RULE}")
     return pairs
 
 
-def _is_end_of_other(path: PurePath, other: PurePath) -> bool:
-    length = min(len(path.parts), len(other.parts))
-    return path.parts[-length:] == other.parts[-length:]
-
-
 def load_rgb(path: str | Path) -> Image.Image:
-    """Decode an image file of any colour mode (grey, CMYK, palette, alpha, ...) to RGB.
+    """Decode an image file of any format and colour mode (grey, CMYK, palette, alpha, ...) to RGB.
 
     Transparency is dropped, not blended, as torchvision's loader does.
-
-    Args:
-        path: An image file in any format that Pillow reads.
-
-    Returns:
-        RGB image in the stored pixel frame; an EXIF orientation is not applied (see the module's docstring).
-
-    Raises:
-        OSError: The file cannot be opened or read: FileNotFoundError and the like.
-        ValueError: The file is truncated, corrupt or not an image; the message names it.
     """
-    with _naming(path), Image.open(path) as image:
+    with _naming("image", path, _BROKEN_IMAGE), Image.open(path) as image:
         if image.mode == "P" and "transparency" in image.info:
             return image.convert("RGBA").convert("RGB")  # the same colours; straight to RGB warns
         return image.convert("RGB")
 
 
-def load_pixels(path: str | Path) -> Tensor:
-    """`load_rgb` as a tensor, in less time for a JPEG in colour or grey.
+def load_pixels(path: str | Path) -> np.ndarray:
+    """The pixels of `load_rgb`, uint8 [height, width, 3], in less time for a JPEG in colour or grey.
 
     Pillow has the last word: it decodes every file that simplejpeg does not take without complaint (other formats,
     CMYK, broken or unusual JPEGs, images past Pillow's limit on size), or refuses it as it always did.
-
-    Returns:
-        uint8 [3, height, width] with the channels innermost in memory; equal to `load_rgb`'s pixels.
-
-    Raises:
-        OSError, ValueError: As `load_rgb`.
     """
     pixels = _decode_jpeg(Path(path).read_bytes())
-    return as_tensor(load_rgb(path)) if pixels is None else torch.from_numpy(pixels).permute(2, 0, 1)
+    return np.array(load_rgb(path)) if pixels is None else pixels
 
 
 def verify_image(path: str | Path) -> tuple[int, int]:
-    """Read all of an image file's data, as `load_rgb` would, and give its size.
+    """Read all of an image file's data, as `load_rgb` would, and give its (height, width) in stored pixels.
 
     A JPEG is decoded at an eighth of its size: that reads every byte, so it finds truncation, and costs less.
-
-    Returns:
-        (height, width) in stored pixels.
-
-    Raises:
-        OSError, ValueError: As `load_rgb`.
     """
-    with _naming(path), Image.open(path) as image:
+    with _naming("image", path, _BROKEN_IMAGE), Image.open(path) as image:
         width, height = image.size
         image.draft("RGB", (1, 1))
         image.load()
@@ -148,34 +120,45 @@ def verify_image(path: str | Path) -> tuple[int, int]:
 
 
 def load_mask(path: str | Path) -> np.ndarray:
-    """Read a mask by its ending, one of `MASK_SUFFIXES`.
+    """Read a mask: one whole number or truth value per pixel, whose meaning is the caller's business.
 
     Args:
-        path: A one-channel PNG of 1 or 8 bits, or an .npy with [H, W] or [1, H, W].
+        path: A one-channel PNG of 1 or 8 bits as VOC, ADE20K and others write them (a palette or grey, whose values are
+            indices), or an .npy with [H, W] or [1, H, W], as SAM's masks are kept.
 
     Returns:
         [H, W]: bool for a 1-bit PNG and a boolean array, uint8 for another PNG, an array's own integers else.
-
-    Raises:
-        OSError: The file cannot be opened or read: FileNotFoundError and the like.
-        ValueError: Another ending, corrupt content, colours in place of indices, or an array that is no mask; the
-            message names the file.
     """
     path = Path(path)
     suffix = path.suffix.lower()
     if suffix not in MASK_SUFFIXES:
         raise ValueError(f"mask {path} must end in {' or '.join(MASK_SUFFIXES)}")
-    try:
+    with _naming("mask", path):
         return _load_png(path) if suffix == ".png" else _load_array(path)
-    except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
-        if isinstance(error, OSError) and error.errno is not None:
-            raise  # the file system's own error says nothing about the content
-        raise ValueError(f"mask {path} cannot be read: {error}") from error
+
+
+def _is_end_of_other(path: PurePath, other: PurePath) -> bool:
+    length = min(len(path.parts), len(other.parts))
+    return path.parts[-length:] == other.parts[-length:]
+
+
+def _decode_jpeg(data: bytes) -> np.ndarray | None:
+    """RGB uint8 [height, width, 3]; None for what Pillow should judge."""
+    if simplejpeg is None:
+        return None
+    try:
+        height, width, colors, _ = simplejpeg.decode_jpeg_header(data)
+        limit = Image.MAX_IMAGE_PIXELS
+        if colors in ("CMYK", "YCCK") or (limit is not None and height * width > limit):
+            return None
+        return simplejpeg.decode_jpeg(data, "RGB")
+    except ValueError:
+        return None
 
 
 def _load_png(path: Path) -> np.ndarray:
     with Image.open(path) as image:
-        if image.mode not in _INDEX_MODES:
+        if image.mode not in ("P", "L", "1"):
             raise ValueError(
                 f"its mode is {image.mode} ({len(image.getbands())} channels), expected one channel of indices: a "
                 "palette (P), 8-bit grey (L) or 1-bit PNG. Where colours stand for objects, convert them to indices"
@@ -193,34 +176,12 @@ def _load_array(path: Path) -> np.ndarray:
     return values
 
 
-def _decode_jpeg(data: bytes) -> np.ndarray | None:
-    """RGB uint8 [height, width, 3]; None for what Pillow should judge."""
-    if simplejpeg is None:
-        return None
-    try:
-        height, width, colors, _ = simplejpeg.decode_jpeg_header(data)
-        limit = Image.MAX_IMAGE_PIXELS
-        if colors in ("CMYK", "YCCK") or (limit is not None and height * width > limit):
-            return None
-        return simplejpeg.decode_jpeg(data, "RGB")
-    except ValueError:
-        return None
-
-
-def as_tensor(image: Image.Image) -> Tensor:
-    """An RGB image's pixels: uint8 [3, height, width], the channels innermost in memory."""
-    return torch.from_numpy(np.array(image)).permute(2, 0, 1)
-
-
 @contextmanager
-def _naming(path: str | Path) -> Iterator[None]:
-    """Turn what Pillow raises for broken content into a ValueError that names the file."""
+def _naming(kind: str, path: str | Path, way_out: str = "") -> Iterator[None]:
+    """Turn what Pillow and numpy raise for broken content into a ValueError that names the file."""
     try:
         yield
     except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
         if isinstance(error, OSError) and error.errno is not None:
             raise  # the file system's own error says nothing about the content
-        raise ValueError(
-            f"image {path} cannot be read ({error}); restore this file from the data set's archive, "
-            "or leave out broken images with skip_broken=True"
-        ) from error
+        raise ValueError(f"{kind} {path} cannot be read: {error}{way_out}") from error

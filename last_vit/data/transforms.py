@@ -1,8 +1,4 @@
-"""From an image file to the tensor that a model reads: safe decoding, the evaluation and the training transform.
-
-Pixels stay in the frame in which the file stores them. An EXIF orientation is deliberately not applied: the boxes of
-ImageNet, VOC and COCO are annotated on stored pixels, and the field's loaders (torchvision's, and so the release's)
-ignore it too. So an image's frame always is its boxes' frame.
+"""From an image to the tensor that a model reads: the evaluation and the training transform.
 
 The evaluation transform is torchvision's own on PIL images (resizing with antialiasing), which published accuracies
 were measured with. The training transform draws and does the same on uint8 tensors, decoded by simplejpeg (which is
@@ -10,8 +6,10 @@ libjpeg-turbo): the same decoded pixels, the same crops, and resized pixels that
 tenth of one of 255 levels on average, in less time (`tools/bench/bench_data.py` measures both).
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from pathlib import Path
 
+import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
@@ -19,7 +17,7 @@ from torch.nn import functional as F
 from torchvision import transforms
 from torchvision.transforms import InterpolationMode
 
-from last_vit.data.image_files import as_tensor, load_pixels
+from last_vit.data.image_files import load_pixels
 from last_vit.preprocessing import IMAGENET_MEAN, IMAGENET_STD
 
 INTERPOLATIONS = ("bilinear", "bicubic")
@@ -48,10 +46,8 @@ class EvalTransform:
         std: Sequence[float] = IMAGENET_STD,
         interpolation: str = "bilinear",
     ) -> None:
-        self.resize = _check_size("resize", resize)
-        self.crop = _check_size("crop", crop)
-        self.mean, self.std = tuple(mean), tuple(std)
-        self.interpolation = interpolation
+        self.resize, self.crop = _check_size("resize", resize), _check_size("crop", crop)
+        self.mean, self.std, self.interpolation = tuple(mean), tuple(std), interpolation
         self._transform = transforms.Compose(
             [
                 transforms.Resize(resize, _interpolation_mode(interpolation)),
@@ -72,14 +68,12 @@ class EvalTransform:
         )
 
 
-def train_transform(
-    size: int = 224,
-    mean: Sequence[float] = IMAGENET_MEAN,
-    std: Sequence[float] = IMAGENET_STD,
-    scale: Sequence[float] = (0.08, 1.0),
-    interpolation: str = "bilinear",
-) -> Callable[[Image.Image], Tensor]:
+class TrainTransform:
     """Random resized crop, horizontal flip, normalise: the release's training transform.
+
+    All its chance is drawn from torch's CPU generator, as torchvision's RandomResizedCrop and RandomHorizontalFlip draw
+    it. Data sets read files with its `load` in place of `load_rgb`. It resizes uint8 pixels, for which torch's kernel
+    takes half of Pillow's time.
 
     Args:
         size: Side of the result, in pixels.
@@ -89,42 +83,35 @@ def train_transform(
             small images (Tiny-ImageNet's 64 pixels) are better served by a larger minimum, such as 0.35.
         interpolation: One of `INTERPOLATIONS`.
 
-    Returns:
-        Callable from an RGB image, PIL or uint8 [3, height, width], to float32 [3, size, size]. All its chance is drawn
-        from torch's CPU generator, as torchvision's RandomResizedCrop and RandomHorizontalFlip draw it. Its `load`
-        reads an image file; data sets use it in place of `load_rgb`.
-
     Raises:
         ValueError: Unknown interpolation, a size that is not positive, or a scale that is not 0 < min <= max <= 1.
     """
-    low, high = scale
-    if not 0 < low <= high <= 1:
-        raise ValueError(f"scale must be (min, max) with 0 < min <= max <= 1 (shares of the area), got {tuple(scale)}")
-    return _TrainTransform(
-        _check_size("size", size), tuple(mean), tuple(std), (low, high), _interpolation_mode(interpolation)
-    )
-
-
-class _TrainTransform:
-    """What `train_transform` returns. It resizes uint8 pixels, for which torch's kernel takes half of Pillow's time."""
-
-    load = staticmethod(load_pixels)
 
     def __init__(
         self,
-        size: int,
-        mean: tuple[float, ...],
-        std: tuple[float, ...],
-        scale: tuple[float, float],
-        interpolation: InterpolationMode,
+        size: int = 224,
+        mean: Sequence[float] = IMAGENET_MEAN,
+        std: Sequence[float] = IMAGENET_STD,
+        scale: Sequence[float] = (0.08, 1.0),
+        interpolation: str = "bilinear",
     ) -> None:
-        self._size, self._scale, self._mode = size, scale, interpolation.value
+        low, high = scale
+        if not 0 < low <= high <= 1:
+            raise ValueError(f"scale must be (min, max) with 0 < min <= max <= 1 (shares of area), got {tuple(scale)}")
+        self._size, self._scale = _check_size("size", size), (low, high)
+        self._mode = _interpolation_mode(interpolation).value
         # (x / 255 - mean) / std in one multiplication and one addition
         mean, std = (torch.tensor(values, dtype=torch.float64).view(3, 1, 1) for values in (mean, std))
         self._factor, self._offset = (1 / (255 * std)).float(), (-mean / std).float()
 
+    @staticmethod
+    def load(path: str | Path) -> Tensor:
+        """The pixels of `load_rgb`: uint8 [3, height, width], the channels innermost in memory."""
+        return torch.from_numpy(load_pixels(path)).permute(2, 0, 1)
+
     def __call__(self, image: Image.Image | Tensor) -> Tensor:
-        pixels = image if isinstance(image, Tensor) else as_tensor(image)
+        """RGB image, PIL or uint8 [3, height, width] -> float32 [3, size, size]."""
+        pixels = image if isinstance(image, Tensor) else torch.from_numpy(np.array(image)).permute(2, 0, 1)
         top, left, height, width = transforms.RandomResizedCrop.get_params(pixels, self._scale, _CROP_RATIO)
         crop = pixels[None, :, top : top + height, left : left + width]
         view = F.interpolate(crop, (self._size, self._size), mode=self._mode, antialias=True)[0]
@@ -132,6 +119,9 @@ class _TrainTransform:
             view = view.flip(-1)
         view = view.to(torch.float32, memory_format=torch.contiguous_format)
         return view.mul_(self._factor).add_(self._offset)
+
+
+train_transform = TrainTransform  # the name that configs, also those saved with checkpoints, know
 
 
 def _check_size(name: str, size: int) -> int:

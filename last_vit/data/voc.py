@@ -1,7 +1,8 @@
-"""Reader of a PASCAL VOC devkit: image lists, boxes, and the two kinds of segmentation.
+"""PASCAL VOC: the XML annotations that ImageNet uses, too, the devkit's image lists, boxes, masks and colours.
 
-VOC counts pixels from 1, and its last corner is an object's last pixel. Boxes come out in this package's frame, counted
-from 0 with x2 and y2 exclusive: xmin and ymin less 1, xmax and ymax as they are.
+`read_voc_xml` takes numbers as they stand. VOC counts pixels from 1, and its last corner is an object's last pixel, so
+`VocSplit` and `voc_boxes` give boxes in this package's frame, counted from 0 with x2 and y2 exclusive: xmin and ymin
+less 1, xmax and ymax as they are.
 
 Letters: M objects of one image.
 """
@@ -38,16 +39,11 @@ class ObjectBox(NamedTuple):
 
 
 class ImageAnnotation(NamedTuple):
-    """An image's annotation: its frame in pixels, and its objects in the file's order (possibly none).
-
-    The flags, one per object, are VOC's: hard to recognise, and reaching beyond its box. False where not given.
-    """
+    """An image's frame in pixels and its objects in the file's order (possibly none)."""
 
     width: int
     height: int
     objects: tuple[ObjectBox, ...]
-    is_difficult: tuple[bool, ...]
-    is_truncated: tuple[bool, ...]
 
 
 class VocObjects(NamedTuple):
@@ -56,8 +52,6 @@ class VocObjects(NamedTuple):
     image_hw: tuple[int, int]  # (height, width) in pixels
     names: tuple[str, ...]  # class of each object
     boxes_xyxy: Tensor  # float32 [M, 4], pixels counted from 0, x2 and y2 exclusive
-    is_difficult: Tensor  # bool [M]
-    is_truncated: Tensor  # bool [M]
 
 
 class VocSplit:
@@ -85,12 +79,12 @@ class VocSplit:
         self.folder = find_voc_folder(root)
         path = self.folder / "ImageSets" / listing / f"{split}.txt"
         self.stems = _read_list(path)
-        present = {image.name for image in (self.folder / "JPEGImages").iterdir()}
-        missing = [stem for stem in self.stems if f"{stem}.jpg" not in present]
+        images = self.folder / "JPEGImages"
+        missing = sorted({f"{stem}.jpg" for stem in self.stems} - {image.name for image in images.iterdir()})
         if missing:
             raise FileNotFoundError(
                 f"{len(missing)} of the {len(self.stems)} images in {path} are not there, such as "
-                f"{self.folder / 'JPEGImages' / missing[0]}.jpg; {_EXPECTED}"
+                f"{images / missing[0]}; {_EXPECTED}"
             )
 
     def __len__(self) -> int:
@@ -101,19 +95,9 @@ class VocSplit:
         return self.folder / "JPEGImages" / f"{self.stems[index]}.jpg"
 
     def objects(self, index: int) -> VocObjects:
-        """The objects of one image.
-
-        Raises:
-            FileNotFoundError, ValueError: As `read_voc_xml`.
-        """
-        annotation = read_voc_xml(self.folder / "Annotations" / f"{self.stems[index]}.xml")
-        return VocObjects(
-            (annotation.height, annotation.width),
-            tuple(each.name for each in annotation.objects),
-            voc_boxes(annotation),
-            torch.tensor(annotation.is_difficult, dtype=torch.bool),
-            torch.tensor(annotation.is_truncated, dtype=torch.bool),
-        )
+        """The objects of one image; raises as `read_voc_xml`."""
+        found = read_voc_xml(self.folder / "Annotations" / f"{self.stems[index]}.xml")
+        return VocObjects((found.height, found.width), tuple(each.name for each in found.objects), voc_boxes(found))
 
     def class_mask(self, index: int) -> Tensor:
         """Class of each pixel: uint8 [H, W], 0 background, 1 to 20 classes in alphabetical order, 255 unknown.
@@ -124,11 +108,7 @@ class VocSplit:
         return self._mask("SegmentationClass", index)
 
     def object_mask(self, index: int) -> Tensor:
-        """Number of the object of each pixel: uint8 [H, W], 0 background, 255 unknown.
-
-        Raises:
-            FileNotFoundError, ValueError: As `load_mask`; Main's images have a mask only if Segmentation lists them.
-        """
+        """Number of the object of each pixel, as `class_mask`: uint8 [H, W], 0 background, 255 unknown."""
         return self._mask("SegmentationObject", index)
 
     def _mask(self, kind: str, index: int) -> Tensor:
@@ -165,26 +145,6 @@ def voc_boxes(annotation: ImageAnnotation) -> Tensor:
     return boxes
 
 
-def _read_list(path: Path) -> list[str]:
-    if not path.is_file():
-        there = sorted(each.stem for each in path.parent.glob("*.txt") if "_" not in each.stem)
-        raise FileNotFoundError(f"no image list {path}; lists there: {', '.join(there) or 'none'}; {_EXPECTED}")
-    lines = [line.split() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
-    if not lines:
-        raise ValueError(f"image list {path} is empty")
-    wide = next((line for line in lines if len(line) > 1), None)
-    if wide is not None:
-        raise ValueError(
-            f"{path} holds {' '.join(wide)!r}, so it is not a list of images but of one class's presence; take a split "
-            "such as val"
-        )
-    stems = [line[0] for line in lines]
-    stem, count = Counter(stems).most_common(1)[0]
-    if count > 1:
-        raise ValueError(f"image list {path} names {stem} {count} times")
-    return stems
-
-
 def voc_colors() -> np.ndarray:
     """VOC's colour of each index, uint8 [256, 3]: the index's bits 0, 3, 6 are red from the top, 1, 4, 7 green."""
     index = np.arange(256)
@@ -193,13 +153,7 @@ def voc_colors() -> np.ndarray:
 
 
 def read_voc_xml(path: str | Path) -> ImageAnnotation:
-    """Read one annotation file; boxes that reach over the image's border are clipped to it.
-
-    Args:
-        path: XML file with `<size>` and any number of `<object>`.
-
-    Returns:
-        The frame and its objects; an XML without objects is a valid annotation of nothing.
+    """Read one XML annotation, safe against hostile files; boxes that reach over the image's border are clipped to it.
 
     Raises:
         FileNotFoundError: No such file.
@@ -218,12 +172,10 @@ def read_voc_xml(path: str | Path) -> ImageAnnotation:
         width, height = (int(_number(root, f"size/{side}")) for side in ("width", "height"))
         if width < 1 or height < 1:
             raise ValueError(f"image size {width} x {height} is not positive")
-        elements = root.findall("object")
-        objects = tuple(_read_object(element, width, height) for element in elements)
+        objects = tuple(_read_object(element, width, height) for element in root.findall("object"))
     except ValueError as error:
         raise ValueError(f"annotation {path}: {error}") from error
-    flags = (tuple(_is_set(element, tag) for element in elements) for tag in ("difficult", "truncated"))
-    return ImageAnnotation(width, height, objects, *flags)
+    return ImageAnnotation(width, height, objects)
 
 
 def _read_object(element: Element, width: int, height: int) -> ObjectBox:
@@ -239,10 +191,6 @@ def _read_object(element: Element, width: int, height: int) -> ObjectBox:
     return ObjectBox(name, xmin, ymin, xmax, ymax)
 
 
-def _is_set(element: Element, tag: str) -> bool:
-    return (element.findtext(tag) or "").strip() == "1"
-
-
 def _number(element: Element, tag: str) -> float:
     text = element.findtext(tag)
     if text is None:
@@ -251,3 +199,23 @@ def _number(element: Element, tag: str) -> float:
         return float(text)
     except ValueError as error:
         raise ValueError(f"<{tag}> is not a number: {text!r}") from error
+
+
+def _read_list(path: Path) -> list[str]:
+    if not path.is_file():
+        there = sorted(each.stem for each in path.parent.glob("*.txt") if "_" not in each.stem)
+        raise FileNotFoundError(f"no image list {path}; lists there: {', '.join(there) or 'none'}; {_EXPECTED}")
+    lines = [line.split() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    if not lines:
+        raise ValueError(f"image list {path} is empty")
+    wide = next((line for line in lines if len(line) > 1), None)
+    if wide is not None:
+        raise ValueError(
+            f"{path} holds {' '.join(wide)!r}, so it is not a list of images but of one class's presence; take a split "
+            "such as val"
+        )
+    stems = [line[0] for line in lines]
+    stem, count = Counter(stems).most_common(1)[0]
+    if count > 1:
+        raise ValueError(f"image list {path} names {stem} {count} times")
+    return stems

@@ -1,4 +1,4 @@
-"""VOC's devkit: lists, boxes in the package's frame, flags and masks against the synthetic truth; faults by name."""
+"""VOC's devkit: lists, boxes in the package's frame and masks against the synthetic truth; XML and faults by name."""
 
 import shutil
 
@@ -8,9 +8,10 @@ import torch
 from PIL import Image
 
 from last_vit.data.synthetic import SyntheticObjects, write_voc
-from last_vit.data.voc import ImageAnnotation, ObjectBox, VocSplit, find_voc_folder, voc_boxes
+from last_vit.data.voc import ImageAnnotation, ObjectBox, VocSplit, find_voc_folder, read_voc_xml, voc_boxes
 
 COUNT = 5
+SIZE = "<size><width>60</width><height>40</height><depth>3</depth></size>"
 
 
 def _samples(split="val"):
@@ -40,7 +41,6 @@ def test_split_is_the_synthetic_truth(written, split, listing):
         assert objects.names == (rendered.class_name.replace(" ", "_"),)
         assert torch.equal(objects.boxes_xyxy, rendered.box_xyxy[None])
         assert objects.image_hw == (32, 32)
-        assert objects.is_difficult.tolist() == objects.is_truncated.tolist() == [False]
         class_mask = voc.class_mask(index)
         assert class_mask.dtype == torch.uint8
         assert torch.equal(class_mask, rendered.mask * (rendered.label + 1))
@@ -57,26 +57,9 @@ def test_root_and_folders_above(written, place):
 
 def test_corners_count_from_one_and_are_inclusive():
     objects = (ObjectBox("a", 1, 1, 60, 40), ObjectBox("b", 7, 3, 7, 3), ObjectBox("c", 0, 0.5, 5, 5))
-    boxes = voc_boxes(ImageAnnotation(60, 40, objects, (False,) * 3, (False,) * 3))
+    boxes = voc_boxes(ImageAnnotation(60, 40, objects))
     assert boxes.tolist() == [[0, 0, 60, 40], [6, 2, 7, 3], [0, 0, 5, 5]]
-    assert voc_boxes(ImageAnnotation(60, 40, (), (), ())).shape == (0, 4)
-
-
-def test_flags_and_several_objects(root):
-    voc = VocSplit(root, "val")
-    path = voc.folder / "Annotations" / f"{voc.stems[2]}.xml"
-    text = path.read_text()
-    element = text[text.index("<object>") : text.index("</object>") + len("</object>")]
-    hard = element.replace("<difficult>0", "<difficult>1")
-    cut = element.replace("<truncated>0", "<truncated>1").replace("<difficult>0</difficult>", "")
-    path.write_text(text.replace(element, element + hard + cut))
-    objects = voc.objects(2)
-    assert objects.boxes_xyxy.shape == (3, 4)
-    assert objects.is_difficult.tolist() == [False, True, False]
-    assert objects.is_truncated.tolist() == [False, False, True]
-    path.write_text(text.replace(element, ""))
-    assert voc.objects(2).boxes_xyxy.shape == (0, 4)
-    assert voc.objects(2).is_difficult.dtype == torch.bool
+    assert voc_boxes(ImageAnnotation(60, 40, ())).shape == (0, 4)
 
 
 def test_wrong_root(root, tmp_path):
@@ -119,3 +102,72 @@ def test_missing_files(root):
     voc.image_path(3).unlink()
     with pytest.raises(FileNotFoundError, match=rf"1 of the 5 images.*{voc.stems[3]}\.jpg"):
         VocSplit(root, "val")
+
+
+def _object(xmin, ymin, xmax, ymax, name="n1"):
+    corners = f"<xmin>{xmin}</xmin><ymin>{ymin}</ymin><xmax>{xmax}</xmax><ymax>{ymax}</ymax>"
+    return f"<object><name>{name}</name><bndbox>{corners}</bndbox></object>"
+
+
+@pytest.fixture
+def write(tmp_path):
+    def _write(body, head=""):
+        path = tmp_path / "image_7.xml"
+        path.write_text(f"{head}<annotation>{body}</annotation>")
+        return path
+
+    return _write
+
+
+def test_reads_size_and_objects_in_order(write):
+    annotation = read_voc_xml(write(SIZE + _object(1, 2, 30, 20) + _object(0.5, 0, 59, 39, "n2")))
+    assert (annotation.width, annotation.height) == (60, 40)
+    assert annotation.objects == (ObjectBox("n1", 1, 2, 30, 20), ObjectBox("n2", 0.5, 0, 59, 39))
+
+
+def test_what_counts_as_an_object_and_how_it_is_clipped(write):
+    part = "<part><name>head</name><bndbox><xmin>0</xmin><ymin>0</ymin><xmax>1</xmax><ymax>1</ymax></bndbox></part>"
+    with_part = _object(1, 2, 30, 20).replace("<bndbox>", part + "<bndbox>", 1)
+    over_the_border, one_pixel = _object(-5, 10, 70, 45), _object(59, 10, 59, 20)
+    found = read_voc_xml(write(SIZE + with_part + over_the_border + one_pixel)).objects
+    assert [box[1:] for box in found] == [(1, 2, 30, 20), (0, 10, 60, 40), (59, 10, 59, 20)]
+    assert read_voc_xml(write(SIZE)).objects == ()
+
+
+@pytest.mark.parametrize(
+    "corners", [(70, 10, 80, 20), (-9, 10, -2, 20), (30, 10, 20, 20), (10, 40, 20, 50), ("nan", 1, 2, 3)]
+)
+def test_box_with_nothing_inside_is_refused(write, corners):
+    with pytest.raises(ValueError, match=r"image_7\.xml.*nothing inside the 60 x 40 image"):
+        read_voc_xml(write(SIZE + _object(*corners)))
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        ("", "size/width> is missing"),
+        (SIZE.replace("60", "0"), "not positive"),
+        (SIZE.replace("60", "wide"), "not a number"),
+        (SIZE + "<object><name>n1</name></object>", "bndbox/xmin> is missing"),
+        (SIZE + _object(1, 2, 3, 4, name=" "), "no name"),
+    ],
+)
+def test_incomplete_annotations_are_named(write, body, message):
+    with pytest.raises(ValueError, match=rf"image_7\.xml.*{message}"):
+        read_voc_xml(write(body))
+
+
+def test_entity_bomb_is_refused(write):
+    entities = "".join(f'<!ENTITY e{i} "{f"&e{i - 1};" * 10}">' for i in range(1, 9))
+    bomb = f'<!DOCTYPE annotation [<!ENTITY e0 "ha">{entities}]>'
+    with pytest.raises(ValueError, match=r"image_7\.xml defines XML entities"):
+        read_voc_xml(write(SIZE + "<folder>&e8;</folder>", head=bomb))
+
+
+def test_what_is_not_xml_is_named(tmp_path):
+    for name, content in [("a.xml", b"\xff\xd8\xff\xe0 a jpeg"), ("b.xml", b""), ("c.xml", b"<annotation><size>")]:
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(ValueError, match=rf"{name} is not readable XML"):
+            read_voc_xml(tmp_path / name)
+    with pytest.raises(FileNotFoundError):
+        read_voc_xml(tmp_path / "absent.xml")

@@ -1,8 +1,7 @@
 """Reader of COCO's `instances_*.json`: boxes and categories per image, and masks when they are asked for.
 
-Reads the annotations only; where the images lie is the caller's business. Everything is kept in a few arrays and one
-string of bytes, so that loading processes share it: official segmentations take a fifth of what they would as Python
-numbers.
+Reads the annotations only; where the images lie is the caller's business. Segmentations are kept as text, one per
+image: official ones take a fifth of what they would as Python numbers, and loading processes share it.
 
 Boxes are clipped to their image. COCO's own training sets hold two boxes of height 0 (annotations 918 and 2206849 of
 train2017), which cover nothing: such objects are left out and counted in `skipped`. Every other fault is an error.
@@ -12,7 +11,7 @@ Letters: I images, M objects of one image.
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -39,13 +38,9 @@ class CocoInstances:
     Attributes:
         path: The file.
         file_names: One per image, as the file gives them.
-        image_ids: int64 array [I].
         image_hw: int64 array [I, 2], (height, width) in pixels.
         categories: Category id -> name, in the file's order.
         skipped: Objects that were left out, reason -> count.
-
-    Args:
-        path: The JSON file.
 
     Raises:
         FileNotFoundError: No such file.
@@ -58,17 +53,16 @@ class CocoInstances:
         self.skipped: Counter[str] = Counter()
         content = read_coco_json(self.path)
         self.categories = self._read_categories(content["categories"])
-        self.file_names, self.image_ids, self.image_hw = self._read_images(content["images"])
-        self._read_annotations(content["annotations"])
+        index_of = self._read_images(content["images"])
+        self._read_annotations(content["annotations"], index_of)
 
     def __len__(self) -> int:
         return len(self.file_names)
 
     def objects(self, index: int) -> CocoObjects:
         """Boxes, categories and crowd flags of one image's objects."""
-        rows = self._rows_of(index)
-        arrays = (self._boxes_xyxy[rows], self._category_ids[rows], self._is_crowd[rows])
-        return CocoObjects(*(torch.from_numpy(array.copy()) for array in arrays))
+        rows = torch.from_numpy(self._rows[index])
+        return CocoObjects(rows[:, :4].float(), rows[:, 4].long(), rows[:, 5].bool())
 
     def masks(self, index: int) -> Tensor:
         """Masks of one image's objects, in the order of `objects`: bool [M, H, W] in the image's pixels.
@@ -76,33 +70,21 @@ class CocoInstances:
         Raises:
             ValueError: An object without a segmentation, or with a broken one.
         """
-        rows = self._rows_of(index)
-        return self._decode(index, range(rows.start, rows.stop), union=False)
+        return self._decode(index, json.loads(self._segmentations[index]), union=False)
 
     def union_mask(self, index: int, crowd: bool = False) -> Tensor:
-        """The pixels that belong to any object of one image: bool [H, W].
-
-        Args:
-            index: Of the image.
-            crowd: Take the crowd regions instead of the single objects.
+        """The pixels that belong to any single object of one image, or to any crowd region: bool [H, W].
 
         Raises:
             ValueError: An object without a segmentation, or with a broken one.
         """
-        rows = self._rows_of(index)
-        chosen = rows.start + np.flatnonzero(self._is_crowd[rows] == crowd)
-        return self._decode(index, chosen.tolist(), union=True)
+        is_crowd = self._rows[index][:, 5]
+        every = zip(json.loads(self._segmentations[index]), is_crowd, strict=True)
+        return self._decode(index, [segmentation for segmentation, flag in every if flag == crowd], union=True)
 
-    def _rows_of(self, index: int) -> slice:
-        if not 0 <= index < len(self):
-            raise IndexError(f"index must be in [0, {len(self)}), got {index}")
-        return slice(*self._row_starts[index : index + 2].tolist())
-
-    def _decode(self, index: int, rows: Iterable[int], union: bool) -> Tensor:
-        texts = [self._text[self._text_starts[row] : self._text_starts[row + 1]] for row in rows]
-        height, width = self.image_hw[index].tolist()
+    def _decode(self, index: int, segmentations: list[Any], union: bool) -> Tensor:
         try:
-            return decode_segmentations([json.loads(text) for text in texts], height, width, union)
+            return decode_segmentations(segmentations, *self.image_hw[index].tolist(), union)
         except ValueError as error:
             raise ValueError(f"{self.path}: image {self.file_names[index]}: {error}") from error
 
@@ -116,9 +98,10 @@ class CocoInstances:
                 categories[category_id] = name
         return categories
 
-    def _read_images(self, entries: list[Any]) -> tuple[list[str], np.ndarray, np.ndarray]:
+    def _read_images(self, entries: list[Any]) -> dict[int, int]:
+        """Image id -> index."""
         names: dict[str, None] = {}
-        ids: dict[int, None] = {}
+        index_of: dict[int, int] = {}
         sizes = []
         for place, entry in enumerate(entries):
             with _naming(self.path, "images", place):
@@ -127,19 +110,20 @@ class CocoInstances:
                     raise ValueError(f"file_name is {name!r}")
                 if min(_whole(entry, "height"), _whole(entry, "width")) < 1:
                     raise ValueError(f"image {name} has {size[1]} x {size[0]} pixels")
-                if image_id in ids or name in names:
+                if image_id in index_of or name in names:
                     raise ValueError(f"another image has the id {image_id} or the file_name {name}")
-                ids[image_id] = names[name] = None
+                index_of[image_id], names[name] = place, None
                 sizes.append(size)
         if not sizes:
             raise ValueError(f"{self.path} lists no image; {_EXPECTED}")
-        return list(names), np.array(list(ids), dtype=np.int64), np.array(sizes, dtype=np.int64)
+        self.file_names, self.image_hw = list(names), np.array(sizes, dtype=np.int64)
+        return index_of
 
-    def _read_annotations(self, entries: list[Any]) -> None:
-        index_of = {image_id: index for index, image_id in enumerate(self.image_ids.tolist())}
+    def _read_annotations(self, entries: list[Any], index_of: dict[int, int]) -> None:
         sizes = self.image_hw.tolist()
         seen: set[int] = set()
-        images, boxes, category_ids, is_crowd, texts = [], [], [], [], []
+        rows: list[list[tuple[float, ...]]] = [[] for _ in sizes]  # x1, y1, x2, y2, category id, is crowd
+        segmentations: list[list[str]] = [[] for _ in sizes]
         for place, entry in enumerate(entries):
             with _naming(self.path, "annotations", place):
                 number, image_id, category_id = (_whole(entry, name) for name in ("id", "image_id", "category_id"))
@@ -153,23 +137,15 @@ class CocoInstances:
                 if crowd not in (0, 1):
                     raise ValueError(f"iscrowd is {crowd!r}, expected 0 or 1")
                 seen.add(number)
-                corners = _corners(entry["bbox"], *sizes[index_of[image_id]])
+                index = index_of[image_id]
+                corners = _corners(entry["bbox"], *sizes[index])
             if corners is None:
                 self.skipped["box without area"] += 1
                 continue
-            images.append(index_of[image_id])
-            boxes.append(corners)
-            category_ids.append(category_id)
-            is_crowd.append(crowd)
-            texts.append(json.dumps(entry.get("segmentation"), separators=(",", ":")).encode())
-        images = np.array(images, dtype=np.int64)
-        order = np.argsort(images, kind="stable")
-        self._row_starts = np.append(0, np.bincount(images, minlength=len(self)).cumsum())
-        self._boxes_xyxy = np.array(boxes, dtype=np.float32).reshape(-1, 4)[order]
-        self._category_ids = np.array(category_ids, dtype=np.int64)[order]
-        self._is_crowd = np.array(is_crowd, dtype=bool)[order]
-        self._text = b"".join(texts[row] for row in order)
-        self._text_starts = np.cumsum([0, *(len(texts[row]) for row in order)])
+            rows[index].append((*corners, category_id, crowd))
+            segmentations[index].append(json.dumps(entry.get("segmentation"), separators=(",", ":")))
+        self._rows = [np.array(each, dtype=np.float64).reshape(-1, 6) for each in rows]
+        self._segmentations = [f"[{','.join(each)}]".encode() for each in segmentations]
 
 
 def read_coco_json(path: Path) -> dict[str, Any]:
@@ -186,8 +162,7 @@ def read_coco_json(path: Path) -> dict[str, Any]:
         ValueError: Not readable JSON, or without one of the lists.
     """
     try:
-        with path.open(encoding="utf-8") as file:
-            content = json.load(file)
+        content = json.loads(path.read_bytes())
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} is not readable JSON ({error}); {_EXPECTED}") from error
     names = ("images", "annotations", "categories")
@@ -195,37 +170,6 @@ def read_coco_json(path: Path) -> dict[str, Any]:
     if missing:
         raise ValueError(f"{path} has no list {' and '.join(missing)}; {_EXPECTED}")
     return content
-
-
-@contextmanager
-def _naming(path: Path, section: str, place: int) -> Iterator[None]:
-    """Turn what a malformed entry raises into a ValueError that says where it stands."""
-    try:
-        yield
-    except KeyError as error:
-        raise ValueError(f"{path}: {section}[{place}] has no {error.args[0]}; {_EXPECTED}") from error
-    except (ValueError, TypeError, AttributeError) as error:
-        raise ValueError(f"{path}: {section}[{place}]: {error}") from error
-
-
-def _whole(entry: dict[str, Any], name: str) -> int:
-    value = entry[name]
-    if type(value) is not int:  # nor bool, which is an int to isinstance
-        raise ValueError(f"{name} is {value!r}, expected a whole number")
-    return value
-
-
-def _corners(bbox: Any, height: int, width: int) -> tuple[float, ...] | None:
-    """(x, y, width, height) -> (x1, y1, x2, y2) inside the image; None for a box without area."""
-    if not isinstance(bbox, list) or len(bbox) != 4 or not all(type(value) in (int, float) for value in bbox):
-        raise ValueError(f"bbox is {bbox!r}, expected [x, y, width, height]")
-    x, y, box_width, box_height = bbox
-    x1, y1, x2, y2 = max(x, 0.0), max(y, 0.0), min(x + box_width, float(width)), min(y + box_height, float(height))
-    if box_width >= 0 and box_height >= 0 and box_width * box_height == 0:
-        return None
-    if not (x1 < x2 and y1 < y2):  # false for NaN, too
-        raise ValueError(f"bbox {bbox} has nothing inside the {width} x {height} image")
-    return x1, y1, x2, y2
 
 
 def decode_segmentations(segmentations: Sequence[Any], height: int, width: int, union: bool) -> Tensor:
@@ -263,6 +207,37 @@ def encode_segmentation(segmentation: Any, height: int, width: int) -> dict[str,
     if isinstance(segmentation, dict):
         return mask_tools.frPyObjects(_checked_runs(segmentation, height, width), height, width)
     return mask_tools.merge(mask_tools.frPyObjects(_checked_polygons(segmentation, height, width), height, width))
+
+
+@contextmanager
+def _naming(path: Path, section: str, place: int) -> Iterator[None]:
+    """Turn what a malformed entry raises into a ValueError that says where it stands."""
+    try:
+        yield
+    except KeyError as error:
+        raise ValueError(f"{path}: {section}[{place}] has no {error.args[0]}; {_EXPECTED}") from error
+    except (ValueError, TypeError, AttributeError) as error:
+        raise ValueError(f"{path}: {section}[{place}]: {error}") from error
+
+
+def _whole(entry: dict[str, Any], name: str) -> int:
+    value = entry[name]
+    if type(value) is not int:  # nor bool, which is an int to isinstance
+        raise ValueError(f"{name} is {value!r}, expected a whole number")
+    return value
+
+
+def _corners(bbox: Any, height: int, width: int) -> tuple[float, ...] | None:
+    """(x, y, width, height) -> (x1, y1, x2, y2) inside the image; None for a box without area."""
+    if not isinstance(bbox, list) or len(bbox) != 4 or not all(type(value) in (int, float) for value in bbox):
+        raise ValueError(f"bbox is {bbox!r}, expected [x, y, width, height]")
+    x, y, box_width, box_height = bbox
+    x1, y1, x2, y2 = max(x, 0.0), max(y, 0.0), min(x + box_width, float(width)), min(y + box_height, float(height))
+    if box_width >= 0 and box_height >= 0 and box_width * box_height == 0:
+        return None
+    if not (x1 < x2 and y1 < y2):  # false for NaN, too
+        raise ValueError(f"bbox {bbox} has nothing inside the {width} x {height} image")
+    return x1, y1, x2, y2
 
 
 def _checked_polygons(polygons: Any, height: int, width: int) -> list[list[float]]:

@@ -30,7 +30,7 @@ from last_vit.data.imagenet_layout import (
     find_split_folder,
     list_split,
 )
-from last_vit.data.voc import read_voc_xml
+from last_vit.data.voc import ImageAnnotation, read_voc_xml
 
 NO_BOX = (float("nan"),) * 4
 _FRAME_TOLERANCE = 0.02  # relative difference of the aspect ratios of file and XML: rounding of a scaled frame
@@ -83,7 +83,14 @@ class ImageNetDataset(Dataset):
         max_box_area: float | None = None,
         skip_broken: bool = False,
     ) -> None:
-        _check_arguments(boxes, annotation_root, single_object, max_box_area)
+        if (single_object or annotation_root is not None) and not boxes:
+            raise ValueError("single_object and annotation_root are about annotations: they need boxes=True")
+        if max_box_area is not None and not single_object:
+            raise ValueError("max_box_area looks at the one box of an image: it needs single_object=True")
+        if max_box_area is not None and not 0 < max_box_area <= 1:
+            raise ValueError(
+                f"max_box_area is a share of the image in (0, 1], got {max_box_area}; None keeps all boxes"
+            )
         self.folder = find_folder(root) if split is None else find_split_folder(root, split)
         self.transform = transform
         self.skipped: Counter[str] = Counter()
@@ -100,15 +107,12 @@ class ImageNetDataset(Dataset):
                 f"{self.folder} holds images without class folders, so their labels are unknown: sort them into "
                 "<wnid>/ folders, or put Kaggle's LOC_val_solution.csv and LOC_synset_mapping.txt beside the folder"
             )
-        if listing.empty_classes:
-            self.skipped["empty class folder"] = len(listing.empty_classes)
-        self.classes = listing.classes
-        self.image_paths = listing.image_paths
+        self.skipped += Counter({"empty class folder": len(listing.empty_classes)})
+        self.classes, self.image_paths = listing.classes, listing.image_paths
         self.labels = np.array(listing.labels, dtype=np.int64)
         self.boxes_xyxy = self.image_hw = self.num_objects = None
         if boxes:
-            annotation_folder = find_annotation_folder(self.folder, split or self.folder.name, annotation_root)
-            self._read_annotations(annotation_folder, single_object, max_box_area, skip_broken)
+            self._read_annotations(split or self.folder.name, annotation_root, single_object, max_box_area, skip_broken)
         if skip_broken:
             self._leave_out_broken_images()
         if not self.image_paths:
@@ -145,27 +149,23 @@ class ImageNetDataset(Dataset):
         )
 
     def _read_annotations(
-        self, folder: Path, single_object: bool, max_box_area: float | None, skip_broken: bool
+        self,
+        split: str,
+        annotation_root: str | Path | None,
+        single_object: bool,
+        max_box_area: float | None,
+        skip_broken: bool,
     ) -> None:
         """Fill the box arrays and drop what the filters rule out."""
-        find = annotation_finder(folder)
+        find = annotation_finder(find_annotation_folder(self.folder, split, annotation_root))
         kept, boxes, sizes, counts = [], [], [], []
         for index, image_path in enumerate(_progress(self.image_paths, "reading boxes")):
-            path = find(image_path)
             try:
-                annotation = read_voc_xml(path)
-            except FileNotFoundError as error:
-                if not skip_broken:
-                    raise FileNotFoundError(
-                        f"no annotation {path} for image {image_path}; restore it, give its folder as annotation_root, "
-                        "or leave out images without boxes with skip_broken=True (about 6 in 10 of the training set)"
-                    ) from error
-                self.skipped["no annotation"] += 1
-                continue
-            except ValueError:
+                annotation = _read_annotation(find(image_path), image_path)
+            except (FileNotFoundError, ValueError) as error:
                 if not skip_broken:
                     raise
-                self.skipped["broken annotation"] += 1
+                self.skipped["broken annotation" if isinstance(error, ValueError) else "no annotation"] += 1
                 continue
             objects, area = annotation.objects, annotation.width * annotation.height
             box = objects[0][1:] if len(objects) == 1 else NO_BOX
@@ -178,11 +178,10 @@ class ImageNetDataset(Dataset):
                 boxes.append(box)
                 sizes.append((annotation.height, annotation.width))
                 counts.append(len(objects))
+        self._keep(kept)
         self.boxes_xyxy = np.array(boxes, dtype=np.float32).reshape(-1, 4)
         self.image_hw = np.array(sizes, dtype=np.int64).reshape(-1, 2)
         self.num_objects = np.array(counts, dtype=np.int64)
-        self.image_paths = [self.image_paths[index] for index in kept]
-        self.labels = self.labels[kept]
 
     def _leave_out_broken_images(self) -> None:
         kept = []
@@ -196,29 +195,13 @@ class ImageNetDataset(Dataset):
                 self.skipped["image and annotation of different shape"] += 1
                 continue
             kept.append(index)
-        self.image_paths = [self.image_paths[index] for index in kept]
-        self.labels = self.labels[kept]
+        self._keep(kept)
+
+    def _keep(self, indices: list[int]) -> None:
+        self.image_paths, self.labels = [self.image_paths[index] for index in indices], self.labels[indices]
         if self.num_objects is not None:
-            self.boxes_xyxy, self.image_hw = self.boxes_xyxy[kept], self.image_hw[kept]
-            self.num_objects = self.num_objects[kept]
-
-
-def _check_arguments(
-    boxes: bool, annotation_root: str | Path | None, single_object: bool, max_box_area: float | None
-) -> None:
-    if (single_object or annotation_root is not None) and not boxes:
-        raise ValueError("single_object and annotation_root are about annotations: they need boxes=True")
-    if max_box_area is not None and not single_object:
-        raise ValueError("max_box_area looks at the one box of an image: it needs single_object=True")
-    if max_box_area is not None and not 0 < max_box_area <= 1:
-        raise ValueError(f"max_box_area is a share of the image in (0, 1], got {max_box_area}; None keeps all boxes")
-
-
-def _same_frame(pixel_hw: tuple[int, int], xml_hw: tuple[int, int]) -> bool:
-    if pixel_hw == xml_hw:
-        return True
-    ratio = (pixel_hw[0] * xml_hw[1]) / (pixel_hw[1] * xml_hw[0])
-    return abs(ratio - 1) <= _FRAME_TOLERANCE
+            self.boxes_xyxy, self.image_hw = self.boxes_xyxy[indices], self.image_hw[indices]
+            self.num_objects = self.num_objects[indices]
 
 
 def check_frame(path: str | Path, pixel_hw: tuple[int, int], xml_hw: tuple[int, int]) -> None:
@@ -229,6 +212,21 @@ def check_frame(path: str | Path, pixel_hw: tuple[int, int], xml_hw: tuple[int, 
             f"{xml_hw[1]} x {xml_hw[0]}: they do not belong together, or one was rotated. Restore the original "
             "file, or leave out such images with skip_broken=True"
         )
+
+
+def _same_frame(pixel_hw: tuple[int, int], xml_hw: tuple[int, int]) -> bool:
+    ratio = (pixel_hw[0] * xml_hw[1]) / (pixel_hw[1] * xml_hw[0])
+    return pixel_hw == xml_hw or abs(ratio - 1) <= _FRAME_TOLERANCE
+
+
+def _read_annotation(path: Path, image_path: str) -> ImageAnnotation:
+    try:
+        return read_voc_xml(path)
+    except FileNotFoundError as error:
+        raise FileNotFoundError(
+            f"no annotation {path} for image {image_path}; restore it, give its folder as annotation_root, or leave "
+            "out images without boxes with skip_broken=True (about 6 in 10 of the training set)"
+        ) from error
 
 
 def _progress(paths: list[str], what: str) -> tqdm:

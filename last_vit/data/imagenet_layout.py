@@ -87,8 +87,6 @@ def list_split(folder: Path) -> SplitListing:
             f"{folder} holds {len(loose)} images beside {len(folders)} class folders, such as {loose[0]}: sort them "
             "into their class folders (or remove them), for a half-sorted split would be evaluated without them"
         )
-    if not folders and not loose:
-        raise FileNotFoundError(f"no image in {folder}: {_EXPECTED.format(split=folder.name)}")
     if loose:
         return _list_flat(folder, loose)
     image_paths, labels, empty_classes = [], [], []
@@ -99,10 +97,8 @@ def list_split(folder: Path) -> SplitListing:
         if not images:
             empty_classes.append(name)
     if not image_paths:
-        raise FileNotFoundError(
-            f"no image in the {len(folders)} folders of {folder}, such as {folders[0]}: "
-            f"{_EXPECTED.format(split=folder.name)}"
-        )
+        place = f"the {len(folders)} folders of {folder}, such as {folders[0]}" if folders else str(folder)
+        raise FileNotFoundError(f"no image in {place}: {_EXPECTED.format(split=folder.name)}")
     return SplitListing(folders, image_paths, labels, empty_classes)
 
 
@@ -111,7 +107,7 @@ def find_annotation_folder(split_folder: Path, split: str, annotation_root: str 
 
     Args:
         split_folder: Where the split's images lie.
-        split: "train" or "val".
+        split: One of `SPLITS`.
         annotation_root: The folder itself, or the `Annotations` folder above it; None looks beside the images.
 
     Raises:
@@ -121,16 +117,10 @@ def find_annotation_folder(split_folder: Path, split: str, annotation_root: str 
         root = Path(annotation_root).expanduser()
         candidates = [root / "CLS-LOC" / split, root / split, root]
     else:
-        beside = split_folder.parent
-        candidates = [
-            beside / "Annotations" / "CLS-LOC" / split,
-            beside / "ILSVRC" / "Annotations" / "CLS-LOC" / split,
-            beside / "Annotations" / split,
-            beside / "Annotations",
-            beside / "bbox" / split,
-        ]
+        boxes, beside = Path("Annotations", "CLS-LOC", split), split_folder.parent
+        places = (boxes, "ILSVRC" / boxes, Path("Annotations", split), Path("Annotations"), Path("bbox", split))
         # Kaggle: ILSVRC/Data/CLS-LOC/<split> has its boxes in ILSVRC/Annotations/CLS-LOC/<split>
-        candidates += [above / "Annotations" / "CLS-LOC" / split for above in list(beside.parents)[:2]]
+        candidates = [beside / place for place in places] + [above / boxes for above in list(beside.parents)[:2]]
     for candidate in candidates:
         if candidate.is_dir():
             return candidate
@@ -144,8 +134,7 @@ def find_annotation_folder(split_folder: Path, split: str, annotation_root: str 
 
 def annotation_finder(folder: Path) -> Callable[[str], Path]:
     """A function from an image's path to its XML's: `<wnid>/<image>.xml` if `folder` has class folders, else flat."""
-    with os.scandir(folder) as entries:
-        class_folders = {entry.name for entry in entries if entry.is_dir()}
+    class_folders = set(_scan(folder)[0])
 
     def find(image_path: str) -> Path:
         image = Path(image_path)
@@ -174,11 +163,9 @@ def _list_flat(folder: Path, images: list[str]) -> SplitListing:
     solution = _find_above(folder, "LOC_val_solution.csv")
     if solution is None:
         return SplitListing([], image_paths, [-1] * len(images), [])
-    mapping = _find_above(folder, "LOC_synset_mapping.txt")
+    mapping = _find_above(folder, name := "LOC_synset_mapping.txt")
     if mapping is None:
-        raise ValueError(
-            f"{solution} gives labels, but LOC_synset_mapping.txt, which numbers the classes, is not beside it"
-        )
+        raise ValueError(f"{solution} gives labels, but {name}, which numbers the classes, is not beside it")
     classes = sorted(line.split()[0] for line in mapping.read_text().splitlines() if line.strip())
     label_of = {name: label for label, name in enumerate(classes)}
     with solution.open(newline="") as file:
@@ -193,7 +180,5 @@ def _list_flat(folder: Path, images: list[str]) -> SplitListing:
 
 
 def _find_above(folder: Path, name: str) -> Path | None:
-    for above in (folder, *list(folder.parents)[:4]):
-        if (above / name).is_file():
-            return above / name
-    return None
+    places = (above / name for above in (folder, *list(folder.parents)[:4]))
+    return next((place for place in places if place.is_file()), None)

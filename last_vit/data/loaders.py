@@ -2,12 +2,12 @@
 
 Rank and world size come from the process group, so build loaders after it is up.
 
-Training visits the positions 0, 1, 2, ... without end. Position p is the sample `permutation(seed, epoch)[p % n]` of
-epoch `p // n`, and the random numbers of its augmentation depend on (seed, p) alone. Which worker or process loads it,
-and how many there are, changes nothing; starting at iteration k gives what a run from 0 sees from iteration k on.
-
-The permutation comes from numpy's generator and the augmentation from torch's CPU generator and Python's `random`, so
-the order holds for one version of them. A transform that draws from numpy's global generator is not covered.
+Training visits the positions 0, 1, 2, ... without end, in an order that is a function of (seed, position) alone, so
+that a killed run resumes bit-identically. Position p is the sample `permutation(seed, epoch)[p % n]` of epoch `p // n`,
+and the random numbers of its augmentation depend on (seed, p). Which worker or process loads it, and how many there
+are, changes nothing; starting at iteration k gives what a run from 0 sees from iteration k on. The permutation comes
+from numpy's generator and the augmentation from torch's CPU generator and Python's `random`, so the order holds for one
+version of them. A transform that draws from numpy's global generator is not covered.
 """
 
 import random
@@ -47,9 +47,7 @@ class PositionSampler(Sampler[list[int]]):
             raise ValueError(f"rank must be in [0, {world_size}) (world_size), got {rank}")
         if start_iteration < 0:
             raise ValueError(f"start_iteration must not be negative, got {start_iteration}")
-        self.batch_size = batch_size
-        self.rank = rank
-        self.world_size = world_size
+        self.batch_size, self.rank, self.world_size = batch_size, rank, world_size
         self.start_iteration = start_iteration
 
     def __iter__(self) -> Iterator[list[int]]:
@@ -78,10 +76,8 @@ class SeededSamples(Dataset):
             raise ValueError(f"seed must not be negative, got {seed}")
         if len(dataset) < 1:
             raise ValueError(f"cannot train on an empty data set: {dataset!r}")
-        self.dataset = dataset
-        self.seed = seed
-        self._epoch = -1
-        self._permutation = np.empty(0, dtype=np.int64)
+        self.dataset, self.seed = dataset, seed
+        self._epoch, self._permutation = -1, np.empty(0, dtype=np.int64)
 
     def __getitem__(self, position: int) -> Any:
         with _own_random_numbers(self.seed, position):
@@ -94,23 +90,6 @@ class SeededSamples(Dataset):
             self._permutation = np.random.default_rng([self.seed, epoch]).permutation(len(self.dataset))
             self._epoch = epoch
         return int(self._permutation[offset])
-
-
-@contextmanager
-def _own_random_numbers(seed: int, position: int) -> Iterator[None]:
-    """Seed torch's CPU generator and `random` from (seed, position) for the block, then put back their states.
-
-    Not `torch.manual_seed`: that seeds the GPUs too, whose state the model's dropout needs undisturbed.
-    """
-    torch_seed, python_seed = np.random.SeedSequence([seed, position, 1]).generate_state(2, np.uint64).tolist()
-    torch_state, python_state = torch.get_rng_state(), random.getstate()
-    try:
-        torch.default_generator.manual_seed(torch_seed)
-        random.seed(python_seed)
-        yield
-    finally:
-        torch.set_rng_state(torch_state)
-        random.setstate(python_state)
 
 
 def build_train_loader(
@@ -131,18 +110,16 @@ def build_train_loader(
         start_iteration: First iteration to load. To resume, set `loader.batch_sampler.start_iteration` before `iter`.
         collate: Samples -> batch; None stacks them, as torch does.
 
-    Returns:
-        Loader of collated samples, without a length.
-
     Raises:
         ValueError: A batch size that is not positive, a negative seed or iteration, an empty data set.
     """
     return DataLoader(
         SeededSamples(dataset, seed),
         batch_sampler=PositionSampler(batch_size, rank(), world_size(), start_iteration),
+        num_workers=num_workers,
+        pin_memory=torch.cuda.is_available(),
         generator=torch.Generator().manual_seed(seed),
         collate_fn=collate,
-        **_worker_options(num_workers),
     )
 
 
@@ -151,31 +128,36 @@ def build_test_loader(
 ) -> DataLoader:
     """Loader over this process's share of a data set: every sample in exactly one process, in order, none repeated.
 
-    The shares are contiguous and differ by at most one sample, so the numbers of batches may differ between processes:
-    reduce counters after the loop, not in it.
-
-    Args:
-        dataset: Map-style data set, the same in every process.
-        batch_size: Samples per batch and process; the last batch may be smaller.
-        num_workers: Loading processes.
-        collate: As in `build_train_loader`.
-
-    Returns:
-        Loader of collated samples; empty where there are more processes than samples.
+    The numbers of batches may differ between processes (there may be none in some): reduce counters after the loop, not
+    in it. The last batch may be smaller than `batch_size`. Arguments as in `build_train_loader`.
     """
     return DataLoader(
         Subset(dataset, process_share(len(dataset), rank())),
         batch_size=batch_size,
+        num_workers=num_workers,
+        pin_memory=torch.cuda.is_available(),
         generator=torch.Generator().manual_seed(0),
         collate_fn=collate,
-        **_worker_options(num_workers),
     )
 
 
 def process_share(length: int, process: int) -> range:
-    """The samples of a data set of `length` that `build_test_loader` gives to a process in [0, world size)."""
+    """The samples of `length` that go to a process in [0, world size): contiguous shares that differ by at most one."""
     return range(length * process // world_size(), length * (process + 1) // world_size())
 
 
-def _worker_options(num_workers: int) -> dict[str, int | bool]:
-    return {"num_workers": num_workers, "pin_memory": torch.cuda.is_available()}
+@contextmanager
+def _own_random_numbers(seed: int, position: int) -> Iterator[None]:
+    """Seed torch's CPU generator and `random` from (seed, position) for the block, then put back their states.
+
+    Not `torch.manual_seed`: that seeds the GPUs too, whose state the model's dropout needs undisturbed.
+    """
+    torch_seed, python_seed = np.random.SeedSequence([seed, position, 1]).generate_state(2, np.uint64).tolist()
+    torch_state, python_state = torch.get_rng_state(), random.getstate()
+    try:
+        torch.default_generator.manual_seed(torch_seed)
+        random.seed(python_seed)
+        yield
+    finally:
+        torch.set_rng_state(torch_state)
+        random.setstate(python_state)

@@ -96,7 +96,7 @@ def build_like(weights: Mapping[str, Tensor], arch: str | None) -> nn.Module:
     _import_fvit()
     import torch
     from class_embeddings import ClassEmbeddings, ClassSplit
-    from fvit.build_fvit import build_fvit
+    from fvit.fvit_model import build_fvit
     from fvit.frozen_clip import FrozenClip
 
     def shape(name: str) -> torch.Size:

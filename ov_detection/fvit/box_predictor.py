@@ -1,4 +1,13 @@
-"""From the features of a region to its class and its box: F-ViT's two branches behind detectron2's interface."""
+"""From the features of a region to its class and its box: F-ViT's two branches behind detectron2's interface.
+
+A region has two scores per class, the detector's and the vision-language model's, fused as geometric means:
+
+    base classes, background:  p_det^(1 - alpha) * p_vlm^alpha
+    novel classes:             p_det^(1 - beta)  * p_vlm^beta
+
+"f-vit" leaves it there, so a row does not sum to 1. "f-vlm" takes the background from the detector alone and divides
+each row by its sum (F-VLM, arXiv:2209.15639).
+"""
 
 import torch
 from detectron2.layers import ShapeSpec
@@ -9,10 +18,44 @@ from detectron2.modeling.roi_heads.fast_rcnn import (
 )
 from detectron2.structures import Instances
 from torch import Tensor, nn
+from torch.nn import functional as F
 
-from fvit.clamped_boxes import ClampedBoxTransform
-from fvit.score_fusion import fuse_scores
+from fvit.fvit_layers import ClampedBoxTransform
 from fvit.text_classifier import TextClassifier
+
+FUSIONS = ("f-vit", "f-vlm")
+
+
+def fuse_scores(
+    det_logits: Tensor, vlm_logits: Tensor, is_base: Tensor, alpha: float, beta: float, fusion: str = "f-vit"
+) -> Tensor:
+    """Class scores of regions; both softmaxes run over all classes and the background.
+
+    Args:
+        det_logits: [R, C + 1] float32, background last: cosine times temperature.
+        vlm_logits: [R, C + 1] float32: the same of the vision-language features.
+        is_base: bool [C], classes that the detector was trained with.
+        alpha: Weight of the vision-language score for base classes, in [0, 1].
+        beta: The same for all other classes.
+        fusion: One of FUSIONS.
+
+    Returns:
+        [R, C + 1] in [0, 1].
+
+    Raises:
+        ValueError: Unknown fusion, or a weight outside [0, 1].
+    """
+    if fusion not in FUSIONS:
+        raise ValueError(f"fusion must be one of {', '.join(FUSIONS)}, got {fusion!r}")
+    for name, value in (("alpha", alpha), ("beta", beta)):
+        if not 0 <= value <= 1:
+            raise ValueError(f"{name} must be in [0, 1], got {value}")
+    weight = torch.where(F.pad(is_base, (0, 1), value=True), alpha, beta).to(det_logits)
+    log_det = det_logits.log_softmax(dim=-1)
+    log_fused = torch.lerp(log_det, vlm_logits.log_softmax(dim=-1), weight)
+    if fusion == "f-vit":
+        return log_fused.exp()
+    return torch.cat([log_fused[:, :-1], log_det[:, -1:]], dim=1).softmax(dim=-1)
 
 
 class OpenVocabularyPredictor(FastRCNNOutputLayers):
@@ -25,9 +68,9 @@ class OpenVocabularyPredictor(FastRCNNOutputLayers):
         width: Of the box head's features. F-ViT: the text embeddings' width.
         classifier: Class scores of both the detector's and the vision-language features.
         vlm_temperature: Factor of the vision-language cosines. F-ViT: 75 (COCO), 50 (LVIS), 120 (transfer).
-        alpha: Weight of the vision-language score for base classes and background. F-ViT: 0.1.
-        beta: The same for novel classes. F-ViT: 0.8 (COCO), 0.6 (LVIS, B/16), 0.4 (LVIS, L/14).
-        fusion: "f-vit" or "f-vlm", see `fuse_scores`.
+        alpha: As in `fuse_scores`. F-ViT: 0.1.
+        beta: Likewise. F-ViT: 0.8 (COCO), 0.6 (LVIS, B/16), 0.4 (LVIS, L/14).
+        fusion: Likewise.
         score_thresh: Score that a detection needs. F-ViT: 0.01 (COCO), 1e-4 (LVIS).
         nms_thresh: IoU of the NMS within a class. F-ViT: 0.4 (COCO), 0.5 (LVIS).
         detections_per_image: Best detections kept. F-ViT: 100 (COCO), 300 (LVIS).
@@ -72,14 +115,11 @@ class OpenVocabularyPredictor(FastRCNNOutputLayers):
         return logits, self.bbox_pred(self.reg_fc(x).relu()).float()
 
     def losses(self, predictions: tuple[Tensor, Tensor], proposals: list[Instances]) -> dict[str, Tensor]:
-        """Weighted class loss, and L1 on the deltas of objects over the number of all regions.
+        """Weighted class loss "loss_cls", and "loss_box_reg", L1 on the deltas of objects over the number of regions.
 
         Args:
             predictions: Of `forward`.
             proposals: Sampled regions with gt_classes and, where an image has objects, gt_boxes.
-
-        Returns:
-            "loss_cls" and "loss_box_reg", scalars.
         """
         logits, deltas = predictions
         labels = torch.cat([image.gt_classes for image in proposals])

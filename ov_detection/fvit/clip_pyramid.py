@@ -2,13 +2,13 @@
 
 from collections.abc import Sequence
 
-from detectron2.layers import ShapeSpec, get_norm
+from detectron2.layers import get_norm
 from detectron2.modeling.backbone import FPN, Backbone
 from detectron2.modeling.backbone.fpn import LastLevelMaxPool
 from torch import Tensor, nn
 
 from fvit.frozen_clip import FrozenClip
-from fvit.fvit_norms import choose_norm
+from fvit.fvit_layers import choose_norm
 
 _LEVELS = ("level0", "level1", "level2", "level3")
 
@@ -83,11 +83,6 @@ class FViTBackbone(Backbone):
         features = self.clip(images, with_dense=self.dense and not self.training)
         maps = self.fpn(features.blocks)
         return maps if features.dense is None else {**maps, "dense": features.dense}
-
-    def output_shape(self) -> dict[str, ShapeSpec]:
-        """Channels and stride of p2 to p6."""
-        channels = self.fpn.output_shape()["p2"].channels
-        return {name: ShapeSpec(channels=channels, stride=stride) for name, stride in self.strides.items()}
 
     @property
     def size_divisibility(self) -> int:

@@ -7,6 +7,7 @@ does not see it. By default it is not even a submodule, so a checkpoint holds wh
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -16,7 +17,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from fvit.clip_feature_cache import ClipFeatureCache
 from last_vit.clip_dense import clip_block_features, clip_dense_forward
 from last_vit.clip_models import load_clip
 
@@ -37,6 +37,52 @@ class ClipFeatures(NamedTuple):
     dense: Tensor | None
 
 
+class ClipFeatureCache:
+    """Block features per image, on the CPU: for short schedules without augmentation.
+
+    Images are known by their pixels (as normalised and padded), not by an id: a flipped image is another image, so
+    augmentation costs the cache its use, never the training its correctness. The first images are kept and no later
+    one replaces them: epochs visit images in turn, where replacing the oldest would have dropped each just before its
+    return. A B/16 at 640 pixels takes 20 MB per image (4 maps of 768 x 40 x 40 in float32), 10 MB in bfloat16.
+
+    Args:
+        max_images: Images kept; later ones are computed every time.
+        dtype: What features are stored in.
+    """
+
+    def __init__(self, max_images: int, dtype: torch.dtype) -> None:
+        self.max_images = max_images
+        self.dtype = dtype
+        self.hits = self.misses = 0
+        self._maps: dict[bytes, tuple[Tensor, ...]] = {}
+
+    def __len__(self) -> int:
+        return len(self._maps)
+
+    def get(self, images: Tensor, compute: Callable[[Tensor], tuple[Tensor, ...]]) -> tuple[Tensor, ...]:
+        """Features of images [B, 3, H, W]: maps [B, D, h, w], float32, on the images' device.
+
+        Only the images that are not there are computed, together, by `compute`: [M, 3, H, W] -> maps [M, D, h, w].
+        """
+        keys = [_fingerprint(image) for image in images]
+        missing = [place for place, key in enumerate(keys) if key not in self._maps]
+        self.hits += len(keys) - len(missing)
+        self.misses += len(missing)
+        found: dict[bytes, tuple[Tensor, ...]] = {}
+        if missing:
+            computed = compute(images[missing])
+            for row, place in enumerate(missing):
+                # stored values are what every later step gets, so the first one gets them as well
+                maps = tuple(level[row].to(self.dtype) for level in computed)
+                found[keys[place]] = maps
+                if len(self._maps) < self.max_images:
+                    self._maps[keys[place]] = tuple(level.cpu() for level in maps)
+        rows = [found.get(key) or self._maps[key] for key in keys]
+        return tuple(
+            torch.stack([level.to(images.device) for level in levels]).float() for levels in zip(*rows, strict=True)
+        )
+
+
 class FrozenClip(nn.Module):
     """A CLIP image tower that is only read.
 
@@ -53,8 +99,7 @@ class FrozenClip(nn.Module):
             The deepest pyramid level sees the same.
         bf16: Run in bfloat16 autocast; answers are float32. F-ViT trains in float16.
         in_checkpoint: Whether the detector's state dict holds the tower too, for one file that needs no other.
-        cache_images: Images whose block features are kept in training, see `ClipFeatureCache`; 0 keeps none. Of use
-            only without augmentation, when every image comes back as it was.
+        cache_images: Images whose block features are kept in training, see `ClipFeatureCache`; 0 keeps none.
         random_seed: Seed for random weights, instead of a checkpoint.
 
     Raises:
@@ -105,19 +150,15 @@ class FrozenClip(nn.Module):
     @torch.no_grad()
     def forward(self, images: Tensor, with_dense: bool = True) -> ClipFeatures:
         """[B, 3, H, W] normalised, of any size -> `ClipFeatures`, float32."""
-        if with_dense:
-            return self._run(images)
-        if self.training and self.cache.max_images:
-            return ClipFeatures(self.cache.get(images, self._run_blocks), None)
-        return ClipFeatures(self._run_blocks(images), None)
-
-    def _run(self, images: Tensor) -> ClipFeatures:
+        if not with_dense:
+            use_cache = self.training and self.cache.max_images
+            return ClipFeatures(self.cache.get(images, self._run) if use_cache else self._run(images), None)
         with self._autocast(images):
             out = clip_dense_forward(self.tower, images, self.blocks, DENSE[self.dense], "fvit")
         dense = F.normalize(out.features.float(), dim=2).transpose(1, 2).unflatten(2, out.grid_hw)
         return ClipFeatures(tuple(block.float() for block in out.blocks), dense)
 
-    def _run_blocks(self, images: Tensor) -> tuple[Tensor, ...]:
+    def _run(self, images: Tensor) -> tuple[Tensor, ...]:
         with self._autocast(images):
             maps = clip_block_features(self.tower, images, self.blocks, DENSE[self.dense], "fvit")
         return tuple(block.float() for block in maps)
@@ -135,3 +176,8 @@ class FrozenClip(nn.Module):
         if "tower" in vars(self):
             self.tower._apply(fn, recurse)  # .to(device) reaches it all the same
         return super()._apply(fn, recurse)
+
+
+def _fingerprint(image: Tensor) -> bytes:
+    pixels = image.detach().float().cpu().contiguous()
+    return hashlib.blake2b(pixels.numpy().tobytes() + str(tuple(pixels.shape)).encode(), digest_size=16).digest()

@@ -1,20 +1,22 @@
-"""The detector: detectron2's `GeneralizedRCNN` with a vocabulary that can be replaced, and checked inputs."""
+"""F-ViT on detectron2: `GeneralizedRCNN` over a frozen CLIP, with a vocabulary that can be replaced.
 
-from __future__ import annotations
+`build_fvit` puts the detector together; a LazyConfig writes it as `L(build_fvit)(clip=L(FrozenClip)(...), ...)`.
+"""
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
+from class_embeddings import ClassEmbeddings, ClassSplit
 from detectron2.modeling.meta_arch.rcnn import GeneralizedRCNN
 from detectron2.structures import ImageList
-from torch import Tensor, nn
+from torch import Tensor
 
 from fvit.clip_pyramid import FViTBackbone
-from fvit.fvit_roi_heads import FViTRoIHeads
-
-if TYPE_CHECKING:
-    from class_embeddings import ClassEmbeddings
+from fvit.frozen_clip import FrozenClip
+from fvit.fvit_roi_heads import build_roi_heads
+from fvit.fvit_rpn import build_rpn
+from fvit.text_classifier import TextClassifier
 
 # F-ViT normalises with ImageNet's statistics, in training and test, though its CLIP was trained with CLIP's own.
 IMAGENET_MEAN, IMAGENET_STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
@@ -28,34 +30,14 @@ class FViT(GeneralizedRCNN):
     pred_boxes, scores, pred_classes (places in `vocabulary.names`) and, with the mask head, pred_masks.
 
     Args:
-        backbone: Frozen CLIP with its pyramid.
-        proposal_generator: See `build_rpn`.
-        roi_heads: See `build_roi_heads`.
         vocabulary: Classes, as the text classifier in `roi_heads` has them.
-        pixel_mean: RGB, in 0-255.
-        pixel_std: Likewise.
+        parts: As `GeneralizedRCNN`; the backbone is a `FViTBackbone`, the heads are `FViTRoIHeads`.
     """
 
-    def __init__(
-        self,
-        *,
-        backbone: FViTBackbone,
-        proposal_generator: nn.Module,
-        roi_heads: FViTRoIHeads,
-        vocabulary: ClassEmbeddings,
-        pixel_mean: Sequence[float] = IMAGENET_MEAN,
-        pixel_std: Sequence[float] = IMAGENET_STD,
-    ) -> None:
-        super().__init__(
-            backbone=backbone,
-            proposal_generator=proposal_generator,
-            roi_heads=roi_heads,
-            pixel_mean=tuple(pixel_mean),
-            pixel_std=tuple(pixel_std),
-            input_format="RGB",
-        )
+    def __init__(self, vocabulary: ClassEmbeddings, **parts: Any) -> None:
+        super().__init__(**parts, input_format="RGB")
         self.vocabulary = vocabulary
-        is_base = roi_heads.box_predictor.classifier.is_base.tolist()
+        is_base = self.roi_heads.box_predictor.classifier.is_base.tolist()
         self.base_names = frozenset(name for name, base in zip(vocabulary.names, is_base, strict=True) if base)
 
     def set_vocabulary(self, vocabulary: ClassEmbeddings, is_base: Tensor | None = None) -> None:
@@ -102,6 +84,63 @@ class FViT(GeneralizedRCNN):
                     f"the backbone's square_size {square}: resize it to fit, or set square_size=0"
                 )
         return super().preprocess_image(batched_inputs)
+
+
+def build_fvit(
+    clip: FrozenClip,
+    vocabulary: ClassEmbeddings,
+    split: ClassSplit,
+    *,
+    channels: int = 256,
+    norm: str = "auto",
+    square_size: int = 0,
+    vision_language_score: bool = True,
+    classifier: Mapping[str, Any] | None = None,
+    rpn: Mapping[str, Any] | None = None,
+    roi_heads: Mapping[str, Any] | None = None,
+    pixel_mean: Sequence[float] = IMAGENET_MEAN,
+    pixel_std: Sequence[float] = IMAGENET_STD,
+) -> FViT:
+    """A detector in training mode, with F-ViT's OV-COCO values where nothing is said.
+
+    What differs for OV-LVIS stands in ov_detection/configs/common/ov_lvis.py.
+
+    Args:
+        clip: Frozen tower.
+        vocabulary: Classes, from the text tower of the same CLIP.
+        split: Its base and novel classes.
+        channels: Of the pyramid.
+        norm: Of pyramid and region heads, see `choose_norm`.
+        square_size: See `FViTBackbone`.
+        vision_language_score: False scores regions by the detector alone (alpha and beta mean nothing then), so that
+            embeddings of any text tower can classify, whatever the image tower is: for towers that know no text.
+        classifier: Arguments of `TextClassifier`: temperature, class weights.
+        rpn: Arguments of `build_rpn`.
+        roi_heads: Arguments of `build_roi_heads`: masks, sampling, fusion, thresholds.
+        pixel_mean: RGB, in 0-255.
+        pixel_std: Likewise.
+
+    Raises:
+        ValueError: Embeddings of another width than the tower's, a split of other classes, values out of range.
+        TypeError: An unknown argument.
+    """
+    if not (split.base ^ split.novel).all():
+        raise ValueError(f"every one of the {len(vocabulary)} classes must be either base or novel")
+    backbone = FViTBackbone(clip, channels, norm, square_size, vision_language_score)
+    levels = dict(backbone.strides)
+    width = clip.embed_dim if vision_language_score else vocabulary.width
+    text = TextClassifier(vocabulary, split.base, width, **(classifier or {}))
+    proposals = build_rpn(levels, channels, **(rpn or {}))
+    del levels["p6"]  # only gives proposals
+    heads = build_roi_heads(text, levels, clip.patch_size, channels, **{"norm": norm, **(roi_heads or {})})
+    return FViT(
+        vocabulary,
+        backbone=backbone,
+        proposal_generator=proposals,
+        roi_heads=heads,
+        pixel_mean=tuple(pixel_mean),
+        pixel_std=tuple(pixel_std),
+    )
 
 
 def _name(sample: dict[str, Any]) -> str:

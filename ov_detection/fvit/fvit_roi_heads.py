@@ -13,9 +13,7 @@ from torch.nn import functional as F
 from torchvision.ops import roi_align
 
 from fvit.box_predictor import OpenVocabularyPredictor
-from fvit.fvit_norms import choose_norm
-from fvit.iou_matcher import IoUMatcher
-from fvit.roi_pooler import PyramidRoIAlign
+from fvit.fvit_layers import IoUMatcher, PyramidRoIAlign, choose_norm
 from fvit.text_classifier import TextClassifier
 
 
@@ -92,9 +90,6 @@ def build_roi_heads(
         num_convs: 3x3 convolutions of the box head and of the mask head.
         conv_width: Their channels.
         predictor: Arguments of `OpenVocabularyPredictor`: temperatures, fusion, thresholds.
-
-    Returns:
-        A module with detectron2's ROIHeads interface.
 
     Raises:
         ValueError: From the predictor's fusion.

@@ -9,9 +9,7 @@ from detectron2.modeling.proposal_generator.rpn import RPN, StandardRPNHead
 from detectron2.structures import Boxes
 from torch import Tensor
 
-from fvit.clamped_boxes import ClampedBoxTransform
-from fvit.fvit_norms import choose_norm
-from fvit.iou_matcher import IoUMatcher
+from fvit.fvit_layers import ClampedBoxTransform, IoUMatcher, choose_norm
 
 
 class ProposalHead(StandardRPNHead):
@@ -71,7 +69,7 @@ def build_rpn(
     post_nms_topk: Sequence[int] = (1000, 1000),
     nms_thresh: float = 0.7,
 ) -> ProposalNetwork:
-    """F-ViT's proposal network; defaults are OV-COCO's.
+    """F-ViT's proposal network, a module with detectron2's RPN interface; defaults are OV-COCO's.
 
     Args:
         levels: Pyramid level -> stride in pixels.
@@ -86,9 +84,6 @@ def build_rpn(
         pre_nms_topk: Anchors kept per level before NMS (training, test).
         post_nms_topk: Proposals kept per image (training, test).
         nms_thresh: IoU of the NMS within a level.
-
-    Returns:
-        A module with detectron2's RPN interface.
     """
     ratios = [float(ratio) for ratio in aspect_ratios]
     return ProposalNetwork(

@@ -3,16 +3,10 @@
 The vocabulary is an input, not a weight: no checkpoint holds it, and it can be another one at every test.
 """
 
-from __future__ import annotations
-
-from typing import TYPE_CHECKING
-
 import torch
+from class_embeddings import ClassEmbeddings
 from torch import Tensor, nn
 from torch.nn import functional as F
-
-if TYPE_CHECKING:
-    from class_embeddings import ClassEmbeddings
 
 # Classes of less weight do not compete in the loss (F-ViT); with weight 0 the others would learn to outvote them.
 _NO_WEIGHT = 1e-5
@@ -68,12 +62,8 @@ class TextClassifier(nn.Module):
     def set_vocabulary(self, vocabulary: ClassEmbeddings, is_base: Tensor) -> None:
         """Classify into other classes from now on.
 
-        Args:
-            vocabulary: As for the class.
-            is_base: Likewise.
-
         Raises:
-            ValueError: Another width, no background, or an `is_base` of other classes.
+            ValueError: Another width, no background, or an `is_base` of other classes; the old classes then stay.
         """
         vocabulary.check_width(self.width, "this detector's CLIP")
         background_row = torch.zeros(self.width) if self.zero_background else vocabulary.background
@@ -108,14 +98,11 @@ class TextClassifier(nn.Module):
         return self.cosines(features) * temperature
 
     def loss(self, logits: Tensor, labels: Tensor) -> Tensor:
-        """Softmax cross entropy: the sum of weight times loss, over the number of regions.
+        """Softmax cross entropy: the sum of weight times loss, over the number of regions; 0 for none.
 
         Args:
             logits: [R, C + 1] float32.
             labels: long [R] in [0, C]; C is background. A region of a class without weight adds 0.
-
-        Returns:
-            A scalar; 0 for R = 0.
 
         Raises:
             ValueError: A label outside [0, C].

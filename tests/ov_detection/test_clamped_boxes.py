@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 from detectron2.modeling.box_regression import Box2BoxTransform
-from fvit.clamped_boxes import ClampedBoxTransform
+from fvit.fvit_layers import ClampedBoxTransform
 
 
 def plain_decode(deltas, box, stds):

@@ -101,7 +101,7 @@ def test_files_that_are_none(tmp_path):
         with pytest.raises(ValueError, match=name):
             load_class_embeddings(tmp_path / name, NAMES)
     save_file({"weight": torch.ones(2, 2)}, tmp_path / "x.safetensors")
-    with pytest.raises(ValueError, match="without class names: expected one of tools/build_class_embeddings"):
+    with pytest.raises(ValueError, match="without class names: expected one of ov_detection/build_class_embeddings"):
         load_class_embeddings(tmp_path / "x.safetensors")
     for content, text in (
         ({"cat": torch.ones(3), "dog": torch.ones(4)}, r"widths \[3, 4\]"),

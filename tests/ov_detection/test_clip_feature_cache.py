@@ -1,7 +1,7 @@
 """The cache gives what the tower gave, computes an image once, knows changed images, and stays within its bound."""
 
 import torch
-from fvit.clip_feature_cache import ClipFeatureCache
+from fvit.frozen_clip import ClipFeatureCache
 
 
 class Counting:

@@ -6,7 +6,7 @@ import convert_fvit_checkpoint
 import pytest
 import torch
 from detectron2.checkpoint import DetectionCheckpointer
-from fvit.build_fvit import build_fvit
+from fvit.fvit_model import build_fvit
 from fvit_parts import StubClip, kinds, vocabulary
 
 from last_vit.checkpoint import read_checkpoint

@@ -3,8 +3,8 @@
 import pytest
 import torch
 from detectron2.layers import batch_norm, get_norm
-from fvit import fvit_norms
-from fvit.fvit_norms import RegionSyncBatchNorm, choose_norm
+from fvit import fvit_layers
+from fvit.fvit_layers import RegionSyncBatchNorm, choose_norm
 
 
 @pytest.mark.parametrize(
@@ -12,7 +12,7 @@ from fvit.fvit_norms import RegionSyncBatchNorm, choose_norm
     [(1, None, ("BN", "BN")), (2, "gloo", ("BN", "BN")), (8, "nccl", ("SyncBN", RegionSyncBatchNorm))],
 )
 def test_choice(monkeypatch, world_size, backend, expected):
-    monkeypatch.setattr(fvit_norms.comm, "get_world_size", lambda: world_size)
+    monkeypatch.setattr(fvit_layers.comm, "get_world_size", lambda: world_size)
     monkeypatch.setattr(torch.distributed, "get_backend", lambda: backend)
     assert (choose_norm("auto"), choose_norm("auto", may_be_empty=True)) == expected
     for name in expected:

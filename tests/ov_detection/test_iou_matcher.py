@@ -3,7 +3,7 @@
 import pytest
 import torch
 from detectron2.modeling.matcher import Matcher
-from fvit.iou_matcher import IoUMatcher
+from fvit.fvit_layers import IoUMatcher
 
 
 def plain(overlaps, negative_below, positive_from, low_quality, min_low_quality):

@@ -6,7 +6,7 @@ import pytest
 import torch
 from detectron2.modeling.poolers import ROIPooler
 from detectron2.structures import Boxes
-from fvit.roi_pooler import PyramidRoIAlign, box_levels
+from fvit.fvit_layers import PyramidRoIAlign, box_levels
 from fvit_parts import roi_align64
 
 

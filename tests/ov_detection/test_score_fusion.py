@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from fvit.score_fusion import fuse_scores
+from fvit.box_predictor import fuse_scores
 
 IS_BASE = torch.tensor([True, False, True, False, False])
 

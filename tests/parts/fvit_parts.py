@@ -3,7 +3,7 @@
 import torch
 from class_embeddings import ClassEmbeddings, ClassSplit
 from detectron2.structures import BitMasks, Boxes, Instances
-from fvit.build_fvit import build_fvit
+from fvit.fvit_model import build_fvit
 from fvit.frozen_clip import ClipFeatures
 from torch import nn
 from torch.nn import functional as F

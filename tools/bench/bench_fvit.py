@@ -26,10 +26,9 @@ CLASSES, OBJECTS = 1203, 8
 
 load_track("ov_detection", "fvit")
 
-from fvit.build_fvit import build_fvit  # noqa: E402 (the package is known from here on)
+from fvit.box_predictor import fuse_scores  # noqa: E402 (the package is known from here on)
 from fvit.frozen_clip import FrozenClip  # noqa: E402
-from fvit.fvit_model import FViT  # noqa: E402
-from fvit.score_fusion import fuse_scores  # noqa: E402
+from fvit.fvit_model import FViT, build_fvit  # noqa: E402
 
 
 class ThawedClip(FrozenClip):

@@ -5,7 +5,7 @@ names with the text tower of model.clip itself. `model.clip.checkpoint` is the C
 """
 
 from detectron2.config import LazyCall as L
-from fvit.build_fvit import build_fvit
+from fvit.fvit_model import build_fvit
 from fvit.frozen_clip import FrozenClip
 
 model = L(build_fvit)(

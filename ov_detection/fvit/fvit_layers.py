@@ -1,0 +1,135 @@
+"""Parts of detectron2 that F-ViT (mmdet) has in another way: norms, assignment of boxes, their decoding, RoIAlign."""
+
+import math
+from collections.abc import Callable, Sequence
+
+import torch
+from detectron2.layers import NaiveSyncBatchNorm
+from detectron2.modeling.box_regression import Box2BoxTransform
+from detectron2.modeling.matcher import Matcher
+from detectron2.modeling.poolers import convert_boxes_to_pooler_format
+from detectron2.structures import Boxes
+from detectron2.utils import comm
+from torch import Tensor, nn
+from torchvision.ops import roi_align
+
+
+class RegionSyncBatchNorm(NaiveSyncBatchNorm):
+    """detectron2's synchronised norm, weighted by samples, in float32.
+
+    It takes the variance as a difference of two means; in bfloat16, which the convolution before it hands over under
+    autocast, little or less than nothing would be left of it.
+    """
+
+    def __init__(self, num_features: int) -> None:
+        super().__init__(num_features, stats_mode="N")
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[R, C, h, w] -> the same shape and type."""
+        with torch.autocast(x.device.type, enabled=False):
+            return super().forward(x.float()).to(x.dtype)
+
+
+def choose_norm(norm: str, may_be_empty: bool = False) -> str | Callable[[int], nn.Module]:
+    """What detectron2's `get_norm` takes: any name as it is, "auto" as F-ViT's SyncBN wherever that can run.
+
+    That is "BN" in one process or without NCCL, else "SyncBN"; or `RegionSyncBatchNorm` on regions, of which there
+    may be none (`may_be_empty`: a mask head without objects), for inside detectron2's layers nn.SyncBatchNorm refuses
+    an input without samples. The keys of the state dict are the same in all cases.
+    """
+    if norm != "auto":
+        return norm
+    if comm.get_world_size() == 1 or torch.distributed.get_backend() != "nccl":
+        return "BN"
+    return RegionSyncBatchNorm if may_be_empty else "SyncBN"
+
+
+class IoUMatcher(Matcher):
+    """Objects and boxes by overlap; low-quality matches have a floor and move the match, as in mmdet.
+
+    An object's best boxes become its own only from an IoU of `min_low_quality` on, and they are then matched to that
+    object, also where they overlap another one more.
+
+    Args:
+        negative_below: IoU with the nearest object below which a box is background. F-ViT: 0.3 (anchors), 0.5 (RoIs).
+        positive_from: IoU from which it is an object; what lies between is ignored. F-ViT: 0.7 (anchors), 0.5 (RoIs).
+        low_quality: Whether the best boxes of an object are its own below `positive_from`. F-ViT: on for anchors, and
+            for RoIs on LVIS; off for RoIs on COCO.
+        min_low_quality: IoU that such a box needs. F-ViT: 0.3 (anchors), 0.5 (RoIs).
+    """
+
+    def __init__(self, negative_below: float, positive_from: float, low_quality: bool, min_low_quality: float) -> None:
+        super().__init__([negative_below, positive_from], [0, -1, 1], allow_low_quality_matches=False)
+        self.low_quality = low_quality
+        self.min_low_quality = min_low_quality
+
+    def __call__(self, match_quality_matrix: Tensor) -> tuple[Tensor, Tensor]:
+        """IoU [M objects, N boxes] -> long [N] index of the matched object, int8 [N] label: 1, 0, or -1 (ignored)."""
+        matches, labels = super().__call__(match_quality_matrix)
+        if self.low_quality and match_quality_matrix.numel():
+            best = match_quality_matrix.amax(dim=1, keepdim=True)
+            is_best = (match_quality_matrix == best) & (best >= self.min_low_quality)
+            number = torch.arange(1, len(is_best) + 1, dtype=torch.int32, device=is_best.device)
+            owner = (is_best * number[:, None]).amax(dim=0)  # of several objects with the same best box, the last
+            labels[owner > 0] = 1
+            matches = torch.where(owner > 0, owner.long() - 1, matches)
+        return matches, labels
+
+
+class ClampedBoxTransform(Box2BoxTransform):
+    """Box deltas whose log scales are clamped on both sides, to a factor of 1000 / 16; detectron2 clamps growth only.
+
+    Args:
+        stds: Standard deviations of (dx, dy, dw, dh), the reciprocals of detectron2's weights. F-ViT: (1, 1, 1, 1) for
+            anchors, (0.1, 0.1, 0.2, 0.2) for RoIs.
+    """
+
+    def __init__(self, stds: Sequence[float]) -> None:
+        super().__init__(tuple(1 / std for std in stds), math.log(1000.0 / 16))
+
+    def apply_deltas(self, deltas: Tensor, boxes: Tensor) -> Tensor:
+        """[R, 4 K] deltas and [R, 4] xyxy boxes -> [R, 4 K] xyxy boxes, float32."""
+        dx, dy, dw, dh = deltas.float().unflatten(1, (-1, 4)).unbind(-1)
+        low_w, low_h = (-self.scale_clamp * weight for weight in self.weights[2:])
+        clamped = torch.stack((dx, dy, dw.clamp(min=low_w), dh.clamp(min=low_h)), dim=-1)
+        return super().apply_deltas(clamped.flatten(1), boxes)
+
+
+def box_levels(boxes: Tensor, num_levels: int) -> Tensor:
+    """Level of each box in [0, num_levels): floor(log2(sqrt(area) / 56 + 1e-6)), clamped (mmdet's rule).
+
+    Boxes are [R, 4] xyxy in pixels of the network's input. detectron2 adds another epsilon, at another place.
+    """
+    width, height = boxes[:, 2] - boxes[:, 0], boxes[:, 3] - boxes[:, 1]
+    level = torch.floor(torch.log2(torch.sqrt(width * height) / 56 + 1e-6))
+    return level.clamp(min=0, max=num_levels - 1).long()
+
+
+class PyramidRoIAlign(nn.Module):
+    """Regions of a pyramid, each from the level of its size; in float32 whatever the features are.
+
+    detectron2's `ROIPooler` refuses the strides of a ViT with patch 14, which are no powers of two, and rounds
+    coordinates to the features' dtype: in bfloat16, by pixels.
+
+    Args:
+        output_size: Side of the answer in cells. F-ViT: 7 (boxes), 14 (masks).
+        strides: Pixels per cell of each level, finest first. F-ViT: 4, 8, 16, 32, or 3.5, 7, 14, 28 for patch 14.
+    """
+
+    def __init__(self, output_size: int, strides: Sequence[float]) -> None:
+        super().__init__()
+        self.output_size = output_size
+        self.strides = tuple(strides)
+
+    def forward(self, maps: Sequence[Tensor], boxes: Sequence[Boxes]) -> Tensor:
+        """Levels [B, C, h, w], one per stride, and the boxes of B images -> [R, C, S, S] float32, images in order."""
+        regions = convert_boxes_to_pooler_format(list(boxes)).float()
+        levels = box_levels(regions[:, 1:], len(maps))
+        size = self.output_size
+        pooled = regions.new_zeros(len(regions), maps[0].shape[1], size, size)
+        with torch.autocast(regions.device.type, enabled=False):
+            for level, (features, stride) in enumerate(zip(maps, self.strides, strict=True)):
+                mine = torch.nonzero(levels == level).squeeze(1)
+                cells = roi_align(features.float(), regions[mine], size, 1 / stride, aligned=True)
+                pooled = pooled.index_put((mine,), cells)
+        return pooled

@@ -96,8 +96,8 @@ def build_like(weights: Mapping[str, Tensor], arch: str | None) -> nn.Module:
     _import_fvit()
     import torch
     from class_embeddings import ClassEmbeddings, ClassSplit
-    from fvit.fvit_model import build_fvit
     from fvit.frozen_clip import FrozenClip
+    from fvit.fvit_model import build_fvit
 
     def shape(name: str) -> torch.Size:
         if name not in weights:

@@ -58,15 +58,13 @@ def test_against_float64(patch_size, image_hw):
 def test_strides_and_names():
     for patch_size, finest in ((16, 4.0), (14, 3.5)):
         backbone = FViTBackbone(StubClip(patch_size=patch_size), channels=12)
-        shapes = backbone.output_shape()
-        assert [shape.stride for shape in shapes.values()] == [finest * 2**level for level in range(5)]
-        assert {shape.channels for shape in shapes.values()} == {12}
+        assert list(backbone.strides.values()) == [finest * 2**level for level in range(5)]
         assert backbone.size_divisibility == 2 * patch_size
         side = 8 * patch_size
         with torch.no_grad():
             maps = backbone.eval()(torch.randn(1, 3, side, side))
-        for name, shape in shapes.items():
-            assert maps[name].shape[2] == side / shape.stride
+        for name, stride in backbone.strides.items():
+            assert maps[name].shape[1:] == (12, side / stride, side / stride)
         assert {name.split(".")[1] for name in backbone.state_dict()} == {
             "bottom_up", *(f"fpn_{kind}{place}" for kind in ("lateral", "output") for place in (2, 3, 4, 5))
         }  # fmt: skip

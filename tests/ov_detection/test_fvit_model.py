@@ -10,8 +10,8 @@ from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.config import LazyCall, LazyConfig, instantiate
 from detectron2.structures import Boxes
 from detectron2.utils.events import EventStorage
-from fvit.fvit_model import build_fvit
 from fvit.frozen_clip import FrozenClip
+from fvit.fvit_model import build_fvit
 from fvit_parts import NAMES, SMALL_HEADS, SMALL_RPN, TINY_CLIP, StubClip, kinds, sample, small_fvit, vocabulary
 
 LOOSE = {"score_thresh": 0.0, "alpha": 0.0, "beta": 0.0}  # everything found, by the detector alone

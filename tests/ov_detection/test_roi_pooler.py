@@ -81,5 +81,5 @@ def test_no_boxes_and_gradients():
     pooler(maps, [empty, Boxes(torch.tensor([[0.0, 0, 20, 20]]))]).sum().backward()
     assert maps[0].grad[0].abs().sum() == 0
     assert maps[0].grad[1].abs().sum() > 0
-    with pytest.raises(ValueError, match="1 feature maps for 2 strides"):
+    with pytest.raises(ValueError, match="zip"):
         pooler(maps[:1], [empty, empty])

@@ -3,8 +3,8 @@
 import torch
 from class_embeddings import ClassEmbeddings, ClassSplit
 from detectron2.structures import BitMasks, Boxes, Instances
-from fvit.fvit_model import build_fvit
 from fvit.frozen_clip import ClipFeatures
+from fvit.fvit_model import build_fvit
 from torch import nn
 from torch.nn import functional as F
 

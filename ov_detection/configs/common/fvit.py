@@ -5,8 +5,8 @@ names with the text tower of model.clip itself. `model.clip.checkpoint` is the C
 """
 
 from detectron2.config import LazyCall as L
-from fvit.fvit_model import build_fvit
 from fvit.frozen_clip import FrozenClip
+from fvit.fvit_model import build_fvit
 
 model = L(build_fvit)(
     clip=L(FrozenClip)(

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from zero_shot_cli import as_weights, encode_classes, open_loader
 
 from last_vit.adapters import DenseOutput
+from last_vit.boxes import is_small_box
 from last_vit.clip_models import LoadedClip
 from last_vit.clip_text import zero_shot_scores
 from last_vit.data.imagenet import ImageNetDataset
@@ -89,7 +90,6 @@ def measure_read_outs(
 
 def small_boxes(batch: Mapping[str, Tensor], max_box_area: float) -> Tensor:
     """[B, 4] boxes of a batch, NaN where there is not exactly one or where it takes `max_box_area` of its image."""
-    boxes, image_hw = batch["box_xyxy"], batch["image_hw"]
-    area = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
-    is_small = area < max_box_area * image_hw.prod(dim=1)
+    boxes = batch["box_xyxy"]
+    is_small = is_small_box(boxes, batch["image_hw"], max_box_area)
     return boxes.masked_fill(~is_small[:, None], float("nan"))

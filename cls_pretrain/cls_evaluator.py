@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from last_vit.boxes import box_area
+from last_vit.boxes import is_small_box
 from last_vit.checkpoint import file_sha256
 from last_vit.metrics import PointInBox, TopK
 from last_vit.patch_hit import count_patch_hits
@@ -155,6 +155,6 @@ def _keep_small_boxes(batches: DataLoader, max_box_area: float | None) -> Iterat
     """The batches with NaN in place of every box of at least `max_box_area` of its image."""
     for batch in batches:
         if max_box_area is not None:
-            too_large = box_area(batch["box_xyxy"]) >= max_box_area * batch["image_hw"].prod(dim=1)
-            batch["box_xyxy"] = batch["box_xyxy"].masked_fill(too_large[:, None], float("nan"))
+            is_small = is_small_box(batch["box_xyxy"], batch["image_hw"], max_box_area)
+            batch["box_xyxy"] = batch["box_xyxy"].masked_fill(~is_small[:, None], float("nan"))
         yield batch

@@ -1,4 +1,4 @@
-"""The only box arithmetic of the project: areas, overlaps, mask -> box, and boxes through the evaluation transform.
+"""The only box arithmetic of the project: areas, overlaps, small boxes, and boxes through the evaluation transform.
 
 Boxes are xyxy in pixels of one named frame, x2 and y2 exclusive: a box covers the points x1 <= x < x2, y1 <= y < y2 and
 its area is (x2 - x1) * (y2 - y1), never + 1. An absent box is four NaN. Which patches a box covers is the metric's
@@ -9,42 +9,14 @@ Letters: M boxes.
 
 import torch
 from torch import Tensor
-from torchvision.ops import box_area as _box_area
-from torchvision.ops import box_iou as _box_iou
+from torchvision.ops import box_area, box_iou
+
+__all__ = ["box_area", "box_iou", "check_image_hw", "is_small_box", "resize_crop_box"]
 
 
-def box_area(boxes_xyxy: Tensor) -> Tensor:
-    """Area in square pixels: [M, 4] -> [M]; NaN for an absent box."""
-    return _box_area(_check_boxes(boxes_xyxy))
-
-
-def box_iou(boxes_xyxy: Tensor, other_xyxy: Tensor) -> Tensor:
-    """Intersection over union of every pair: [M, 4], [L, 4] -> [M, L] in [0, 1]; NaN for two boxes without area."""
-    return _box_iou(_check_boxes(boxes_xyxy), _check_boxes(other_xyxy))
-
-
-def mask_to_box(mask: Tensor) -> Tensor:
-    """Tightest box around the true pixels of each mask.
-
-    Args:
-        mask: bool [..., H, W].
-
-    Returns:
-        float32 [..., 4] in the mask's pixels; four NaN for a mask without a true pixel.
-
-    Raises:
-        ValueError: If `mask` is not boolean or has fewer than two dimensions.
-
-    Example:
-        >>> mask_to_box(torch.tensor([[False, True, True], [False, False, False]]))
-        tensor([1., 0., 3., 1.])
-    """
-    if mask.dtype != torch.bool or mask.ndim < 2:
-        raise ValueError(f"mask must be bool [..., H, W], got {mask.dtype} {tuple(mask.shape)}; threshold it first")
-    x1, x2 = _extent(mask.any(dim=-2))
-    y1, y2 = _extent(mask.any(dim=-1))
-    boxes = torch.stack([x1, y1, x2, y2], dim=-1).float()
-    return boxes.masked_fill(~mask.flatten(-2).any(dim=-1, keepdim=True), float("nan"))
+def is_small_box(boxes_xyxy: Tensor, image_hw: Tensor, max_box_area: float) -> Tensor:
+    """Which boxes ([M, 4]) take less than this share of their image (int [M, 2]): bool [M]; false for an absent box."""
+    return box_area(boxes_xyxy.double()) < max_box_area * image_hw.double().prod(dim=1)
 
 
 def resize_crop_box(boxes_xyxy: Tensor, image_hw: Tensor, resize: int, crop: int) -> Tensor:
@@ -70,7 +42,6 @@ def resize_crop_box(boxes_xyxy: Tensor, image_hw: Tensor, resize: int, crop: int
         >>> resize_crop_box(torch.tensor([[0.0, 0.0, 64.0, 64.0]]), torch.tensor([[64, 64]]), resize=256, crop=224)
         tensor([[-16., -16., 240., 240.]], dtype=torch.float64)
     """
-    _check_boxes(boxes_xyxy)
     check_image_hw(image_hw, boxes_xyxy, resize, crop)
     size = image_hw.double()
     short = size.amin(dim=1, keepdim=True)
@@ -83,22 +54,12 @@ def resize_crop_box(boxes_xyxy: Tensor, image_hw: Tensor, resize: int, crop: int
 
 
 def check_image_hw(image_hw: Tensor, boxes_xyxy: Tensor, resize: int, crop: int) -> None:
-    """Raise ValueError unless `image_hw` is [M, 2] for the M boxes and both transform sizes are positive."""
+    """Raise ValueError unless boxes are [M, 4], `image_hw` is [M, 2] and both transform sizes are positive."""
+    if boxes_xyxy.ndim != 2 or boxes_xyxy.shape[1] != 4:
+        raise ValueError(f"boxes must be [M, 4] as (x1, y1, x2, y2), got {tuple(boxes_xyxy.shape)}")
     if image_hw.shape != (boxes_xyxy.shape[0], 2):
         raise ValueError(
             f"image_hw must be [M, 2] (height, width) for M = {boxes_xyxy.shape[0]} boxes, got {tuple(image_hw.shape)}"
         )
     if resize < 1 or crop < 1:
         raise ValueError(f"resize and crop must be positive pixels, got resize={resize}, crop={crop}")
-
-
-def _check_boxes(boxes_xyxy: Tensor) -> Tensor:
-    if boxes_xyxy.ndim != 2 or boxes_xyxy.shape[1] != 4:
-        raise ValueError(f"boxes must be [M, 4] as (x1, y1, x2, y2), got {tuple(boxes_xyxy.shape)}")
-    return boxes_xyxy
-
-
-def _extent(line: Tensor) -> tuple[Tensor, Tensor]:
-    """First true index and one past the last along the last axis: bool [..., L] -> two long [...]."""
-    hits = line.to(torch.uint8)
-    return hits.argmax(dim=-1), line.shape[-1] - hits.flip(-1).argmax(dim=-1)

@@ -10,7 +10,7 @@ that scale, which the evaluation transforms cancel; where it describes another s
 """
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from torch.utils.data import Dataset
 from torchvision.transforms.functional import get_dimensions, pil_to_tensor
 from tqdm import tqdm
 
+from last_vit.boxes import is_small_box
 from last_vit.data.image_files import load_rgb, verify_image
 from last_vit.data.imagenet_layout import (
     annotation_finder,
@@ -167,21 +168,23 @@ class ImageNetDataset(Dataset):
                     raise
                 self.skipped["broken annotation" if isinstance(error, ValueError) else "no annotation"] += 1
                 continue
-            objects, area = annotation.objects, annotation.width * annotation.height
-            box = objects[0][1:] if len(objects) == 1 else NO_BOX
+            objects = annotation.objects
             if single_object and len(objects) != 1:
                 self.filtered["several objects" if objects else "no object"] += 1
-            elif max_box_area is not None and (box[2] - box[0]) * (box[3] - box[1]) >= max_box_area * area:
-                self.filtered["large box"] += 1
-            else:
-                kept.append(index)
-                boxes.append(box)
-                sizes.append((annotation.height, annotation.width))
-                counts.append(len(objects))
+                continue
+            kept.append(index)
+            boxes.append(objects[0][1:] if len(objects) == 1 else NO_BOX)
+            sizes.append((annotation.height, annotation.width))
+            counts.append(len(objects))
         self._keep(kept)
-        self.boxes_xyxy = np.array(boxes, dtype=np.float32).reshape(-1, 4)
+        exact = torch.tensor(boxes, dtype=torch.float64).reshape(-1, 4)
+        self.boxes_xyxy = exact.float().numpy()
         self.image_hw = np.array(sizes, dtype=np.int64).reshape(-1, 2)
         self.num_objects = np.array(counts, dtype=np.int64)
+        if max_box_area is not None:
+            is_small = is_small_box(exact, torch.from_numpy(self.image_hw), max_box_area).numpy()
+            self._keep(np.flatnonzero(is_small))
+            self.filtered += Counter({"large box": int((~is_small).sum())})
 
     def _leave_out_broken_images(self) -> None:
         kept = []
@@ -197,7 +200,7 @@ class ImageNetDataset(Dataset):
             kept.append(index)
         self._keep(kept)
 
-    def _keep(self, indices: list[int]) -> None:
+    def _keep(self, indices: Sequence[int]) -> None:
         self.image_paths, self.labels = [self.image_paths[index] for index in indices], self.labels[indices]
         if self.num_objects is not None:
             self.boxes_xyxy, self.image_hw = self.boxes_xyxy[indices], self.image_hw[indices]

@@ -24,10 +24,10 @@ import torch
 from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
+from torchvision.ops import masks_to_boxes
 from torchvision.transforms.functional import pil_to_tensor
 from tqdm import tqdm
 
-from last_vit.boxes import mask_to_box
 from last_vit.data import synthetic_drawing as parts
 from last_vit.data.imagenet_layout import SPLITS
 from last_vit.data.voc import voc_colors
@@ -98,16 +98,11 @@ class SyntheticObjects(Dataset):
         if split not in SPLITS:
             raise ValueError(f"split must be one of {', '.join(SPLITS)}, got {split!r}")
         if num_images < 1 or image_size < 16 or seed < 0:
-            raise ValueError(
-                f"num_images must be at least 1, image_size at least 16 and seed not negative, got {num_images}, "
-                f"{image_size} and {seed}"
-            )
+            got = f"got {num_images}, {image_size} and {seed}"
+            raise ValueError(f"num_images must be at least 1, image_size at least 16 and seed not negative, {got}")
         if not 2 <= num_classes <= MAX_CLASSES:
             raise ValueError(f"num_classes must be in [2, {MAX_CLASSES}] (outlines x patterns), got {num_classes}")
-        self.split = split
-        self.image_size = image_size
-        self.seed = seed
-        self.transform = transform
+        self.split, self.image_size, self.seed, self.transform = split, image_size, seed, transform
         # 8 outlines and 5 patterns have no common divisor, so walking along both meets every pair once; neighbours
         # differ in both, so few classes are easy and more of them are harder
         num_shapes, num_patterns = len(parts.SHAPES), len(parts.PATTERNS)
@@ -121,9 +116,8 @@ class SyntheticObjects(Dataset):
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         sample = self.render(index)
-        image = sample.image
         return {
-            "image": pil_to_tensor(image) if self.transform is None else self.transform(image),
+            "image": pil_to_tensor(sample.image) if self.transform is None else self.transform(sample.image),
             "label": int(self.labels[index]),
             "index": index,
             "box_xyxy": sample.box_xyxy,
@@ -132,17 +126,16 @@ class SyntheticObjects(Dataset):
         }
 
     def render(self, index: int) -> SyntheticSample:
-        """Draw image `index` of [0, len) with its box, mask and caption; IndexError outside."""
-        if not 0 <= index < len(self):
-            raise IndexError(f"index must be in [0, {len(self)}), got {index}")
-        rng = np.random.default_rng([self.seed, SPLITS.index(self.split), index])
+        """Draw image `index` of [0, len) with its box, mask and caption; IndexError from len on."""
         label = int(self.labels[index])
+        rng = np.random.default_rng([self.seed, SPLITS.index(self.split), index])
         shape, pattern = self._cues[label]
         kind = parts.BACKGROUNDS[rng.integers(len(parts.BACKGROUNDS))]
         pixels, mask = parts.compose(shape, pattern, _GOLDEN_ANGLE * label, kind, self.image_size, rng)
         caption = describe(self.classes[label], kind, pixels, mask)
         mask = torch.from_numpy(mask)
-        return SyntheticSample(Image.fromarray(pixels), label, self.classes[label], mask_to_box(mask), mask, caption)
+        box = masks_to_boxes(mask[None])[0] + torch.tensor([0, 0, 1, 1])  # torchvision's corners are the last pixels
+        return SyntheticSample(Image.fromarray(pixels), label, self.classes[label], box, mask, caption)
 
 
 def describe(class_name: str, background: str, pixels: np.ndarray, mask: np.ndarray) -> str:

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torchvision.transforms.v2 import CenterCrop, Compose, InterpolationMode, Resize
 
-from last_vit.boxes import box_area, box_iou, mask_to_box, resize_crop_box
+from last_vit.boxes import box_area, box_iou, is_small_box, resize_crop_box
 
 SIZES_HW = [(64, 64), (96, 64), (33, 97), (61, 150), (500, 333), (20, 21), (48, 285)]
 
@@ -15,14 +15,10 @@ def test_area_and_iou_have_no_plus_one():
     torch.testing.assert_close(box_iou(boxes, boxes), torch.tensor([[1.0, 1 / 3], [1 / 3, 1.0]]))
 
 
-def test_mask_round_trip():
-    masks = torch.zeros(3, 9, 7, dtype=torch.bool)
-    masks[0, 2:5, 1:7] = True
-    masks[1, 8, 0] = True
-    boxes = mask_to_box(masks)
-    assert boxes[:2].tolist() == [[1, 2, 7, 5], [0, 8, 1, 9]]
-    assert boxes[2].isnan().all()
-    assert mask_to_box(masks[0]).tolist() == [1, 2, 7, 5]
+def test_small_boxes_take_less_than_the_share():
+    boxes = torch.tensor([[0.0, 0.0, 50.0, 49.0], [0.0, 0.0, 50.0, 50.0], [0.0, 0.0, 99.0, 50.0], [torch.nan] * 4])
+    image_hw = torch.tensor([[100, 100], [100, 100], [100, 200], [100, 100]])
+    assert is_small_box(boxes, image_hw, 0.25).tolist() == [True, False, True, False]
 
 
 @pytest.mark.parametrize("image_hw", SIZES_HW)
@@ -55,8 +51,7 @@ def test_nan_box_stays_nan():
 @pytest.mark.parametrize(
     ("call", "match"),
     [
-        (lambda: box_area(torch.zeros(4)), r"\[M, 4\]"),
-        (lambda: mask_to_box(torch.zeros(3, 3)), "bool"),
+        (lambda: resize_crop_box(torch.zeros(4), torch.ones(1, 2), 8, 8), r"\[M, 4\]"),
         (lambda: resize_crop_box(torch.zeros(2, 4), torch.ones(1, 2), 8, 8), r"image_hw must be \[M, 2\]"),
         (lambda: resize_crop_box(torch.zeros(1, 4), torch.ones(1, 2), 0, 8), "positive"),
     ],

@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 from pycocotools.coco import COCO
 
-from last_vit.boxes import box_area, mask_to_box
+from last_vit.boxes import box_area
 from last_vit.data.imagenet import ImageNetDataset
 from last_vit.data.synthetic import MAX_CLASSES, SyntheticObjects, write_coco, write_imagenet, write_voc
 from last_vit.data.voc import read_voc_xml
@@ -39,7 +39,8 @@ def test_sample_and_render_agree(size):
         assert sample["label"] == rendered.label == index
         assert (sample["index"], sample["num_objects"], sample["image_hw"].tolist()) == (index, 1, [size, size])
         assert torch.equal(sample["box_xyxy"], rendered.box_xyxy)
-        assert torch.equal(rendered.box_xyxy, mask_to_box(rendered.mask))
+        (y1, x1), (y2, x2) = rendered.mask.nonzero().amin(dim=0), rendered.mask.nonzero().amax(dim=0) + 1
+        assert rendered.box_xyxy.tolist() == [x1, y1, x2, y2]
         assert rendered.class_name == samples.classes[index]
         assert f" {rendered.class_name} " in rendered.caption
 
@@ -86,7 +87,7 @@ def test_wrong_arguments(arguments):
 
 
 def test_index_out_of_range():
-    with pytest.raises(IndexError, match=r"\[0, 4\)"):
+    with pytest.raises(IndexError):
         SyntheticObjects(4, "train")[4]
 
 

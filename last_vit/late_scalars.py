@@ -1,8 +1,8 @@
 """Losses of a step, read without making the device wait.
 
-A GPU computes while Python goes on. `tensor.item()` waits for everything that was started before it, so a loss that is
-looked at in every step leaves the GPU idle while Python starts the next one. Here the values are copied to the host
-behind the work that makes them, and a look waits for that copy alone: one step later it is there already.
+`tensor.item()` waits for everything that a GPU was given before it, so a loss that is looked at in every step leaves
+the GPU idle while Python starts the next one. Here the values are copied to the host behind the work that makes them,
+and a look waits for that copy alone: one step later it is there already.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -29,8 +29,7 @@ class LateScalars(Mapping[str, float]):
     def __init__(self, names: Sequence[str], values: Tensor) -> None:
         if values.shape != (len(names),):
             raise ValueError(f"{len(names)} names ({', '.join(names)}) for values of shape {tuple(values.shape)}")
-        self._names = tuple(names)
-        self._known: dict[str, float] | None = None
+        self._places = {name: place for place, name in enumerate(names)}
         self._copied: torch.cuda.Event | None = None
         if values.device.type == "cuda":
             host = torch.empty(values.shape, dtype=values.dtype, pin_memory=True)  # others block the copy
@@ -41,14 +40,13 @@ class LateScalars(Mapping[str, float]):
             self._values = values.detach().clone()
 
     def __getitem__(self, name: str) -> float:
-        if self._known is None:
-            if self._copied is not None:
-                self._copied.synchronize()
-            self._known = dict(zip(self._names, self._values.tolist(), strict=True))
-        return self._known[name]
+        place = self._places[name]
+        if self._copied is not None:
+            self._copied.synchronize()
+        return self._values[place].item()
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._names)
+        return iter(self._places)
 
     def __len__(self) -> int:
-        return len(self._names)
+        return len(self._places)

@@ -8,51 +8,45 @@ object masks, `imagenet` class folders and XML boxes, `coco` instances_*.json an
 class_names.txt, one class per line in the order of the labels, as --class-names takes it.
 """
 
+import argparse
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from last_vit.command_line import command_parser, positive, run_command_line
 
-if TYPE_CHECKING:
-    import argparse
 
-LAYOUTS = ("voc", "imagenet", "coco")
-
-
-def main(argv: Sequence[str] | None = None) -> None:
-    """Command line."""
+def build_parser() -> argparse.ArgumentParser:
+    """The command's flags."""
     parser = command_parser("make_synthetic_set.py", __doc__)
     add = parser.add_argument
-    add("--layout", choices=LAYOUTS, required=True)
+    add("--layout", choices=("voc", "imagenet", "coco"), required=True)
     add("--output", type=Path, required=True, help="folder to write to; made if missing, refused if not empty")
     add("--split", choices=("train", "val"), nargs="+", default=["val"], help="one or both; default val")
     add("--num-images", type=positive, default=640, help="per split; default 640")
     add("--image-size", type=positive, default=64, help="side in pixels; default 64")
     add("--num-classes", type=positive, default=32, help="default 32")
     add("--seed", type=int, default=0, help="default 0")
-    run_command_line(parser, write, argv)
+    return parser
 
 
-def write(args: "argparse.Namespace") -> None:
-    """Draw and write.
+def main(argv: Sequence[str] | None = None) -> None:
+    """Command line."""
+    run_command_line(build_parser(), _run, argv)
 
-    Raises:
-        ValueError: An output folder with files in it; arguments that `SyntheticObjects` refuses.
-    """
-    from last_vit.data import synthetic
-    from last_vit.data.synthetic import SyntheticObjects
 
-    sets = [
-        SyntheticObjects(args.num_images, split, args.image_size, args.num_classes, args.seed) for split in args.split
-    ]
+def _run(args: argparse.Namespace) -> None:
+    from last_vit.data.synthetic import SyntheticObjects, write_coco, write_imagenet, write_voc
+
+    write = {"voc": write_voc, "imagenet": write_imagenet, "coco": write_coco}[args.layout]
+    sizes = (args.image_size, args.num_classes, args.seed)
+    sets = [SyntheticObjects(args.num_images, split, *sizes) for split in args.split]
     if args.output.exists() and any(args.output.iterdir()):
         raise ValueError(f"{args.output} holds files already; give an empty folder, or remove it")
     for samples in sets:
-        getattr(synthetic, f"write_{args.layout}")(samples, args.output)
+        write(samples, args.output)
         print(f"wrote {len(samples):,} {samples.split} images of {len(samples.classes)} classes to {args.output}")
-    names = args.output / "class_names.txt"
-    names.write_text("".join(f"{name}\n" for name in sets[0].classes), encoding="ascii")
+    names = "".join(f"{name}\n" for name in sets[0].classes)
+    (args.output / "class_names.txt").write_text(names, encoding="ascii")
 
 
 if __name__ == "__main__":

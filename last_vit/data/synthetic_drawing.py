@@ -1,6 +1,6 @@
-"""The parts of which `synthetic.py` composes its images: outlines, surface patterns, broad-spectrum noise, colours.
+"""Draws the scenes of `synthetic.py`: outlines, surface patterns, broad-spectrum noise, colours, and their composition.
 
-Functions of a numpy generator and sizes; they know nothing of classes, data sets or files. Numpy and Pillow only.
+Functions of a numpy generator and sizes; they know nothing of classes, data sets or files.
 
 Frames: outlines are polygons around (0, 0) inside the unit circle; `centre` and `radius` place them in units of the
 image's side, x to the right and y down. Images and fields are float32 [H, W] or [H, W, 3].
@@ -27,11 +27,7 @@ _ARC = np.roll(_CIRCLE, 18, axis=0)[:37]  # from -135 to 135 degrees
 
 
 def outline(shape: str, rng: np.random.Generator) -> np.ndarray:
-    """A shape's outline with individual proportions, dents and orientation.
-
-    Args:
-        shape: One of `SHAPES`, or "blob", an irregular form of no family.
-        rng: Source of the individual variation.
+    """The outline of one of `SHAPES`, or of a "blob" of no family, with individual proportions, dents and orientation.
 
     Returns:
         Polygon [V, 2] of (x, y), farthest vertex at distance 1. "ring" is drawn as one polygon with a slit.
@@ -51,24 +47,17 @@ def outline(shape: str, rng: np.random.Generator) -> np.ndarray:
         inner = _ARC[::-1] * [bend, 1] + [(1 - bend) * _ARC[0, 0], 0]
         points = np.concatenate([_ARC, inner])
     elif shape == "heart":
-        points = np.stack(
-            [
-                np.sin(turns) ** 3,
-                -(13 * np.cos(turns) - 5 * np.cos(2 * turns) - 2 * np.cos(3 * turns) - np.cos(4 * turns)) / 16,
-            ],
-            axis=1,
-        )
+        height = 13 * np.cos(turns) - 5 * np.cos(2 * turns) - 2 * np.cos(3 * turns) - np.cos(4 * turns)
+        points = np.stack([np.sin(turns) ** 3, -height / 16], axis=1)
     elif shape in ("square", "triangle"):
         points = _regular_polygon(4 if shape == "square" else 3)
     elif shape == "star":
         points = _regular_polygon(10)
         points[1::2] *= rng.uniform(0.38, 0.5)
-    elif shape == "cross":
+    else:  # cross
         arm = rng.uniform(0.25, 0.36)
         quarter = np.array([[arm, arm], [1, arm], [1, -arm]])
         points = np.concatenate([quarter @ _rotation(-k * np.pi / 2).T for k in range(4)])
-    else:
-        raise ValueError(f"shape must be one of {', '.join(SHAPES)} or blob, got {shape!r}")
     # one smooth dent (a radial wave), unequal axes, any orientation: no two objects of a class are alike
     angle = np.arctan2(points[:, 1], points[:, 0])
     dent = 1 + rng.uniform(0, 0.08) * np.sin(rng.integers(2, 5) * angle + rng.uniform(0, 2 * np.pi))
@@ -96,10 +85,10 @@ def place_outline(polygon: np.ndarray, centre: np.ndarray, radius: float, size: 
 
 
 def noise_fields(slopes: Sequence[float], size: int, rng: np.random.Generator) -> np.ndarray:
-    """Independent fields with amplitude spectra 1 / f^slope, like photographs' (slope near 1).
+    """Independent fields with amplitude spectra 1 / f^slope, like photographs' (slope near 1), mean 0 and variance 1.
 
     Returns:
-        float32 [len(slopes), size, size], each of mean 0 and expected variance 1.
+        float32 [len(slopes), size, size].
     """
     # the spectrum of white noise is white noise, so it is drawn there, which saves a transform
     parts = rng.standard_normal((len(slopes), size, size // 2 + 1, 2), dtype=np.float32)
@@ -112,10 +101,10 @@ def surface_pattern(name: str, u: np.ndarray, v: np.ndarray, warp: np.ndarray, p
 
     Args:
         name: One of `PATTERNS`, or "plain".
-        u: [H, W], first coordinate on the object, in units of the image's side, 0 at the object's centre.
+        u: [H, W], first coordinate on the object, 0 at its centre.
         v: [H, W], second coordinate.
         warp: [H, W], field of standard deviation 1.
-        period: Of the pattern, in units of the image's side.
+        period: Of the pattern, in units of the image's side, as u and v.
 
     Returns:
         float32 [H, W] in [0, 1].
@@ -132,24 +121,15 @@ def surface_pattern(name: str, u: np.ndarray, v: np.ndarray, warp: np.ndarray, p
         wave = np.cos(a) + np.cos(b) - 0.7
     elif name == "ringed":
         wave = np.sin(np.hypot(u, v) * (2 * np.pi / period) + bend)
-    elif name == "marbled":
+    else:  # marbled
         wave = 1 - 3 * np.abs(np.sin(1.5 * warp + 0.3 * a))
-    else:
-        raise ValueError(f"pattern must be one of {', '.join(PATTERNS)} or plain, got {name!r}")
     return 1 / (1 + np.exp(-4 * wave))
 
 
 def background(kind: str, first: np.ndarray, second: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """A scene without objects: three colours mixed by two noise fields.
+    """A scene without objects, float32 [H, W, 3]: three colours mixed by two noise fields [H, W].
 
-    Args:
-        kind: One of `BACKGROUNDS`.
-        first: [H, W], the main field; its spectral slope is to be `BACKGROUND_SLOPE[kind]`.
-        second: [H, W], another field.
-        rng: Source of the colours.
-
-    Returns:
-        float32 [H, W, 3], mostly in [0, 1].
+    The first field is the main one; its spectral slope is to be `BACKGROUND_SLOPE[kind]`.
     """
     if kind == "patchy":
         first = np.sign(first) * 0.8 + 0.3 * second

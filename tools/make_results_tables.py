@@ -1,34 +1,63 @@
-"""Regenerate README's results tables from results/*.json, next to the paper's numbers.
+"""Regenerate the results tables of README.md and docs/ from results/*.json, next to the paper's numbers.
 
-    python tools/make_results_tables.py           # rewrite the tables in README.md
-    python tools/make_results_tables.py --check   # exit 1 when README.md is stale; changes nothing
+    python tools/make_results_tables.py           # rewrite the tables
+    python tools/make_results_tables.py --check   # exit 1 when one is stale; changes nothing
 
 A table stands between `<!-- results:NAME -->` and `<!-- /results -->`. Each row names its data set, its input and, for
 our numbers, the protocol. A number measured here meets the paper's in one row only when the row label and the data set
 with its input ("ImageNet-1k val, 224 px") are the same; of several protocols under one number of the paper, the first
 shows it and the others follow. What was not run here stands only in the paper's column. Records that share table, row,
-data set, input and protocol (seeds) are shown as mean +- sample standard deviation. The table "speed" holds what
-benches recorded (speed_table.py).
+data set, input and protocol (seeds) are shown as mean +- sample standard deviation. Every row names the commit at which
+it was measured and how many commits ago that was when the tables were made; `--check` does not look at that count.
 """
 
 import argparse
 import re
 import statistics
+import subprocess
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 
-from paper_tables import TABLES, ResultsTable
-from speed_results import SPEED_TABLE
-from speed_table import render_speed_table
+from paper_tables import SUMMARY, TABLES, ResultsTable
+from speed_ratios import SPEED_TABLE, hardware_words, read_speed_ratios
 
-from last_vit.results import ResultRecord, read_results
+from last_vit.results import ROOT, ResultRecord, read_results
 
-ROOT = Path(__file__).resolve().parents[1]
+PAGES = ("README.md", "docs/results.md", "docs/speed.md")
+SUMMARY_TABLE = "summary"
 MARKED = re.compile(r"(<!-- results:(?P<name>[\w-]+) -->\n).*?(<!-- /results -->)", re.DOTALL)
 INPUT = re.compile(r".+?, (?:\d+ px|native)(?=,|$)")
+AGE = re.compile(r" \(\d+ ago\)")
 
 
-def render_table(table: ResultsTable, records: Sequence[ResultRecord]) -> str:
+def render_page(page: str, records: Sequence[ResultRecord], to_results: str = "results") -> str:
+    """A page's text with every marked table regenerated.
+
+    Args:
+        page: Markdown.
+        records: All that there are.
+        to_results: The folder of the records as the page links to it.
+
+    Raises:
+        ValueError: A marker that names an unknown table, or records of one row that are not the same measurement.
+    """
+
+    def regenerate(match: re.Match[str]) -> str:
+        name = match["name"]
+        if name == SUMMARY_TABLE:
+            return match[1] + _summary(records) + match[3]
+        own = [record for record in records if record.table == name]
+        if name == SPEED_TABLE:
+            return match[1] + _speed(own, to_results) + match[3]
+        if name not in TABLES:
+            raise ValueError(f"no table is called {name!r}; known: {', '.join([*TABLES, SPEED_TABLE, SUMMARY_TABLE])}")
+        return match[1] + render_table(TABLES[name], own, to_results) + match[3]
+
+    return MARKED.sub(regenerate, page)
+
+
+def render_table(table: ResultsTable, records: Sequence[ResultRecord], to_results: str) -> str:
     """One Markdown table: the paper's rows, each with those of ours that it is compared with, then the others of ours.
 
     Raises:
@@ -37,45 +66,24 @@ def render_table(table: ResultsTable, records: Sequence[ResultRecord]) -> str:
     groups: dict[tuple[str, str], list[ResultRecord]] = {}
     for record in records:
         groups.setdefault((record.row or "", record.dataset), []).append(record)
-    training = ["training"] if table.has_training else []
     published = ["paper"] if table.paper else []
     numbers = [*published, *table.metrics.values(), "images", "runs"]
-    header = ["model", "data set and input", *numbers, *training, "commit", "source"]
+    header = ["model", "data set and input", *numbers, "commit", "source"]
     lines = [_line(header), _line(["---:" if title in numbers else "---" for title in header])]
+    empty = [""] * (len(table.metrics) + 4)
+
+    def ours(key: tuple[str, str]) -> list[str]:
+        group = groups.pop(key, [])
+        return _cells(table, group, to_results) if group else empty
+
     for paper in table.paper:
         same = [(row, dataset) for row, dataset in groups if row == paper.row and _input(dataset) == paper.dataset]
         first, *others = same or [(paper.row, paper.dataset)]
-        ours = _cells(table, groups.pop(first, []))
-        lines.append(_line([*first, f"{paper.value:.1f}", *ours[:-1], _join(paper.source, ours[-1])]))
-        lines.extend(_line([*key, "", *_cells(table, groups.pop(key))]) for key in others)
-    lines.extend(_line([*key, *[""] * len(published), *_cells(table, group)]) for key, group in groups.items())
+        *cells, source = ours(first)
+        lines.append(_line([*first, f"{paper.value:.1f}", *cells, "; ".join(filter(None, (paper.source, source)))]))
+        lines.extend(_line([*key, "", *ours(key)]) for key in others)
+    lines.extend(_line([*key, *[""] * len(published), *ours(key)]) for key in list(groups))
     return "\n".join(lines) + "\n"
-
-
-def render_readme(readme: str, records: Sequence[ResultRecord]) -> str:
-    """README's text with every marked table regenerated.
-
-    Raises:
-        ValueError: A marker or a record that names an unknown table, or a table with records but no marker.
-    """
-    marked = {match["name"] for match in MARKED.finditer(readme)}
-    shown = {record.table: record.name for record in records if record.table is not None}
-    for name in sorted(marked | set(shown)):
-        if name not in TABLES and name != SPEED_TABLE:
-            where = f"result {shown[name]}" if name in shown else "README"
-            raise ValueError(f"{where} names the table {name!r}; known tables: {', '.join([*TABLES, SPEED_TABLE])}")
-        if name not in marked:
-            raise ValueError(
-                f"result {shown[name]} belongs in the table {name!r}, which README does not have; add the lines "
-                f"'<!-- results:{name} -->' and '<!-- /results -->' to it"
-            )
-
-    def regenerate(match: re.Match[str]) -> str:
-        own = [record for record in records if record.table == match["name"]]
-        is_speed = match["name"] == SPEED_TABLE
-        return match[1] + (render_speed_table(own) if is_speed else render_table(TABLES[match["name"]], own)) + match[3]
-
-    return MARKED.sub(regenerate, readme)
 
 
 def _input(dataset: str) -> str:
@@ -84,10 +92,8 @@ def _input(dataset: str) -> str:
     return found[0] if found else dataset
 
 
-def _cells(table: ResultsTable, group: Sequence[ResultRecord]) -> list[str]:
-    """Metric, images, runs, commit and source cells of one row; empty cells for no records."""
-    if not group:
-        return [""] * (len(table.metrics) + 4 + table.has_training)
+def _cells(table: ResultsTable, group: Sequence[ResultRecord], to_results: str) -> list[str]:
+    """Metric, images, runs, commit and source cells of one row."""
     first = group[0]
     for record in group[1:]:
         shown = [table.metrics.keys() & each.metrics.keys() for each in (first, record)]
@@ -96,31 +102,54 @@ def _cells(table: ResultsTable, group: Sequence[ResultRecord]) -> list[str]:
                 f"results {first.name} and {record.name} share the row {first.row!r} on {first.dataset!r} but differ "
                 f"in images ({first.n_images}, {record.n_images}) or in the table's metrics; give them different rows"
             )
-    metrics = [
-        _mean_std([record.metrics[key] for record in group if key in record.metrics], table.decimals.get(key, 1))
-        for key in table.metrics
-    ]
-    commits = ", ".join(sorted({record.git_commit for record in group}))
-    files = " ".join(f"[{i}](results/{record.name}.json)" for i, record in enumerate(group, start=1))
-    training = ["; ".join(_training_time(record) for record in group)] if table.has_training else []
-    return [*metrics, f"{first.n_images:,}", str(len(group)), *training, commits, files]
+    metrics = [_mean_std(group, key, table.decimals.get(key, 1)) for key in table.metrics]
+    commits = ", ".join(dict.fromkeys(_dated(record.git_commit) for record in group))
+    files = " ".join(f"[{i}]({to_results}/{record.name}.json)" for i, record in enumerate(group, start=1))
+    return [*metrics, f"{first.n_images:,}", str(len(group)), commits, files]
 
 
-def _training_time(record: ResultRecord) -> str:
-    """Seconds and device of the run that made a record; empty for an evaluation alone."""
-    seconds = record.config.get("train_seconds")
-    return "" if seconds is None else f"{seconds:,.0f} s, {record.device}"
-
-
-def _mean_std(values: Sequence[float], decimals: int = 1) -> str:
+def _mean_std(group: Sequence[ResultRecord], metric: str, decimals: int = 1) -> str:
+    values = [record.metrics[metric] for record in group if metric in record.metrics]
     if not values:
         return ""
     mean = f"{statistics.fmean(values):.{decimals}f}"
     return mean if len(values) == 1 else f"{mean} +- {statistics.stdev(values):.{decimals}f}"
 
 
-def _join(*parts: str) -> str:
-    return "; ".join(part for part in parts if part)
+def _summary(records: Sequence[ResultRecord]) -> str:
+    """README's table: a line per task that was measured here, the paper's numbers beside ours."""
+    header = ["task", "paper: CLS", "paper: LaSt", "ours: CLS", "ours: LaSt", "ours: random", "ours is"]
+    lines = [_line(header), _line(["---", *["---:"] * 5, "---"])]
+    for task in SUMMARY:
+        own = [record for record in records if record.table == task.table and record.dataset.startswith(task.dataset)]
+        ours = [_mean_std([record for record in own if record.row == row], task.metric) for row in task.rows]
+        if any(ours):
+            paper = ["" if value is None else f"{value:.1f}" for value in task.paper]
+            lines.append(_line([task.words, *paper, *ours, task.ours]))
+    return "\n".join(lines) + "\n"
+
+
+def _speed(records: Sequence[ResultRecord], to_results: str) -> str:
+    """Every ratio that a bench recorded, with its spread and its goal."""
+    header = ["what", "median", "one run's rounds", "goal", "", "hardware", "commit", "source"]
+    lines = [_line(header), _line(["---", "---:", "---:", "---:", *["---"] * 4])]
+    for record in records:
+        source = f"[{record.row}]({to_results}/{record.name}.json)"
+        for each in read_speed_ratios(record):
+            low, high = each.with_unit(each.low), each.with_unit(each.high)
+            verdict = "" if each.goal is None else "met" if each.is_met else "**missed**"
+            spread = "" if each.low == each.high else f"{low} to {high}"
+            about = [each.goal_words(), verdict, hardware_words(record), _dated(record.git_commit), source]
+            lines.append(_line([each.words, each.with_unit(each.median), spread, *about]))
+    return "\n".join(lines) + "\n"
+
+
+@cache
+def _dated(commit: str) -> str:
+    """A commit and how many others came after it; without them where git does not know it."""
+    asked = ["git", "rev-list", "--count", f"{commit.removesuffix('-dirty')}..HEAD"]
+    done = subprocess.run(asked, cwd=ROOT, capture_output=True, text=True, check=False)
+    return commit if done.returncode else f"{commit} ({done.stdout.strip()} ago)"
 
 
 def _line(cells: Sequence[str]) -> str:
@@ -130,21 +159,29 @@ def _line(cells: Sequence[str]) -> str:
 def main(argv: Sequence[str] | None = None) -> int:
     """Command line; returns the exit status."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--check", action="store_true", help="only say whether README is up to date")
-    parser.add_argument("--readme", type=Path, default=ROOT / "README.md", help="default: this repository's")
-    parser.add_argument("--results", type=Path, default=ROOT / "results", help="folder of the JSON files")
+    parser.add_argument("--check", action="store_true", help="only say whether the tables are up to date")
+    parser.add_argument("--root", type=Path, default=ROOT, help="folder of README.md, docs/ and results/")
     args = parser.parse_args(argv)
     try:
-        old = args.readme.read_text(encoding="utf-8")
-        new = render_readme(old, read_results(args.results))
+        records = read_results(args.root / "results")
+        pages = {args.root / name: (args.root / name).read_text(encoding="utf-8") for name in PAGES}
+        marked = {match["name"] for page in pages.values() for match in MARKED.finditer(page)}
+        unseen = [record.name for record in records if record.table not in marked]
+        if unseen:
+            raise ValueError(f"results/ holds what no table shows: {', '.join(unseen)}; remove it or add its table")
+        new = {
+            path: render_page(page, records, "results" if path.parent == args.root else "../results")
+            for path, page in pages.items()
+        }
     except (OSError, ValueError) as error:
         parser.exit(2, f"make_results_tables.py: error: {error}\n")
+    stale = [path for path, page in pages.items() if AGE.sub("", page) != AGE.sub("", new[path])]
     if args.check:
-        if new != old:
-            print(f"{args.readme} is stale; run: python tools/make_results_tables.py")
-            return 1
-        return 0
-    args.readme.write_text(new, encoding="utf-8")
+        for path in stale:
+            print(f"{path} is stale; run: python tools/make_results_tables.py")
+        return bool(stale)
+    for path, page in new.items():
+        path.write_text(page, encoding="utf-8")
     return 0
 
 

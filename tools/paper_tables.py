@@ -1,4 +1,4 @@
-"""The tables of README: which metrics each shows, and the published numbers beside them.
+"""The tables of README and docs/: which metrics each shows, and the published numbers beside them.
 
 Numbers here are the paper's or its peers', never ours; make_results_tables.py puts ours next to them.
 """
@@ -28,19 +28,40 @@ class PaperRow:
 
 @dataclass(frozen=True)
 class ResultsTable:
-    """One table of README.
+    """One table of docs/results.md.
 
     Attributes:
         metrics: Metric name in the records -> column title; the first is the one that the paper reports.
         paper: The paper's rows, in the order of display; empty for no such column.
-        has_training: Records are of training runs: also show how long they took, on what.
         decimals: Of numbers that one decimal would hide, metric -> digits behind the point.
     """
 
     metrics: dict[str, str]
     paper: tuple[PaperRow, ...]
-    has_training: bool = False
     decimals: Mapping[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Task:
+    """One line of README's table.
+
+    Attributes:
+        words: The task, its data and its measure.
+        table: Name of the table that holds our records.
+        dataset: How `ResultRecord.dataset` begins: data, input and protocol.
+        metric: The number that is shown.
+        paper: The paper's for CLS and LaSt, on its own data; None where it has none.
+        rows: Ours: labels of the CLS, the LaSt and the random model; "" for none.
+        ours: Our model in a few words.
+    """
+
+    words: str
+    table: str
+    dataset: str
+    metric: str
+    paper: tuple[float | None, float | None]
+    rows: tuple[str, str, str]
+    ours: str
 
 
 # The paper does not say which boxes, hit rule and token its Point-in-Box uses; the README names the choices made here.
@@ -70,7 +91,6 @@ TABLES = {
         ),
     ),
     "cls_pretrain": ResultsTable(
-        has_training=True,
         metrics={"acc1": "top-1", "acc5": "top-5"},
         paper=(
             PaperRow("ViT-B/32, attention pooling", 59.1, "paper, table 9"),
@@ -220,3 +240,70 @@ TABLES = {
         ),
     ),
 }
+
+_SMALL = ("ViT 0.8M/8, CLS", "ViT 0.8M/8, LaSt K=1", "ViT 0.8M/8, random")
+_TINY = "0.8M parameters, 64 px, 6 epochs of Tiny-ImageNet-100, two seeds"
+_DINO = tuple(f"DINO ViT 1.8M/8, {name}" for name in ("CLS, 1 epoch", "LaSt K=N/4, 1 epoch", "random"))
+_ONE_EPOCH = "DINO, 1.8M parameters, one epoch, one seed"
+_CLIP = tuple(
+    f"CLIP ViT 2.7M/8{name}" for name in (" on Tiny-ImageNet, CLS", " on Tiny-ImageNet, LaSt K=N/2", ", random")
+)
+
+SUMMARY = (
+    Task("top-1", "cls_pretrain", "tiny-imagenet-100", "acc1", (None, None), (*_SMALL[:2], ""), _TINY),
+    Task(
+        "Point-in-Box, boxes under a quarter of the image",
+        "point_in_box",
+        "tiny-imagenet-100 val, 64 px, box < 25 %",
+        "point_in_box",
+        (42.7, 55.1),
+        _SMALL,
+        _TINY,
+    ),
+    Task(
+        "AUROC of the patch score, object against background",
+        "score_distribution",
+        "coco-mini/val2017, 64 px",
+        "auroc",
+        (None, None),
+        _SMALL,
+        f"the same models, COCO-mini's masks; {_TINY.rpartition(', ')[2]}",
+    ),
+    Task(
+        "CorLoc of the patch score",
+        "corloc",
+        "voc-mini trainval, native, largest component",
+        "corloc",
+        (None, 67.6),
+        tuple(f"{row}, patch-score" for row in _DINO),
+        _ONE_EPOCH,
+    ),
+    Task(
+        "coarse segmentation, mIoU",
+        "coarse_seg",
+        "voc-mini val, 224 px, union",
+        "miou",
+        (47.7, 55.1),
+        tuple(f"{row}, score" for row in _DINO),
+        _ONE_EPOCH,
+    ),
+    Task("k-NN top-1", "knn", "tiny-imagenet-100", "knn_20", (None, None), (*_DINO[:2], ""), _ONE_EPOCH),
+    Task(
+        "zero-shot top-1",
+        "zero_shot_cls",
+        "tiny-imagenet-100",
+        "acc1",
+        (55.8, 56.2),
+        _CLIP,
+        "CLIP from scratch, one epoch, one seed",
+    ),
+    Task(
+        "zero-shot segmentation, mIoU, VOC",
+        "zero_shot_seg",
+        "voc-mini val",
+        "miou",
+        (49.0, 75.0),
+        _CLIP,
+        "CLIP from scratch, one epoch, one seed",
+    ),
+)

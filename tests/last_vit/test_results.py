@@ -1,15 +1,28 @@
-"""Results records and the README tables made from them."""
+"""Results records: lineage, names, what is refused; the recorded command holds no path of this machine."""
 
 import json
+import sys
 from pathlib import Path
 
-import make_results_tables
-import paper_tables
+import evaluate_patch_hit
 import pytest
 
-from last_vit.results import dataset_name, read_results, result_name, write_result
+from last_vit.results import (
+    dataset_name,
+    hide_machine_paths,
+    read_results,
+    result_name,
+    run_command,
+    write_result,
+)
 
-README = "# Title\n\n<!-- results:point_in_box -->\nold\n<!-- /results -->\ntail\n"
+SCRIPT = Path(evaluate_patch_hit.__file__).resolve()
+REPO = SCRIPT.parents[1]
+
+
+@pytest.fixture(autouse=True)
+def _alone(monkeypatch):
+    monkeypatch.delenv("TORCHELASTIC_RUN_ID", raising=False)
 
 
 def write(directory: Path, name: str = "run", **changes) -> Path:
@@ -108,70 +121,56 @@ def test_foreign_files_are_refused(tmp_path):
         read_results(tmp_path)
 
 
-def rows(readme: str) -> list[list[str]]:
-    return [[cell.strip() for cell in line.split("|")[1:-1]] for line in readme.splitlines() if line.startswith("|")]
+@pytest.mark.parametrize(
+    ("folder", "typed"), [("", SCRIPT), ("", "visualization/evaluate_patch_hit.py"), ("/", SCRIPT)]
+)
+def test_script_is_named_from_the_repository(monkeypatch, folder, typed):
+    monkeypatch.chdir(REPO / folder)
+    monkeypatch.setattr(sys, "argv", [str(typed), "--row", "ViT-B/16, LaSt K=1"])
+    assert run_command() == "python visualization/evaluate_patch_hit.py --row 'ViT-B/16, LaSt K=1'"
 
 
-def test_table_keeps_the_papers_inputs_apart(tmp_path):
-    write(tmp_path, "seed0")
-    write(tmp_path, "seed1", metrics={"point_in_box": 45.21, "point_in_box_random": 20.0, "point_in_box_center": 50.0})
-    write(tmp_path, "same_label", row="ViT, labels, LaSt", n_images=7)
-    write(tmp_path, "unlisted", table=None, row=None)
-    table = {tuple(row[:2]): row[2:] for row in rows(make_results_tables.render_readme(README, read_results(tmp_path)))}
-    seeds = table["ViT-Ti/8, LaSt K=1", "synthetic"]
-    assert seeds[:3] == ["", "44.2 +- 1.4", "20.0 +- 0.0"]
-    assert seeds[6:8] == ["1,200", "2"]
-    assert table["ViT, labels, LaSt", "synthetic"][:2] == ["", "43.2"]
-    paper = table["ViT, labels, LaSt", paper_tables.IMAGENET]
-    assert paper[:2] == ["55.1", ""]
-    assert "unlisted" not in str(table)
+def test_script_outside_the_repository(monkeypatch, tmp_path):
+    monkeypatch.setattr(sys, "argv", [str(tmp_path / "own.py")])
+    assert run_command() == "python .../own.py"
+    monkeypatch.chdir(tmp_path)
+    assert run_command() == "python own.py"
+    monkeypatch.setattr(sys, "argv", ["-c"])
+    assert run_command() == "python -c"
 
 
-def test_runs_on_the_papers_input_join_its_row(tmp_path):
-    """As evaluate_patch_hit.py writes them, with the protocol (its own test has this over its command line)."""
-    shared = {"row": "ViT, labels, LaSt"}
-    protocols = ("any box, center rule, cls token", "box < 25 %, release rule, trained token")
-    for i, protocol in enumerate(protocols):
-        write(tmp_path, f"run{i}", **shared, dataset=f"{paper_tables.IMAGENET}, {protocol}")
-    write(tmp_path, "run2", **shared, dataset=paper_tables.IMAGENET.replace("224", "448"))
-    write(tmp_path, "run3", **shared, dataset=f"Tiny {paper_tables.IMAGENET}, {protocols[0]}")
-    table = rows(make_results_tables.render_readme(README, read_results(tmp_path)))
-    place = next(i for i, row in enumerate(table) if row[0] == "ViT, labels, LaSt")
-    assert [row[1:4] for row in table[place : place + 2]] == [
-        [f"{paper_tables.IMAGENET}, {protocols[0]}", "55.1", "43.2"],
-        [f"{paper_tables.IMAGENET}, {protocols[1]}", "", "43.2"],
-    ]
-    assert [row[-1] for row in table[place : place + 2]] == ["paper; [1](results/run0.json)", "[1](results/run1.json)"]
-    assert table[place + 2][0] == "DINO, CLS"
-    assert [row[2] for row in table if row[0] == "ViT, labels, LaSt"] == ["55.1", "", "", ""]
-    assert {len(row) for row in table} == {len(table[0])}
+def test_launcher_is_the_one_that_was_used(monkeypatch):
+    """Two processes of detectron2's launcher are an argument; torchrun's are counted per machine."""
+    monkeypatch.setattr(sys, "argv", ["lazy_train.py", "--num-gpus", "2"])
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
+    assert run_command() == "python lazy_train.py --num-gpus 2"
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "x")
+    assert run_command() == "torchrun --nproc-per-node=4 lazy_train.py --num-gpus 2"
 
 
-def test_runs_that_differ_are_not_averaged(tmp_path):
-    write(tmp_path, "a")
-    write(tmp_path, "b", n_images=1000)
-    with pytest.raises(ValueError, match="results a and b share the row"):
-        make_results_tables.render_readme(README, read_results(tmp_path))
-
-
-def test_unknown_table_and_missing_marker(tmp_path):
-    with pytest.raises(ValueError, match="'nothing'; known tables: point_in_box"):
-        make_results_tables.render_readme(README.replace("point_in_box", "nothing"), [])
-    write(tmp_path)
-    with pytest.raises(ValueError, match="add the lines"):
-        make_results_tables.render_readme("# no tables\n", read_results(tmp_path))
-
-
-def test_check_fails_only_when_stale(tmp_path):
-    readme, results = tmp_path / "README.md", tmp_path / "results"
-    readme.write_text(README)
-    write(results)
-    arguments = ["--readme", str(readme), "--results", str(results)]
-    assert make_results_tables.main([*arguments, "--check"]) == 1
-    assert readme.read_text() == README
-    assert make_results_tables.main(arguments) == 0
-    assert make_results_tables.main([*arguments, "--check"]) == 0
-    assert readme.read_text().startswith("# Title\n\n<!-- results:point_in_box -->\n| model |")
-    assert readme.read_text().endswith("<!-- /results -->\ntail\n")
-    write(results, n_images=11)
-    assert make_results_tables.main([*arguments, "--check"]) == 1
+@pytest.mark.parametrize(
+    ("typed", "recorded"),
+    [
+        ("/mnt/disk3/imagenet/", ".../imagenet"),
+        ("/here/data/my folder", "data/my folder"),
+        ("/here", "."),
+        ("/hereafter/data", ".../data"),
+        ("dataset.root=/mnt/imagenet", "dataset.root=.../imagenet"),
+        ("train.init_checkpoint=/here/a.pth", "train.init_checkpoint=a.pth"),
+        ("roots=['/mnt/a', '/here/b']", "roots=['.../a', 'b']"),
+        ("open_clip:ViT-B-32//mnt/a.pt", "open_clip:ViT-B-32/.../a.pt"),
+        ("--model=open_clip:ViT-B-32//here/a.pt", "--model=open_clip:ViT-B-32/a.pt"),
+        ("open_clip:ViT-B-32/weights/a.pt", "open_clip:ViT-B-32/weights/a.pt"),
+        ("file:///mnt/a", "file://.../a"),
+        ("tcp://10.0.0.1:2333", "tcp://10.0.0.1:2333"),
+        ("../data/imagenet", "../data/imagenet"),
+        ("data//imagenet", "data//imagenet"),
+        ("~/imagenet", "~/imagenet"),
+        ("CLS / LaSt", "CLS / LaSt"),
+        ("/", "/"),
+        ("", ""),
+    ],
+)
+def test_no_path_of_this_machine(monkeypatch, typed, recorded):
+    monkeypatch.setattr(Path, "cwd", lambda: Path("/here"))
+    assert hide_machine_paths(typed) == recorded

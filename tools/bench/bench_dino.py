@@ -1,7 +1,5 @@
 """Time of our DINO training step against a plain version of DINO's, and what LaSt adds to it.
 
-    python tools/bench/bench_dino.py [--batch 4] [--rounds 9] [--threads 2] [--device cuda] [--record]
-
 The plain version is the step as one would first write it: softmax attention spelt out, one pass of backbone and head
 per crop size, the loss pair by pair, and Python loops over the tensors for clipping, optimizer and the teacher's
 average. Both sides train ViT-S/16 with 2 crops of 224 and 8 of 96 pixels and 65,536 prototypes, from the same weights
@@ -9,14 +7,16 @@ on the same images, in turn; their first losses must agree. LaSt's cost is its f
 tokens, alone, against the whole step.
 """
 
-import argparse
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
+import dino_head
+import dino_loss
+import dino_optimizers
+import dino_step
+import multi_crop
 import numpy as np
 import torch
-from bench_report import BenchParser, BenchReport, run_bench
-from bench_timing import alternate, ratio
-from bench_tracks import load_track
+from bench_report import BenchReport, alternate, ratio
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -26,10 +26,6 @@ from last_vit.pooling import last_pool
 GOAL_SPEEDUP, GOAL_LAST_PERCENT, TOP_K = 1.3, 3.0, 0.25
 OUT_DIM, NUM_LOCAL = 65536, 8
 LR, WEIGHT_DECAY, MOMENTUM, TEMP, CLIP = 1e-5, 0.04, 0.996, 0.04, 3.0
-
-dino_loss, dino_optimizers, multi_crop, dino_head, dino_step = load_track(
-    "dino", "dino_loss", "dino_optimizers", "multi_crop", "dino_head", "dino_step"
-)
 
 
 def build_networks(device: torch.device) -> list[nn.Module]:
@@ -124,17 +120,12 @@ def pooling_step(batch: int, device: torch.device) -> Callable[[], None]:
     return run
 
 
-def bench(args: argparse.Namespace, report: BenchReport) -> None:
+def bench(report: BenchReport) -> None:
     """Both precisions."""
-    device = report.device
-    report.describe(
-        f"DINO, ViT-S/16, 2 x 224 + {NUM_LOCAL} x 96 pixels, {args.batch} image(s) per step",
-        dataset=f"random crops, 2 x 224 + {NUM_LOCAL} x 96 px",
-        n_images=args.batch,
-        top_k=TOP_K,
-        out_dim=OUT_DIM,
-    )
-    crops = [torch.randn(args.batch, 3, side, side, device=device) for side in (224,) * 2 + (96,) * NUM_LOCAL]
+    device, batch = report.device, report.size(1, 1, on_gpu=64)
+    words = f"crops, 2 x 224 + {NUM_LOCAL} x 96 px"
+    report.describe(f"DINO, ViT-S/16, {words}, {batch} image(s) per step", dataset=f"random {words}", n_images=batch)
+    crops = [torch.randn(batch, 3, side, side, device=device) for side in (224,) * 2 + (96,) * NUM_LOCAL]
     for dtype, tolerance in ((torch.float32, 1e-4), (torch.bfloat16, 5e-2)):
         name = str(dtype).removeprefix("torch.")
         sides = {"plain": plain_step(device, dtype), "ours": our_step(device, dtype)}
@@ -142,22 +133,10 @@ def bench(args: argparse.Namespace, report: BenchReport) -> None:
         if abs(losses[0] - losses[1]) > tolerance:
             raise RuntimeError(f"the sides do not compute the same ({name}): losses {losses}")
         functions = {each: lambda side=side: side(crops) for each, side in sides.items()}
-        times = alternate({**functions, "last": pooling_step(args.batch, device)}, args.rounds, device)
+        times = alternate({**functions, "last": pooling_step(batch, device)}, report.size(1, 7), device)
         goal = GOAL_SPEEDUP if dtype == torch.float32 else None
-        report.add(
-            f"speedup_{name}", f"DINO step against a plain one, {name}", ratio(times["plain"], times["ours"]), goal
-        )
+        speedup = ratio(times["plain"], times["ours"])
+        report.add(f"speedup_{name}", f"DINO step against a plain one, {name}", speedup, goal)
         with_last = [ours + last for ours, last in zip(times["ours"], times["last"], strict=True)]
         share = ratio(times["last"], with_last).times(100)
         report.add(f"last_{name}", f"LaSt's part of a DINO step, {name}", share, limit=GOAL_LAST_PERCENT, unit="%")
-
-
-def main(argv: Sequence[str] | None = None) -> None:
-    """Command line."""
-    parser = BenchParser("bench_dino", __doc__, rounds=2, recorded_rounds=9)
-    parser.add_size("--batch", 1, 1, "images per step", on_gpu=64)
-    run_bench(parser, bench, argv)
-
-
-if __name__ == "__main__":
-    main()

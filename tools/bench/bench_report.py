@@ -1,133 +1,139 @@
-"""What every bench's command line shares: flags, lines that say whether a goal is met, the record. Imported by benches.
+"""What every bench shares: sides timed in turn, ratios with spread and goal, the record. Run by run_all.py.
 
-def bench(args, report):
-    report.describe("ViT-S/16, random images", dataset="random images, 224 px", n_images=args.batch)
-    times = alternate({"plain": ..., "ours": ...}, args.rounds, report.device)
+A bench is a module with a function:
+
+def bench(report: BenchReport) -> None:
+    report.describe("ViT-S/16, random images", dataset="random images, 224 px", n_images=4)
+    times = alternate({"plain": ..., "ours": ...}, report.size(2, 5), report.device)
     report.add("speedup", "step against a plain one", ratio(times["plain"], times["ours"]), goal=1.3)
 
-def main(argv=None):
-    parser = BenchParser("bench_name", __doc__, rounds=5)
-    parser.add_size("--batch", 1, 4, "images per step")
-    run_bench(parser, bench, argv)
+On a CPU a bench compares medians from one run: a machine's speed drifts, but it drifts for both sides alike when they
+take turns.
 """
 
-import argparse
-import logging
+import os
 import platform
 import re
+import statistics
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # the profiler's own chatter; read when torch is imported
+
 import torch
-from bench_timing import Ratio
-from speed_results import SPEED_TABLE, SpeedRatio, speed_entries
 
-from last_vit.command_line import positive, run_command_line
 from last_vit.results import write_result
-from last_vit.runtime import describe_device, seed_everything, select_device
+from last_vit.runtime import describe_device, seed_everything
+
+CPU = torch.device("cpu")
+SPEED_TABLE = "speed"
 
 
-class BenchParser(argparse.ArgumentParser):
-    """The flags of every bench: --device, --rounds, --threads, --record; and sizes that --record raises to the goal's.
+@dataclass(frozen=True)
+class Ratio:
+    """How many times as much one side takes as the other: of medians, and the smallest and largest of one round."""
 
-    Args:
-        name: The bench's file name without ".py"; also of its record.
-        doc: Its docstring, the head of its help.
-        rounds: Timed turns of each side.
-        recorded_rounds: The same with --record; None for no difference.
-        has_gpu_side: False for work that no GPU does.
+    median: float
+    low: float
+    high: float
+
+    def times(self, factor: float) -> "Ratio":
+        """The same in another unit: 100 for percent, the images of a batch for a rate per image."""
+        return Ratio(factor * self.median, factor * self.low, factor * self.high)
+
+
+def ratio(over: Sequence[float], under: Sequence[float]) -> Ratio:
+    """`over` / `under`, two sides of one `alternate` run, round by round."""
+    each = [a / b for a, b in zip(over, under, strict=True)]
+    return Ratio(statistics.median(over) / statistics.median(under), min(each), max(each))
+
+
+def alternate(
+    functions: Mapping[str, Callable[[], object]],
+    rounds: int,
+    device: torch.device = CPU,
+    calls: int = 1,
+    warm_calls: int = 0,
+) -> dict[str, list[float]]:
+    """Seconds per call of each function, called in turn; a first round, which warms up, does not count.
+
+    Every round has an order of its own, so that no side always follows the one that leaves caches and memory worst. The
+    clock is this process's CPU time where one CPU thread does all the work (other processes then cost nothing), and the
+    wall's otherwise. `warm_calls` precede the clock in every turn: sides of a few milliseconds are up to a quarter
+    slower in the memory that another side left behind than by themselves.
+
+    Returns:
+        `rounds` values for every name.
     """
+    one_thread = device.type == "cpu" and torch.get_num_threads() == 1
+    clock = time.process_time if one_thread else time.perf_counter
+    wait = torch.cuda.synchronize if device.type == "cuda" else lambda: None
+    times: dict[str, list[float]] = {name: [] for name in functions}
+    shuffle, sides = torch.Generator().manual_seed(0), list(functions.items())
+    for turn in range(rounds + 1):
+        for side in torch.randperm(len(sides), generator=shuffle):
+            name, function = sides[side]
+            for _ in range(warm_calls):
+                function()
+            wait()
+            start = clock()
+            for _ in range(calls):
+                function()
+            wait()
+            if turn:
+                times[name].append((clock() - start) / calls)
+    return times
 
-    def __init__(
-        self, name: str, doc: str, rounds: int, recorded_rounds: int | None = None, has_gpu_side: bool = True
-    ) -> None:
-        super().__init__(prog=f"{name}.py", description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
-        self.name = name
-        self._sizes: dict[str, tuple[int, int, int | None]] = {}
-        self._goal_sizes: dict[str, tuple[str, int]] = {}
-        devices = "auto, cpu, cuda or cuda:<index> (default auto)" if has_gpu_side else "cpu, whatever the machine has"
-        default, choices = ("auto", None) if has_gpu_side else ("cpu", ("cpu",))
-        self.add_argument("--device", default=default, choices=choices, help=devices)
-        self.add_size("--rounds", rounds, recorded_rounds or rounds, "timed turns of each side")
-        self.add_argument("--threads", type=positive, default=1, help="CPU threads (default 1)")
-        self.add_argument(
-            "--record", action="store_true", help=f"write results/{name}.json (on a GPU {name}_cuda.json)"
-        )
 
-    def add_size(
-        self, flag: str, quick: int, recorded: int, text: str, on_gpu: int | None = None, for_goal: bool = False
-    ) -> None:
-        """A number whose default lets `make bench` be short, and is the one that the goal names with --record.
-
-        Args:
-            flag: With its dashes.
-            quick: Default without --record.
-            recorded: Default with it.
-            text: For the help.
-            on_gpu: Default on a GPU, with and without --record; None for no other.
-            for_goal: The ratio is another one at smaller sizes, where goals are then not judged.
-        """
-        default = f"default {quick}" if quick == recorded else f"default {quick}, with --record {recorded}"
-        default += "" if on_gpu is None else f", on a GPU {on_gpu}"
-        action = self.add_argument(flag, type=positive, help=f"{text} ({default})")
-        self._sizes[action.dest] = (quick, recorded, on_gpu)
-        if for_goal:
-            self._goal_sizes[action.dest] = (flag, recorded)
-
-    def parse_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> argparse.Namespace:
-        """As argparse's; sizes that were not given get their defaults."""
-        parsed = super().parse_args(args, namespace)
-        try:
-            is_gpu = select_device(parsed.device).type == "cuda"
-        except ValueError as error:
-            self.error(str(error))
-        for name, (quick, recorded, on_gpu) in self._sizes.items():
-            if getattr(parsed, name) is None:
-                usual = recorded if parsed.record else quick
-                setattr(parsed, name, on_gpu if is_gpu and on_gpu is not None else usual)
-        return parsed
-
-    def goal_sizes(self, args: argparse.Namespace) -> str:
-        """The flags that a run lacks for its goals to be judged; empty when they can be."""
-        is_small = any(getattr(args, name) < recorded for name, (_, recorded) in self._goal_sizes.items())
-        return " ".join(f"{flag} {recorded}" for flag, recorded in self._goal_sizes.values()) if is_small else ""
+def peak_bytes(function: Callable[[], object], device: torch.device = CPU) -> int:
+    """Bytes that torch holds at most during a call beyond what it held before."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+        before = torch.cuda.memory_allocated(device)
+        function()
+        return torch.cuda.max_memory_allocated(device) - before
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
+        function()
+    now = peak = 0
+    for event in profile.profiler.kineto_results.events():
+        if event.name() == "[memory]":
+            now += event.nbytes()
+            peak = max(peak, now)
+    return peak
 
 
 class BenchReport:
-    """What one run measures: printed as it comes, written once at the end.
+    """What one bench measures: printed as it comes, written once at the end.
 
     Args:
-        name: Of the bench.
-        args: From its parser.
-        goal_sizes: As `BenchParser.goal_sizes`.
+        name: Of the bench's module.
+        device: Where to measure.
+        recorded: Take the sizes that the goals name, and write results/<name>.json.
 
     Attributes:
-        device: Where to measure; --device.
-        ratios: What was added so far.
+        device: Where to measure.
     """
 
-    def __init__(self, name: str, args: argparse.Namespace, goal_sizes: str = "") -> None:
-        torch.set_num_threads(args.threads)
+    def __init__(self, name: str, device: torch.device, recorded: bool) -> None:
+        torch.set_num_threads(1)
         seed_everything(0)
-        self.device = select_device(args.device)
-        self.ratios: list[SpeedRatio] = []
-        self._name, self._args, self._goal_sizes = name, args, goal_sizes
-        self._numbers: dict[str, float] = {}
+        self.device = device
+        self._name, self._recorded, self._start = name, recorded, time.perf_counter()
+        self._metrics: dict[str, float] = {}
+        self._quantities: dict[str, dict[str, str]] = {}
         self._described: dict[str, Any] = {}
-        self._start = time.perf_counter()
+
+    def size(self, quick: int, recorded: int, on_gpu: int | None = None) -> int:
+        """A number that is small for a look, the goal's where a record is written, and another one on a GPU."""
+        if self.device.type == "cuda" and on_gpu is not None:
+            return on_gpu
+        return recorded if self._recorded else quick
 
     def describe(self, words: str, *, dataset: str, n_images: int, **config: Any) -> None:
-        """Print what is measured; once, before the first ratio.
-
-        Args:
-            words: Model and sizes, for the first line.
-            dataset: As in `last_vit.results.ResultRecord`.
-            n_images: Images of one turn, or whatever is counted in their place.
-            **config: Settings that no flag holds.
-        """
+        """Print what is measured and keep it for the record; once, before the first ratio."""
         print(f"{words}; {describe_device(self.device)}")
         self._described = {"dataset": dataset, "n_images": n_images, "config": config}
 
@@ -140,46 +146,40 @@ class BenchReport:
         limit: float | None = None,
         unit: str = "x",
     ) -> None:
-        """Print a ratio beside its goal and keep it for the record and README's speed table.
+        """Print a ratio beside its goal and keep it for the record and docs/speed.md.
 
         Args:
-            name: As in `SpeedRatio`.
+            name: Of the metric; letters, digits and "_".
             words: What was compared, without the number.
             measured: A number alone is one without spread, such as a count of bytes.
             goal: What it should reach at least.
             limit: What it should be at most; not together with `goal`.
-            unit: As in `SpeedRatio`.
+            unit: "x", "%" or any other word behind the number.
         """
         spread = measured if isinstance(measured, Ratio) else Ratio(measured, measured, measured)
-        bound = goal if limit is None else limit
-        one = SpeedRatio(name, words, spread.median, spread.low, spread.high, bound, limit is not None, unit)
-        judged = f"judged with {self._goal_sizes}" if self._goal_sizes else ""
-        verdict = f"   goal {one.goal_words()}: {judged or one.verdict()}" if bound is not None else ""
-        print(f"  {words:<62} {one!s:<24}{verdict}".rstrip(), flush=True)
-        if self._goal_sizes:
-            one = replace(one, goal=None)
-        self.ratios.append(one)
-
-    def keep(self, **numbers: float) -> None:
-        """Numbers for the record alone, beside the ratios: bytes, times and rates."""
-        self._numbers |= numbers
+        bound, verdict = goal if limit is None else limit, ""
+        self._metrics |= {name: spread.median, f"{name}_low": spread.low, f"{name}_high": spread.high}
+        self._quantities[name] = {"words": words, "unit": unit}
+        if bound is not None:
+            is_met = spread.median >= bound if limit is None else spread.median <= bound
+            self._metrics[f"{name}_{'goal' if limit is None else 'limit'}"] = bound
+            verdict = f"   goal {'>=' if limit is None else '<='} {bound:g}: {'met' if is_met else 'MISSED'}"
+        print(
+            f"  {words:<68} {spread.median:10.2f} {unit} ({spread.low:.2f} to {spread.high:.2f}){verdict}", flush=True
+        )
 
     def finish(self) -> None:
-        """Write the record where --record asks for it."""
-        if not self._args.record:
+        """Write the record where one is asked for."""
+        if not self._recorded:
             return
-        torch.set_num_threads(self._args.threads)  # which the record names; a part of the bench may have changed it
-        metrics, quantities = speed_entries(self.ratios)
-        flags = {name: value for name, value in vars(self._args).items() if name not in ("device", "record")}
         write_result(
             self._name + ("_cuda" if self.device.type == "cuda" else ""),
-            {**metrics, **self._numbers},
+            self._metrics,
             n_images=self._described["n_images"],
             dataset=self._described["dataset"],
             config={
-                **flags,
                 **self._described["config"],
-                "quantities": quantities,
+                "quantities": self._quantities,
                 "processor": processor(),
                 "torch": torch.__version__,
             },
@@ -198,27 +198,3 @@ def processor() -> str:
     except OSError:
         found = None
     return found[1] if found else platform.machine()
-
-
-def run_bench(
-    parser: BenchParser, bench: Callable[[argparse.Namespace, BenchReport], None], argv: Sequence[str] | None = None
-) -> None:
-    """Parse, measure, record; exits with status 2 and one line on any error that the user can mend.
-
-    Args:
-        parser: With the bench's own flags.
-        bench: Describes and adds what it measures.
-        argv: Arguments without the program; None are the process's own.
-    """
-
-    def run(args: argparse.Namespace) -> None:
-        threads, silenced = torch.get_num_threads(), logging.root.manager.disable
-        try:
-            report = BenchReport(parser.name, args, parser.goal_sizes(args))
-            bench(args, report)
-            report.finish()
-        finally:  # whoever runs a bench inside a process goes on as before
-            torch.set_num_threads(threads)
-            logging.disable(silenced)
-
-    run_command_line(parser, run, argv)

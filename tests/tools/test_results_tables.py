@@ -1,0 +1,123 @@
+"""The tables of README and docs/: rows, seeds, the paper's numbers, ages, and what is refused."""
+
+from pathlib import Path
+
+import make_results_tables
+import paper_tables
+import pytest
+
+from last_vit.results import ROOT, read_results, write_result
+
+PAGE = "# Title\n\n<!-- results:point_in_box -->\nold\n<!-- /results -->\ntail\n"
+
+
+def write(directory: Path, name: str = "run", **changes) -> Path:
+    arguments = {
+        "metrics": {"point_in_box": 43.21, "point_in_box_random": 20.0, "point_in_box_center": 50.0},
+        "n_images": 1200,
+        "dataset": "synthetic",
+        "config": {"top_k": 1},
+        "checkpoint_sha256": "0" * 16,
+        "seconds": 2.0,
+        "device": "cpu",
+        "table": "point_in_box",
+        "row": "ViT-Ti/8, LaSt K=1",
+        **changes,
+    }
+    return write_result(name, arguments.pop("metrics"), directory=directory, **arguments)
+
+
+def rows(readme: str) -> list[list[str]]:
+    return [[cell.strip() for cell in line.split("|")[1:-1]] for line in readme.splitlines() if line.startswith("|")]
+
+
+def test_table_keeps_the_papers_inputs_apart(tmp_path):
+    write(tmp_path, "seed0")
+    write(tmp_path, "seed1", metrics={"point_in_box": 45.21, "point_in_box_random": 20.0, "point_in_box_center": 50.0})
+    write(tmp_path, "same_label", row="ViT, labels, LaSt", n_images=7)
+    write(tmp_path, "unlisted", table=None, row=None)
+    table = {tuple(row[:2]): row[2:] for row in rows(make_results_tables.render_page(PAGE, read_results(tmp_path)))}
+    seeds = table["ViT-Ti/8, LaSt K=1", "synthetic"]
+    assert seeds[:3] == ["", "44.2 +- 1.4", "20.0 +- 0.0"]
+    assert seeds[6:8] == ["1,200", "2"]
+    assert table["ViT, labels, LaSt", "synthetic"][:2] == ["", "43.2"]
+    paper = table["ViT, labels, LaSt", paper_tables.IMAGENET]
+    assert paper[:2] == ["55.1", ""]
+    assert "unlisted" not in str(table)
+
+
+def test_runs_on_the_papers_input_join_its_row(tmp_path):
+    """As evaluate_patch_hit.py writes them, with the protocol (its own test has this over its command line)."""
+    shared = {"row": "ViT, labels, LaSt"}
+    protocols = ("any box, center rule, cls token", "box < 25 %, release rule, trained token")
+    for i, protocol in enumerate(protocols):
+        write(tmp_path, f"run{i}", **shared, dataset=f"{paper_tables.IMAGENET}, {protocol}")
+    write(tmp_path, "run2", **shared, dataset=paper_tables.IMAGENET.replace("224", "448"))
+    write(tmp_path, "run3", **shared, dataset=f"Tiny {paper_tables.IMAGENET}, {protocols[0]}")
+    table = rows(make_results_tables.render_page(PAGE, read_results(tmp_path)))
+    place = next(i for i, row in enumerate(table) if row[0] == "ViT, labels, LaSt")
+    assert [row[1:4] for row in table[place : place + 2]] == [
+        [f"{paper_tables.IMAGENET}, {protocols[0]}", "55.1", "43.2"],
+        [f"{paper_tables.IMAGENET}, {protocols[1]}", "", "43.2"],
+    ]
+    assert [row[-1] for row in table[place : place + 2]] == ["paper; [1](results/run0.json)", "[1](results/run1.json)"]
+    assert table[place + 2][0] == "DINO, CLS"
+    assert [row[2] for row in table if row[0] == "ViT, labels, LaSt"] == ["55.1", "", "", ""]
+    assert {len(row) for row in table} == {len(table[0])}
+
+
+def test_runs_that_differ_are_not_averaged(tmp_path):
+    write(tmp_path, "a")
+    write(tmp_path, "b", n_images=1000)
+    with pytest.raises(ValueError, match="results a and b share the row"):
+        make_results_tables.render_page(PAGE, read_results(tmp_path))
+
+
+def test_unknown_table():
+    with pytest.raises(ValueError, match="no table is called 'nothing'; known: point_in_box"):
+        make_results_tables.render_page(PAGE.replace("point_in_box", "nothing"), [])
+
+
+@pytest.fixture
+def root(tmp_path):
+    (tmp_path / "docs").mkdir()
+    for name in make_results_tables.PAGES:
+        (tmp_path / name).write_text("# Title\n")
+    (tmp_path / "docs/results.md").write_text(PAGE)
+    return tmp_path
+
+
+def test_check_fails_only_when_stale(root, monkeypatch, capsys):
+    page = root / "docs/results.md"
+    write(root / "results")
+    arguments = ["--root", str(root)]
+    assert make_results_tables.main([*arguments, "--check"]) == 1
+    assert page.read_text() == PAGE
+    assert make_results_tables.main(arguments) == 0
+    assert "[1](../results/run.json)" in page.read_text()
+    assert page.read_text().startswith("# Title\n\n<!-- results:point_in_box -->\n| model |")
+    assert page.read_text().endswith("<!-- /results -->\ntail\n")
+    monkeypatch.setattr(make_results_tables, "_dated", lambda commit: f"{commit} (9999 ago)")
+    assert make_results_tables.main([*arguments, "--check"]) == 0, "the age of a row is no reason"
+    write(root / "results", n_images=11)
+    assert make_results_tables.main([*arguments, "--check"]) == 1
+
+
+def test_a_record_that_no_table_shows_is_named(root, capsys):
+    write(root / "results", "lost", table=None, row=None)
+    with pytest.raises(SystemExit):
+        make_results_tables.main(["--root", str(root)])
+    assert "holds what no table shows: lost" in capsys.readouterr().err
+
+
+def test_the_summary_shows_what_was_measured_here():
+    page = make_results_tables.render_page(
+        "<!-- results:summary -->\n<!-- /results -->", read_results(ROOT / "results")
+    )
+    lines = [[cell.strip() for cell in line.split("|")[1:-1]] for line in page.splitlines()[3:-1]]
+    assert {line[0] for line in lines} <= {task.words for task in paper_tables.SUMMARY}
+    assert all(any(line[3:6]) for line in lines)
+
+
+def test_records_are_few():
+    assert len(read_results(ROOT / "results")) <= 70

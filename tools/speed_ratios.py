@@ -1,0 +1,84 @@
+"""Ratios with spread and goal as benches record them, for the speed table and its plot.
+
+A record of a bench names the table "speed". A ratio called r stands in its metrics as r (the median), r_low, r_high
+(smallest and largest within one round) and, where there is a goal, r_goal (at least) or r_limit (at most). Words and
+unit of r stand in the record's config under "quantities". Other metrics of such a record are shown nowhere.
+"""
+
+from dataclasses import dataclass
+
+from last_vit.results import ResultRecord
+
+SPEED_TABLE = "speed"
+
+
+@dataclass(frozen=True)
+class SpeedRatio:
+    """One measured ratio.
+
+    Attributes:
+        name: Name of the metric; letters, digits and "_".
+        words: What was compared.
+        median: Over the rounds of one run.
+        low: Smallest of one round.
+        high: Largest of one round.
+        goal: What was to be reached; None for a ratio that is only reported.
+        is_limit: The goal is an upper bound.
+        unit: "x", "%" or any other word behind the number.
+    """
+
+    name: str
+    words: str
+    median: float
+    low: float
+    high: float
+    goal: float | None = None
+    is_limit: bool = False
+    unit: str = "x"
+
+    @property
+    def is_met(self) -> bool:
+        """Whether the median reaches the goal; also true without one."""
+        return self.goal is None or (self.median <= self.goal if self.is_limit else self.median >= self.goal)
+
+    def with_unit(self, value: float) -> str:
+        """A value of this ratio in words: "1.34x", "0.70%", "1,250 images/s"."""
+        digits = ",.0f" if self.median >= 100 else ".1f" if self.median >= 10 else ".2f"
+        return f"{value:{digits}}{self._suffix()}"
+
+    def goal_words(self) -> str:
+        """The goal in words: "at least 1.3x"; empty without one."""
+        return "" if self.goal is None else f"at {'most' if self.is_limit else 'least'} {self.goal:g}{self._suffix()}"
+
+    def _suffix(self) -> str:
+        return self.unit if self.unit in ("x", "%") else f" {self.unit}"
+
+
+def read_speed_ratios(record: ResultRecord) -> list[SpeedRatio]:
+    """The ratios of a bench's record, in the order in which they were measured.
+
+    Raises:
+        ValueError: A record without any.
+    """
+    metrics, quantities = record.metrics, record.config.get("quantities", {})
+    ratios = []
+    for name in metrics:
+        if f"{name}_low" not in metrics or f"{name}_high" not in metrics:
+            continue
+        words = {"words": name.replace("_", " "), "unit": "x", **quantities.get(name, {})}
+        limit = metrics.get(f"{name}_limit")
+        spread = (metrics[name], metrics[f"{name}_low"], metrics[f"{name}_high"])
+        goal = metrics.get(f"{name}_goal", limit)
+        ratios.append(SpeedRatio(name, words["words"], *spread, goal, limit is not None, words["unit"]))
+    if not ratios:
+        raise ValueError(
+            f"results/{record.name}.json holds no ratio with its spread; run its bench again with --record"
+        )
+    return ratios
+
+
+def hardware_words(record: ResultRecord) -> str:
+    """Device of a bench's record, a CPU by its name: "NVIDIA H200", "Intel(R) Xeon(R) Processor, 2 threads"."""
+    processor = record.config.get("processor")
+    on_cpu = record.device.split(",")[0] == "cpu"
+    return record.device.replace("cpu", processor, 1) if processor and on_cpu else record.device

@@ -13,14 +13,14 @@ from last_vit.data.imagenet import ImageNetDataset
 from last_vit.data.synthetic import SyntheticObjects, write_imagenet
 from last_vit.data.transforms import EvalTransform
 
-NUM_VAL, CLASSES = 8, 4
+NUM_TRAIN, NUM_VAL, CLASSES = 6, 8, 4
 TRANSFORM = EvalTransform(32, 32)
 
 
 @pytest.fixture(scope="module")
 def written(tmp_path_factory):
     root = tmp_path_factory.mktemp("imagenet")
-    for split, count in (("train", 6), ("val", NUM_VAL)):
+    for split, count in (("train", NUM_TRAIN), ("val", NUM_VAL)):
         write_imagenet(SyntheticObjects(count, split, image_size=32, num_classes=CLASSES), root)
     return root
 
@@ -30,64 +30,60 @@ def root(written, tmp_path):
     return shutil.copytree(written, tmp_path / "imagenet")
 
 
-def _flatten(folder):
-    for image in folder.glob("*/*"):
-        image.rename(folder / image.name)
-    for class_folder in [path for path in folder.iterdir() if path.is_dir()]:
-        class_folder.rmdir()
+def _first_xml(root):
+    return min((root / "Annotations" / "CLS-LOC" / "val").rglob("*.xml"))
 
 
-def _first_xml(root, split="val"):
-    return sorted((root / "Annotations" / "CLS-LOC" / split).rglob("*.xml"))[0]
-
-
-def _edit_xml(path, old, new):
+def _edit(path, *changes):
     text = path.read_text()
-    assert old in text
-    path.write_text(text.replace(old, new))
+    for old, new in changes:
+        assert old in text
+        text = text.replace(old, new)
+    path.write_text(text)
 
 
-@pytest.mark.parametrize(("split", "count"), [("train", 6), ("val", NUM_VAL)])
+def _element(path):
+    text = path.read_text()
+    return text[text.index("<object>") : text.index("</object>") + len("</object>")]
+
+
+@pytest.mark.parametrize(("split", "count"), [("train", NUM_TRAIN), ("val", NUM_VAL)])
 @pytest.mark.parametrize("place", [".", "val", "train"])
-def test_root_split_folder_and_sibling(root, split, count, place):
-    dataset = ImageNetDataset(root / place, split, TRANSFORM, boxes=True)
+def test_root_split_folder_and_sibling(written, split, count, place):
+    dataset = ImageNetDataset(written / place, split, TRANSFORM, boxes=True)
     assert len(dataset) == len(dataset.image_paths) == count
     assert dataset.classes == [f"n{label:08d}" for label in range(CLASSES)]
-    assert all(
-        f"/{split}/{dataset.classes[label]}/" in path
-        for path, label in zip(dataset.image_paths, dataset.labels, strict=True)
-    )
+    folders = [f"/{split}/{dataset.classes[label]}/" for label in dataset.labels]
+    assert all(folder in path for folder, path in zip(folders, dataset.image_paths, strict=True))
 
 
-def test_samples_are_what_was_written(root):
+def test_samples_are_what_was_written(written):
     source = SyntheticObjects(NUM_VAL, "val", image_size=32, num_classes=CLASSES)
-    dataset = ImageNetDataset(root, "val", TRANSFORM, boxes=True)
+    dataset, bare = ImageNetDataset(written, "val", TRANSFORM, boxes=True), ImageNetDataset(written, "val")
     for index, path in enumerate(dataset.image_paths):
-        sample, origin = dataset[index], source.render(int(path[-13:-5]) - 1)
+        sample, origin, pixels = dataset[index], source.render(int(path[-13:-5]) - 1), bare[index]
         assert sample["image"].shape == (3, 32, 32)
-        assert sample["index"] == index
-        assert sample["label"] == origin.label
+        assert (sample["index"], sample["label"], sample["num_objects"]) == (index, origin.label, 1)
         assert torch.equal(sample["box_xyxy"], origin.box_xyxy)
-        assert sample["image_hw"].tolist() == [32, 32]
-        assert sample["num_objects"] == 1
+        assert sample["image_hw"].tolist() == pixels["image_hw"].tolist() == [32, 32]
+        assert pixels["image"].dtype == torch.uint8
+        error = pixels["image"].permute(1, 2, 0).numpy().astype(float) - np.asarray(origin.image)
+        assert np.abs(error).mean() < 12  # JPEG
+        assert pixels["box_xyxy"].isnan().all()
+        assert pixels["num_objects"] == -1
     batch = torch.utils.data.default_collate([dataset[0], dataset[1]])
     assert batch["box_xyxy"].shape == (2, 4)
     assert batch["label"].dtype == batch["image_hw"].dtype == torch.int64
-
-
-def test_without_boxes_and_transform(root):
-    sample = ImageNetDataset(root, "val")[0]
-    assert sample["image"].dtype == torch.uint8
-    assert sample["box_xyxy"].isnan().all()
-    assert sample["num_objects"] == -1
-    assert sample["image_hw"].tolist() == [32, 32]
 
 
 def test_kaggle_layout(root, tmp_path):
     kaggle = tmp_path / "kaggle"
     (kaggle / "ILSVRC" / "Data").mkdir(parents=True)
     wnid_of = {path.stem: path.parent.name for path in (root / "val").glob("*/*")}
-    _flatten(root / "val")
+    for image in (root / "val").glob("*/*"):
+        image.rename(root / "val" / image.name)
+    for name in set(wnid_of.values()):
+        (root / "val" / name).rmdir()
     shutil.move(root / "Annotations", kaggle / "ILSVRC" / "Annotations")
     shutil.move(root / "LOC_synset_mapping.txt", kaggle)
     shutil.move(root, kaggle / "ILSVRC" / "Data" / "CLS-LOC")
@@ -97,9 +93,8 @@ def test_kaggle_layout(root, tmp_path):
     rows = "".join(f"{stem},{wnid} 1 2 3 4 {wnid} 5 6 7 8 \n" for stem, wnid in wnid_of.items())
     (kaggle / "LOC_val_solution.csv").write_text("ImageId,PredictionString\n" + rows)
     dataset = ImageNetDataset(kaggle, "val", TRANSFORM, boxes=True)
-    expected = [wnid_of[path.rsplit("/", 1)[1][:-5]] for path in dataset.image_paths]
-    assert [dataset.classes[label] for label in dataset.labels] == expected
-    assert len(ImageNetDataset(kaggle, "train", TRANSFORM, boxes=True)) == 6
+    assert [dataset.classes[label] for label in dataset.labels] == [wnid_of[Path(p).stem] for p in dataset.image_paths]
+    assert len(ImageNetDataset(kaggle, "train", TRANSFORM, boxes=True)) == NUM_TRAIN
     (kaggle / "LOC_synset_mapping.txt").unlink()
     with pytest.raises(ValueError, match=r"LOC_synset_mapping\.txt"):
         ImageNetDataset(kaggle, "val", TRANSFORM)
@@ -119,62 +114,52 @@ def test_annotations_in_class_folders_and_elsewhere(root, tmp_path):
         ImageNetDataset(root, "val", boxes=True)
 
 
-def test_filters(root):
+@pytest.mark.parametrize(("number", "words"), [(0, "no object"), (2, "several objects")])
+def test_images_without_one_object(root, number, words):
     path = _first_xml(root)
-    text = path.read_text()
-    element = text[text.index("<object>") : text.index("</object>") + len("</object>")]
-    _edit_xml(path, element, element + element)
+    _edit(path, (_element(path), _element(path) * number))
     whole = ImageNetDataset(root, "val", boxes=True)
-    several = int(np.flatnonzero(whole.num_objects == 2)[0])
-    assert whole[several]["box_xyxy"].isnan().all()
+    (index,) = np.flatnonzero(whole.num_objects == number)
+    assert whole[index]["box_xyxy"].isnan().all()
     single = ImageNetDataset(root, "val", boxes=True, single_object=True)
-    assert len(single) == NUM_VAL - 1
-    assert single.filtered == {"several objects": 1}
+    assert (len(single), single.filtered) == (NUM_VAL - 1, {words: 1})
+
+
+def test_large_boxes_are_filtered(written):
+    single = ImageNetDataset(written, "val", boxes=True, single_object=True)
     shares = box_area(torch.from_numpy(single.boxes_xyxy)) / 32**2
     limit = float(shares.sort().values[3])
-    small = ImageNetDataset(root, "val", boxes=True, single_object=True, max_box_area=limit)
-    assert len(small) == int((shares < limit).sum()) == 3
-    assert small.filtered["large box"] == len(single) - 3
+    small = ImageNetDataset(written, "val", boxes=True, single_object=True, max_box_area=limit)
+    assert len(small) == len(small.boxes_xyxy) == int((shares < limit).sum()) == 3
+    assert small.filtered == {"large box": NUM_VAL - 3}
     assert small[1]["index"] == 1
     with pytest.raises(ValueError, match=r"no image .* is left.*large box"):
-        ImageNetDataset(root, "val", boxes=True, single_object=True, max_box_area=1e-6)
-
-
-def test_xml_without_objects_is_an_image_without_box(root):
-    path = _first_xml(root)
-    text = path.read_text()
-    _edit_xml(path, text[text.index("<object>") : text.index("</object>") + len("</object>")], "")
-    dataset = ImageNetDataset(root, "val", boxes=True)
-    index = int(np.flatnonzero(dataset.num_objects == 0)[0])
-    assert dataset[index]["box_xyxy"].isnan().all()
-    assert ImageNetDataset(root, "val", boxes=True, single_object=True).filtered == {"no object": 1}
+        ImageNetDataset(written, "val", boxes=True, single_object=True, max_box_area=1e-6)
 
 
 @pytest.mark.parametrize(
-    "spoil",
+    ("spoil", "error", "message", "reason"),
     [
-        lambda path: path.write_text("not xml"),
-        lambda path: _edit_xml(path, "<xmin>", "<xmin>9"),
-        lambda path: path.write_text('<!DOCTYPE a [<!ENTITY b "c">]><annotation>&b;</annotation>'),
+        (lambda path: path.write_text("not xml"), ValueError, "", "broken annotation"),
+        (lambda path: _edit(path, ("<xmin>", "<xmin>9")), ValueError, "", "broken annotation"),
+        (
+            lambda path: path.write_text('<!DOCTYPE a [<!ENTITY b "c">]><annotation>&b;</annotation>'),
+            ValueError,
+            "XML entities",
+            "broken annotation",
+        ),
+        (lambda path: path.unlink(), FileNotFoundError, "skip_broken", "no annotation"),
     ],
-    ids=["not-xml", "box-outside", "entity"],
+    ids=["not-xml", "box-outside", "entity", "missing"],
 )
-def test_broken_annotation_stops_or_is_counted(root, spoil):
+def test_broken_annotation_stops_or_is_counted(root, spoil, error, message, reason):
     path = _first_xml(root)
     spoil(path)
-    with pytest.raises(ValueError, match=path.name):
+    with pytest.raises(error, match=rf"{path.name}.*{message}"):
         ImageNetDataset(root, "val", boxes=True)
     dataset = ImageNetDataset(root, "val", TRANSFORM, boxes=True, skip_broken=True)
-    assert dataset.skipped == {"broken annotation": 1}
+    assert dataset.skipped == {reason: 1}
     assert len(dataset) == len(dataset.labels) == len(dataset.boxes_xyxy) == NUM_VAL - 1
-
-
-def test_missing_annotation_stops_or_is_counted(root):
-    path = _first_xml(root)
-    path.unlink()
-    with pytest.raises(FileNotFoundError, match=rf"{path.name}.*skip_broken"):
-        ImageNetDataset(root, "val", boxes=True)
-    assert ImageNetDataset(root, "val", boxes=True, skip_broken=True).skipped == {"no annotation": 1}
 
 
 def test_truncated_image_stops_or_is_counted(root):
@@ -193,12 +178,11 @@ def test_truncated_image_stops_or_is_counted(root):
 
 def test_exif_rotated_image_keeps_its_boxes_frame(root):
     dataset = ImageNetDataset(root, "val", boxes=True)
-    path, before = dataset.image_paths[0], dataset[0]
+    path, before = Path(dataset.image_paths[0]), dataset[0]
     exif = Image.Exif()
     exif[0x0112] = 6
-    segment = exif.tobytes()
-    start_of_image, rest = Path(path).read_bytes()[:2], Path(path).read_bytes()[2:]
-    Path(path).write_bytes(start_of_image + b"\xff\xe1" + (len(segment) + 2).to_bytes(2, "big") + segment + rest)
+    segment, content = exif.tobytes(), path.read_bytes()
+    path.write_bytes(content[:2] + b"\xff\xe1" + (len(segment) + 2).to_bytes(2, "big") + segment + content[2:])
     with Image.open(path) as image:
         assert image.getexif()[0x0112] == 6
     after = ImageNetDataset(root, "val", boxes=True)[0]
@@ -206,24 +190,17 @@ def test_exif_rotated_image_keeps_its_boxes_frame(root):
     assert torch.equal(after["box_xyxy"], before["box_xyxy"])
 
 
-def test_annotation_of_another_shape_is_a_fault(root):
+def test_annotation_of_another_shape_is_a_fault_and_a_scaled_one_its_own_frame(root):
     path = _first_xml(root)
-    _edit_xml(path, "<width>32</width>", "<width>64</width>")
+    _edit(path, ("<width>32</width>", "<width>64</width>"))
     dataset = ImageNetDataset(root, "val", TRANSFORM, boxes=True)
     (index,) = [i for i, image in enumerate(dataset.image_paths) if path.stem in image]
     with pytest.raises(ValueError, match=r"32 x 32.*64 x 32"):
         dataset[index]
     sound = ImageNetDataset(root, "val", TRANSFORM, boxes=True, skip_broken=True)
     assert sound.skipped == {"image and annotation of different shape": 1}
-
-
-def test_annotation_of_a_scaled_image_is_its_own_frame(root):
-    path = _first_xml(root)
-    for side in ("width", "height"):
-        _edit_xml(path, f"<{side}>32</{side}>", f"<{side}>64</{side}>")
-    dataset = ImageNetDataset(root, "val", TRANSFORM, boxes=True)
-    (index,) = [i for i, image in enumerate(dataset.image_paths) if path.stem in image]
-    assert dataset[index]["image_hw"].tolist() == [64, 64]
+    _edit(path, ("<height>32</height>", "<height>64</height>"))
+    assert ImageNetDataset(root, "val", TRANSFORM, boxes=True)[index]["image_hw"].tolist() == [64, 64]
 
 
 def test_empty_class_folder_stops_or_stays_a_class(root):
@@ -237,13 +214,6 @@ def test_empty_class_folder_stops_or_stays_a_class(root):
     assert set(dataset.labels.tolist()) == {0, 2, 3}
 
 
-def test_half_sorted_split(root):
-    image = next((root / "val").glob("*/*"))
-    image.rename(root / "val" / image.name)
-    with pytest.raises(ValueError, match="1 images beside 4 class folders"):
-        ImageNetDataset(root, "val")
-
-
 def test_wrong_root(root, tmp_path):
     for wrong in (tmp_path / "absent", tmp_path, root / "train" / "n00000000"):
         with pytest.raises(FileNotFoundError, match=rf"{wrong}.*expected class folders.*image-net\.org"):
@@ -253,6 +223,10 @@ def test_wrong_root(root, tmp_path):
         ImageNetDataset(tmp_path / "hollow", "val")
     with pytest.raises(ValueError, match="one of train, val"):
         ImageNetDataset(root, "validation")
+    image = next((root / "val").glob("*/*"))
+    image.rename(root / "val" / image.name)
+    with pytest.raises(ValueError, match="1 images beside 4 class folders"):
+        ImageNetDataset(root, "val")
 
 
 def test_training_folder_never_passes_for_val(root):
@@ -262,7 +236,7 @@ def test_training_folder_never_passes_for_val(root):
     renamed = (root / "train").rename(root / "my_train_images")
     with pytest.raises(FileNotFoundError):
         ImageNetDataset(renamed, "val")
-    assert len(ImageNetDataset(renamed, "train")) == 6
+    assert len(ImageNetDataset(renamed, "train")) == NUM_TRAIN
 
 
 @pytest.mark.parametrize(
@@ -274,22 +248,19 @@ def test_training_folder_never_passes_for_val(root):
         {"boxes": True, "single_object": True, "max_box_area": 25},
     ],
 )
-def test_contradicting_arguments(root, arguments):
+def test_contradicting_arguments(written, arguments):
     with pytest.raises(ValueError, match="box"):
-        ImageNetDataset(root, "val", **arguments)
+        ImageNetDataset(written, "val", **arguments)
 
 
-def test_any_folder_of_class_folders(tmp_path):
+def test_any_folder_of_class_folders(root):
     """split=None: the folder itself, whatever it is called."""
-    write_imagenet(SyntheticObjects(6, "val", image_size=32, num_classes=3), tmp_path / "drawn")
-    (tmp_path / "drawn" / "val").rename(tmp_path / "shapes")
-    dataset = ImageNetDataset(tmp_path / "shapes", None)
-    assert dataset.folder == tmp_path / "shapes"
-    assert dataset.classes == ["n00000000", "n00000001", "n00000002"]
-    assert dataset.labels.tolist() == [0, 0, 1, 1, 2, 2]
+    shapes = (root / "val").rename(root / "shapes")
+    dataset = ImageNetDataset(shapes, None)
+    assert dataset.folder == shapes
+    assert dataset.classes == [f"n{label:08d}" for label in range(CLASSES)]
+    assert dataset.labels.tolist() == [0, 0, 1, 1, 2, 2, 3, 3]
     with pytest.raises(FileNotFoundError, match=r"no folder .*nowhere"):
-        ImageNetDataset(tmp_path / "nowhere", None)
-    boxed = ImageNetDataset(
-        tmp_path / "shapes", None, boxes=True, annotation_root=tmp_path / "drawn/Annotations/CLS-LOC/val"
-    )
-    assert boxed.num_objects.tolist() == [1] * 6
+        ImageNetDataset(root / "nowhere", None)
+    boxed = ImageNetDataset(shapes, None, boxes=True, annotation_root=root / "Annotations/CLS-LOC/val")
+    assert boxed.num_objects.tolist() == [1] * NUM_VAL

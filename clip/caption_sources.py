@@ -1,16 +1,17 @@
-"""Images with captions, for train_clip.py's own types of data: COCO, class folders with templates, drawn images.
+"""Images with captions: COCO, class folders with templates, CSV, drawn images.
 
-A source has a length and `sample(index) -> (RGB image, captions)`, which raises for a faulty sample.
+A source has a length and `sample(index) -> (RGB image, captions)`, which raises ValueError or OSError for a faulty
+sample.
 """
 
 import argparse
+import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Protocol
 
+import pandas
 from class_names import find_class_names
 from clip_train_options import CLASSES, COCO, DEFAULT_TEMPLATE
-from coco_captions import CocoCaptions
 from PIL import Image
 
 from last_vit.data.image_files import load_rgb
@@ -18,87 +19,155 @@ from last_vit.data.imagenet_layout import find_split_folder, list_split
 from last_vit.data.synthetic import SyntheticObjects
 
 NUM_DRAWN_VAL = 1000
+_EXPECTED = "expected COCO's captions_*.json: an object with the lists images and annotations"
 
 
-class CaptionSource(Protocol):
-    """Images and their captions by index."""
-
-    def __len__(self) -> int: ...
-
-    def sample(self, index: int) -> tuple[Image.Image, Sequence[str]]:
-        """RGB image and its captions, at least one; ValueError or OSError for a faulty sample."""
+class NoCaptionError(ValueError):
+    """A sample without a caption."""
 
 
-class ClassFolder:
+class CaptionedFiles:
+    """Image files and the captions of each.
+
+    Args:
+        image_paths: One per sample.
+        captions: As many tuples; an empty one makes its sample faulty.
+    """
+
+    def __init__(self, image_paths: Sequence[Path | str], captions: Sequence[tuple[str, ...]]) -> None:
+        self.image_paths, self.captions = image_paths, captions
+
+    def __len__(self) -> int:
+        return len(self.image_paths)
+
+    def sample(self, index: int) -> tuple[Image.Image, tuple[str, ...]]:
+        """RGB image and its captions, at least one."""
+        if not self.captions[index]:
+            raise NoCaptionError(str(self.image_paths[index]))
+        return load_rgb(self.image_paths[index]), self.captions[index]
+
+
+class DrawnImages:
+    """`SyntheticObjects` of `image_size` pixels a side with its captions."""
+
+    def __init__(self, num_images: int, split: str, image_size: int) -> None:
+        self.objects = SyntheticObjects(num_images, split, image_size=image_size)
+
+    def __len__(self) -> int:
+        return len(self.objects)
+
+    def sample(self, index: int) -> tuple[Image.Image, tuple[str, ...]]:
+        """RGB image and its one caption."""
+        drawn = self.objects.render(index)
+        return drawn.image, (drawn.caption,)
+
+
+CaptionSource = CaptionedFiles | DrawnImages
+
+
+def open_source(args: argparse.Namespace, is_train: bool, image_size: int) -> CaptionSource:
+    """The data of one of our types that --train-data or --val-data names; drawn images have `image_size` pixels a side.
+
+    Raises:
+        FileNotFoundError, ValueError: As the type's own function.
+    """
+    path, split = (args.train_data, "train") if is_train else (args.val_data, "val")
+    if args.dataset_type == COCO:
+        return coco_captions(Path(path), split)
+    if args.dataset_type == CLASSES:
+        return class_folder(Path(path), split, args.class_names, args.caption_template or [DEFAULT_TEMPLATE])
+    num_images = args.train_num_samples if is_train else args.val_num_samples or NUM_DRAWN_VAL
+    return DrawnImages(num_images, split, image_size)
+
+
+def class_folder(root: Path, split: str, class_names: str | None, templates: Sequence[str]) -> CaptionedFiles:
     """Class folders of images, captioned with templates.
 
     Args:
         root: Folder of class folders, or the one above with `train` and `val`, as ImageNet has.
         split: "train" or "val".
-        class_names: See `class_names.find_class_names`.
+        class_names: See `find_class_names`.
         templates: With {} for the class.
 
     Raises:
         FileNotFoundError, ValueError: No images, no names for the classes, or a template without {}.
     """
-
-    def __init__(self, root: str | Path, split: str, class_names: str | None, templates: Sequence[str]) -> None:
-        for template in templates:
-            if template.count("{}") != 1:
-                raise ValueError(f"--caption-template must hold {{}} once, for the class, got {template!r}")
-        folder = Path(root).expanduser()
-        has_splits = any((folder / inner / split).is_dir() for inner in (".", "ILSVRC/Data/CLS-LOC", "Data/CLS-LOC"))
-        listing = list_split(find_split_folder(folder, split) if has_splits or not folder.is_dir() else folder)
-        if not listing.classes:
-            raise ValueError(f"{folder} holds images without class folders, so what is on them is unknown")
-        names = find_class_names(class_names, listing.classes)
-        self.image_paths, self.labels = listing.image_paths, listing.labels
-        self.captions = [tuple(template.replace("{}", name) for template in templates for name in own) for own in names]
-
-    def __len__(self) -> int:
-        return len(self.image_paths)
-
-    def sample(self, index: int) -> tuple[Image.Image, Sequence[str]]:
-        """See `CaptionSource`."""
-        return load_rgb(self.image_paths[index]), self.captions[self.labels[index]]
+    for template in templates:
+        if template.count("{}") != 1:
+            raise ValueError(f"--caption-template must hold {{}} once, for the class, got {template!r}")
+    folder = root.expanduser()
+    has_splits = any((folder / inner / split).is_dir() for inner in (".", "ILSVRC/Data/CLS-LOC", "Data/CLS-LOC"))
+    listing = list_split(find_split_folder(folder, split) if has_splits or not folder.is_dir() else folder)
+    if not listing.classes:
+        raise ValueError(f"{folder} holds images without class folders, so what is on them is unknown")
+    names = find_class_names(class_names, listing.classes)
+    captions = [tuple(template.replace("{}", name) for template in templates for name in own) for own in names]
+    return CaptionedFiles(listing.image_paths, [captions[label] for label in listing.labels])
 
 
-class DrawnImages:
-    """`SyntheticObjects` with its captions.
-
-    Args:
-        num_images: Of the split.
-        split: "train" or "val".
-        side: Of the square images, in pixels.
-    """
-
-    def __init__(self, num_images: int, split: str, side: int) -> None:
-        self.objects = SyntheticObjects(num_images, split, image_size=side)
-
-    def __len__(self) -> int:
-        return len(self.objects)
-
-    def sample(self, index: int) -> tuple[Image.Image, Sequence[str]]:
-        """See `CaptionSource`."""
-        drawn = self.objects.render(index)
-        return drawn.image, (drawn.caption,)
-
-
-def open_source(args: argparse.Namespace, is_train: bool, image_hw: tuple[int, int]) -> CaptionSource:
-    """The data of one of our types that --train-data or --val-data names.
-
-    Args:
-        args: Of the run.
-        is_train: Which of the two.
-        image_hw: Of the image tower, in pixels; drawn images have its longer side.
+def csv_captions(path: str, image_key: str, caption_key: str, separator: str) -> CaptionedFiles:
+    """The rows of a table; an empty field is no caption.
 
     Raises:
-        FileNotFoundError, ValueError: As the type's own class.
+        FileNotFoundError: No such file.
+        ValueError: No such column; the message names those that it has.
     """
-    path, split = (args.train_data, "train") if is_train else (args.val_data, "val")
-    if args.dataset_type == COCO:
-        return CocoCaptions(path, split)
-    if args.dataset_type == CLASSES:
-        return ClassFolder(path, split, args.class_names, args.caption_template or [DEFAULT_TEMPLATE])
-    num_drawn = args.train_num_samples if is_train else args.val_num_samples or NUM_DRAWN_VAL
-    return DrawnImages(num_drawn, split, max(image_hw))
+    table = pandas.read_csv(path, sep=separator)
+    for flag, key in (("--csv-img-key", image_key), ("--csv-caption-key", caption_key)):
+        if key not in table.columns:
+            raise ValueError(f"{path} has no column {key!r} ({flag}) but {table.columns.tolist()} at {separator!r}")
+    captions = [(str(text),) if text == text and str(text).strip() else () for text in table[caption_key]]  # NaN != NaN
+    return CaptionedFiles(table[image_key].astype(str).tolist(), captions)
+
+
+def coco_captions(root: Path, split: str) -> CaptionedFiles:
+    """The images of a `captions_*.json` that have captions.
+
+    Args:
+        root: COCO's folder (`annotations/captions_train2017.json` and `train2017/`), a folder that holds one
+            `captions_*.json` beside its images, or the JSON file itself.
+        split: "train" or "val", which of COCO's two to take; without meaning where there is one.
+
+    Raises:
+        FileNotFoundError: No such file or folder, or no image where they are looked for.
+        ValueError: No captions, several files to choose from, or not COCO captions; the message names file and entry.
+    """
+    path = root if root.is_file() else _find_captions(root, split)
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        images, annotations = content["images"], content["annotations"]
+        captions: dict[int, list[str]] = {image["id"]: [] for image in images}
+        if len(captions) < len(images):
+            raise ValueError("two images have one id")
+        for place, entry in enumerate(annotations):
+            if entry["image_id"] not in captions:
+                raise ValueError(f"annotations[{place}] is of image {entry['image_id']}, which it does not list")
+            captions[entry["image_id"]] += filter(None, [str(entry["caption"]).strip()])
+        kept = [(image["file_name"], tuple(captions[image["id"]])) for image in images if captions[image["id"]]]
+    except KeyError as error:
+        raise ValueError(f"{path}: {error} is missing; {_EXPECTED}") from error
+    except (ValueError, TypeError, AttributeError, RecursionError) as error:
+        raise ValueError(f"{path}: {error}; {_EXPECTED}") from error
+    if not kept:
+        raise ValueError(f"{path} has {len(captions)} images, and not one of them has a caption")
+    places = [base / inner for base in path.parents[:2] for inner in (path.stem[len("captions_") :], "images", ".")]
+    folder = next((place for place in places if (place / kept[0][0]).is_file()), None)
+    if folder is None:
+        raise FileNotFoundError(f"the first image of {path}, {kept[0][0]}, is in none of {', '.join(map(str, places))}")
+    return CaptionedFiles([folder / name for name, _ in kept], [own for _, own in kept])
+
+
+def _find_captions(root: Path, split: str) -> Path:
+    found = sorted([*root.glob("captions_*.json"), *root.glob("annotations/captions_*.json")])
+    if not found:
+        raise FileNotFoundError(
+            f"no captions_*.json in {str(root)!r} or in its folder annotations/; COCO's come from "
+            f"https://cocodataset.org (annotations_trainval2017.zip)"
+        )
+    of_split = [path for path in found if split in path.stem] if len(found) > 1 else found
+    if len(of_split) != 1:
+        raise ValueError(
+            f"{str(root)!r} holds {', '.join(path.name for path in found)}, and which of them is for {split!r} is not "
+            f"clear; give the file itself"
+        )
+    return of_split[0]

@@ -1,148 +1,186 @@
-"""The data sets that train_clip.py adds to open_clip_train's, and what it makes of open_clip's own.
+"""The data of train_clip.py: its own types beside open_clip_train's, and faulty samples skipped and counted in all.
 
 Order, augmentation and the caption that is drawn from an image's several are, for our own types, a function of (seed,
-epoch, position) alone: a run that is continued sees what it would have seen. open_clip's types keep its own order. In
-all types faulty samples are skipped and counted (clip_train_skips.py).
+epoch, position) alone: a run that is continued sees what it would have seen. open_clip's types keep its own order.
+
+A faulty sample of an indexed data set is replaced by the next sound one, so that batches keep their size (all processes
+of a contrastive loss need the same); in shards the stream goes on. When nothing sound is left, that is an error.
 """
 
 import argparse
-import functools
+import dataclasses
+import itertools
+import logging
+import multiprocessing
 import random
-from collections.abc import Callable, Iterator
+import re
+import tarfile
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
+from unittest.mock import patch
 
-import pandas
 import torch
-from caption_sources import CaptionSource, open_source
+import webdataset
+from caption_sources import CaptionSource, NoCaptionError, csv_captions, open_source
 from clip_train_options import OUR_DATASET_TYPES
-from clip_train_overlay import replaced
-from clip_train_skips import CountedShards, NoCaptionError, SkipCounter, first_sound
 from open_clip_train import data as host
 from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from last_vit.data.image_files import load_rgb
 from last_vit.data.loaders import SeededSamples
+from last_vit.runtime import all_reduce_sum, is_main_process
 
-DataFunction = Callable[..., host.DataInfo]
+REASONS = ("broken image", "no image", "no caption", "broken member", "broken archive")
+_NUM_NAMED = 3  # skips per reason that are named in the log, before they are only counted
+_MAX_IN_A_ROW = 1000
+_IMAGES = {"jpg", "png", "jpeg", "webp"}
+
+
+class Overlay:
+    """A module, or an overlay of one, with some names replaced for the one who is given it."""
+
+    def __init__(self, module: Any, **names: Any) -> None:
+        self._module = module
+        vars(self).update(names)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._module, name)
+
+
+class SkipCounter:
+    """Counts by reason in memory that loading processes share."""
+
+    def __init__(self) -> None:
+        self._counts = multiprocessing.Array("q", len(REASONS))
+
+    def add(self, reason: str, what: object) -> None:
+        """Count one skip; `what` names it in the log."""
+        with self._counts.get_lock():
+            self._counts[REASONS.index(reason)] += 1
+            count = self._counts[REASONS.index(reason)]
+        if count <= _NUM_NAMED:
+            more = "; more of them are only counted" if count == _NUM_NAMED else ""
+            logging.warning(f"Skipped, {reason}: {what}{more}")
+
+    def take(self) -> list[int]:
+        """The counts in the order of `REASONS`, which start at zero again."""
+        with self._counts.get_lock():
+            counts = list(self._counts)
+            self._counts[:] = [0] * len(REASONS)
+        return counts
+
+
+def describe_skips(counts: list[int]) -> str:
+    """Counts in words, such as "3 skipped (2 broken image, 1 no caption)"."""
+    parts = ", ".join(f"{count} {reason}" for count, reason in zip(counts, REASONS, strict=True) if count)
+    return f"{sum(counts)} skipped" + (f" ({parts})" if parts else "")
 
 
 class CaptionedImages(Dataset):
-    """A source as a trainer takes it: (image tensor, token tensor).
+    """A source as a trainer takes it: (image [3, H, W], tokens).
 
     Args:
         source: Images and captions.
         transform: RGB image -> tensor [3, H, W].
         tokenizer: Texts -> token tensors.
-        skips: Counts faulty samples, each of which is replaced by the next sound one.
+        skips: Counts faulty samples.
         draw: Take one of the captions by Python's `random`; else the first.
     """
 
     def __init__(
         self, source: CaptionSource, transform: Callable, tokenizer: Callable, skips: SkipCounter, draw: bool
     ) -> None:
-        self.source = source
-        self.transform = transform
-        self.tokenizer = tokenizer
-        self.skips = skips
-        self.draw = draw
+        self.source, self.transform, self.tokenizer = source, transform, tokenizer
+        self.skips, self.draw = skips, draw
 
     def __len__(self) -> int:
         return len(self.source)
 
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
-        image, captions = first_sound(index, len(self), self.source.sample, self.skips)
-        caption = random.choice(captions) if self.draw else captions[0]  # noqa: S311
-        return self.transform(image), self.tokenizer([caption])[0]
+        """The sample at `index`, or the next that is sound; ValueError where 1,000 in a row, or all, are faulty."""
+        number = min(len(self), _MAX_IN_A_ROW)
+        for place in range(index, index + number):
+            sample = self._read(place % len(self))
+            if sample is not None:
+                image, captions = sample
+                caption = random.choice(captions) if self.draw else captions[0]  # noqa: S311
+                return self.transform(image), self.tokenizer([caption])[0]
+        raise ValueError(f"{number} samples in a row, from number {index}, are faulty; the log names the first of them")
 
-
-class CountedCsvDataset(host.CsvDataset):
-    """open_clip's CSV data set, which skips and counts rows with a broken image or without caption.
-
-    Rows, and what is drawn from torch's generator for them, are as in open_clip.
-
-    Raises:
-        FileNotFoundError: No such file.
-        ValueError: The file has no such column; the message names those it has.
-    """
-
-    def __init__(
-        self,
-        input_filename: str,
-        *args: Any,
-        img_key: str,
-        caption_key: str,
-        sep: str,
-        skips: SkipCounter,
-        **named: Any,
-    ) -> None:
-        columns = pandas.read_csv(input_filename, sep=sep, nrows=0).columns.tolist()
-        for flag, key in (("--csv-img-key", img_key), ("--csv-caption-key", caption_key)):
-            if key not in columns:
-                raise ValueError(f"{input_filename} has no column {key!r} ({flag}) but {columns} at {sep!r}")
-        super().__init__(input_filename, *args, img_key=img_key, caption_key=caption_key, sep=sep, **named)
-        self.skips = skips
-
-    def __getitem__(self, idx: int) -> tuple[Tensor, Tensor]:
-        image, caption = first_sound(idx, len(self), self._read, self.skips)
-        return self.transforms(image), self.tokenize([caption])[0]
-
-    def _read(self, index: int) -> tuple[Image.Image, str]:
-        caption = self.captions[index]
-        if caption != caption or not str(caption).strip():  # pandas has NaN for an empty field
-            raise NoCaptionError(str(self.images[index]))
-        return load_rgb(str(self.images[index])), str(caption)
+    def _read(self, index: int) -> tuple[Image.Image, tuple[str, ...]] | None:
+        try:
+            return self.source.sample(index)
+        except NoCaptionError as error:
+            self.skips.add("no caption", f"number {index}: {error}")
+        except (ValueError, OSError) as error:
+            self.skips.add("broken image", f"number {index}: {error}")
+        return None
 
 
 class EpochBatches(Sampler[list[int]]):
-    """Positions of one epoch in the training order, in full batches of one process.
-
-    Args:
-        num_samples: Of the data set.
-        args: Of the run: batch_size, rank and world_size.
-        shared_epoch: Which epoch it is.
-    """
+    """Positions of one epoch in the training order, in full batches of this process."""
 
     def __init__(self, num_samples: int, args: argparse.Namespace, shared_epoch: host.SharedEpoch) -> None:
-        self.num_samples = num_samples
+        self.num_samples, self.shared_epoch = num_samples, shared_epoch
         self.batch_size, self.rank, self.world_size = args.batch_size, args.rank, args.world_size
-        self.shared_epoch = shared_epoch
 
     def __len__(self) -> int:
         return self.num_samples // (self.batch_size * self.world_size)
 
     def __iter__(self) -> Iterator[list[int]]:
-        first = self.shared_epoch.get_value() * self.num_samples + self.rank * self.batch_size
-        for _ in range(len(self)):
+        start = self.shared_epoch.get_value() * self.num_samples + self.rank * self.batch_size
+        for first in itertools.islice(itertools.count(start, self.batch_size * self.world_size), len(self)):
             yield list(range(first, first + self.batch_size))
-            first += self.batch_size * self.world_size
 
 
-def dataset_function(
-    get_dataset_fn: Callable[[str, str], DataFunction], skips: dict[str, SkipCounter], image_hw: tuple[int, int]
-) -> Callable[[str, str], DataFunction]:
-    """`open_clip_train.data.get_dataset_fn` with our types as well, and skips that are counted in all types.
+class ReportedLoader:
+    """A loader as open_clip_train reads it, which says after each pass what was skipped.
 
-    Args:
-        get_dataset_fn: The original.
-        skips: Counters of "train" and "val".
-        image_hw: As in `open_source`.
+    Raises:
+        ValueError: A pass over training data ends before its planned number of batches.
     """
 
-    def choose(path: str, dataset_type: str) -> DataFunction:
+    def __init__(self, loader: Any, skips: SkipCounter, is_train: bool) -> None:
+        self.loader, self.skips, self.is_train = loader, skips, is_train
+        self.num_batches, self.num_samples = loader.num_batches, loader.num_samples
+
+    def __iter__(self) -> Iterator[Any]:
+        given = 0
+        for batch in self.loader:
+            yield batch
+            given += 1
+        counts = self.skips.take()
+        if self.is_train and given < self.num_batches:
+            raise ValueError(
+                f"an epoch had {given} of its {self.num_batches} batches, after {describe_skips(counts)}: a loading "
+                f"process found nothing to load; check --train-data, and that --train-num-samples is not too large"
+            )
+        if self.is_train:  # validation is the main process's alone
+            counts = all_reduce_sum(torch.tensor(counts)).tolist()
+        if is_main_process():
+            level = logging.WARNING if any(counts) else logging.INFO
+            logging.log(level, f"{'Training' if self.is_train else 'Validation'} data: {describe_skips(counts)}")
+
+
+def dataset_function(get_dataset_fn: Callable, image_size: int) -> Callable[[str, str], Callable]:
+    """`open_clip_train.data.get_dataset_fn` with our types as well, and skips that are counted in all types."""
+
+    def choose(path: str, dataset_type: str) -> Callable[..., host.DataInfo]:
         def build(
             args: argparse.Namespace, preprocess: Callable, is_train: bool, epoch: int = 0, tokenizer: Any = None
         ) -> host.DataInfo:
-            counter = skips["train" if is_train else "val"]
+            skips = SkipCounter()
             if dataset_type in OUR_DATASET_TYPES:
-                source = open_source(args, is_train, image_hw)
-                dataset = CaptionedImages(source, preprocess, tokenizer, counter, draw=is_train)
-                return _load(args, dataset, is_train, epoch)
-            original = get_dataset_fn(path, dataset_type)
-            csv = functools.partial(CountedCsvDataset, skips=counter)
-            with CountedShards(counter, host).installed(), replaced(host, CsvDataset=csv):
-                return original(args, preprocess, is_train=is_train, epoch=epoch, tokenizer=tokenizer)
+                source = open_source(args, is_train, image_size)
+                dataset = CaptionedImages(source, preprocess, tokenizer, skips, draw=is_train)
+                info = _load(args, dataset, is_train, epoch)
+            else:
+                with patch.multiple(host, **_counting_names(skips)):  # the pipeline keeps them
+                    info = get_dataset_fn(path, dataset_type)(
+                        args, preprocess, is_train=is_train, epoch=epoch, tokenizer=tokenizer
+                    )
+            return dataclasses.replace(info, dataloader=ReportedLoader(info.dataloader, skips, is_train))
 
         return build
 
@@ -150,7 +188,6 @@ def dataset_function(
 
 
 def _load(args: argparse.Namespace, dataset: CaptionedImages, is_train: bool, epoch: int) -> host.DataInfo:
-    """Loader as open_clip_train reads it: with `num_samples` and `num_batches`."""
     options = {"num_workers": args.workers, "pin_memory": torch.cuda.is_available()}
     shared_epoch = host.SharedEpoch(epoch)
     if is_train:
@@ -162,3 +199,69 @@ def _load(args: argparse.Namespace, dataset: CaptionedImages, is_train: bool, ep
         loader = DataLoader(dataset, batch_size=args.batch_size, **options)
     loader.num_samples, loader.num_batches = len(dataset), len(loader)
     return host.DataInfo(loader, shared_epoch=shared_epoch)
+
+
+def _counting_names(skips: SkipCounter) -> dict[str, Any]:
+    """Other values of names that open_clip_train.data looks up while it builds a data set."""
+
+    def on_broken_member(error: Exception) -> bool:
+        skips.add("broken member", repr(error))
+        return True
+
+    def read_csv(path: str, transform: Callable, img_key: str, caption_key: str, sep: str, tokenizer: Any) -> Dataset:
+        return CaptionedImages(csv_captions(path, img_key, caption_key, sep), transform, tokenizer, skips, draw=False)
+
+    def read_shards(shards: Iterable[dict]) -> Iterator[dict]:
+        return shard_samples(shards, skips)
+
+    return {
+        "CsvDataset": read_csv,
+        "log_and_continue": on_broken_member,
+        "tarfile_to_samples_nothrow": read_shards,
+        "wds": Overlay(webdataset, tarfile_to_samples=lambda **_: read_shards),
+    }
+
+
+def shard_samples(shards: Iterable[dict], skips: SkipCounter) -> Iterator[dict]:
+    """Shards -> samples with an image and a caption, each with the bytes of the two and no other member.
+
+    A broken archive (missing, damaged, cut short anywhere, if only before the two blocks of zeros that end every tar)
+    gives what stands before the damage, and is one skip each time that it is read.
+    """
+    for shard in shards:
+        damage: list[Exception] = []
+        for sample in host.group_by_keys_nothrow(_members(shard["url"], damage), suffixes={*_IMAGES, "txt"}):
+            reason = "no image" if _IMAGES.isdisjoint(name for name, value in sample.items() if value) else "no caption"
+            if reason == "no caption" and sample.get("txt", b"").strip():
+                yield sample
+            elif not damage:  # else it is what the damage left of it
+                skips.add(reason, sample["__key__"])
+        if damage:
+            skips.add("broken archive", f"{shard['url']}: {damage[0]!r}")
+
+
+class _Header(tarfile.TarInfo):
+    """Of a tar that ends in blocks of zeros or is broken; tarfile takes a damaged or missing header for the end."""
+
+    @classmethod
+    def frombuf(cls, buf: bytes, encoding: str, errors: str) -> tarfile.TarInfo:
+        try:
+            return super().frombuf(buf, encoding, errors)
+        except tarfile.HeaderError as error:
+            if len(buf) == tarfile.BLOCKSIZE and not any(buf):
+                raise
+            raise tarfile.ReadError(f"{error}, the archive is cut short or damaged") from error
+
+
+def _members(url: str, damage: list[Exception]) -> Iterator[dict]:
+    """The files of a tar up to its end, or to the damage, which is appended."""
+    try:
+        with tarfile.open(fileobj=webdataset.gopen(url), mode="r|*", tarinfo=_Header) as archive:
+            for member in archive:
+                if member.isreg() and not re.match(r"__[^/]*__($|/)", member.name):
+                    yield {"fname": member.name, "data": archive.extractfile(member).read(), "__url__": url}
+                archive.members = []  # a shard's list of all members would only grow
+            if len(archive.fileobj.read(tarfile.BLOCKSIZE)) < tarfile.BLOCKSIZE:
+                raise tarfile.ReadError("only one of the two blocks of zeros that end a tar, it is cut short")
+    except Exception as error:  # whatever an opener, a decompressor or tarfile has to say
+        damage.append(error)

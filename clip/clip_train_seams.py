@@ -1,74 +1,75 @@
 """How train_clip.py reaches into open_clip_train: names in its modules are given other values while it runs.
 
-open_clip_train 3.3 has no hooks, but its `main` looks up what it calls by name. What is put there:
-
-| module | name | in place of it |
-|---|---|---|
-| main | parse_args | the arguments that are parsed and checked already |
-| main | create_model_and_transforms | the same with files read by ours; then the pool is attached and recorded |
-| main | get_latest_checkpoint | the newest whole checkpoint (clip_train_record.py) |
-| main | train_one_epoch, evaluate | the same, with counted batches and a watched loss (clip_train_epoch.py) |
-| main | torch | torch, with an atomic `save` and a DistributedDataParallel that takes a CPU |
-| data | get_dataset_fn | the same, with our types of data, and faulty samples skipped and counted |
-| zero_shot | accuracy | the same, on numpy 2.4 as well |
+open_clip_train 3.3 has no hooks, but looks up what it calls by name. `SEAMS` is every name that is replaced, and why.
 """
 
 import argparse
 import functools
+import json
 import logging
-from collections.abc import Callable, Iterator
+import math
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
+import open_clip
 import torch
-from clip_train_data import dataset_function
-from clip_train_epoch import guard_epoch, report_evaluation
-from clip_train_overlay import Overlay, replaced
-from clip_train_record import latest_checkpoint, save_whole, write_record
-from clip_train_skips import SkipCounter
+from clip_train_data import Overlay, dataset_function
 from open_clip_train import data as host_data
 from open_clip_train import main as host
-from open_clip_train import zero_shot
+from open_clip_train import zero_shot as host_zero_shot
 from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
-from last_vit.clip_models import ClipCheckpoint, load_clip_weights
+from last_vit.atomic_file import atomic_file
+from last_vit.checkpoint import check_finite, save_checkpoint
+from last_vit.clip_models import RECORD_FILE, ClipCheckpoint, load_clip_weights, read_clip_record
 from last_vit.dense import attach_pool
+from last_vit.late_scalars import LateScalars
+
+SEAMS = {
+    "main.parse_args": "the arguments are parsed and checked already, ours among them",
+    "main.create_model_and_transforms": "attach the pool, record it, and read --pretrained files of every CLIP layout",
+    "main.train_one_epoch": "stop at a loss that is not finite",
+    "main.torch": "save atomically and finite weights only; train on several CPUs, whose device_ids torch refuses",
+    "data.get_dataset_fn": "COCO captions, class folders and drawn images; say what was skipped (clip_train_data.py)",
+    "data.CsvDataset": "skip and count faulty rows, which end open_clip's run",
+    "data.log_and_continue": "count what open_clip only logs",
+    "data.tarfile_to_samples_nothrow": "count broken archives, also those that are merely cut short; of training",
+    "data.wds": "the same of validation, in tarfile_to_samples",
+    "zero_shot.accuracy": "open_clip's fails on numpy 2.4",
+}
 
 
 @contextmanager
-def training_seams(
-    args: argparse.Namespace, image_hw: tuple[int, int], pretrained: ClipCheckpoint | None
-) -> Iterator[None]:
-    """Everything of this module's table, for one call of `open_clip_train.main.main`.
+def training_seams(args: argparse.Namespace, image_size: int, pretrained: ClipCheckpoint | None) -> Iterator[None]:
+    """Everything in `SEAMS`, for one call of `open_clip_train.main.main`; those of data while a data set is built.
 
     Args:
         args: As open_clip parses them, and ours.
-        image_hw: Of the image tower, in pixels.
+        image_size: Longer side of the image tower's input, in pixels.
         pretrained: The file of --pretrained, None for a tag or random weights.
     """
-    skips = {"train": SkipCounter(), "val": SkipCounter()}
     parallel = Overlay(torch.nn.parallel, DistributedDataParallel=_data_parallel)
-    names = {
-        "parse_args": lambda _: args,
-        "create_model_and_transforms": _attaching(host.create_model_and_transforms, args, pretrained),
-        "get_latest_checkpoint": functools.partial(latest_checkpoint, host.get_latest_checkpoint),
-        "train_one_epoch": guard_epoch(host.train_one_epoch, skips["train"]),
-        "evaluate": report_evaluation(host.evaluate, skips["val"]),
-        "torch": Overlay(torch, save=save_whole, nn=Overlay(torch.nn, parallel=parallel)),
+    seams = {
+        host: {
+            "parse_args": lambda _: args,
+            "create_model_and_transforms": _attaching(host.create_model_and_transforms, args, pretrained),
+            "train_one_epoch": functools.partial(watched_epoch, host.train_one_epoch),
+            "torch": Overlay(torch, save=functools.partial(_save, args), nn=Overlay(torch.nn, parallel=parallel)),
+        },
+        host_data: {"get_dataset_fn": dataset_function(host_data.get_dataset_fn, image_size)},
+        host_zero_shot: {"accuracy": _top_k_counts},
     }
-    data = {"get_dataset_fn": dataset_function(host_data.get_dataset_fn, skips, image_hw)}
     with ExitStack() as stack:
-        stack.enter_context(replaced(host, **names))
-        stack.enter_context(replaced(host_data, **data))
-        stack.enter_context(replaced(zero_shot, accuracy=_top_k_counts))
+        for module, names in seams.items():
+            stack.enter_context(patch.multiple(module, **names))
         yield
 
 
-def _attaching(
-    create: Callable[..., tuple], args: argparse.Namespace, pretrained: ClipCheckpoint | None
-) -> Callable[..., tuple]:
+def _attaching(create: Callable, args: argparse.Namespace, pretrained: ClipCheckpoint | None) -> Callable[..., tuple]:
     """`create_model_and_transforms` whose first model, the trained one, pools as asked; a distillation teacher not."""
     is_first = True
 
@@ -77,11 +78,14 @@ def _attaching(
         if not is_first:
             return create(model_name, tag, **named)
         is_first = False
-        if pretrained is not None:  # read by our own reader, which knows more formats and refuses other towers
+        if pretrained is not None:
             tag, named = "", {**named, "pretrained_image": False}
         model, *transforms = create(model_name, tag, **named)
         if pretrained is not None:
-            _load(model, args, pretrained)
+            if args.siglip and "logit_bias" not in pretrained.weights:  # begins with no bias, as in open_clip
+                pretrained.weights["logit_bias"] = torch.zeros_like(pretrained.weights["logit_scale"])
+            notes = load_clip_weights(model, args.model, pretrained)
+            logging.info(f"Loaded {pretrained.path} (SHA-256 {pretrained.sha256[:16]}){'; '.join(('', *notes))}")
         attach_pool(model, args.pooling, args.top_k, variant=args.variant or "release")
         if args.train_data or args.dataset_type == "synthetic":
             write_record(Path(args.checkpoint_path), args)
@@ -90,21 +94,101 @@ def _attaching(
     return create_and_attach
 
 
-def _load(model: torch.nn.Module, args: argparse.Namespace, pretrained: ClipCheckpoint) -> None:
-    """Load the file of --pretrained; a sigmoid loss begins with no bias where the file has none, as in open_clip."""
-    if args.siglip and "logit_bias" not in pretrained.weights:
-        pretrained.weights["logit_bias"] = torch.zeros_like(pretrained.weights["logit_scale"])
-    notes = load_clip_weights(model, args.model, pretrained)
-    logging.info(f"Loaded {pretrained.path} (SHA-256 {pretrained.sha256[:16]}){'; '.join(('', *notes))}")
+def record_of(args: argparse.Namespace) -> dict[str, Any]:
+    """What `last_vit.json` holds for a run; null for what a pool does not have."""
+    is_last = args.pooling == "last"
+    return {
+        "pool": args.pooling,
+        "top_k": args.top_k if is_last else None,
+        "variant": (args.variant or "release") if is_last else None,
+        "model": args.model,
+        "force_quick_gelu": bool(args.force_quick_gelu),
+    }
+
+
+def write_record(folder: Path, args: argparse.Namespace) -> None:
+    """Write `last_vit.json`, and the model's configuration where open_clip has none of that name; main process only."""
+    if args.rank != 0 or args.logs.lower() == "none":
+        return
+    contents = {RECORD_FILE: record_of(args)}
+    builtin = Path(open_clip.__file__).parent / "model_configs" / f"{args.model}.json"
+    if ":" not in args.model and not builtin.is_file():
+        contents[f"{args.model}.json"] = open_clip.get_model_config(args.model)
+    for name, content in contents.items():
+        with atomic_file(folder / name) as file:
+            file.write((json.dumps(content, indent=2) + "\n").encode())
+
+
+def check_record(checkpoint: Path, args: argparse.Namespace) -> None:
+    """Refuse with a ValueError to go on from a checkpoint whose record says that its run was of another kind."""
+    record, wanted = read_clip_record(checkpoint), record_of(args)
+    if record is None:
+        if checkpoint.is_file():
+            logging.warning(f"no {RECORD_FILE} beside {checkpoint}, which is taken to be pooled as this run is")
+        return
+    differing = [name for name in wanted if getattr(record, name) != wanted[name]]
+    if differing:
+        listed = ", ".join(f"{name} {getattr(record, name)!r} -> {wanted[name]!r}" for name in differing)
+        raise ValueError(
+            f"--resume goes on with a run of another kind ({listed}); give its own flags, or begin a new run from its "
+            f"weights with --pretrained FILE and another --name"
+        )
+
+
+def _save(args: argparse.Namespace, checkpoint: dict[str, Any], path: str) -> None:
+    """`torch.save` as open_clip_train calls it: finite weights only, atomically, and with the pooling."""
+    check_finite(checkpoint["state_dict"])
+    pooling = {key: value for key, value in record_of(args).items() if key in ("pool", "top_k", "variant")}
+    save_checkpoint(path, {**checkpoint, "pooling": {**pooling, "sigma": None}})
+
+
+class WatchedLoss:
+    """open_clip's loss that stops the run when it is not finite.
+
+    Each value is looked at when the next one has been started, and the last one by `check`: see `LateScalars`.
+    """
+
+    def __init__(self, loss: Callable[..., dict[str, Tensor]], epoch: int, accum_freq: int, hint: str) -> None:
+        self._loss, self._epoch, self._accum_freq, self._hint = loss, epoch, accum_freq, hint
+        self._num_calls = 0
+        self._pending: Mapping[str, float] = {}
+
+    def __call__(self, *args: Any, **kwargs: Any) -> dict[str, Tensor]:
+        """As the loss; raises for the loss of the call before, see `check`."""
+        terms = self._loss(*args, **kwargs)
+        self.check()
+        self._pending = LateScalars(tuple(terms), torch.stack([term.detach().float() for term in terms.values()]))
+        self._num_calls += 1
+        return terms
+
+    def check(self) -> None:
+        """Raise FloatingPointError where the last loss is NaN or infinite; names the term, the epoch and the step."""
+        for name, value in self._pending.items():
+            if not math.isfinite(value):
+                step = (self._num_calls - 1) // self._accum_freq
+                raise FloatingPointError(f"{name} is {value} in epoch {self._epoch}, step {step}; {self._hint}")
+
+
+def watched_epoch(
+    train_one_epoch: Callable[..., None], model: Any, data: Any, loss: Any, epoch: int, *rest: Any, **named: Any
+) -> None:
+    """`open_clip_train.train.train_one_epoch` with a `WatchedLoss`."""
+    args: argparse.Namespace = rest[-1]
+    hint = (
+        f"the run stops, checkpoints of earlier epochs are in {args.checkpoint_path}. A lower --lr, a longer --warmup, "
+        f"--grad-clip-norm 1.0 or --precision amp_bf16 can help; go on with --resume latest"
+    )
+    watched = WatchedLoss(loss, epoch, args.accum_freq, hint)
+    train_one_epoch(model, data, watched, epoch, *rest, **named)
+    watched.check()
 
 
 def _top_k_counts(output: Tensor, target: Tensor, topk: tuple[int, ...]) -> list[float]:
-    """How many of [B, C] scores have their [B] labels in the top k; open_clip_train's own fails on numpy 2.4."""
+    """How many of [B, C] scores have their [B] labels in the top k."""
     is_hit = output.topk(max(topk), dim=1).indices == target[:, None]
     return [float(is_hit[:, :k].sum()) for k in topk]
 
 
 def _data_parallel(module: torch.nn.Module, device_ids: list[Any], **named: Any) -> DistributedDataParallel:
-    """DDP as open_clip calls it; torch refuses `device_ids` for modules on a CPU."""
     on_cpu = all(torch.device(device).type == "cpu" for device in device_ids)
     return DistributedDataParallel(module, device_ids=None if on_cpu else device_ids, **named)

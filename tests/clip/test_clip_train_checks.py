@@ -1,6 +1,5 @@
 """Checks before a run: the activation rule over open_clip's whole table, files, towers, flags, data."""
 
-import argparse
 import shutil
 from pathlib import Path
 
@@ -8,30 +7,26 @@ import open_clip
 import pytest
 import torch
 import train_clip
-from clip_train_checks import check_imagenet, check_model, read_pretrained
-from clip_train_options import parse_options
-from clip_train_parts import arguments, write_config, write_csv
-from clip_train_run import find_architecture, parse_run
-
-QUICK = ("openai", "metaclip_400m", "metaclip_fullcc", "dfn2b", "dfn5b")
+from clip_train_options import build_parser
+from clip_train_parts import run, sound, weights, write_config, write_csv, write_shard
+from clip_train_run import build_without_memory, find_architecture, parse_run, read_pretrained
 
 
 @pytest.fixture(autouse=True)
 def folder(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(open_clip.factory, "_MODEL_CONFIG_PATHS", list(open_clip.factory._MODEL_CONFIG_PATHS))
     monkeypatch.setattr(open_clip.factory, "_MODEL_CONFIGS", dict(open_clip.factory._MODEL_CONFIGS))
 
 
 def parsed(*words):
-    options, rest = parse_options("", list(words))
-    return parse_run(options, rest)
+    return parse_run(*build_parser("").parse_known_args(list(words)))
 
 
-def refuses(words, match, capsys):
-    assert train_clip.main(words) == 2
-    assert match in capsys.readouterr().err
-    assert not Path("logs").exists()
+def num_patches(model):
+    height, width = model.visual.grid_size
+    return height * width
 
 
 def test_activation_of_every_tag_is_checked():
@@ -50,50 +45,41 @@ def test_activation_of_every_tag_is_checked():
             if not forced:
                 refused.add((arch, tag))
     for arch in ("ViT-B-16", "ViT-B-32", "ViT-L-14"):
-        assert {(arch, tag) for tag in QUICK[:3]} <= refused
+        assert {(arch, tag) for tag in ("openai", "metaclip_400m", "metaclip_fullcc")} <= refused
     assert ("ViT-B-16", "laion400m_e32") not in refused
     assert not any(arch.startswith("EVA02") for arch, _ in refused)
-
-
-def test_the_way_out_of_a_wrong_activation_is_named():
     with pytest.raises(ValueError, match="use ViT-B-16-quickgelu"):
         read_pretrained("ViT-B-16", "openai", False)
     with pytest.raises(ValueError, match=r"nor weights that open_clip has for ViT-B-16 \(openai, laion400m_e31"):
         read_pretrained("ViT-B-16", "opneai", False)
-    assert read_pretrained("ViT-B-16", "openai", True) is None  # forced, and right
 
 
-def test_activation_of_files(tmp_path):
+def test_activation_and_towers_of_files():
+    """Also a state dict in OpenAI's own layout, which begins a run with QuickGELU and is refused without."""
     write_config()
     find_architecture("tiny_vit_clip.json")
-    weights = open_clip.create_model("tiny_vit_clip").state_dict()
-    torch.save(weights, "metaclip_tiny.pt")
+    start = open_clip.create_model("tiny_vit_clip").state_dict()
+    torch.save(start, "metaclip_tiny.pt")
     with pytest.raises(ValueError, match="metaclip in the file's name"):
         read_pretrained("tiny_vit_clip", "metaclip_tiny.pt", False)
     file = read_pretrained("tiny_vit_clip", "metaclip_tiny.pt", True)
     args = parsed("--model", "tiny_vit_clip.json", "--pretrained", "metaclip_tiny.pt", "--force-quick-gelu")
-    assert check_model(args, file).num_patches == 16
+    assert num_patches(build_without_memory(args, file)) == 16
     write_config("other_vit_clip.json", vision={"width": 48})
     with pytest.raises(ValueError, match="does not fit other_vit_clip"):
-        check_model(parsed("--model", "other_vit_clip.json"), file)
-
-
-def test_openai_weights_as_the_trainer_reads_them(monkeypatch):
-    """A state dict in OpenAI's own layout begins a run with QuickGELU, and is refused without."""
-    write_config(quick_gelu=True)
-    find_architecture("tiny_vit_clip.json")
-    weights = open_clip.create_model("tiny_vit_clip").state_dict()
+        build_without_memory(parsed("--model", "other_vit_clip.json"), file)
     extras = {"input_resolution": 32, "context_length": 16, "vocab_size": 49408}
-    torch.save(weights | {name: torch.tensor(value) for name, value in extras.items()}, "weights.pt")
+    torch.save(start | {name: torch.tensor(value) for name, value in extras.items()}, "weights.pt")
+    write_config("quick_vit_clip.json", quick_gelu=True)
     write_csv(count=4)
     options = {"train_data": "data.csv", "pretrained": "weights.pt", "epochs": 1, "lr": 0}
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    assert train_clip.main(arguments(**options)) == 0
-    trained = torch.load("logs/run/checkpoints/epoch_1.pt", weights_only=True)["state_dict"]
-    assert torch.equal(trained["visual.proj"], weights["visual.proj"])
-    write_config("gelu_vit_clip.json")
-    assert train_clip.main(arguments(**options, model="gelu_vit_clip.json", name="gelu")) == 2
+    assert run(**options, model="quick_vit_clip.json") == 0
+    assert torch.equal(weights("logs/run/checkpoints/epoch_1.pt")["visual.proj"], start["visual.proj"])
+    assert run(**options, name="gelu") == 2
     assert not Path("logs/gelu").exists()
+
+
+NAMED = ["--model", "ViT-B-32"]
 
 
 @pytest.mark.parametrize(
@@ -102,31 +88,52 @@ def test_openai_weights_as_the_trainer_reads_them(monkeypatch):
         (["--model", "RN50"], "ModifiedResNet has no adapter"),
         (["--model", "ViT-B-16-SigLIP"], "AttentionPoolLatent"),
         (["--model", "coca_ViT-B-32"], "AttentionalPooler"),
-        (["--model", "ViT-B-16", "--torchscript"], "--torchscript cannot hold LaSt"),
-        (["--model", "ViT-B-16", "--trace"], "--trace cannot hold LaSt"),
-        (["--model", "ViT-B-16", "--pooling", "cls", "--top-k", "2"], "belong to --pooling last"),
-        (["--model", "ViT-B-32", "--top-k", "50"], "top_k must be in [1, 49]"),
-        (["--model", "ViT-B-32", "--top-k", "30", "--force-patch-dropout", "0.5"], "top_k must be in [1, 24]"),
-        (["--model", "ViT-B-32", "--class-names", "x"], "belong to --dataset-type class-folder"),
-        (["--model", "ViT-B-32", "--lock-text"], "--lock-text-freeze-layer-norm"),
-        (["--model", "ViT-B-32", "--resume", "missing.pt", "--imagenet-val", "x"], "is no folder"),
+        ([*NAMED, "--torchscript"], "--torchscript cannot hold LaSt"),
+        ([*NAMED, "--trace"], "--trace cannot hold LaSt"),
+        ([*NAMED, "--pooling", "cls", "--top-k", "2"], "belong to --pooling last"),
+        ([*NAMED, "--top-k", "50"], "top_k must be in [1, 49]"),
+        ([*NAMED, "--top-k", "30", "--force-patch-dropout", "0.5"], "top_k must be in [1, 24]"),
+        ([*NAMED, "--class-names", "x"], "belong to --dataset-type class-folder"),
+        ([*NAMED, "--lock-text"], "--lock-text-freeze-layer-norm"),
+        ([*NAMED, "--imagenet-val", "x"], "is no folder"),
+        ([*NAMED, "--imagenet-val", "val"], "holds 1 class folders"),
         (["--model", "ViT-B-32x"], "ViT-B-32"),
         (["--model", "missing.json"], "missing.json"),
         ([], "--model is needed"),
+        ([*NAMED, "--resume", "latest"], "--name"),
+        (
+            [*NAMED, "--resume", "missing.pt", "--dataset-type", "synthetic", "--train-num-samples", "64"],
+            "no such file",
+        ),
+        ([*NAMED], "no data"),
+        ([*NAMED, "--train-data", "0.tar"], "--train-num-samples"),
+        ([*NAMED, "--train-data", "{5..9}.tar", "--train-num-samples", "8"], "none of the 5 shards"),
+        ([*NAMED, "--train-data", "0.tar", "--train-num-samples", "8", "--workers", "2"], "--dataset-resampled"),
+        ([*NAMED, "--train-data", "folder"], "--dataset-type"),
+        ([*NAMED, "--train-data", "data.csv", "--csv-caption-key", "x", "--batch-size", "1"], "no column 'x'"),
+        ([*NAMED, "--dataset-type", "synthetic-captions"], "--train-num-samples"),
+        ([*NAMED, "--dataset-type", "synthetic", "--train-num-samples", "3"], "less than one step"),
     ],
 )
 def test_what_cannot_work_is_refused_before_any_work(capsys, words, match):
-    refuses(words, match, capsys)
+    write_shard("0.tar", {"0": sound(0)})
+    write_csv(count=1)
+    Path("val/n01440764").mkdir(parents=True)
+    with pytest.raises(SystemExit) as stop:
+        train_clip.main(words)
+    assert stop.value.code == 2
+    assert match in capsys.readouterr().err
+    assert not Path("logs").exists()
 
 
 def test_models_by_name_and_by_file():
     assert find_architecture("ViT-B/16") == "ViT-B-16"
-    assert find_architecture("clip_mini_8") == "clip_mini_8"
-    facts = check_model(parsed("--model", "clip_mini_8", "--top-k", "64"), None)
-    assert facts.num_patches == 64
-    assert facts.image_hw == (64, 64)
-    assert 2.5e6 < facts.num_image_parameters < 3.5e6
-    assert facts.num_parameters == sum(p.numel() for p in open_clip.create_model("clip_mini_8").parameters())
+    model = build_without_memory(parsed("--model", "clip_mini_8", "--top-k", "64"), None)
+    assert num_patches(model) == 64
+    assert model.visual.image_size == (64, 64)
+    assert 2.5e6 < sum(p.numel() for p in model.visual.parameters()) < 3.5e6
+    large = build_without_memory(parsed("--model", "ViT-L-14-336-quickgelu"), None)
+    assert num_patches(large) == 24**2
     # beta2 and eps follow the name alone, whatever folder a file lies in
     Path("vit").mkdir()
     shutil.copy(Path(train_clip.__file__).parent / "model_configs" / "clip_mini_8.json", "vit/mini.json")
@@ -134,23 +141,9 @@ def test_models_by_name_and_by_file():
     assert parsed("--model", "ViT-B-16").beta2 == 0.98
 
 
-def test_large_tower_of_the_paper_is_taken():
-    facts = check_model(parsed("--model", "ViT-L-14-336-quickgelu"), None)
-    assert facts.num_patches == 24**2
-    assert facts.image_hw == (336, 336)
-
-
-def test_imagenet_folder_must_have_its_1000_classes(tmp_path):
-    with pytest.raises(FileNotFoundError, match="1000 class folders"):
-        check_imagenet(str(tmp_path / "none"))
-    (tmp_path / "val" / "n01440764").mkdir(parents=True)
-    with pytest.raises(ValueError, match="holds 1 class folders"):
-        check_imagenet(str(tmp_path / "val"))
-
-
 def test_options_leave_open_clips_flags_alone():
-    options, rest = parse_options("", ["--mod", "x", "--train-data", "a.tar", "--lr", "1e-3", "--top-k", "0.25"])
-    assert isinstance(options, argparse.Namespace)
+    words = ["--mod", "x", "--train-data", "a.tar", "--lr", "1e-3", "--top-k", "0.25"]
+    options, rest = build_parser("").parse_known_args(words)
     assert options.model is None  # an abbreviation of ours could be one of theirs
     assert options.top_k == 0.25
-    assert rest == ["--mod", "x", "--train-data", "a.tar", "--lr", "1e-3"]
+    assert rest == words[:-2]

@@ -1,19 +1,14 @@
-"""The trainer's data and records, part by part: COCO captions, class folders, order, skips, checkpoints."""
+"""The trainer's data and records, part by part: COCO captions, class folders, order, skips, broken archives."""
 
 import json
 from argparse import Namespace
-from pathlib import Path
 
 import pytest
 import torch
-from caption_sources import ClassFolder, DrawnImages
-from clip_train_data import CaptionedImages, EpochBatches
-from clip_train_epoch import WatchedLoss
-from clip_train_overlay import Overlay, replaced
-from clip_train_parts import picture, write_coco
-from clip_train_record import latest_checkpoint, save_whole
-from clip_train_skips import SkipCounter, describe_skips, first_sound
-from coco_captions import CocoCaptions
+from caption_sources import DrawnImages, class_folder, coco_captions
+from clip_train_data import CaptionedImages, EpochBatches, Overlay, SkipCounter, describe_skips, shard_samples
+from clip_train_parts import picture, sound, write_coco, write_shard
+from clip_train_seams import WatchedLoss
 from open_clip_train.data import SharedEpoch
 
 from last_vit.data.loaders import SeededSamples
@@ -25,61 +20,52 @@ def test_coco_layouts_and_captions(tmp_path):
     path = write_coco(tmp_path / "coco", count=3)
     write_coco(tmp_path / "coco", count=2, split="val2017", captions=1)
     for root, split, count in ((tmp_path / "coco", "train", 3), (tmp_path / "coco", "val", 2), (path, "val", 3)):
-        assert len(CocoCaptions(root, split)) == count
-    captions = CocoCaptions(path, "train")
-    image, texts = captions.sample(1)
+        assert len(coco_captions(root, split)) == count
+    image, texts = coco_captions(path, "train").sample(1)
     assert (image.mode, image.size) == ("RGB", (40, 40))
     assert texts == ("caption 0 of 1", "caption 1 of 1", "caption 2 of 1")
-    content = json.loads(path.read_text())
-    (path.parent / "captions.json").write_text(
-        json.dumps(content | {"annotations": [{"image_id": 101, "caption": "one"}, {"image_id": 102, "caption": " "}]})
-    )
-    few = path.parent / "captions_train2017.json"
-    (path.parent / "captions.json").replace(few)
-    captions = CocoCaptions(few, "train")
-    assert (len(captions), captions.skipped) == (1, 2)
-
-
-def test_coco_as_our_writer_makes_it(tmp_path):
+    few = [{"image_id": 101, "caption": "one"}, {"image_id": 102, "caption": " "}]
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"annotations": few}))
+    assert len(coco_captions(path, "train")) == 1
     drawn = SyntheticObjects(4, "train", 32, num_classes=2)
-    write_drawn_coco(drawn, tmp_path)
-    captions = CocoCaptions(tmp_path, "train")
-    assert [captions.captions[index][0] for index in range(4)] == [drawn.render(index).caption for index in range(4)]
+    write_drawn_coco(drawn, tmp_path / "drawn")
+    captions = coco_captions(tmp_path / "drawn", "train").captions
+    assert [own[0] for own in captions] == [drawn.render(index).caption for index in range(4)]
 
 
 @pytest.mark.parametrize(
     ("change", "match"),
     [
-        ({"annotations": [{"image_id": 7, "caption": "x"}]}, "is of image 7"),
-        ({"annotations": [{"caption": "x"}]}, r"annotations\[0\] has no image_id"),
+        ({"annotations": [{"image_id": 7, "caption": "x"}]}, r"annotations\[0\] is of image 7"),
+        ({"annotations": [{"caption": "x"}]}, "'image_id' is missing"),
         ({"annotations": []}, "not one of them has a caption"),
-        ({"annotations": None}, "has no list annotations"),
-        ({"images": [{"id": 100}]}, "no file_name"),
-        ({"images": [{"id": 1, "file_name": "a"}, {"id": 1, "file_name": "b"}]}, "another image has the id 1"),
+        ({"annotations": None}, "COCO's captions"),
+        ({"images": [{"id": 100}], "annotations": [{"image_id": 100, "caption": "x"}]}, "'file_name' is missing"),
+        ({"images": [{"id": 1, "file_name": "a"}, {"id": 1, "file_name": "b"}]}, "two images have one id"),
     ],
 )
 def test_broken_coco_files_are_named(tmp_path, change, match):
     path = write_coco(tmp_path / "coco", count=1)
     path.write_text(json.dumps(json.loads(path.read_text()) | change))
-    with pytest.raises(ValueError, match=match):
-        CocoCaptions(path, "train")
+    with pytest.raises(ValueError, match=match) as raised:
+        coco_captions(path, "train")
+    assert str(path) in str(raised.value)
 
 
 def test_coco_that_is_not_there(tmp_path):
     with pytest.raises(FileNotFoundError, match="no captions_"):
-        CocoCaptions(tmp_path, "train")
-    path = write_coco(tmp_path / "coco")
-    path.write_text("{")
-    with pytest.raises(ValueError, match="not readable JSON"):
-        CocoCaptions(path, "train")
+        coco_captions(tmp_path, "train")
     path = write_coco(tmp_path / "moved")
     (tmp_path / "moved" / "train2017").rename(tmp_path / "moved" / "elsewhere")
     with pytest.raises(FileNotFoundError, match=r"the first image of .*000000000000.jpg"):
-        CocoCaptions(path, "train")
+        coco_captions(path, "train")
+    path.write_text("{")
+    with pytest.raises(ValueError, match="COCO's captions"):
+        coco_captions(path, "train")
     for name in ("captions_a.json", "captions_b.json"):
         (tmp_path / name).write_text("{}")
     with pytest.raises(ValueError, match="give the file itself"):
-        CocoCaptions(tmp_path, "train")
+        coco_captions(tmp_path, "train")
 
 
 def test_class_folders_are_captioned_with_templates_and_synonyms(tmp_path):
@@ -87,32 +73,28 @@ def test_class_folders_are_captioned_with_templates_and_synonyms(tmp_path):
         (tmp_path / "train" / name).mkdir(parents=True)
         picture(0).save(tmp_path / "train" / name / "0.png")
     (tmp_path / "names.txt").write_text("dog;hound\ncat\n")
-    folder = ClassFolder(tmp_path, "train", str(tmp_path / "names.txt"), ["a photo of a {}", "{}."])
+    folder = class_folder(tmp_path, "train", str(tmp_path / "names.txt"), ["a photo of a {}", "{}."])
     assert folder.sample(0)[1] == ("a photo of a dog", "a photo of a hound", "dog.", "hound.")
-    assert ClassFolder(tmp_path / "train", "train", "folders", ["{}"]).sample(0)[1] == ("a b",)
+    assert class_folder(tmp_path / "train", "train", "folders", ["{}"]).sample(0)[1] == ("a b",)
     with pytest.raises(ValueError, match=r"hold \{\} once"):
-        ClassFolder(tmp_path, "train", "folders", ["a photo"])
+        class_folder(tmp_path, "train", "folders", ["a photo"])
     with pytest.raises(ValueError, match="not ImageNet's"):
-        ClassFolder(tmp_path, "train", None, ["{}"])
+        class_folder(tmp_path, "train", None, ["{}"])
     with pytest.raises(FileNotFoundError, match="does not exist"):
-        ClassFolder(tmp_path / "none", "train", None, ["{}"])
-
-
-def test_drawn_images_are_those_of_synthetic():
-    source = DrawnImages(3, "val", 32)
-    drawn = SyntheticObjects(3, "val", 32).render(2)
-    image, captions = source.sample(2)
-    assert captions == (drawn.caption,)
-    assert image.tobytes() == drawn.image.tobytes()
+        class_folder(tmp_path / "none", "train", None, ["{}"])
 
 
 def epoch_of(batches, samples):
     return [samples[position][1] for batch in batches for position in batch]
 
 
+def captioned(source, **options):
+    return CaptionedImages(source, lambda image: image, lambda texts: texts, **{"draw": True, **options})
+
+
 def test_order_and_captions_are_a_function_of_seed_epoch_and_position(tmp_path):
-    source = CocoCaptions(write_coco(tmp_path / "coco", count=10), "train")
-    dataset = CaptionedImages(source, lambda image: image, lambda texts: texts, SkipCounter(), draw=True)
+    source = coco_captions(write_coco(tmp_path / "coco", count=10), "train")
+    dataset = captioned(source, skips=SkipCounter())
     epochs = {}
     for epoch in (0, 1):
         one = EpochBatches(10, Namespace(batch_size=4, rank=0, world_size=1), SharedEpoch(epoch))
@@ -129,24 +111,66 @@ def test_order_and_captions_are_a_function_of_seed_epoch_and_position(tmp_path):
     assert epoch_of(one, SeededSamples(dataset, 1)) != epochs[1]
     many = [SeededSamples(dataset, 0)[10 * epoch][1][:9] for epoch in range(30)]
     assert {caption[:9] for caption in many} == {f"caption {place}" for place in range(3)}  # each is drawn
-    still = CaptionedImages(source, lambda image: image, lambda texts: texts, SkipCounter(), draw=False)
-    assert still[3][1] == "caption 0 of 3"
+    assert captioned(source, skips=SkipCounter(), draw=False)[3][1] == "caption 0 of 3"
 
 
 def test_faulty_samples_are_replaced_by_the_next_sound_one(caplog):
-    def read(index):
-        if index != 2:
-            raise ValueError(f"broken {index}")
-        return index
+    class Source(DrawnImages):
+        def sample(self, index):
+            if index not in sound_ones:
+                raise ValueError(f"broken {index}")
+            return index, (str(index),)
 
-    skips = SkipCounter()
-    assert [first_sound(index, 5, read, skips) for index in (2, 3, 1)] == [2, 2, 2]
-    assert describe_skips(skips.take()) == "5 skipped samples (5 broken image)"
-    assert describe_skips(skips.take()) == "0 skipped samples"
+    sound_ones, skips = {2}, SkipCounter()
+    dataset = captioned(Source(5, "train", 32), skips=skips)
+    assert [dataset[index][0] for index in (2, 3, 1)] == [2, 2, 2]
+    assert describe_skips(skips.take()) == "5 skipped (5 broken image)"
+    assert describe_skips(skips.take()) == "0 skipped"
     assert "number 4: broken 4" in caplog.text
     assert caplog.text.count("Skipped") == 3  # the first ones by name, the others by number
-    with pytest.raises(ValueError, match="3 samples in a row, from number 1"):
-        first_sound(1, 3, lambda _: read(0), skips)
+    sound_ones.clear()
+    with pytest.raises(ValueError, match="5 samples in a row, from number 1"):
+        dataset[1]
+
+
+@pytest.mark.parametrize("ending", ["tar", "tar.gz"])
+def test_an_archive_cut_anywhere_is_reported_once_and_gives_what_is_whole(tmp_path, ending):
+    samples = {f"{number:03d}": sound(number) for number in range(6)}
+    path = tmp_path / f"whole.{ending}"
+    write_shard(path, samples)
+    whole, skips = path.read_bytes(), SkipCounter()
+
+    def read(content):
+        cut = tmp_path / f"cut.{ending}"
+        cut.write_bytes(content)
+        found = list(shard_samples([{"url": str(cut)}], skips))
+        assert [sample["__key__"] for sample in found] == list(samples)[: len(found)]
+        for sample in found:
+            assert {name: sample[name] for name in ("jpg", "txt")} == {
+                name: samples[sample["__key__"]][name] for name in ("jpg", "txt")
+            }
+        return len(found), describe_skips(skips.take())
+
+    assert read(whole) == (6, "0 skipped")
+    last = len(whole) - 1
+    if ending == "tar":
+        last = -(-len(whole.rstrip(b"\0")) // 512) * 512 + 1023  # a byte of the two blocks is missing
+        assert read(whole[: last + 1]) == (6, "0 skipped")  # the rest is padding
+        assert read(whole[: last - 1023]) == (6, "1 skipped (1 broken archive)")  # both blocks are missing
+    places = {last, *range(0, last, 512), *range(1, last, 997)}
+    counts = [read(whole[:place]) for place in sorted(places)]
+    if ending == "tar":
+        assert {words for _, words in counts} == {"1 skipped (1 broken archive)"}
+        assert {number for number, _ in counts} == set(range(7))
+    else:  # without its checksum all of it may be there
+        assert {words for number, words in counts if number < 6} == {"1 skipped (1 broken archive)"}
+    if ending == "tar":
+        assert read(whole.replace(b"003.jpg\0", b"003.jpeg")) == (
+            3,
+            "1 skipped (1 broken archive)",
+        )  # a checksum is off
+    assert [*shard_samples([{"url": str(tmp_path / "missing.tar")}], skips)] == []
+    assert describe_skips(skips.take()) == "1 skipped (1 broken archive)"
 
 
 def test_watched_loss_names_term_epoch_and_step():
@@ -163,36 +187,10 @@ def test_watched_loss_names_term_epoch_and_step():
         watched.check()
 
 
-def test_latest_checkpoint_is_the_newest_whole_one(tmp_path):
-    def save(name, epoch):
-        save_whole({"epoch": epoch, "state_dict": {"w": torch.ones(100)}}, str(tmp_path / name))
-
-    def latest():
-        found = latest_checkpoint(lambda *_: "remote", str(tmp_path), False)
-        return found and Path(found).name
-
-    assert latest() is None
-    save("epoch_9.pt", 9)
-    save("epoch_10.pt", 10)
-    save("epoch_latest.pt", 3)  # of an earlier run with --save-most-recent
-    save("tmp.pt", 11)
-    assert latest() == "epoch_10.pt"
-    save("epoch_latest.pt", 12)
-    assert latest() == "epoch_latest.pt"
-    for name in ("epoch_latest.pt", "epoch_10.pt"):
-        path = tmp_path / name
-        path.write_bytes(path.read_bytes()[:-30])
-    assert latest() == "epoch_9.pt"
-    assert latest_checkpoint(lambda *_: "remote", "s3://bucket", True) == "remote"
-
-
-def test_overlay_and_replaced_touch_one_importer_alone():
+def test_overlay_touches_one_importer_alone():
     overlay = Overlay(torch, save="ours", nn=Overlay(torch.nn, Linear="ours"))
     assert (overlay.save, overlay.nn.Linear, overlay.ones) == ("ours", "ours", torch.ones)
     assert overlay.nn.Conv2d is torch.nn.Conv2d
     assert torch.save != "ours"
-    with pytest.raises(AttributeError), replaced(torch, no_such_name=1):
-        pass
-    with pytest.raises(KeyError), replaced(torch, save="ours"):
-        raise KeyError
-    assert torch.save != "ours"
+    assert isinstance(overlay.nn, Overlay)
+    assert not isinstance(torch.nn, Overlay)

@@ -13,13 +13,13 @@ import open_clip
 import open_clip_train.main
 import pytest
 import torch
-import train_clip
-from clip_train_overlay import logging_restored
+from caption_sources import COCO
 from clip_train_parts import (
     CHECKPOINTS,
     arguments,
     assert_equal,
     encoded,
+    logging_restored,
     picture,
     run,
     sound,
@@ -53,106 +53,97 @@ def log(folder="logs/run"):
     return Path(folder, "out.log").read_text()
 
 
-def test_cls_is_open_clip_bit_by_bit_and_last_is_not():
-    write_csv()
-    assert run(train_data="data.csv", pooling="cls") == 0
+def test_every_seam_is_a_name_that_open_clip_looks_up_and_no_other_name_is_replaced(monkeypatch):
+    modules = {name: __import__(f"open_clip_train.{name}", fromlist=["_"]) for name in ("main", "data", "zero_shot")}
+    codes = [
+        value.__code__ for module in modules.values() for value in vars(module).values() if hasattr(value, "__code__")
+    ]
+    looked_up = {name for code in codes for name in code.co_names}
+    for seam in clip_train_seams.SEAMS:
+        module, name = seam.split(".")
+        assert hasattr(modules[module], name), f"open_clip_train has renamed {seam}"
+        assert name in looked_up, f"open_clip_train no longer looks up {seam}"
+    found = set()
+    before = {key: dict(vars(module)) for key, module in modules.items()}
+
+    def look(*args, **kwargs):
+        found.update(
+            f"{key}.{name}"
+            for key, module in modules.items()
+            for name, value in vars(module).items()
+            if value is not before[key].get(name)
+        )
+        raise KeyboardInterrupt
+
+    write_csv(count=4)
+    monkeypatch.setattr(open_clip_train.data, "get_csv_dataset", look)
+    before["data"]["get_csv_dataset"] = look
+    with pytest.raises(KeyboardInterrupt):
+        run(train_data="data.csv")
+    assert found == set(clip_train_seams.SEAMS)
+    assert open_clip_train.main.torch is torch  # closed again
+
+
+def test_cls_is_open_clip_bit_by_bit_and_checkpoints_serve_open_clip(capsys):
+    write_csv(count=8)
+    assert run(train_data="data.csv", pooling="cls", name="cls") == 0
     open_clip.add_model_config("tiny_vit_clip.json")
     with logging_restored():
         open_clip_train.main.main(arguments(train_data="data.csv", model="tiny_vit_clip", name="plain"))
     plain = torch.load("logs/plain/checkpoints/epoch_2.pt", weights_only=True)
-    assert_equal(weights(), plain["state_dict"])
-    assert run(train_data="data.csv", name="last") == 0
-    trained = weights("logs/last/checkpoints/epoch_2.pt")
+    assert_equal(weights("logs/cls/checkpoints/epoch_2.pt"), plain["state_dict"])
+    assert run(train_data="data.csv", top_k=3, variant="paper") == 0
+    trained = weights()
     assert trained.keys() == plain["state_dict"].keys()
     assert not torch.equal(trained["visual.proj"], plain["state_dict"]["visual.proj"])
-
-
-def test_checkpoint_and_record_serve_open_clip():
-    write_csv()
-    assert run(train_data="data.csv", top_k=3, variant="paper") == 0
+    pooling = {"pool": "last", "top_k": 3, "variant": "paper"}
     record = json.loads((CHECKPOINTS / "last_vit.json").read_text())
-    assert record == {
-        "pool": "last",
-        "top_k": 3,
-        "variant": "paper",
-        "model": "tiny_vit_clip",
-        "force_quick_gelu": False,
-    }
+    assert record == {**pooling, "model": "tiny_vit_clip", "force_quick_gelu": False}
+    inside = torch.load(CHECKPOINTS / "epoch_2.pt", weights_only=True)["pooling"]
+    assert inside == {**pooling, "sigma": None}
     assert json.loads((CHECKPOINTS / "tiny_vit_clip.json").read_text())["embed_dim"] == 16
     model = open_clip.create_model("tiny_vit_clip", pretrained=str(CHECKPOINTS / "epoch_2.pt"))
-    assert_equal(model.state_dict(), weights())
-    # and back: weights of open_clip begin a run here, whatever they were pooled with
-    assert run("--pretrained", str(CHECKPOINTS / "epoch_2.pt"), train_data="data.csv", pooling="max", name="on") == 0
+    assert_equal(model.state_dict(), trained)
+    options = {"train_data": "data.csv", "top_k": 3, "variant": "paper"}
+    for change, what in (
+        ({"pooling": "cls", "top_k": None, "variant": None}, "pool 'last' -> 'cls'"),
+        ({"top_k": 2}, "top_k 3 -> 2"),
+        ({"force_quick_gelu": True}, "force_quick_gelu False -> True"),
+        ({"name": None}, "--name"),
+    ):
+        assert run(**{**options, **change}, resume="latest") == 2
+        assert what in capsys.readouterr().err
+    assert run(**{**options, "top_k": 2}, resume=CHECKPOINTS / "epoch_1.pt", name="other") == 2
+    assert "top_k 3 -> 2" in capsys.readouterr().err
+    assert run(**options) == 2
+    assert "holds a run already" in capsys.readouterr().err
+    assert not Path("logs/other").exists()
 
 
-def test_training_pools_with_last_and_default_k_is_half(monkeypatch):
+def test_resumed_run_is_the_uninterrupted_one_bit_by_bit(monkeypatch):
+    write_coco("coco")
+    options = {"train_data": "coco", "dataset_type": COCO, "workers": 0, "epochs": 2}
+    assert run(name="whole", **options) == 0
+    original = open_clip_train.main.train_one_epoch
     seen = []
-    original = open_clip_train.main.train_one_epoch
-
-    def look(model, *args, **kwargs):
-        seen.append(model.visual._global_pool.pool)
-        return original(model, *args, **kwargs)
-
-    monkeypatch.setattr(open_clip_train.main, "train_one_epoch", look)
-    write_csv()
-    assert run(train_data="data.csv", epochs=1) == 0
-    assert (seen[0].kind, seen[0].top_k, seen[0].variant) == ("last", 0.5, "release")
-    assert open_clip_train.main.train_one_epoch is look  # the seams are closed again
-    assert open_clip_train.main.torch is torch
-
-
-def stop_in_epoch(monkeypatch, stop):
-    original = open_clip_train.main.train_one_epoch
 
     def killed(model, data, loss, epoch, *args, **kwargs):
-        if epoch == stop:
+        seen.append(model.visual._global_pool.pool)
+        if epoch == 1:
             raise KeyboardInterrupt
         return original(model, data, loss, epoch, *args, **kwargs)
 
-    monkeypatch.setattr(open_clip_train.main, "train_one_epoch", killed)
-
-
-@pytest.mark.parametrize("workers", [0, 2])
-def test_resumed_run_is_the_uninterrupted_one_bit_by_bit(monkeypatch, workers):
-    write_coco("coco")
-    options = {"train_data": "coco", "dataset_type": "coco-captions", "workers": workers, "epochs": 3}
-    assert run(name="whole", **options) == 0
     with monkeypatch.context() as patch:
-        stop_in_epoch(patch, 2)
+        patch.setattr(open_clip_train.main, "train_one_epoch", killed)
         with pytest.raises(KeyboardInterrupt):
             run(**options)
-    # what a killed save leaves behind, and what open_clip's own choice would take
-    whole = (CHECKPOINTS / "epoch_2.pt").read_bytes()
-    (CHECKPOINTS / "tmp.pt").write_bytes(whole[:100])
-    (CHECKPOINTS / "epoch_7.pt").write_bytes(whole[: len(whole) // 2])
-    assert run(resume="latest", **options) == 0
-    assert "epoch_7.pt is incomplete" in log()
-    assert "epoch_2.pt' (epoch 2)" in log()
-    assert_equal(weights("logs/run/checkpoints/epoch_3.pt"), weights("logs/whole/checkpoints/epoch_3.pt"))
+    assert (seen[0].kind, seen[0].top_k, seen[0].variant) == ("last", 0.5, "release")
+    assert run(resume="latest", **{**options, "workers": 2}) == 0
+    assert "epoch_1.pt' (epoch 1)" in log()
+    assert_equal(weights(), weights("logs/whole/checkpoints/epoch_2.pt"))
 
 
-def test_resume_with_another_pooling_is_refused(capsys):
-    write_csv()
-    assert run(train_data="data.csv", epochs=1) == 0
-    for options, what in (
-        ({"pooling": "cls"}, "pool 'last' -> 'cls'"),
-        ({"top_k": 2}, "top_k 0.5 -> 2"),
-        ({"force_quick_gelu": True}, "force_quick_gelu False -> True"),
-    ):
-        assert run(train_data="data.csv", resume="latest", **options) == 2
-        assert what in capsys.readouterr().err
-        assert run(train_data="data.csv", resume=CHECKPOINTS / "epoch_1.pt", name="other", **options) == 2
-        assert what in capsys.readouterr().err
-    assert not Path("logs/other").exists()
-    assert run(train_data="data.csv", name=None, resume="latest") == 2
-    assert "--name" in capsys.readouterr().err
-    assert run(train_data="data.csv", resume="latest", save_most_recent=True) == 2
-    assert "epoch_latest.pt alone" in capsys.readouterr().err
-    assert run(train_data="data.csv") == 2
-    assert "holds a run already" in capsys.readouterr().err
-
-
-def test_loss_that_is_not_finite_stops_with_the_step_and_keeps_the_checkpoint(capsys, monkeypatch):
+def test_loss_and_weights_that_are_not_finite_stop_the_run_and_keep_the_checkpoint(capsys, monkeypatch):
     write_csv(count=12)
     original = open_clip_train.main.create_loss
 
@@ -166,70 +157,56 @@ def test_loss_that_is_not_finite_stops_with_the_step_and_keeps_the_checkpoint(ca
 
         return call
 
-    monkeypatch.setattr(open_clip_train.main, "create_loss", breaking)
-    assert run(train_data="data.csv") == 2  # 3 steps per epoch: the fifth loss is epoch 1's step 1
-    error = capsys.readouterr().err
-    assert "contrastive_loss is nan in epoch 1, step 1;" in error
-    assert str(CHECKPOINTS) in error
-    assert sorted(path.name for path in CHECKPOINTS.glob("*.pt")) == ["epoch_1.pt"]
-    assert all(tensor.isfinite().all() for tensor in weights(CHECKPOINTS / "epoch_1.pt").values())
-
-
-def test_weights_that_are_not_finite_are_never_written(capsys, monkeypatch):
     def diverge(model, *_, **__):
         with torch.no_grad():
             model.visual.proj[0, 0] = float("inf")
 
-    monkeypatch.setattr(clip_train_seams, "guard_epoch", lambda *_: diverge)  # the last step's loss was finite
-    write_csv(count=4)
-    assert run(train_data="data.csv", epochs=1) == 2
+    with monkeypatch.context() as patch:
+        patch.setattr(open_clip_train.main, "create_loss", breaking)
+        assert run(train_data="data.csv") == 2  # 3 steps per epoch: the fifth loss is epoch 1's step 1
+    error = capsys.readouterr().err
+    assert "contrastive_loss is nan in epoch 1, step 1;" in error
+    assert str(CHECKPOINTS) in error
+    assert [path.name for path in CHECKPOINTS.glob("*.pt")] == ["epoch_1.pt"]
+    assert all(tensor.isfinite().all() for tensor in weights(CHECKPOINTS / "epoch_1.pt").values())
+    monkeypatch.setattr(open_clip_train.main, "train_one_epoch", diverge)  # the last step's loss was finite
+    assert run(train_data="data.csv", epochs=1, name="weights") == 2
     assert "tensor 'visual.proj' has 1 of 512 values that are NaN or infinite" in capsys.readouterr().err
-    assert not list(CHECKPOINTS.glob("*.pt"))
+    assert not list(Path("logs/weights/checkpoints").glob("*.pt"))
 
 
-def test_locked_towers_checkpointing_accumulation_and_bf16():
-    write_csv(count=8)
-    options = {"train_data": "data.csv", "top_k": 4, "epochs": 1, "warmup": 0}
-    assert run(**options) == 0
-    free = weights("logs/run/checkpoints/epoch_1.pt")
-    assert run(**options, name="checkpointing", grad_checkpointing=True) == 0
-    assert_equal(free, weights("logs/checkpointing/checkpoints/epoch_1.pt"), rtol=1e-4, atol=1e-5)
-    torch.manual_seed(0)
-    start = open_clip.create_model("tiny_vit_clip").state_dict()
-    assert run(**options, name="text", lock_text=True, lock_text_freeze_layer_norm=True) == 0
-    locked = weights("logs/text/checkpoints/epoch_1.pt")
-    is_text = [name for name in start if not name.startswith("visual.") and name != "logit_scale"]
-    assert_equal({name: locked[name] for name in is_text}, {name: start[name] for name in is_text})
-    assert not torch.equal(locked["visual.proj"], start["visual.proj"])
-    assert run(**options, name="image", lock_image=True, lock_image_unlocked_groups=1) == 0
-    locked = weights("logs/image/checkpoints/epoch_1.pt")
-    assert torch.equal(locked["visual.conv1.weight"], start["visual.conv1.weight"])
-    assert not torch.equal(locked["visual.proj"], start["visual.proj"])
-    assert run(**options, name="accumulated", accum_freq=2) == 0
-    start_file = "logs/run/checkpoints/epoch_1.pt"  # without the bias of a sigmoid loss, which begins at zero
-    assert run(**options, name="sigmoid", siglip=True, pretrained=start_file) == 0
-    assert "logit_bias" in weights("logs/sigmoid/checkpoints/epoch_1.pt")
-    assert run(**options, name="bf16", precision="amp_bf16") == 0
-    bf16 = weights("logs/bf16/checkpoints/epoch_1.pt")
-    assert bf16["visual.proj"].dtype == torch.float32
-    torch.testing.assert_close(bf16["visual.proj"], free["visual.proj"], rtol=0, atol=0.005)
-
-
-def test_compiled_training_is_the_eager_one(monkeypatch):
+def test_locked_towers_checkpointing_compiling_and_bf16(monkeypatch):
     # traced and differentiated as a whole; the code generator alone would take two minutes
     monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend="aot_eager"))
     write_csv(count=4)
     options = {"train_data": "data.csv", "top_k": 4, "epochs": 1, "warmup": 0}
     assert run(**options) == 0
-    assert run(**options, name="compiled", torchcompile=True) == 0
-    compiled = weights("logs/compiled/checkpoints/epoch_1.pt")
-    assert_equal(weights("logs/run/checkpoints/epoch_1.pt"), compiled, rtol=1e-3, atol=1e-4)
+    free = weights("logs/run/checkpoints/epoch_1.pt")
+    for flag, tolerance in (("grad_checkpointing", (1e-4, 1e-5)), ("torchcompile", (1e-3, 1e-4))):
+        assert run(**options, name=flag, **{flag: True}) == 0
+        same = weights(f"logs/{flag}/checkpoints/epoch_1.pt")
+        assert_equal(free, same, rtol=tolerance[0], atol=tolerance[1])
+    torch.manual_seed(0)
+    start = open_clip.create_model("tiny_vit_clip").state_dict()
+    locks = {"lock_text": True, "lock_text_freeze_layer_norm": True, "lock_image": True}
+    assert run(**options, name="locked", **locks, lock_image_unlocked_groups=1) == 0
+    locked = weights("logs/locked/checkpoints/epoch_1.pt")
+    is_still = [name for name in start if not name.startswith("visual.") and name != "logit_scale"]
+    for name in (*is_still, "visual.conv1.weight"):
+        assert torch.equal(locked[name], start[name])
+    assert not torch.equal(locked["visual.proj"], start["visual.proj"])
+    # from a file without the bias of a sigmoid loss, which begins at zero
+    sigmoid = {"siglip": True, "pretrained": "logs/run/checkpoints/epoch_1.pt", "precision": "amp_bf16"}
+    assert run(**options, name="sigmoid", **sigmoid) == 0
+    trained = weights("logs/sigmoid/checkpoints/epoch_1.pt")
+    assert trained["logit_bias"].isfinite().all()
+    assert trained["visual.proj"].dtype == torch.float32
 
 
-def test_two_processes_train_like_one(tmp_path):
+def test_two_processes_train_like_one():
     write_coco("coco", count=16)
     # the gradient of an attention's key bias is zero but for rounding, which Adam would blow up without a large eps
-    options = {"train_data": "coco", "dataset_type": "coco-captions", "epochs": 1, "workers": 1, "eps": 0.01}
+    options = {"train_data": "coco", "dataset_type": COCO, "epochs": 1, "eps": 0.01}
     assert run(**options, batch_size=8) == 0
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", str(SCRIPT)]
     flags = arguments("--local-loss", "--gather-with-grad", **options, name="two")
@@ -238,10 +215,10 @@ def test_two_processes_train_like_one(tmp_path):
     assert done.returncode == 0, done.stderr[-3000:]
     two = {name.removeprefix("module."): tensor for name, tensor in weights("logs/two/checkpoints/epoch_1.pt").items()}
     assert_equal(weights("logs/run/checkpoints/epoch_1.pt"), two, rtol=1e-3, atol=1e-5)
-    assert "0 skipped samples" in log("logs/two")
+    assert "Training data: 0 skipped" in log("logs/two")
 
 
-def test_shards_with_faults_are_trained_on_and_counted():
+def test_shards_with_faults_are_trained_on_and_counted(capsys):
     samples = {f"{number:09d}": sound(number) for number in range(8)}
     samples["000000008"] = {**sound(8), "jpg": encoded(picture(8))[:300]}  # cut short
     samples["000000009"] = {"jpg": encoded(picture(9)), "json": b"{}"}  # no caption
@@ -258,74 +235,47 @@ def test_shards_with_faults_are_trained_on_and_counted():
     # more than one pass over them is planned, so each is met; their order is open_clip's, a function of the time
     assert run(train_data="{0..3}.tar", train_num_samples=24, epochs=1, val_data="1.tar") == 0
     text = log()
-    found = re.search(r"Epoch 0, training: (\d+) skipped samples \((.*)\)", text)
+    found = re.search(r"Training data: (\d+) skipped \((.*)\)", text)
     counts = {reason: int(count) for count, reason in (part.split(" ", 1) for part in found[2].split(", "))}
     assert sum(counts.values()) == int(found[1])
     for reason, count in (("broken member", 1), ("no caption", 2), ("no image", 1), ("broken archive", 2)):
         assert counts[reason] >= count
     assert "000000009" in text
-    assert "Epoch 1, validation: 4 skipped samples (1 no image, 2 no caption, 1 broken member)" in text
-
-
-def test_shards_without_a_sound_sample_are_an_error(capsys):
-    write_shard("0.tar", {"a": {"txt": b"no image"}, "b": {"jpg": b"no picture", "txt": b"text"}})
-    assert run(train_data="0.tar", train_num_samples=8) == 2
+    assert "Validation data: 4 skipped (1 no image, 2 no caption, 1 broken member)" in text
+    write_shard("9.tar", {"a": {"txt": b"no image"}, "b": {"jpg": b"no picture", "txt": b"text"}})
+    assert run(train_data="9.tar", train_num_samples=8, name="none") == 2
     error = capsys.readouterr().err
-    assert "epoch 0 had 0 of its 2 batches" in error
+    assert "an epoch had 0 of its 2 batches" in error
     assert "1 no image, 1 broken member" in error
-    for options, what in (
-        ({"train_data": "0.tar"}, "--train-num-samples"),
-        ({"train_data": "{5..9}.tar", "train_num_samples": 8}, "none of the 5 shards"),
-        ({"train_data": "0.tar", "train_num_samples": 8, "workers": 2}, "--dataset-resampled"),
-        ({"train_data": "folder", "train_num_samples": 8}, "--dataset-type"),
-        ({}, "no data"),
-        ({"dataset_type": "synthetic-captions"}, "--train-num-samples"),
-        ({"dataset_type": "synthetic", "train_num_samples": 3}, "less than one step"),
-    ):
-        assert run(**options, name="other") == 2
-        assert what in capsys.readouterr().err
-    assert not Path("logs/other").exists()
 
 
 def test_csv_with_faults_is_trained_on_and_counted(capsys):
     write_csv(row2="missing.png\ta caption", row5="image5.png\t", row7="data.csv\tno image")
     assert run(train_data="data.csv", epochs=1, batch_size=10, workers=1) == 0
-    assert "Epoch 0, training: 3 skipped samples (2 broken image, 1 no caption)" in log()
+    assert "Training data: 3 skipped (2 broken image, 1 no caption)" in log()
     write_csv("bad.csv", **{f"row{number}": "missing.png\tx" for number in range(10)})
     assert run(train_data="bad.csv", epochs=1, name="bad") == 2
     assert "10 samples in a row" in capsys.readouterr().err
-    assert run(train_data="data.csv", name="other", csv_caption_key="caption") == 2
-    assert "no column 'caption' (--csv-caption-key)" in capsys.readouterr().err
 
 
-def test_drawn_images_class_folders_and_validation():
-    assert run(dataset_type="synthetic-captions", train_num_samples=8, val_data="drawn", val_num_samples=6) == 0
+def test_drawn_images_class_folders_validation_and_a_teacher(monkeypatch):
+    drawn = {"dataset_type": "synthetic-captions", "train_num_samples": 4, "epochs": 1}
+    assert run(**drawn, val_data="drawn", val_num_samples=6) == 0
     assert "Clip Loss" in log()
     write_imagenet(SyntheticObjects(8, "train", 32, num_classes=4), "folders")
     options = {"train_data": "folders", "dataset_type": "class-folder", "class_names": "names.txt", "epochs": 1}
     Path("names.txt").write_text("star; pointed thing\nring\nsquare\ncross\n")
     assert run(**options, caption_template="a drawing of a {}", name="classes") == 0
-    assert run(dataset_type="synthetic", train_num_samples=8, epochs=1, name="dummy") == 0
+    attached = []
+    monkeypatch.setattr(clip_train_seams, "attach_pool", lambda *a, **k: attached.append(a[0]) or attach_pool(*a, **k))
+    teacher = ["--distill-model", "tiny_vit_clip", "--distill-pretrained", "logs/run/checkpoints/epoch_1.pt"]
+    assert run(*teacher, dataset_type="synthetic", train_num_samples=4, epochs=1, name="dummy") == 0
+    assert len(attached) == 1  # the teacher keeps its own pooling
 
 
-def test_zero_shot_imagenet_during_training(monkeypatch, capsys):
-    from open_clip_train import zero_shot
-
-    monkeypatch.setattr(zero_shot, "OPENAI_IMAGENET_TEMPLATES", zero_shot.OPENAI_IMAGENET_TEMPLATES[:1])
-    image = picture(0, side=8)
-    for number in range(1000):
-        path = Path("val", f"n{number:08d}")
-        path.mkdir(parents=True)
-        if number < 5:
-            image.save(path / "0.jpg")
-        else:
-            os.symlink(Path("val/n00000000/0.jpg").resolve(), path / "0.jpg")
-    write_csv(count=4)
-    assert run(train_data="data.csv", epochs=1, imagenet_val="val", zeroshot_frequency=1, batch_size=4) == 0
-    metrics = json.loads((CHECKPOINTS / "results.jsonl").read_text())
-    assert metrics["imagenet-zeroshot-val-top1"] == pytest.approx(0.001)  # one image for all classes
-    assert run(train_data="data.csv", imagenet_val=".", name="other") == 2
-    assert "eval_zero_shot_cls.py" in capsys.readouterr().err
+def test_accuracy_in_place_of_open_clips():
+    scores = torch.tensor([[0.1, 0.5, 0.4], [0.6, 0.3, 0.1]])
+    assert clip_train_seams._top_k_counts(scores, torch.tensor([2, 0]), (1, 2)) == [1.0, 2.0]
 
 
 @pytest.mark.parametrize("model", ["EVA02-B-16", "ViT-B-16-quickgelu"])
@@ -340,33 +290,16 @@ def test_dry_run_checks_and_prints_the_arithmetic(capsys, monkeypatch, model):
     assert not Path("logs").exists()
 
 
-def test_distillation_teacher_keeps_its_own_pooling(monkeypatch):
-    write_csv(count=4)
-    assert run(train_data="data.csv", epochs=1, pooling="cls", name="teacher") == 0
-    attached = []
-    monkeypatch.setattr("clip_train_seams.attach_pool", lambda *a, **k: attached.append(a[0]) or attach_pool(*a, **k))
-    teacher = ["--distill-model", "tiny_vit_clip", "--distill-pretrained", "logs/teacher/checkpoints/epoch_1.pt"]
-    assert run(*teacher, train_data="data.csv", epochs=1) == 0
-    assert len(attached) == 1
-
-
-def test_help_works_without_torch():
+def test_help_works_without_torch_and_shows_open_clips_flags(capsys):
     block = "import sys; sys.modules['torch'] = None; import train_clip; train_clip.main(['--help'])"
-    environment = {**os.environ, "PYTHONPATH": str(REPO / "clip")}
+    environment = {**os.environ, "PYTHONPATH": f"{REPO / 'clip'}:{REPO}"}
     done = subprocess.run([sys.executable, "-c", block], capture_output=True, text=True, env=environment, timeout=60)
     assert done.returncode == 0, done.stderr
     for flag in ("--pooling", "--top-k", "--variant", "--help-open-clip", "coco-captions"):
         assert flag in done.stdout
-
-
-def test_help_of_open_clip_and_unknown_flags(capsys):
-    with pytest.raises(SystemExit) as stopped:
-        train_clip.main(["--help-open-clip"])
-    assert stopped.value.code == 0
+    assert run("--help-open-clip") == 0
     assert "--gather-with-grad" in capsys.readouterr().out
-    with pytest.raises(SystemExit) as stopped:
-        run("--no-such-flag", train_data="x.csv")
-    assert stopped.value.code == 2
+    assert run("--no-such-flag", train_data="x.csv") == 2
     assert "--no-such-flag" in capsys.readouterr().err
 
 
@@ -374,24 +307,25 @@ def test_help_of_open_clip_and_unknown_flags(capsys):
     ("recipe", "data", "variables", "expected"),
     [
         ("clip_mini_synthetic", [], {}, "160 steps x 2 epochs = 320 steps, 40,960 samples"),
-        ("laion400m_vitb16", ["0.tar"], {"GPUS": "1", "BATCH": "5376"}, "119,120 steps, 640,389,120 samples"),
-        (
-            "laion400m_vitl14_336",
-            ["0.tar"],
-            {"GPUS": "1", "BATCH": "4096", "NODES": "1", "MODEL": "ViT-B-32-quickgelu", "RENDEZVOUS": "localhost:0"},
-            "156,320 steps, 640,286,720 samples",
-        ),
+        ("laion400m_vitb16", ["0.tar"], {"BATCH": "5376"}, "119,120 steps, 640,389,120 samples"),
+        ("laion400m_vitl14_336", ["0.tar"], {"BATCH": "4096"}, "156,320 steps, 640,286,720 samples"),
     ],
     ids=["mini", "b16", "l14"],
 )
-def test_recipes_plan_what_their_comments_say(recipe, data, variables, expected):
+def test_recipes_plan_what_their_comments_say(capsys, monkeypatch, recipe, data, variables, expected):
     write_shard("0.tar", {"0": sound(0)})
+    stand_in = Path("bin/torchrun")  # prints what it was to run
+    stand_in.parent.mkdir()
+    stand_in.write_text("#!/bin/sh\nprintf '%s\\n' \"$@\"\n")
+    stand_in.chmod(0o755)
     script = REPO / "clip" / "recipes" / f"{recipe}.sh"
-    words = [*data, "run", "--dry-run"] if data else ["logs", "run", "--dry-run"]
-    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
-    environment = {**os.environ, **variables, "PATH": path, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-    done = subprocess.run([script, *words], capture_output=True, text=True, env=environment, timeout=240)
-    assert done.returncode == 0, done.stderr[-2000:]
-    assert expected in done.stdout
+    environment = {**os.environ, **variables, "PYTHON": str(stand_in), "PATH": f"bin:{os.environ['PATH']}"}
+    done = subprocess.run([script, *(data or ["logs"]), "run"], capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, done.stderr
+    words = done.stdout.splitlines()
+    own = words[next(place for place, word in enumerate(words) if word.endswith("train_clip.py")) + 1 :]
+    monkeypatch.setattr("clip_train_parts.arguments", lambda: [*own, "--dry-run"])
+    assert run() == 0
+    assert expected in capsys.readouterr().out
     comments = " ".join(script.read_text().replace("#", "").split())
     assert expected.split(" steps")[0].split()[-1] in comments

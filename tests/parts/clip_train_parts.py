@@ -2,7 +2,9 @@
 
 import io
 import json
+import logging
 import tarfile
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -52,9 +54,32 @@ def arguments(*extra, **options):
     return [*words, *extra]
 
 
+@contextmanager
+def logging_restored():
+    """Undo what open_clip_train does to logging: handlers at the root, and every logger's level."""
+    handlers, levels = list(logging.root.handlers), {logger: logger.level for logger in _loggers()}
+    try:
+        yield
+    finally:
+        for handler in set(logging.root.handlers) - set(handlers):
+            logging.root.removeHandler(handler)
+            handler.close()
+        for logger in _loggers():
+            logger.setLevel(levels.get(logger, logging.NOTSET))
+
+
+def _loggers():
+    return [logging.root, *map(logging.getLogger, list(logging.root.manager.loggerDict))]
+
+
 def run(*extra, **options):
     """Exit status of train_clip.py."""
-    return train_clip.main(arguments(*extra, **options))
+    with logging_restored():
+        try:
+            train_clip.main(arguments(*extra, **options))
+        except SystemExit as stop:
+            return stop.code
+    return 0
 
 
 def weights(path="logs/run/checkpoints/epoch_2.pt"):
@@ -81,8 +106,8 @@ def encoded(image, kind="JPEG"):
 
 
 def write_shard(path, samples):
-    """A tar as img2dataset writes it: `samples` maps a key to {extension: bytes}."""
-    with tarfile.open(path, "w") as archive:
+    """A tar (or .tar.gz) as img2dataset writes it: `samples` maps a key to {extension: bytes}."""
+    with tarfile.open(path, "w:gz" if str(path).endswith("gz") else "w") as archive:
         for key, members in samples.items():
             for extension, content in members.items():
                 entry = tarfile.TarInfo(f"{key}.{extension}")

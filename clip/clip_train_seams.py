@@ -27,7 +27,7 @@ from last_vit.atomic_file import atomic_file
 from last_vit.checkpoint import check_finite, save_checkpoint
 from last_vit.clip_models import RECORD_FILE, ClipCheckpoint, load_clip_weights, read_clip_record
 from last_vit.dense import attach_pool
-from last_vit.late_scalars import LateScalars
+from last_vit.train_lib import LateScalars
 
 SEAMS = {
     "main.parse_args": "the arguments are parsed and checked already, ours among them",

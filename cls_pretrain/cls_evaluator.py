@@ -11,13 +11,14 @@ from classification_net import ClassificationNet
 from omegaconf import OmegaConf
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
-from tqdm import tqdm
 
 from last_vit.boxes import is_small_box
 from last_vit.checkpoint import file_sha256
+from last_vit.evaluation import print_table, progress
+from last_vit.lazy_config import write_run_record
 from last_vit.metrics import PointInBox, TopK
 from last_vit.patch_hit import count_patch_hits
-from last_vit.results import dataset_name, result_name, write_result
+from last_vit.results import dataset_name
 from last_vit.runtime import is_main_process
 
 
@@ -54,18 +55,15 @@ def evaluate(
         hit_rule: As in `PointInBox`.
         max_box_area: Point-in-Box leaves out boxes of at least this share of their image; None keeps all.
 
-    Returns:
-        The `Evaluation`.
-
     Raises:
         ValueError: No images; logits and labels that do not fit.
     """
     model.eval()
     transform = loader.dataset.dataset.transform  # the loader takes a Subset of the data set
     top_k, point_in_box = TopK(), PointInBox(transform.crop, transform.resize, hit_rule)
-    progress = tqdm(loader, desc="evaluate", unit="batch", disable=None if is_main_process() else True, leave=False)
+    batches = _keep_small_boxes(progress(loader, "evaluate"), max_box_area)
     start = time.perf_counter()
-    count_patch_hits(model, _keep_small_boxes(progress, max_box_area), device, point_in_box, top_k)
+    count_patch_hits(model, batches, device, point_in_box, top_k)
     metrics: dict[str, float] = dict(top_k.compute())
     num_images, num_boxes = int(metrics.pop("num_images")), point_in_box.count()
     if num_boxes:
@@ -103,52 +101,46 @@ def write_evaluation(
     model: ClassificationNet,
     checkpoint: Path,
     device: torch.device,
+    row: str | None,
     trained_with: dict[str, Any] | None = None,
-    row: str | None = None,
     train_seconds: float | None = None,
 ) -> None:
-    """Print an evaluation and write it to results/ as eval_ or train_<output_dir's name>.json, in the main process.
+    """Print an evaluation and keep its record, in the main process.
 
     Args:
         result: From `evaluate`.
-        cfg: The run's config, whose training switches are recorded.
+        cfg: The run's config.
         model: What was evaluated.
         checkpoint: The file with its weights.
         device: Where it ran.
+        row: As in `write_run_record`.
         trained_with: The pooling that the checkpoint records, if it does.
-        row: Label of its row in README's classification table; None keeps it out.
-        train_seconds: Wall time of the training that has just ended, if one has.
+        train_seconds: As in `write_run_record`.
     """
     if not is_main_process():
         return
-    counts = {"images": result.num_images, "single-object boxes": result.num_boxes}
-    for metric, value in {**result.metrics, **counts}.items():
-        print(f"{metric:>22} {value:8.2f}" if isinstance(value, float) else f"{metric:>22} {value:5d}")
+    counts = [["images", str(result.num_images)], ["single-object boxes", str(result.num_boxes)]]
+    print_table([*([metric, f"{value:.2f}"] for metric, value in result.metrics.items()), *counts])
     test = cfg.dataloader.test.dataset
     data = dataset_name(test.root, test.split) if "root" in test else "synthetic"
-    config = {"pooling": model.pooling, "num_boxes": result.num_boxes, "evaluation": _plain(cfg.evaluation)}
+    options = OmegaConf.to_container(cfg.evaluation, resolve=True)
+    config = {"pooling": model.pooling, "num_boxes": result.num_boxes, "evaluation": options}
     if trained_with is not None:
         config["trained_with"] = trained_with
-    if train_seconds is not None:
-        config["train"] = {**_plain(cfg.train), "batch_size_per_process": cfg.dataloader.train.batch_size}
-        config["train_seconds"] = round(train_seconds, 1)
-    path = write_result(
-        result_name(f"{'eval' if train_seconds is None else 'train'}_{Path(cfg.train.output_dir).name}"),
+    path = write_run_record(
+        cfg,
+        "cls_pretrain",
+        row,
         result.metrics,
+        train_seconds,
         n_images=result.num_images,
         dataset=f"{data} {test.split}, {test.transform.crop} px",
         config=config,
         checkpoint_sha256=file_sha256(checkpoint)[:16],
         seconds=result.seconds,
         device=device,
-        table=None if row is None else "cls_pretrain",
-        row=row,
     )
     print(f"written to {path}")
-
-
-def _plain(node: Any) -> dict[str, Any]:
-    return OmegaConf.to_container(node, resolve=True)
 
 
 def _keep_small_boxes(batches: DataLoader, max_box_area: float | None) -> Iterator[Mapping[str, Tensor]]:

@@ -1,5 +1,6 @@
-"""A training run from a config: builds its parts, checks that they belong together, resumes, and drives the trainer."""
+"""Training and evaluation of a classifier from a config: its parts are built and checked, resumed, and driven."""
 
+import argparse
 import logging
 from functools import partial
 from pathlib import Path
@@ -7,92 +8,97 @@ from typing import Any
 
 import torch
 from classification_net import ClassificationNet
-from cls_evaluator import Evaluation, check_classes, evaluate, write_evaluation
-from cls_trainer import ClsTrainer
+from cls_evaluator import check_classes, evaluate, write_evaluation
 from detectron2.config import instantiate
-from progress_printer import ProgressPrinter
-from torch.nn.parallel import DistributedDataParallel
+from detectron2.engine import SimpleTrainer
+from torch import Tensor
 
 from last_vit.checkpoint import load_checkpoint, load_strict, read_checkpoint
-from last_vit.lazy.checkpoints import RunCheckpoints
-from last_vit.lazy.run import run_iterations, share_buffers
-from last_vit.runtime import world_size
+from last_vit.lazy_config import build_model, launch_run, run_iterations, set_up_run
+from last_vit.train_lib import RepeatableSteps, RunCheckpoints, average_gradients, micro_batches
 
 logger = logging.getLogger("detectron2")
 
 
-def train(cfg: Any, device: torch.device, resume: bool, row: str | None = None) -> dict[str, float]:
-    """Train what a config describes to `train.max_iter`, evaluate, and write the record.
+class ClsTrainer(RepeatableSteps, SimpleTrainer):
+    """Trains on dicts with "image" float [B, 3, H, W] and "label" long [B].
 
     Args:
-        cfg: LazyConfig with model, optimizer, lr_multiplier, dataloader, evaluation and train.
-        device: This process's device.
-        resume: Continue from the last checkpoint in `train.output_dir`.
-        row: As in `write_evaluation`.
+        accumulation_steps: Micro-batches that a process's batch is split into; the gradient is that of the whole.
+        kwargs: As `RepeatableSteps`; the model takes (images, labels) and returns a dict of losses.
+    """
 
-    Returns:
-        Metrics of the evaluation after the last iteration.
+    def __init__(self, *, accumulation_steps: int = 1, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        if accumulation_steps < 1:
+            raise ValueError(f"train.accumulation_steps must be at least 1, got {accumulation_steps}")
+        self.accumulation_steps = accumulation_steps
+
+    def backward(self, batch: dict[str, Tensor]) -> tuple[dict[str, Tensor], int]:
+        """Gradients of the mean loss over the batch."""
+        images, labels = (batch[key].to(self.device, non_blocking=True) for key in ("image", "label"))
+        totals: dict[str, Tensor] = {}
+        for part, share in micro_batches(self.model, self.accumulation_steps, (images, labels)):
+            with self.autocast():
+                losses = self.model(*part)
+            (sum(losses.values()) * share).backward()
+            for name, value in losses.items():
+                totals[name] = totals.get(name, 0.0) + value.detach() * share
+        return totals, len(images)
+
+
+def run(args: argparse.Namespace) -> None:
+    """What lazy_train.py was asked for, in all processes."""
+    launch_run(args, train_or_evaluate)
+
+
+def train_or_evaluate(args: argparse.Namespace) -> None:
+    """What lazy_train.py was asked for, in this process.
 
     Raises:
         ValueError: Data sets, model, checkpoint and config that do not belong together.
         FloatingPointError: A loss, gradient norm or weight is not finite.
     """
-    model = build_model(cfg).to(device)
+    cfg, device = set_up_run(args, "cls_pretrain/conf.py and configs/")
+    model = build_model(cfg.model).to(device)
+    if args.eval_only:
+        _evaluate_checkpoint(cfg, model, device, args.row)
+    else:
+        _train(cfg, model, device, args.resume, args.row)
+
+
+def _train(cfg: Any, model: ClassificationNet, device: torch.device, resume: bool, row: str | None) -> None:
     cfg.optimizer.params.model = model
     optimizer = instantiate(cfg.optimizer)
     train_loader, test_loader = instantiate(cfg.dataloader.train), instantiate(cfg.dataloader.test)
     check_classes(cfg, train_loader, test_loader)
     if cfg.train.compile:
         model.compile()
-    wrapped = model
-    if world_size() > 1:
-        wrapped = DistributedDataParallel(model, broadcast_buffers=False, gradient_as_bucket_view=True)
-    trainer = ClsTrainer(
-        model=wrapped,
-        data_loader=train_loader,
-        optimizer=optimizer,
-        seed=cfg.train.seed,
-        bf16=cfg.train.bf16,
-        clip_grad_norm=cfg.train.clip_grad_norm,
-        accumulation_steps=cfg.train.accumulation_steps,
-    )
-    about, load = {"pooling": model.pooling}, partial(load_same_pooling, model)
-    checkpoints = RunCheckpoints(model, cfg.train.output_dir, trainer, about, load)
-    evaluations: list[Evaluation] = []
-
-    def run_evaluation() -> dict[str, float]:
-        share_buffers(model)
-        evaluations.append(evaluate(model, test_loader, device, **cfg.evaluation))
-        model.train()
-        return evaluations[-1].metrics
-
-    printer, start_from = ProgressPrinter(cfg.train.max_iter), partial(load_weights, model)
-    last_checkpoint = run_iterations(cfg, trainer, checkpoints, run_evaluation, start_from, printer, resume)
-    write_evaluation(evaluations[-1], cfg, model, last_checkpoint, device, row=row, train_seconds=trainer.seconds)
-    return evaluations[-1].metrics
+    options = {name: cfg.train[name] for name in ("seed", "bf16", "clip_grad_norm", "accumulation_steps")}
+    trainer = ClsTrainer(model=average_gradients(model), data_loader=train_loader, optimizer=optimizer, **options)
+    load = partial(load_same_pooling, model)
+    checkpoints = RunCheckpoints(trainer, cfg.train.output_dir, {"pooling": model.pooling}, load)
+    now = partial(evaluate, model, test_loader, device, **cfg.evaluation)
+    result, last_checkpoint = run_iterations(cfg, trainer, checkpoints, now, partial(_start_from, model), resume)
+    write_evaluation(result, cfg, model, last_checkpoint, device, row, train_seconds=trainer.seconds)
 
 
-def build_model(cfg: Any) -> ClassificationNet:
-    """The config's model.
-
-    Raises:
-        ValueError: Arguments that the host refuses, whatever it raises for them.
-    """
-    try:
-        return instantiate(cfg.model)
-    except (TypeError, AssertionError, RuntimeError) as error:
-        raise ValueError(f"the config's model cannot be built ({type(error).__name__}): {error}") from error
+def _evaluate_checkpoint(cfg: Any, model: ClassificationNet, device: torch.device, row: str | None) -> None:
+    checkpoint = Path(cfg.train.init_checkpoint)
+    trained_with = load_checkpoint(model, checkpoint)["pooling"]
+    if trained_with is not None and trained_with["pool"] != model.pooling["pool"]:
+        raise ValueError(
+            f"{checkpoint} was trained with pool {trained_with['pool']!r}, the config pools with "
+            f"{model.pooling['pool']!r}: give model.pool={trained_with['pool']}"
+        )
+    loader = instantiate(cfg.dataloader.test)
+    check_classes(cfg, loader)
+    result = evaluate(model, loader, device, **cfg.evaluation)
+    write_evaluation(result, cfg, model, checkpoint, device, row, trained_with=trained_with)
 
 
 def load_same_pooling(model: ClassificationNet, path: Path) -> dict[str, Any]:
-    """Load a checkpoint of a run that is to go on.
-
-    Args:
-        model: Takes the weights.
-        path: Of `RunCheckpoints`.
-
-    Returns:
-        The file's content.
+    """Load a checkpoint of a run that is to go on, and return its content.
 
     Raises:
         ValueError: The checkpoint does not fit the model or was trained with another pooling.
@@ -112,7 +118,6 @@ def load_same_pooling(model: ClassificationNet, path: Path) -> dict[str, Any]:
     return checkpoint
 
 
-def load_weights(model: ClassificationNet, path: str) -> None:
-    """Start from the weights of any checkpoint that `last_vit.checkpoint` reads."""
+def _start_from(model: ClassificationNet, path: str) -> None:
     loaded = load_checkpoint(model, path)
     logger.info("Starting from %s (layout %s, sha256 %s)", path, loaded["layout"], loaded["sha256"])

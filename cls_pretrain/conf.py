@@ -7,9 +7,9 @@
 top-5 with model.top_k=1 and 67.6 / 87.8 with model.top_k=7. Plain cross-entropy in float32; weight decay on every
 parameter; no mixup, smoothing, EMA, clipping or drop path. The validation root follows the training root unless given.
 
-Switches that the release has not, off here: train.bf16, train.compile, optimizer.fused, train.clip_grad_norm,
-train.accumulation_steps. `dataloader.test.dataset.boxes=True` adds Point-in-Box to every evaluation (paper Fig. 3) and
-needs ImageNet's XML annotations beside the images.
+Switches that the release has not, off here: train.bf16, train.compile, train.fused_pool, optimizer.fused,
+train.clip_grad_norm, train.accumulation_steps. `dataloader.test.dataset.boxes=True` adds Point-in-Box to every
+evaluation (paper Fig. 3) and needs ImageNet's XML annotations beside the images.
 """
 
 from classification_net import ClassificationNet
@@ -90,6 +90,7 @@ train = dict(
     checkpointer=dict(period=3000, max_to_keep=100),
     bf16=False,
     compile=False,
+    fused_pool=False,  # LaSt by fused GPU kernels
     clip_grad_norm=0.0,
     accumulation_steps=1,
 )

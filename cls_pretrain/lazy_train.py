@@ -7,52 +7,32 @@
 
 Processes are started by --num-gpus / --num-machines (detectron2's launcher; CPU processes where there is no GPU) or by
 torchrun. --resume continues from the last checkpoint in train.output_dir; on a CPU the loss curve is then bit-identical
-to that of a run that was never stopped.
+to that of a run that was never stopped. The record of the last evaluation goes into train.output_dir, or with --row
+into results/.
 """
 
 import argparse
-import sys
-from pathlib import Path
+from collections.abc import Sequence
 
-from last_vit.lazy.command import lazy_parser, run_lazily
-
-
-def main(argv: list[str] | None = None) -> int:
-    """Parse and launch; a user's error becomes one message and exit status 2, also from a spawned process."""
-    parser = lazy_parser(__doc__, "model.top_k=7", "classification")
-    return run_lazily(parser.parse_args(argv), run)
+from last_vit.command_line import run_command_line
+from last_vit.lazy_command import lazy_parser
 
 
-def run(args: argparse.Namespace) -> dict[str, float]:
-    """Evaluate or train in this process; returns the last evaluation's metrics."""
-    import torch
-    from cls_evaluator import check_classes, evaluate, write_evaluation
-    from cls_training import build_model, train
-    from detectron2.config import instantiate
-    from detectron2.engine import default_setup
+def build_parser() -> argparse.ArgumentParser:
+    """detectron2's flags and --row."""
+    return lazy_parser(__doc__, "model.top_k=7", "classification")
 
-    from last_vit.checkpoint import load_checkpoint
-    from last_vit.lazy.command import check_run, read_config
 
-    cfg = read_config(args.config_file, args.opts, "cls_pretrain/conf.py and configs/")
-    check_run(args, cfg)
-    device = torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else torch.device("cpu")
-    default_setup(cfg, args)
-    if not args.eval_only:
-        return train(cfg, device, args.resume, args.row)
-    model, checkpoint = build_model(cfg).to(device), Path(cfg.train.init_checkpoint)
-    trained_with = load_checkpoint(model, checkpoint)["pooling"]
-    if trained_with is not None and trained_with["pool"] != model.pooling["pool"]:
-        raise ValueError(
-            f"{checkpoint} was trained with pool {trained_with['pool']!r}, the config pools with "
-            f"{model.pooling['pool']!r}: give model.pool={trained_with['pool']}"
-        )
-    loader = instantiate(cfg.dataloader.test)
-    check_classes(cfg, loader)
-    result = evaluate(model, loader, device, **cfg.evaluation)
-    write_evaluation(result, cfg, model, checkpoint, device, trained_with, args.row)
-    return result.metrics
+def main(argv: Sequence[str] | None = None) -> None:
+    """Parse and launch."""
+    run_command_line(build_parser(), _run, argv)
+
+
+def _run(args: argparse.Namespace) -> None:
+    from cls_training import run
+
+    run(args)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

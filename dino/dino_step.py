@@ -15,8 +15,8 @@ from multi_crop import MultiCrop
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from last_vit.late_scalars import LateScalars
 from last_vit.runtime import all_reduce_sum, rank, world_size
+from last_vit.train_lib import LateScalars
 
 
 @dataclass(frozen=True)

@@ -19,10 +19,10 @@ from torch.nn import functional as F
 
 from last_vit.atomic_file import atomic_file
 from last_vit.checkpoint import check_finite, load_strict, read_checkpoint, save_checkpoint
-from last_vit.late_scalars import LateScalars
 from last_vit.metrics.summed_counters import SummedCounters
 from last_vit.metrics.top_k import TopK
 from last_vit.runtime import all_reduce_sum, world_size
+from last_vit.train_lib import LateScalars
 
 CHECKPOINT = "checkpoint.pth.tar"
 _DDP = "module."

@@ -186,7 +186,7 @@ def _load_config(path: str, opts: Sequence[str]) -> Any:
         raise ImportError(
             f"{path} is a detectron2 LazyConfig: install detectron2 with tools/install_detectron2.sh"
         ) from error
-    from last_vit.lazy.overrides import apply_overrides
+    from last_vit.lazy_config import apply_overrides
 
     cfg = LazyConfig.load(path)
     if "model" not in cfg:

@@ -16,33 +16,27 @@ to that of a run that was never stopped.
 """
 
 import argparse
-import sys
+from collections.abc import Sequence
 
-from last_vit.lazy.command import lazy_parser, run_lazily
-
-
-def main(argv: list[str] | None = None) -> int:
-    """Parse and launch; returns the exit status."""
-    parser = lazy_parser(__doc__, "model.roi_heads.beta=0.6", "open-vocabulary detection")
-    return run_lazily(parser.parse_args(argv), run)
+from last_vit.command_line import run_command_line
+from last_vit.lazy_command import lazy_parser
 
 
-def run(args: argparse.Namespace) -> dict[str, float]:
-    """Evaluate or train in this process; returns the last evaluation's metrics (in the main process)."""
-    import torch
-    from detectron2.engine import default_setup
-    from ov_training import evaluate_checkpoint, train
+def build_parser() -> argparse.ArgumentParser:
+    """detectron2's flags and --row."""
+    return lazy_parser(__doc__, "model.roi_heads.beta=0.6", "open-vocabulary detection")
 
-    from last_vit.lazy.command import check_run, read_config
 
-    cfg = read_config(args.config_file, args.opts, "in ov_detection/configs/")
-    check_run(args, cfg)
-    device = torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else torch.device("cpu")
-    default_setup(cfg, args)
-    if args.eval_only:
-        return evaluate_checkpoint(cfg, device, args.row)
-    return train(cfg, device, args.resume, args.row)
+def main(argv: Sequence[str] | None = None) -> None:
+    """Parse and launch."""
+    run_command_line(build_parser(), _run, argv)
+
+
+def _run(args: argparse.Namespace) -> None:
+    from ov_training import run
+
+    run(args)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -3,7 +3,7 @@
     {"model": {key: tensor}, "detector": {"clip": {"arch", "weights", "dense", "blocks"}, "base_names": [...]}, ...}
 
 "detector" says which frozen CLIP the weights belong to, which they do not hold, and which classes had boxes in
-training. Files without it (converted ones) are taken as they are. `last_vit.lazy.checkpoints` writes and resumes them.
+training. Files without it (converted ones) are taken as they are. `last_vit.train_lib` writes and resumes them.
 """
 
 from pathlib import Path

@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from last_vit.checkpoint import file_sha256
-from last_vit.results import result_name, write_result
+from last_vit.lazy_config import write_run_record
 from last_vit.runtime import is_main_process
 
 
@@ -98,20 +98,17 @@ def write_evaluation(
         "model": OmegaConf.to_container(cfg.model.roi_heads, resolve=True),
         "vision_language_score": cfg.model.vision_language_score,
     }
-    if train_seconds is not None:
-        plain = OmegaConf.to_container(cfg.train, resolve=True)
-        config["train"] = {**plain, "batch_size_per_process": cfg.dataloader.train.batch_size, "lr": cfg.optimizer.lr}
-        config["train_seconds"] = round(train_seconds, 1)
-    path = write_result(
-        result_name(f"{'eval' if train_seconds is None else 'train'}_{Path(cfg.train.output_dir).name}"),
+    path = write_run_record(
+        cfg,
+        cfg.evaluation.table,
+        row,
         result.metrics,
+        train_seconds,
         n_images=result.num_images,
         dataset=f"{cfg.evaluation.dataset}, {result.size} px",
         config=config,
         checkpoint_sha256=file_sha256(checkpoint)[:16],
         seconds=result.seconds,
         device=device,
-        table=cfg.evaluation.table if row else None,
-        row=row,
     )
     print(f"written to {path}")

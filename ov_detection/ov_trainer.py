@@ -5,7 +5,7 @@ from typing import Any
 from detectron2.engine import SimpleTrainer
 from torch import Tensor
 
-from last_vit.lazy.trainer import RepeatableSteps
+from last_vit.train_lib import RepeatableSteps
 
 
 class OvTrainer(RepeatableSteps, SimpleTrainer):

@@ -1,5 +1,6 @@
 """A detector's training or evaluation from a config: its parts are built and checked, resumed, and driven."""
 
+import argparse
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -8,85 +9,60 @@ from typing import Any
 import torch
 from class_embeddings import ClassEmbeddings, ClassSplit, embed_class_names, load_class_embeddings
 from detectron2.config import instantiate
-from detectron2.utils.events import CommonMetricPrinter
 from fvit.fvit_model import FViT
 from ov_checkpoint import about_detector, load_detector
 from ov_data import check_same_classes
-from ov_evaluation import OvEvaluation, evaluate, write_evaluation
+from ov_evaluation import evaluate, write_evaluation
 from ov_trainer import OvTrainer
-from torch import nn
-from torch.nn.parallel import DistributedDataParallel
 
 from last_vit.clip_models import load_clip
-from last_vit.lazy.checkpoints import RunCheckpoints
-from last_vit.lazy.run import run_iterations, share_buffers
+from last_vit.lazy_config import build_model, launch_run, run_iterations, set_up_run
 from last_vit.runtime import get_logger, world_size
+from last_vit.train_lib import RunCheckpoints, average_gradients
 
 
-def train(cfg: Any, device: torch.device, resume: bool, row: str | None = None) -> dict[str, float]:
-    """Train what a config describes to `train.max_iter`, evaluate, and write the record.
+def run(args: argparse.Namespace) -> None:
+    """What lazy_train.py was asked for, in all processes."""
+    launch_run(args, train_or_evaluate)
 
-    Args:
-        cfg: LazyConfig with model, vocabulary, optimizer, lr_multiplier, dataloader, evaluation and train.
-        device: This process's device.
-        resume: Continue from the last checkpoint in `train.output_dir`.
-        row: As in `write_evaluation`.
 
-    Returns:
-        Metrics of the evaluation after the last iteration (in the main process).
+def train_or_evaluate(args: argparse.Namespace) -> None:
+    """What lazy_train.py was asked for, in this process.
 
     Raises:
         ValueError: Data, embeddings, model, checkpoint and config that do not belong together.
         FloatingPointError: A loss, gradient norm or weight is not finite.
     """
+    cfg, device = set_up_run(args, "in ov_detection/configs/")
+    if args.eval_only:
+        evaluate_checkpoint(cfg, device, args.row)
+    else:
+        _train(cfg, device, args.resume, args.row)
+
+
+def _train(cfg: Any, device: torch.device, resume: bool, row: str | None) -> None:
     train_loader, test_loader = instantiate(cfg.dataloader.train), instantiate(cfg.dataloader.test)
     classes = train_loader.dataset.dataset.classes
     check_same_classes(classes, test_loader.dataset.dataset.classes)
     torch.manual_seed(cfg.train.seed)
     model = build_detector(cfg, read_vocabulary(cfg, classes.names), classes.split).to(device)
-    wrapped: nn.Module = model
-    if world_size() > 1:
-        wrapped = DistributedDataParallel(model, broadcast_buffers=False)
     cfg.optimizer.params.model = model
-    trainer = OvTrainer(
-        wrapped,
-        train_loader,
-        instantiate(cfg.optimizer),
-        seed=cfg.train.seed,
-        bf16=cfg.train.bf16,
-        clip_grad_norm=cfg.train.clip_grad_norm,
-    )
+    options = {name: cfg.train[name] for name in ("seed", "bf16", "clip_grad_norm")}
+    trainer = OvTrainer(average_gradients(model), train_loader, instantiate(cfg.optimizer), **options)
     _scale_lr(trainer.optimizer, cfg.dataloader.train.batch_size * world_size(), cfg.train.lr_batch_size)
     load = partial(load_detector, model)
-    checkpoints = RunCheckpoints(model, cfg.train.output_dir, trainer, about_detector(model), load)
-    evaluations: list[OvEvaluation] = []
-
-    def run_evaluation() -> dict[str, float]:
-        share_buffers(model)
-        evaluations.append(evaluate(model, test_loader, device, cfg.evaluation.kinds, cfg.train.bf16))
-        model.train()
-        return evaluations[-1].metrics
-
-    printer = CommonMetricPrinter(cfg.train.max_iter)
-    last_checkpoint = run_iterations(cfg, trainer, checkpoints, run_evaluation, load, printer, resume)
+    checkpoints = RunCheckpoints(trainer, cfg.train.output_dir, about_detector(model), load)
+    now = partial(evaluate, model, test_loader, device, cfg.evaluation.kinds, cfg.train.bf16)
+    result, last_checkpoint = run_iterations(cfg, trainer, checkpoints, now, load, resume)
     about = (model.backbone.clip.source, describe_vocabulary(model.vocabulary))
-    write_evaluation(evaluations[-1], cfg, *about, last_checkpoint, device, row, trainer.seconds)
-    return evaluations[-1].metrics
+    write_evaluation(result, cfg, *about, last_checkpoint, device, row, trainer.seconds)
 
 
 def evaluate_checkpoint(cfg: Any, device: torch.device, row: str | None = None) -> dict[str, float]:
-    """Evaluate `train.init_checkpoint` on the config's test set, and write the record.
-
-    Args:
-        cfg: As in `train`.
-        device: This process's device.
-        row: As in `write_evaluation`.
-
-    Returns:
-        The metrics (in the main process).
+    """Evaluate `train.init_checkpoint` on the config's test set, and write the record; returns the metrics.
 
     Raises:
-        ValueError: As in `train`.
+        ValueError: As `train_or_evaluate`.
     """
     loader, checkpoint = instantiate(cfg.dataloader.test), Path(cfg.train.init_checkpoint)
     classes = loader.dataset.dataset.classes
@@ -125,10 +101,7 @@ def build_detector(cfg: Any, vocabulary: ClassEmbeddings, split: ClassSplit) -> 
         FileNotFoundError: No CLIP where the config says.
         ValueError: Arguments that the model refuses, whatever it raises for them.
     """
-    try:
-        return instantiate({**{name: cfg.model[name] for name in cfg.model}, "vocabulary": vocabulary, "split": split})
-    except (TypeError, AssertionError, RuntimeError) as error:
-        raise ValueError(f"the config's model cannot be built ({type(error).__name__}): {error}") from error
+    return build_model({**{name: cfg.model[name] for name in cfg.model}, "vocabulary": vocabulary, "split": split})
 
 
 def _scale_lr(optimizer: torch.optim.Optimizer, batch_size: int, lr_batch_size: int) -> None:

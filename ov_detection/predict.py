@@ -91,7 +91,7 @@ def run(args: Namespace) -> None:
     from ov_training import read_vocabulary
 
     from last_vit.atomic_file import atomic_file
-    from last_vit.lazy.command import read_config
+    from last_vit.lazy_config import read_config
     from last_vit.runtime import select_device
 
     if not 0 <= args.threshold <= 1:

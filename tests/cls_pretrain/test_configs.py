@@ -9,7 +9,7 @@ import torch
 from detectron2.config import LazyConfig, instantiate
 
 from last_vit.dense import pooling_of
-from last_vit.lazy.overrides import apply_overrides
+from last_vit.lazy_config import apply_overrides
 
 FOLDER = Path(__file__).resolve().parents[2] / "cls_pretrain"
 CONFIGS = [FOLDER / "conf.py", *sorted((FOLDER / "configs").glob("*.py"))]

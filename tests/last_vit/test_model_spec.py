@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
-from last_vit.lazy.overrides import apply_overrides
+from last_vit.lazy_config import apply_overrides
 from last_vit.models import build_model, preprocessing_of
 from last_vit.preprocessing import Preprocessing
 

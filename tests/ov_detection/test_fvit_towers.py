@@ -21,7 +21,7 @@ from ov_training import build_detector
 from test_convert_fvit_checkpoint import L14, detector_names, fill, save, tower_names
 
 from last_vit.clip_models import load_clip
-from last_vit.lazy.command import read_config
+from last_vit.lazy_config import read_config
 
 pytest.importorskip("open_clip")
 FOLDER = Path(__file__).resolve().parents[2] / "ov_detection" / "configs"

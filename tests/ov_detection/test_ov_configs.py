@@ -11,7 +11,7 @@ from class_embeddings import ClassEmbeddings, ClassSplit
 from detectron2.config import LazyConfig, instantiate
 from ov_training import build_detector
 
-from last_vit.lazy.overrides import apply_overrides
+from last_vit.lazy_config import apply_overrides
 
 FOLDER = Path(__file__).resolve().parents[2] / "ov_detection" / "configs"
 SETS = {"ov_coco": 65, "ov_lvis": 1203}

@@ -22,7 +22,7 @@ from PIL import Image
 from torch import nn
 
 from last_vit.data.synthetic import SyntheticObjects
-from last_vit.lazy.command import read_config
+from last_vit.lazy_config import read_config
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 REPO = Path(__file__).resolve().parents[2]
@@ -51,6 +51,14 @@ def run(*args, cwd):
     return done.stdout + done.stderr
 
 
+def status(arguments):
+    try:
+        load_script().main(arguments)
+    except SystemExit as stop:
+        return stop.code
+    return 0
+
+
 def losses(folder):
     rows = [json.loads(line) for line in (folder / "metrics.json").read_text().splitlines()]
     return {row["iteration"]: row["total_loss"] for row in rows if "total_loss" in row}
@@ -73,7 +81,7 @@ def test_training_leaves_curve_checkpoint_and_record(trained):
     assert not any("tower" in name for name in content["model"])
     assert len(content["detector"]["base_names"]) == 3
     assert content["detector"]["clip"]["weights"] == "random, seed 0"
-    record = json.loads((trained.parent / "results" / "train_run.json").read_text())
+    record = json.loads((trained / "train_run.json").read_text())
     assert record["n_images"] == 10
     assert {"ap50_all", "ap50_base", "ap50_novel", "mask_ap50_all"} <= set(record["metrics"])
     assert record["table"] is None
@@ -109,18 +117,18 @@ def test_two_processes_give_the_ap_of_one(trained, tmp_path):
         options = [f"train.init_checkpoint={trained}/model_final.pth", "dataloader.test.batch_size=1"]
         options += ["model.rpn.post_nms_topk=[50,20]", "train.output_dir=run"]
         run("--eval-only", "--num-gpus", num_processes, *options, cwd=cwd)
-        records.append(json.loads((cwd / "results" / "eval_run.json").read_text()))
+        records.append(json.loads((cwd / "run" / "eval_run.json").read_text()))
     one, two = records
     assert (one["num_processes"], two["num_processes"]) == (1, 2)
     assert one["n_images"] == two["n_images"] == 10
     assert one["metrics"] == two["metrics"]
-    assert one["metrics"] == json.loads((trained.parent / "results" / "train_run.json").read_text())["metrics"]
+    assert one["metrics"] == json.loads((trained / "train_run.json").read_text())["metrics"]
 
 
 def test_two_processes_train(tmp_path):
     run("--num-gpus", 2, *SHORT[:4], "train.max_iter=2", *SHORT[4:], cwd=tmp_path)
     assert set(losses(tmp_path / "run")) == {0, 1}
-    assert json.loads((tmp_path / "results" / "train_run.json").read_text())["num_processes"] == 2
+    assert json.loads((tmp_path / "run" / "train_run.json").read_text())["num_processes"] == 2
 
 
 @pytest.mark.parametrize(
@@ -136,7 +144,7 @@ def test_two_processes_train(tmp_path):
 )
 def test_user_errors_before_anything_is_built(arguments, message, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    assert load_script().main(["--config-file", str(DEBUG), *arguments]) == 2
+    assert status(["--config-file", str(DEBUG), *arguments]) == 2
     error = capsys.readouterr().err
     assert error.startswith("lazy_train.py: error: ")
     assert message in error
@@ -145,9 +153,9 @@ def test_user_errors_before_anything_is_built(arguments, message, tmp_path, monk
 
 def test_missing_config_and_earlier_run(trained, capsys, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
-    assert load_script().main(["--config-file", "no.py"]) == 2
+    assert status(["--config-file", "no.py"]) == 2
     assert "no config file no.py" in capsys.readouterr().err
-    assert load_script().main(["--config-file", str(DEBUG), f"train.output_dir={trained}"]) == 2
+    assert status(["--config-file", str(DEBUG), f"train.output_dir={trained}"]) == 2
     assert "--resume" in capsys.readouterr().err
 
 
@@ -180,7 +188,7 @@ def test_parts_that_do_not_belong_together(overrides, message, trained, tmp_path
 @pytest.mark.parametrize("override", ["train.max_iter=0", "train.log_period=0", "train.checkpointer.period=0"])
 def test_iterations_that_detectron2_would_divide_by(override, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    assert load_script().main(["--config-file", str(DEBUG), *SHORT, override]) == 2
+    assert status(["--config-file", str(DEBUG), *SHORT, override]) == 2
     assert f"{override.removesuffix('=0')} must be at least 1" in capsys.readouterr().err
 
 

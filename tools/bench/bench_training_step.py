@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from bench_pooling import straightforward_pool
 from bench_report import BenchReport, Ratio, alternate, ratio
-from cls_trainer import ClsTrainer
+from cls_training import ClsTrainer
 from detectron2.config import instantiate
 from detectron2.engine import SimpleTrainer
 from detectron2.utils.events import EventStorage
@@ -22,7 +22,7 @@ from run_all import ROOT
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from last_vit.lazy.command import read_config
+from last_vit.lazy_config import read_config
 from last_vit.pooling import last_pool
 
 LIMIT_LAST_PERCENT, GOAL_OVER_RELEASE = 2.0, 1.0

@@ -31,4 +31,5 @@ train = dict(
     lr_batch_size=64,  # lr is scaled by images per iteration over this; 0 leaves it alone
     bf16=True,
     clip_grad_norm=1.0,
+    fused_pool=False,  # LaSt by fused GPU kernels
 )

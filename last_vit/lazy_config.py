@@ -1,0 +1,315 @@
+"""Runs that a detectron2 LazyConfig describes: strict overrides, processes, checkpoints, iterations and the record."""
+
+import argparse
+import difflib
+import inspect
+import logging
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from detectron2.config import LazyConfig, instantiate
+from detectron2.engine import HookBase, SimpleTrainer, default_setup, hooks, launch
+from detectron2.utils.events import CommonMetricPrinter, JSONWriter, TensorboardXWriter
+from detectron2.utils.registry import locate
+from omegaconf import DictConfig, ListConfig, OmegaConf
+from torch import nn
+from torch.multiprocessing import ProcessExitedException
+
+import last_vit
+from last_vit.results import RESULTS_DIR, record_name, result_name, write_result
+from last_vit.runtime import error_text, is_main_process, process_group, rank, world_size
+from last_vit.train_lib import RunCheckpoints, check_same_start
+
+_VARIADIC = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+logger = logging.getLogger("detectron2")  # also writes the run's log.txt
+
+
+def launch_run(args: argparse.Namespace, run: Callable[[argparse.Namespace], Any]) -> None:
+    """Call `run(args)` in every process of --num-gpus and --num-machines, or torchrun's; on CPUs where there is no GPU.
+
+    Args:
+        args: Of `lazy_parser`.
+        run: Of a module, so that a spawned process finds it.
+
+    Raises:
+        ValueError: More processes than GPUs, or machines without a meeting point.
+        SystemExit: A spawned process failed, and has said why.
+    """
+    num_gpus = torch.cuda.device_count()
+    if args.num_gpus < 1 or (num_gpus and args.num_gpus > num_gpus):
+        raise ValueError(f"--num-gpus must be in [1, {num_gpus or 'the number of cores'}], got {args.num_gpus}")
+    if args.num_machines > 1 and args.dist_url == "auto":
+        raise ValueError("--num-machines above 1 needs --dist-url tcp://<first machine>:<port>")
+    if dist.is_torchelastic_launched() or args.num_gpus * args.num_machines == 1:
+        with process_group():
+            run(args)
+        return
+    try:
+        launch(_run_spawned, args.num_gpus, args.num_machines, args.machine_rank, args.dist_url, args=(args, run))
+    except ProcessExitedException as error:
+        raise SystemExit(error.exit_code) from None
+
+
+def _run_spawned(args: argparse.Namespace, run: Callable[[argparse.Namespace], Any]) -> None:
+    """`run` in a process of detectron2's launcher, which would wrap a user's error into two stack traces."""
+    try:
+        run(args)
+    except (ValueError, OSError, FloatingPointError, ImportError) as error:
+        print(f"lazy_train.py: error: {error_text(error)} (process {rank()})", file=sys.stderr, flush=True)
+        raise SystemExit(2) from None
+    finally:
+        dist.destroy_process_group()  # whose threads would abort the process as it ends
+
+
+def set_up_run(args: argparse.Namespace, recipes: str) -> tuple[Any, torch.device]:
+    """Read the config, and prepare this process: seed, log, the run's folder, faster pooling if asked for.
+
+    Args:
+        args: Of `lazy_parser`.
+        recipes: Where there are some, for the message.
+
+    Returns:
+        The config with its overrides, and this process's device.
+
+    Raises:
+        FileExistsError: `train.output_dir` has checkpoints and neither --resume nor --eval-only was given.
+        FileNotFoundError, ValueError: As `read_config`; --eval-only without `train.init_checkpoint`.
+    """
+    cfg = read_config(args.config_file, args.opts, recipes)
+    output_dir = Path(cfg.train.output_dir)
+    if not (args.resume or args.eval_only) and (output_dir / "last_checkpoint").exists():
+        raise FileExistsError(
+            f"{output_dir} holds the checkpoints of an earlier run: continue it with --resume, or choose another "
+            f"train.output_dir"
+        )
+    if args.eval_only and not cfg.train.init_checkpoint:
+        raise ValueError("--eval-only needs train.init_checkpoint=/path/to/checkpoint.pth")
+    default_setup(cfg, args)
+    if cfg.train.get("fused_pool"):
+        last_vit.use_fused_pool(True)
+    device = torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else torch.device("cpu")
+    return cfg, device
+
+
+def read_config(file: str, overrides: Sequence[str], recipes: str) -> Any:
+    """The config of a .py file with overrides.
+
+    Raises:
+        FileNotFoundError: No such file; the message names the folder of recipes.
+        ValueError: As `apply_overrides`.
+    """
+    if not Path(file).is_file():
+        raise FileNotFoundError(f"no config file {file}; the recipes are {recipes}")
+    return apply_overrides(LazyConfig.load(file), overrides)
+
+
+def apply_overrides(cfg: Any, overrides: Sequence[str]) -> Any:
+    """Change a LazyConfig in place; detectron2 itself adds a mistyped key without a word.
+
+    Args:
+        cfg: An omegaconf config, as `LazyConfig.load` returns it.
+        overrides: "a.b=value", in detectron2's syntax. A key must be in the config, or be a parameter of the call that
+            the config describes there (`model.top_k` for a `LazyCall(ClassificationNet)(model=...)`).
+
+    Returns:
+        `cfg`.
+
+    Raises:
+        ValueError: An override without "=", an unknown key (the message lists the allowed ones and the nearest), or a
+            value of another kind than the config's own, but for null where the call takes None by default.
+    """
+    before = {}
+    for override in overrides:
+        key, separator, _ = override.partition("=")
+        if not separator or not key:
+            raise ValueError(f"an override looks like key=value, got {override!r}")
+        _check_key(cfg, key)
+        before[key] = OmegaConf.select(cfg, key)
+    try:
+        LazyConfig.apply_overrides(cfg, list(overrides))
+    except Exception as error:  # hydra's parser raises its own kinds
+        raise ValueError(f"cannot apply the overrides {list(overrides)}: {error}") from error
+    for key, old in before.items():
+        parent, _, name = key.rpartition(".")
+        parameter = _parameters(OmegaConf.select(cfg, parent) if parent else cfg).get(name)
+        new = OmegaConf.select(cfg, key)
+        if not (new is None and parameter is not None and parameter.default is None):
+            _check_value(key, old, new)
+    return cfg
+
+
+def _check_key(cfg: Any, key: str) -> None:
+    node, parts = cfg, key.split(".")
+    for depth, part in enumerate(parts):
+        if isinstance(node, ListConfig):
+            allowed = [str(i) for i in range(len(node))]
+        else:
+            names = {str(name) for name in node} if isinstance(node, DictConfig) else set()
+            allowed = sorted(names | set(_parameters(node)) - {"_target_"})
+        if part not in allowed:
+            above = ".".join(parts[:depth]) or "the config"
+            close = difflib.get_close_matches(part, allowed, n=1)
+            hint = f"; did you mean {'.'.join([*parts[:depth], close[0]])}?" if close else ""
+            raise ValueError(f"unknown override key {key!r}: {above} has {', '.join(allowed) or 'no keys'}{hint}")
+        if depth + 1 < len(parts):
+            node = node[int(part)] if isinstance(node, ListConfig) else node.get(part)
+
+
+def _check_value(key: str, old: Any, new: Any) -> None:
+    """Refuse a plain value of another kind than the config's own, which would fail far from here."""
+    numbers = isinstance(old, float) or key.endswith("top_k")  # top_k is a number of patches or a share of them
+    allowed = (int, float) if numbers and isinstance(old, int | float) else type(old)
+    is_plain = isinstance(old, bool | int | float | str)
+    if is_plain and (not isinstance(new, allowed) or isinstance(new, bool) != isinstance(old, bool)):
+        hint = f"; quote text that looks like another kind: '{key}=\"{new}\"'" if isinstance(old, str) else ""
+        raise ValueError(f"{key} must be of type {type(old).__name__} (it was {old!r}), got {new!r}{hint}")
+
+
+def _parameters(node: Any) -> dict[str, inspect.Parameter]:
+    """Named parameters of the call that a config node describes; none for a plain node."""
+    target = node.get("_target_") if isinstance(node, DictConfig) else None
+    if target is None:
+        return {}
+    try:
+        parameters = inspect.signature(locate(target) if isinstance(target, str) else target).parameters
+    except (TypeError, ValueError):  # some C functions have none
+        return {}
+    return {name: parameter for name, parameter in parameters.items() if parameter.kind not in _VARIADIC}
+
+
+def build_model(node: Any) -> nn.Module:
+    """What a config's `model` describes.
+
+    Raises:
+        ValueError: Arguments that the model refuses, whatever it raises for them.
+    """
+    try:
+        return instantiate(node)
+    except (TypeError, AssertionError, RuntimeError) as error:
+        raise ValueError(f"the config's model cannot be built ({type(error).__name__}): {error}") from error
+
+
+def run_iterations(
+    cfg: Any,
+    trainer: SimpleTrainer,
+    checkpoints: RunCheckpoints,
+    evaluate: Callable[[], Any],
+    start_from: Callable[[str], Any],
+    resume: bool,
+) -> tuple[Any, Path]:
+    """Train to `train.max_iter`, evaluating on the way and at the end.
+
+    Args:
+        cfg: With lr_multiplier and train.
+        trainer: A `RepeatableSteps` whose data loader's batch sampler has a `start_iteration`.
+        checkpoints: Of the same trainer, in `train.output_dir`.
+        evaluate: The model now; what it returns has `metrics`, name -> number.
+        start_from: Loads `train.init_checkpoint`, where there is one and nothing to resume.
+        resume: Continue from the last checkpoint.
+
+    Returns:
+        The last evaluation, and the checkpoint of the weights that it is of.
+
+    Raises:
+        ValueError: A number of iterations or a period below 1, a run that is longer than the config's already,
+            processes that see different folders, or a checkpoint that does not fit.
+        FloatingPointError: A loss, gradient norm or weight is not finite.
+    """
+    train, evaluations = cfg.train, []
+    _check_numbers(train)
+
+    def run_evaluation() -> dict[str, float]:
+        if world_size() > 1:  # the main process's BatchNorm statistics are the ones that are saved
+            for buffer in trainer.model.buffers():
+                dist.broadcast(buffer, src=0)
+        evaluations.append(evaluate())
+        trainer.model.train()
+        found = "  ".join(f"{name} {value:.2f}" for name, value in evaluations[-1].metrics.items())
+        logger.info("After %d iterations: %s", min(trainer.iter + 1, train.max_iter), found)
+        return dict(evaluations[-1].metrics)
+
+    trainer.read_periods = train.log_period, train.eval_period, train.checkpointer.period
+    trainer.register_hooks(_build_hooks(cfg, checkpoints, run_evaluation))
+    start_iter = checkpoints.resume() if resume else 0
+    check_same_start(start_iter, train.output_dir)
+    if start_iter > train.max_iter:
+        raise ValueError(
+            f"{train.output_dir} has done {start_iter} iterations, more than train.max_iter={train.max_iter}"
+        )
+    if start_iter == 0 and train.init_checkpoint:
+        start_from(train.init_checkpoint)
+    trainer.data_loader.batch_sampler.start_iteration = start_iter
+    trainer.train(start_iter, train.max_iter)
+    return evaluations[-1], Path(checkpoints.get_checkpoint_file())
+
+
+def _check_numbers(train: Any) -> None:
+    """detectron2's hooks divide by these; only train.eval_period may be 0, for no evaluation before the end."""
+    numbers = {
+        "max_iter": train.max_iter,
+        "log_period": train.log_period,
+        "checkpointer.period": train.checkpointer.period,
+    }
+    for name, number in numbers.items():
+        if number < 1:
+            raise ValueError(f"train.{name} must be at least 1 iteration, got {number}")
+    if train.eval_period < 0:
+        raise ValueError(
+            f"train.eval_period must be 0 (none before the end) or more iterations, got {train.eval_period}"
+        )
+
+
+def _build_hooks(cfg: Any, checkpoints: RunCheckpoints, evaluate: Callable[[], dict[str, float]]) -> list[HookBase]:
+    """detectron2's hooks, in the order in which they run; writing is the main process's.
+
+    The checkpoint comes last: what is resumed from it has then been logged, whenever the run is killed.
+    """
+    every = [
+        hooks.IterationTimer(),
+        hooks.LRScheduler(scheduler=instantiate(cfg.lr_multiplier)),
+        hooks.EvalHook(cfg.train.eval_period, evaluate),
+    ]
+    if not is_main_process():
+        return every
+    folder = cfg.train.output_dir
+    writers = [
+        CommonMetricPrinter(cfg.train.max_iter),
+        JSONWriter(f"{folder}/metrics.json"),
+        TensorboardXWriter(folder),
+    ]
+    return [
+        *every,
+        hooks.PeriodicWriter(writers, period=cfg.train.log_period),
+        hooks.PeriodicCheckpointer(checkpoints, **cfg.train.checkpointer),
+    ]
+
+
+def write_run_record(
+    cfg: Any, table: str, row: str | None, metrics: Mapping[str, float], train_seconds: float | None, **about: Any
+) -> Path:
+    """Keep a run's numbers in its own folder, or in results/ where `row` shows them; call it in the main process only.
+
+    Args:
+        cfg: The run's config, whose training switches are recorded.
+        table: Of docs/, with `row`.
+        row: Label of --row; None keeps the record in `train.output_dir`.
+        metrics: As `write_result`.
+        train_seconds: Wall time of the training that has just ended; None for an evaluation.
+        about: The other arguments of `write_result`.
+
+    Returns:
+        The written file.
+    """
+    if train_seconds is not None:
+        train = OmegaConf.to_container(cfg.train, resolve=True)
+        train |= {"batch_size_per_process": cfg.dataloader.train.batch_size, "lr": cfg.optimizer.lr}
+        about["config"] = {**about["config"], "train": train, "train_seconds": round(train_seconds, 1)}
+    name = f"{'eval' if train_seconds is None else 'train'}_{Path(cfg.train.output_dir).name}"
+    if row is None:
+        return write_result(result_name(name), metrics, directory=Path(cfg.train.output_dir), **about)
+    unique = record_name(name, about["dataset"], about["config"], about["checkpoint_sha256"])
+    return write_result(unique, metrics, directory=RESULTS_DIR, table=table, row=row, **about)

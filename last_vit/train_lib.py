@@ -1,0 +1,317 @@
+"""What every training here shares, with torch alone: steps that repeat bit by bit, and losses that are watched.
+
+Order and augmentation of the data depend on (seed, position), see `data/position_sampler.py`, and what a step itself
+draws (dropout, drop path, sampled regions) on (seed, iteration, rank). So a checkpoint needs no random state.
+
+A GPU computes while Python goes on, and `tensor.item()` would wait for all that was started before it. So losses are
+looked at one step late, but always before anything logs, evaluates or saves: what is not finite never reaches a file.
+"""
+
+import contextlib
+import logging
+import math
+import os
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from last_vit.atomic_file import atomic_file
+from last_vit.checkpoint import check_finite, save_checkpoint
+from last_vit.runtime import all_gather, all_reduce_sum, rank, world_size
+
+_NORM = "gradient_norm"
+logger = logging.getLogger("detectron2")  # also writes the run's log.txt
+
+
+class LateScalars(Mapping[str, float]):
+    """Named numbers that a device may still be computing; the first look waits for them and for nothing later.
+
+    Args:
+        names: One per value.
+        values: [len(names)], any dtype and device; copied, so they may be changed afterwards.
+
+    Raises:
+        ValueError: Another number of names than of values.
+    """
+
+    def __init__(self, names: Sequence[str], values: Tensor) -> None:
+        if values.shape != (len(names),):
+            raise ValueError(f"{len(names)} names ({', '.join(names)}) for values of shape {tuple(values.shape)}")
+        self._places = {name: place for place, name in enumerate(names)}
+        self._copied: torch.cuda.Event | None = None
+        if values.device.type == "cuda":
+            host = torch.empty(values.shape, dtype=values.dtype, pin_memory=True)  # others block the copy
+            self._values = host.copy_(values.detach(), non_blocking=True)
+            self._copied = torch.cuda.Event()
+            self._copied.record(torch.cuda.current_stream(values.device))
+        else:
+            self._values = values.detach().clone()
+
+    def __getitem__(self, name: str) -> float:
+        place = self._places[name]
+        if self._copied is not None:
+            self._copied.synchronize()
+        return self._values[place].item()
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._places)
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+
+def require_finite(losses: Mapping[str, float], where: str, remedy: str) -> None:
+    """Stop a training whose losses are not all finite.
+
+    Raises:
+        FloatingPointError: Names the first bad term, where it was met, and what the user can do.
+    """
+    for name, value in losses.items():
+        if not math.isfinite(value):
+            raise FloatingPointError(f"{name} is {value} {where}; {remedy}")
+
+
+def seed_step(seed: int, iteration: int) -> None:
+    """Make what this process draws in one step a function of (seed, iteration, rank)."""
+    torch.manual_seed((seed * 1_000_003 + iteration) * 4096 + rank())
+
+
+def average_gradients(model: nn.Module) -> nn.Module:
+    """The model, under DDP where there are several processes; buffers stay each process's own."""
+    if world_size() == 1:
+        return model
+    return DistributedDataParallel(model, broadcast_buffers=False, gradient_as_bucket_view=True)
+
+
+def micro_batches(
+    model: nn.Module, num_parts: int, batch: Sequence[Tensor]
+) -> Iterator[tuple[tuple[Tensor, ...], float]]:
+    """Split a process's batch for gradient accumulation; run forward and backward inside the loop.
+
+    Args:
+        model: Perhaps under DDP, which exchanges gradients for the last part only.
+        num_parts: Parts, at most; fewer where the batch has fewer samples.
+        batch: Tensors of the same samples along dimension 0.
+
+    Yields:
+        A part of every tensor, and the part's share of the samples, by which its mean loss is to be multiplied.
+    """
+    parts = list(zip(*(tensor.chunk(num_parts) for tensor in batch), strict=True))
+    for i, part in enumerate(parts):
+        is_partial = isinstance(model, DistributedDataParallel) and i + 1 < len(parts)
+        with model.no_sync() if is_partial else contextlib.nullcontext():
+            yield part, len(part[0]) / len(batch[0])
+
+
+def with_own_options(optimizer: torch.optim.Optimizer, saved: Mapping[str, Any]) -> dict[str, Any]:
+    """A saved optimizer state with this run's own options (lr, weight decay, ...); torch would take the file's.
+
+    Raises:
+        ValueError: The state is of other groups of parameters.
+    """
+    own, theirs = optimizer.state_dict()["param_groups"], saved["param_groups"]
+    counts = [[len(group["params"]) for group in groups] for groups in (theirs, own)]
+    if counts[0] != counts[1]:
+        raise ValueError(
+            f"its optimizer holds {counts[0]} tensors per group, this run trains {counts[1]}: the network, or which of "
+            f"its parts are trained, differ"
+        )
+    groups = [{**mine, "params": group["params"]} for mine, group in zip(own, theirs, strict=True)]
+    return {"state": saved["state"], "param_groups": groups}
+
+
+def check_same_start(start: int, folder: str | Path) -> None:
+    """Refuse to go on where the processes of a run found different checkpoints.
+
+    Raises:
+        ValueError: In every process.
+    """
+    starts = [int(each) for each in all_gather(torch.tensor(start))]
+    if len(set(starts)) > 1:
+        raise ValueError(f"the processes would start at {starts}: every machine must see the same {folder}")
+
+
+class RepeatableSteps:
+    """The step of `class OwnTrainer(RepeatableSteps, SimpleTrainer)`, which says in `backward` what a batch is.
+
+    Loop, hooks and event storage are those of detectron2's `SimpleTrainer`, which is named behind this class so that
+    this module does not need detectron2.
+
+    Args:
+        model: In training mode from here on.
+        data_loader: Yields batches as `backward` takes them.
+        optimizer: Over the parameters that are trained.
+        seed: Seeds every step together with its iteration and rank.
+        bf16: What `autocast` does.
+        clip_grad_norm: Largest L2 norm of the whole gradient; 0 leaves it alone.
+
+    Attributes:
+        device: The model's.
+        seconds: What the run has taken so far, over resumes and with evaluations.
+        read_periods: A step that ends one of these periods (0 is none) is waited for, because hooks look at its losses
+            or weights; by default every step.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        data_loader: Any,
+        optimizer: torch.optim.Optimizer,
+        seed: int = 0,
+        bf16: bool = False,
+        clip_grad_norm: float = 0.0,
+    ) -> None:
+        super().__init__(model, data_loader, optimizer)
+        self.device = next(model.parameters()).device
+        self.seed = seed
+        self.bf16 = bf16
+        self.clip_grad_norm = clip_grad_norm
+        self.seconds = 0.0
+        self.read_periods: Sequence[int] = (1,)
+        self._last: tuple[int, LateScalars] | None = None
+        self._step_end = 0.0
+
+    def backward(self, batch: Any) -> tuple[dict[str, Tensor], int]:
+        """Add this process's gradients of the summed losses -> the losses, detached scalars, and the images in them."""
+        raise NotImplementedError
+
+    def autocast(self) -> torch.autocast:
+        """bfloat16 autocast for the forward pass, where the run is in bf16."""
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16)
+
+    def before_train(self) -> None:
+        """Start the clock of `seconds`."""
+        self._step_end = time.perf_counter()
+        super().before_train()
+
+    def state_dict(self) -> dict[str, Any]:
+        """detectron2's state and `seconds`."""
+        return {**super().state_dict(), "seconds": self.seconds}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Continue from `state_dict()`, with the optimizer options of this run."""
+        self.seconds = state_dict.get("seconds", 0.0)  # detectron2's own files have none
+        options = with_own_options(self.optimizer, state_dict["optimizer"])
+        for group in options["param_groups"]:
+            group["initial_lr"] = group["lr"]  # the schedule sets lr from initial_lr and the iteration
+        super().load_state_dict({**state_dict, "optimizer": options})
+
+    def run_step(self) -> None:
+        """One optimizer step on one batch per process."""
+        waited_from = time.perf_counter()
+        batch = next(self._data_loader_iter)
+        data_time = time.perf_counter() - waited_from
+        seed_step(self.seed, self.iter)
+        self.optimizer.zero_grad(set_to_none=True)
+        own, num_images = self.backward(batch)
+        # all losses in one message between processes
+        values = all_reduce_sum(torch.stack([value.float() for value in own.values()])) / world_size()
+        names = tuple(own)
+        if self.clip_grad_norm > 0:
+            norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.clip_grad_norm)
+            names, values = (*names, _NORM), torch.cat((values, norm.detach().float()[None]))
+        self.optimizer.step()
+        self.read_losses()  # of the step before
+        self._last = self.iter, LateScalars(names, values)
+        now = time.perf_counter()
+        speed = num_images * world_size() / (now - self._step_end)
+        self.storage.put_scalars(data_time=data_time, images_per_second=speed)
+        self.seconds += now - self._step_end
+        self._step_end = now
+
+    def after_step(self) -> None:
+        """Hooks, which find the losses of this step where they look at them."""
+        done = self.iter + 1
+        if done == self.max_iter or any(period > 0 and done % period == 0 for period in self.read_periods):
+            self.read_losses()
+        super().after_step()
+
+    def read_losses(self) -> None:
+        """Check and store the losses of the last step that was not read yet; waits for that step.
+
+        Raises:
+            FloatingPointError: One is not finite, or the gradient's norm; in every process alike.
+        """
+        if self._last is None:
+            return
+        (iteration, values), self._last = self._last, None
+        require_finite(
+            values,
+            f"at iteration {iteration}",
+            "nothing of it was saved and the last checkpoint is good: resume with a lower optimizer.lr or with "
+            "train.clip_grad_norm=1.0",
+        )
+        losses = {name: value for name, value in values.items() if name != _NORM}
+        # written as they are, not as a running median, so that the curve of a resumed run has no seam
+        self.storage.put_scalars(**losses, total_loss=sum(losses.values()), smoothing_hint=False, cur_iter=iteration)
+
+
+class RunCheckpoints:
+    """The checkpoints of a `RepeatableSteps` run, with what detectron2's `PeriodicCheckpointer` asks of one.
+
+        {"model": {key: tensor}, "trainer": {"iteration", "optimizer", ...}, "iteration": int, ...}
+
+    Args:
+        trainer: Whose model and state are saved and resumed.
+        folder: Of the run.
+        about: What every file says beside weights and state: what the weights were trained with.
+        load: Loads a file of this layout into the model and returns its content, or raises ValueError where the file
+            was trained with something else than the model.
+    """
+
+    def __init__(
+        self,
+        trainer: RepeatableSteps,
+        folder: str | Path,
+        about: Mapping[str, Any],
+        load: Callable[[Path], Mapping[str, Any]],
+    ) -> None:
+        self._trainer, self._folder, self._about, self._load = trainer, Path(folder), dict(about), load
+        self._model = trainer.model.module if isinstance(trainer.model, DistributedDataParallel) else trainer.model
+
+    @property
+    def path_manager(self) -> Any:
+        """What looks for the files that are too many, and removes them."""
+        return SimpleNamespace(exists=os.path.exists, rm=os.remove)
+
+    def save(self, name: str, **state: Any) -> None:
+        """Write `<name>.pth`; weights that are not finite are refused, so that a good file is never replaced by them.
+
+        Raises:
+            FloatingPointError: A weight is NaN or infinite.
+            OSError: The file cannot be written; earlier checkpoints are intact.
+        """
+        weights = self._model.state_dict()
+        check_finite(weights)
+        content = {"model": weights, "trainer": self._trainer.state_dict(), **state, **self._about}
+        save_checkpoint(self._folder / f"{name}.pth", content)
+        with atomic_file(self._folder / "last_checkpoint") as file:
+            file.write(f"{name}.pth".encode())
+
+    def get_checkpoint_file(self) -> str:
+        """The last checkpoint, under the name that detectron2 calls it by; "" where there is none."""
+        pointer = self._folder / "last_checkpoint"
+        return str(self._folder / pointer.read_text(encoding="utf-8").strip()) if pointer.exists() else ""
+
+    def resume(self) -> int:
+        """Load weights, optimizer state and iteration of the last checkpoint; the optimizer's options are the config's.
+
+        Returns:
+            The iteration to start with; 0 when the folder holds no checkpoint.
+
+        Raises:
+            ValueError: From `load`.
+        """
+        path = self.get_checkpoint_file()
+        if not path:
+            logger.info("No checkpoint in %s: starting at iteration 0", self._folder)
+            return 0
+        self._trainer.load_state_dict(self._load(Path(path))["trainer"])
+        logger.info("Resuming from %s after iteration %d", path, self._trainer.iter)
+        return self._trainer.iter + 1

@@ -1,7 +1,7 @@
 """Files that are whole or not there: written under another name, flushed to the disk, renamed."""
 
 import os
-import tempfile
+import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -25,11 +25,8 @@ def atomic_file(path: str | Path, sole_writer: bool = False) -> Iterator[BinaryI
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.tmp")
-    if not sole_writer:
-        descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-        os.close(descriptor)
-        temporary = Path(name)
+    unique = "" if sole_writer else f".{secrets.token_hex(8)}"
+    temporary = path.with_name(f".{path.name}{unique}.tmp")
     try:
         with temporary.open("wb") as file:
             yield file
@@ -40,13 +37,8 @@ def atomic_file(path: str | Path, sole_writer: bool = False) -> Iterator[BinaryI
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
-    _flush_folder(path.parent)
-
-
-def _flush_folder(folder: Path) -> None:
-    """Make the rename itself survive a power cut; only POSIX systems can open a folder."""
-    if os.name == "posix":
-        descriptor = os.open(folder, os.O_RDONLY)
+    if os.name == "posix":  # others cannot open a folder; the rename itself is to survive a power cut
+        descriptor = os.open(path.parent, os.O_RDONLY)
         try:
             os.fsync(descriptor)
         finally:

@@ -53,7 +53,7 @@ class ImageNetDataset(Dataset):
         filtered: Sound images that were not asked for, reason -> count.
 
     Args:
-        root: Folder that holds `<split>/`, a split's folder itself, or Kaggle's archive; see `find_split_folder`.
+        root: As in `find_split_folder`.
         split: "train" or "val"; None takes `root` itself for the folder of the class folders (any ImageFolder).
         transform: Callable from a PIL RGB image to a tensor. One with a `load` (as `train_transform` gives) reads the
             files itself: path -> what it takes.
@@ -94,8 +94,7 @@ class ImageNetDataset(Dataset):
             )
         self.folder = find_folder(root) if split is None else find_split_folder(root, split)
         self.transform = transform
-        self.skipped: Counter[str] = Counter()
-        self.filtered: Counter[str] = Counter()
+        self.skipped, self.filtered = Counter(), Counter()
         listing = list_split(self.folder)
         if listing.empty_classes and not skip_broken:
             raise ValueError(

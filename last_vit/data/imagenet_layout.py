@@ -1,8 +1,8 @@
 """Where ImageNet's files lie: the split's folder, its images by class, and its XML annotations.
 
-Understands the layouts that are in use: class folders below `<root>/<split>`, the split's folder given directly, the
-Kaggle archive (`ILSVRC/Data/CLS-LOC/<split>` with a flat val folder and `LOC_val_solution.csv`), and XML either flat or
-in class folders. Opens no image and parses no XML.
+Understands class folders below `<root>/<split>`, the split's folder given directly, the Kaggle archive
+(`ILSVRC/Data/CLS-LOC/<split>` with a flat val folder and `LOC_val_solution.csv`), and XML either flat or in class
+folders. Opens no image and parses no XML.
 """
 
 import csv
@@ -60,11 +60,7 @@ def find_split_folder(root: str | Path, split: str) -> Path:
 
 
 def find_folder(root: str | Path) -> Path:
-    """A folder that holds class folders of images, as an absolute path.
-
-    Raises:
-        FileNotFoundError: No such folder.
-    """
+    """A folder that holds class folders of images, as an absolute path; FileNotFoundError where there is none."""
     folder = Path(os.path.abspath(Path(root).expanduser()))
     if not folder.is_dir():
         raise FileNotFoundError(f"no folder {folder}: expected one that holds a folder of images per class")

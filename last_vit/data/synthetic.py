@@ -34,6 +34,7 @@ from last_vit.data.voc import voc_colors
 
 MAX_CLASSES = len(parts.SHAPES) * len(parts.PATTERNS)
 _GOLDEN_ANGLE = np.pi * (3 - np.sqrt(5))  # between the hues of neighbouring classes: any number spreads evenly
+_JPEG = {"format": "JPEG", "quality": 95}
 # Upper ends of the hues in degrees, and their names when light and when dark.
 _HUES = (
     (15, "red", "red"), (45, "orange", "brown"), (68, "yellow", "olive"), (160, "green", "green"),
@@ -198,7 +199,7 @@ def write_imagenet(samples: SyntheticObjects, root: str | Path) -> None:
         stem, xml = f"{wnid}_{index}", annotations / wnid
         if split == "val":
             stem, xml = f"ILSVRC2012_val_{index + 1:08d}", annotations
-        _save_jpeg(sample.image, root / split / wnid / f"{stem}.JPEG")
+        sample.image.save(root / split / wnid / f"{stem}.JPEG", **_JPEG)
         _write_xml(xml / f"{stem}.xml", f"{stem}.JPEG", sample, wnid, sample.box_xyxy.int().tolist())
 
 
@@ -220,7 +221,7 @@ def write_voc(samples: SyntheticObjects, root: str | Path) -> None:
         stem = stems[index]
         x1, y1, x2, y2 = sample.box_xyxy.int().tolist()
         corners = [x1 + 1, y1 + 1, x2, y2]
-        _save_jpeg(sample.image, images / f"{stem}.jpg")
+        sample.image.save(images / f"{stem}.jpg", **_JPEG)
         _write_xml(annotations / f"{stem}.xml", f"{stem}.jpg", sample, names[sample.label], corners)
         _save_palette(sample.mask, sample.label + 1, class_masks / f"{stem}.png")
         _save_palette(sample.mask, 1, object_masks / f"{stem}.png")
@@ -245,7 +246,7 @@ def write_coco(samples: SyntheticObjects, root: str | Path) -> None:
     for index, sample in _rendered(samples):
         number = index + 1
         name = f"{number:012d}.jpg"
-        _save_jpeg(sample.image, folder / name)
+        sample.image.save(folder / name, **_JPEG)
         x1, y1, x2, y2 = sample.box_xyxy.tolist()
         images.append({"id": number, "file_name": name, "height": size, "width": size})
         objects.append(
@@ -272,10 +273,6 @@ def write_coco(samples: SyntheticObjects, root: str | Path) -> None:
 def _rendered(samples: SyntheticObjects) -> Iterator[tuple[int, SyntheticSample]]:
     for index in tqdm(range(len(samples)), desc=f"writing {samples.split}", unit=" images", disable=None, leave=False):
         yield index, samples.render(index)
-
-
-def _save_jpeg(image: Image.Image, path: Path) -> None:
-    image.save(path, format="JPEG", quality=95)
 
 
 def _write_lines(path: Path, lines: Iterable[str]) -> None:

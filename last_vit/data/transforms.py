@@ -61,12 +61,6 @@ class EvalTransform:
         """PIL RGB image of any size -> float32 [3, crop, crop], normalised."""
         return self._transform(image)
 
-    def __repr__(self) -> str:
-        return (
-            f"EvalTransform(resize={self.resize}, crop={self.crop}, mean={self.mean}, std={self.std}, "
-            f"interpolation={self.interpolation!r})"
-        )
-
 
 class TrainTransform:
     """Random resized crop, horizontal flip, normalise: the release's training transform.

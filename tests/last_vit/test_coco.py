@@ -14,7 +14,8 @@ from last_vit.data.synthetic import SyntheticObjects, write_coco
 # pycocotools on numpy 2
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 
-HEIGHT, WIDTH = 40, 60
+HEIGHT, WIDTH = SIZE = [40, 60]
+AREA = HEIGHT * WIDTH
 L_SHAPE = [10, 5, 30, 5, 30, 15, 20, 15, 20, 25, 10, 25]
 SQUARE = [40.5, 10, 50, 10, 50, 20, 40.5, 20]
 
@@ -41,14 +42,8 @@ def _content():
 
 
 def _object(number, image_id, bbox, segmentation, category_id=1, iscrowd=0):
-    return {
-        "id": number,
-        "image_id": image_id,
-        "bbox": bbox,
-        "segmentation": segmentation,
-        "category_id": category_id,
-        "iscrowd": iscrowd,
-    }
+    ids = {"id": number, "image_id": image_id, "category_id": category_id}
+    return {**ids, "bbox": bbox, "segmentation": segmentation, "iscrowd": iscrowd}
 
 
 @pytest.fixture
@@ -61,23 +56,24 @@ def open_content(tmp_path):
     return _open
 
 
-@pytest.mark.parametrize("split", ["train", "val"])
-def test_boxes_and_masks_are_the_synthetic_truth(tmp_path, split):
-    samples = SyntheticObjects(6, split, image_size=48, num_classes=4)
+def test_boxes_and_masks_are_the_synthetic_truth(tmp_path):
+    samples = SyntheticObjects(6, "val", image_size=48, num_classes=4)
     write_coco(samples, tmp_path)
-    coco = CocoInstances(tmp_path / f"annotations/instances_{split}2017.json")
+    coco = CocoInstances(tmp_path / "annotations/instances_val2017.json")
     assert len(coco) == 6
     assert list(coco.categories.values()) == samples.classes
     assert coco.image_hw.tolist() == [[48, 48]] * 6
     assert coco.skipped == {}
     for index in range(6):
         rendered, objects = samples.render(index), coco.objects(index)
-        assert (tmp_path / f"{split}2017" / coco.file_names[index]).is_file()
+        assert (tmp_path / "val2017" / coco.file_names[index]).is_file()
         assert torch.equal(objects.boxes_xyxy, rendered.box_xyxy[None])
         assert coco.categories[int(objects.category_ids[0])] == rendered.class_name
         assert torch.equal(coco.masks(index), rendered.mask[None])
         assert torch.equal(coco.union_mask(index), rendered.mask)
         assert not coco.union_mask(index, crowd=True).any()
+    with pytest.raises(ValueError, match=r"captions_val2017\.json has no list categories"):
+        CocoInstances(tmp_path / "annotations/captions_val2017.json")
 
 
 def test_objects_go_to_their_images_in_order(open_content):
@@ -90,8 +86,7 @@ def test_objects_go_to_their_images_in_order(open_content):
     assert objects.category_ids.tolist() == [1, 1, 18]
     assert objects.is_crowd.tolist() == [False, True, False]
     assert coco.objects(1).boxes_xyxy.tolist() == [[5, 5, 15, 15]]
-    empty = coco.objects(2)
-    assert empty.boxes_xyxy.shape == (0, 4)
+    assert coco.objects(2).boxes_xyxy.shape == (0, 4)
     assert coco.masks(2).shape == (0, 20, 30)
     assert coco.union_mask(2).shape == (20, 30)
     assert not coco.union_mask(2).any()
@@ -125,12 +120,6 @@ def test_the_three_ways_to_write_a_mask_agree(open_content):
         assert np.array_equal(masks[1], mask)
 
 
-def test_boxes_are_clipped_to_the_image(open_content):
-    content = _content()
-    content["annotations"][0]["bbox"] = [-3, 15, 40.5, 30]
-    assert open_content(content).objects(1).boxes_xyxy.tolist() == [[0, 15, 30, 20]]
-
-
 @pytest.mark.parametrize("bbox", [[5, 5, 10, 0], [5, 5, 0.0, 10], [5, 5, 0, 0]])
 def test_official_boxes_without_area_are_counted(open_content, bbox):
     content = _content()
@@ -141,7 +130,10 @@ def test_official_boxes_without_area_are_counted(open_content, bbox):
     assert coco.masks(0).shape == (2, HEIGHT, WIDTH)
 
 
-def test_annotations_may_be_none_at_all(open_content):
+def test_boxes_are_clipped_to_the_image_and_there_may_be_none(open_content):
+    content = _content()
+    content["annotations"][0]["bbox"] = [-3, 15, 40.5, 30]
+    assert open_content(content).objects(1).boxes_xyxy.tolist() == [[0, 15, 30, 20]]
     coco = open_content({**_content(), "annotations": []})
     assert [len(coco.objects(index).boxes_xyxy) for index in range(3)] == [0, 0, 0]
 
@@ -178,21 +170,13 @@ def test_faults_are_named(open_content, spoil, match):
         open_content(content)
 
 
-def test_other_files_are_named(tmp_path, open_content):
+def test_other_files_are_named(tmp_path):
     for text in ("[]", "7", "{", "\xff", "[" * 100000):
         (tmp_path / "x.json").write_text(text, encoding="latin-1")
         with pytest.raises(ValueError, match=r"x\.json.*expected COCO's instances_\*\.json"):
             CocoInstances(tmp_path / "x.json")
     with pytest.raises(FileNotFoundError, match=r"absent\.json"):
         CocoInstances(tmp_path / "absent.json")
-    samples = SyntheticObjects(2, "val", image_size=32, num_classes=2)
-    write_coco(samples, tmp_path)
-    with pytest.raises(ValueError, match=r"captions_val2017\.json has no list categories"):
-        CocoInstances(tmp_path / "annotations/captions_val2017.json")
-
-
-SIZE = [HEIGHT, WIDTH]
-AREA = HEIGHT * WIDTH
 
 
 @pytest.mark.parametrize(

@@ -31,8 +31,7 @@ def root(written, tmp_path):
     return shutil.copytree(written, tmp_path / "voc")
 
 
-@pytest.mark.parametrize("split", ["train", "val"])
-@pytest.mark.parametrize("listing", ["Main", "Segmentation"])
+@pytest.mark.parametrize(("split", "listing"), [("train", "Main"), ("val", "Segmentation")])
 def test_split_is_the_synthetic_truth(written, split, listing):
     samples, voc = _samples(split), VocSplit(written / "VOCdevkit" / "VOC2012", split, listing)
     assert len(voc) == COUNT

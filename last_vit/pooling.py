@@ -1,10 +1,5 @@
 """LaSt pooling: a frequency-guided, channel-wise top-K mean over stable patches (paper Sec. 5.1).
 
-The whole method: low pass along channels -> stability score -> the K most stable patches of each channel -> their mean.
-It has no parameters and needs torch only. Here are its functions and what they accept; the arithmetic is in
-pooling_formulas.py and, faster, in pooling_cpu.py and pooling_triton.py. Baselines are in token_pool.py, hosts in
-adapters/.
-
     x_hat  = Re IFFT_D(g * FFT_D(x))                         low_pass
     S      = x_hat / (|x_hat - x| + eps)   variant "paper"   stability
     S      = x / |x_hat - x|               variant "release"
@@ -12,71 +7,53 @@ adapters/.
     Q[j]   = mean of x[i, j] over i in I_K(j)                last_pool
     v_i    = #{j : i in I_K(j)}                              vote_count
 
+This is the whole method, without parameters. Faster ways to the same token are in kernels/, which it does not need.
+
 Letters: B images, N patches, D channels, K patches kept per channel, f frequency bin. `patch_tokens` is always
-[B, N, D], the encoder's output after its final norm with the prefix tokens (CLS, registers) removed.
+[B, N, D] of any float type, the encoder's output after its final norm without prefix tokens (CLS, registers). `sigma`
+is the Gaussian's standard deviation in frequency bins, sqrt(D) by default. Whatever a function cannot take ends in a
+ValueError that says what it takes; that is NaN as well while torch's anomaly detection is on.
 """
 
 import math
 import operator
+from importlib import import_module
 from types import ModuleType
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from last_vit import pooling_formulas
-from last_vit.pooling_formulas import EPS
+from last_vit.names import VARIANTS
 
-VARIANTS = ("release", "paper")
-_MAX = torch.finfo(torch.float32).max
+EPS = 1e-6  # of the paper's score
+TINY = torch.finfo(torch.float32).tiny
+_BLOCK_NUMEL = 1 << 26  # selecting walks over the batch in blocks of about this size: its extra memory
+# Type of device -> a module with faster `pool` and `select`, used where its `takes` says so, or None. All three are
+# called with (patch_tokens, k, sigma, variant), checked, and k < N for `pool`. The one for a CPU is looked for.
+KERNELS: dict[str, ModuleType | None] = {}
 
 
 def low_pass(patch_tokens: Tensor, sigma: float | None = None, variant: str = "release") -> Tensor:
-    """Gaussian low pass of every patch along its channels (paper Sec. 5.1; the released kernel by default).
+    """Gaussian low pass of every patch along its channels; float32 [B, N, D].
 
-    Args:
-        patch_tokens: [B, N, D], any float dtype.
-        sigma: Standard deviation of the Gaussian in frequency bins; None is sqrt(D).
-        variant: "release" or "paper"; they differ here only in the kernel's centre, and only for even D.
-
-    Returns:
-        [B, N, D] float32.
-
-    Raises:
-        ValueError: Wrong rank, integer input, unknown variant, sigma <= 0; NaN input under `detect_anomaly`.
-
-    Example:
-        >>> low_pass(torch.ones(1, 2, 9), variant="paper")[0, 0, :2]  # a constant is its own low pass
-        tensor([1., 1.])
+    The variants differ in the kernel's centre, and only for even D: "release" has it one bin off, as released.
     """
-    _check_tokens(patch_tokens)
-    gain = _gain(patch_tokens, sigma, variant)
-    with pooling_formulas.without_autocast(patch_tokens.device):
-        return pooling_formulas.low_pass(patch_tokens.float(), gain)
+    sigma = _check(patch_tokens, sigma, variant)
+    with _without_autocast(patch_tokens):
+        return _low_pass(patch_tokens.float(), sigma, variant)
 
 
 def stability(patch_tokens: Tensor, sigma: float | None = None, variant: str = "release", eps: float = EPS) -> Tensor:
     """Signed stability score: high where a channel value is large and its own low pass changes it little.
 
-    "release" scores `x / |x_hat - x|` (what the released weights were trained with), "paper"
-    `x_hat / (|x_hat - x| + eps)`. Computed without gradient: the choice that it guides is not differentiable.
-
-    Args:
-        patch_tokens: [B, N, D], any float dtype.
-        sigma: As in `low_pass`.
-        variant: "release" or "paper".
-        eps: The paper's epsilon; the release has none, so "release" ignores it.
-
-    Returns:
-        [B, N, D] float32, finite for finite input: 0/0 scores 0, x/0 scores +-the largest float32.
-
-    Raises:
-        ValueError: As `low_pass`.
+    float32 [B, N, D], finite for finite input: 0/0 scores 0, x/0 scores +-the largest float32. It has no gradient, for
+    the choice that it guides has none. `eps` is the paper's; the released code has none.
     """
-    _check_tokens(patch_tokens)
-    gain = _gain(patch_tokens, sigma, variant)
-    with torch.no_grad(), pooling_formulas.without_autocast(patch_tokens.device):
-        score = pooling_formulas.score(patch_tokens.detach(), gain, variant, eps)
-        return score.nan_to_num_(nan=0.0, posinf=_MAX, neginf=-_MAX)
+    sigma = _check(patch_tokens, sigma, variant)
+    with torch.no_grad(), _without_autocast(patch_tokens):
+        score = raw_score(patch_tokens.detach(), sigma, variant, eps)
+        return score.nan_to_num_()  # inf becomes the largest number
 
 
 def last_select(
@@ -85,91 +62,70 @@ def last_select(
     """Indices of the K most stable patches of every channel (paper: I_K(j)).
 
     Args:
-        patch_tokens: [B, N, D], any float dtype; B may be 0.
+        patch_tokens: [B, N, D]; B may be 0.
         top_k: Patches kept per channel: an int in [1, N], or a float in (0, 1], a share of N (at least one patch).
-        sigma: As in `low_pass`.
+        sigma: In frequency bins; None is sqrt(D).
         variant: "release" or "paper".
 
     Returns:
         long [B, K, D] in [0, N), distinct within a channel, in no particular order; carries no gradient.
-
-    Raises:
-        ValueError: As `low_pass`, and for a `top_k` outside its range.
-
-    Example:
-        >>> last_select(torch.rand(2, 16, 8), top_k=0.25).shape
-        torch.Size([2, 4, 8])
     """
-    _check_tokens(patch_tokens)
+    sigma = _check(patch_tokens, sigma, variant)
     k = resolve_top_k(top_k, patch_tokens.shape[1])
-    sigma = _check_sigma(sigma, _num_channels(patch_tokens))
-    return _way(patch_tokens, sigma, _check_variant(variant)).select(patch_tokens, k, sigma, variant)
+    x = patch_tokens.detach()
+    if kernels := _faster_way(x, k, sigma, variant):
+        return kernels.select(x, k, sigma, variant)
+    is_one_block = torch.compiler.is_compiling() or x.numel() <= _BLOCK_NUMEL  # traced, a loop would be unrolled
+    with torch.no_grad(), _without_autocast(x):
+        parts = [x] if is_one_block else x.split(max(1, _BLOCK_NUMEL // x[0].numel()))
+        return torch.cat([_largest(raw_score(part, sigma, variant), k) for part in parts])
 
 
 def last_pool(patch_tokens: Tensor, top_k: int | float, sigma: float | None = None, variant: str = "release") -> Tensor:
     """The LaSt token: per channel, the mean over its K most stable patches (paper: Q_CLS).
 
-    Gradients reach `patch_tokens` only through the gathered values. With K = N this is the mean over patches.
-
-    Args:
-        patch_tokens: [B, N, D], any float dtype.
-        top_k: As in `last_select`.
-        sigma: As in `low_pass`.
-        variant: "release" or "paper".
-
-    Returns:
-        [B, D] in the dtype of `patch_tokens`.
-
-    Raises:
-        ValueError: As `last_select`.
+    [B, D] in the dtype of `patch_tokens`, arguments as `last_select`. Gradients reach `patch_tokens` only through the
+    gathered values. With K = N this is the mean over patches.
 
     Example:
         >>> last_pool(torch.rand(2, 16, 8), top_k=1).shape
         torch.Size([2, 8])
     """
-    _check_tokens(patch_tokens)
+    sigma = _check(patch_tokens, sigma, variant)
     k = resolve_top_k(top_k, patch_tokens.shape[1])
-    sigma = _check_sigma(sigma, _num_channels(patch_tokens))
-    _check_variant(variant)
     if k == patch_tokens.shape[1]:
         return patch_tokens.mean(dim=1)  # every patch is kept, whatever its score
-    return _way(patch_tokens, sigma, variant).pool(patch_tokens, k, sigma, variant)
+    if kernels := _faster_way(patch_tokens, k, sigma, variant):
+        return kernels.pool(patch_tokens, k, sigma, variant)
+    return patch_tokens.gather(1, last_select(patch_tokens, k, sigma, variant)).mean(dim=1)
 
 
 def vote_count(topk_idx: Tensor, num_patches: int) -> Tensor:
-    """Number of channels that chose each patch (paper Sec. 5.1: v_i).
+    """Number of channels that chose each patch: long [B, K, D] of `last_select` -> long [B, N] that sum to K * D.
 
-    Args:
-        topk_idx: long [B, K, D] from `last_select`.
-        num_patches: N.
-
-    Returns:
-        long [B, N] in [0, D]; every row sums to K * D.
+    On a GPU, indices outside [0, N) end in torch's own assertion.
 
     Example:
         >>> vote_count(torch.tensor([[[0, 2, 2]]]), num_patches=4)
         tensor([[1, 0, 2, 0]])
     """
+    if not isinstance(topk_idx, Tensor) or topk_idx.ndim != 3 or topk_idx.dtype != torch.long:
+        raise ValueError(f"topk_idx must be long [B, K, D], got {describe(topk_idx)}")
     chosen = topk_idx.flatten(1)
-    votes = torch.zeros(chosen.shape[0], num_patches, dtype=torch.long, device=chosen.device)
     ones = chosen.new_ones(chosen.shape[1])  # one row for all images: B rows of ones take half of the time at K = 98
-    return votes.scatter_add_(1, chosen, ones.expand_as(chosen))
+    try:
+        return chosen.new_zeros(chosen.shape[0], num_patches).scatter_add_(1, chosen, ones.expand_as(chosen))
+    except (RuntimeError, TypeError) as error:
+        raise ValueError(f"topk_idx must lie in [0, num_patches), num_patches is {num_patches!r}: {error}") from error
 
 
 class LaStPool(nn.Module):
-    """`last_pool` as a module without parameters or buffers, so no checkpoint ever changes.
-
-    Args:
-        top_k: As in `last_select`.
-        sigma: As in `low_pass`.
-        variant: "release" or "paper".
-    """
+    """`last_pool` as a module without parameters or buffers, so no checkpoint ever changes; arguments as there."""
 
     def __init__(self, top_k: int | float, sigma: float | None = None, variant: str = "release") -> None:
         super().__init__()
-        self.top_k = _check_top_k(top_k)
-        self.sigma = sigma
-        self.variant = _check_variant(variant)
+        _check_options(sigma, variant)
+        self.top_k, self.sigma, self.variant = _check_top_k(top_k), sigma, variant
 
     def forward(self, patch_tokens: Tensor) -> Tensor:
         """[B, N, D] patch tokens -> [B, D] pooled token."""
@@ -181,13 +137,8 @@ class LaStPool(nn.Module):
 
 
 def resolve_top_k(top_k: int | float, num_patches: int) -> int:
-    """K as a number of patches: an int as it is, a float as a share of `num_patches` (rounded, at least 1).
-
-    Raises:
-        ValueError: If `top_k` is no int in [1, num_patches] and no float in (0, 1].
-    """
-    _check_top_k(top_k)
-    if isinstance(top_k, float):
+    """K as a number of patches: an int as it is, a float as a share of `num_patches` (rounded, at least 1)."""
+    if isinstance(_check_top_k(top_k), float):
         return max(1, round(top_k * num_patches))
     if top_k > num_patches:
         raise ValueError(
@@ -197,64 +148,87 @@ def resolve_top_k(top_k: int | float, num_patches: int) -> int:
     return top_k
 
 
-def _way(patch_tokens: Tensor, sigma: float, variant: str) -> ModuleType:
-    """The fastest module that takes these tokens; `select` and `pool` mean the same in each."""
-    if patch_tokens.device.type == "cuda":
-        from last_vit import pooling_triton
-
-        return pooling_triton if pooling_triton.takes(patch_tokens, sigma, variant) else pooling_formulas
-    if patch_tokens.device.type != "cpu" or torch.compiler.is_compiling():
-        return pooling_formulas
-    from last_vit import pooling_cpu
-
-    return pooling_cpu if pooling_cpu.takes(patch_tokens) else pooling_formulas
+def _faster_way(patch_tokens: Tensor, k: int, sigma: float, variant: str) -> ModuleType | None:
+    device = patch_tokens.device.type
+    if device == "cpu" and device not in KERNELS and not torch.compiler.is_compiling():
+        try:
+            KERNELS[device] = import_module("last_vit.kernels.cpu")
+        except ModuleNotFoundError:  # no such folder, or no numpy
+            KERNELS[device] = None
+    kernels = KERNELS.get(device)
+    return kernels if kernels is not None and kernels.takes(patch_tokens, k, sigma, variant) else None
 
 
-def _gain(patch_tokens: Tensor, sigma: float | None, variant: str) -> Tensor:
-    """The low pass's gain for these tokens, once its options are checked."""
-    num_channels = _num_channels(patch_tokens)
-    checked = _check_sigma(sigma, num_channels), _check_variant(variant)
-    return pooling_formulas.half_gain(num_channels, *checked, patch_tokens.device)
+def raw_score(x: Tensor, sigma: float, variant: str, eps: float = EPS) -> Tensor:
+    """`stability` before it is made finite: x/0 ranks as +-inf, NaN as the largest, so that the token shows it."""
+    x = x.float()
+    low_freq = _low_pass(x, sigma, variant)
+    if variant == "paper":
+        return low_freq / (low_freq - x).abs_().add_(eps)
+    return x / low_freq.sub_(x).abs_().clamp_min_(TINY)  # the clamp makes 0/0 a zero
 
 
-def _num_channels(patch_tokens: Tensor) -> int:
-    """D as a number also where torch.compile has a symbol: gain and taps are made for one D."""
-    return operator.index(patch_tokens.shape[2])
+def _low_pass(x: Tensor, sigma: float, variant: str) -> Tensor:
+    if x.numel() == 0:
+        return x.clone()  # the FFT refuses an empty batch
+    gain = half_gain(x.shape[-1], sigma, variant, x.device).float()
+    return torch.fft.irfft(torch.fft.rfft(x, dim=-1).mul_(gain), n=x.shape[-1], dim=-1)
 
 
-def _check_tokens(patch_tokens: Tensor) -> None:
-    if patch_tokens.ndim != 3:
-        raise ValueError(
-            f"patch_tokens must be [B, N, D], got shape {tuple(patch_tokens.shape)}; flatten the grid and drop the "
-            f"prefix tokens first"
-        )
-    if not patch_tokens.is_floating_point():
-        raise ValueError(f"patch_tokens must be floating point, got {patch_tokens.dtype}; convert them with .float()")
-    if patch_tokens.shape[1] == 0 or patch_tokens.shape[2] == 0:
-        raise ValueError(f"patch_tokens must hold at least one patch and channel, got {tuple(patch_tokens.shape)}")
+def half_gain(num_channels: int, sigma: float, variant: str, device: torch.device) -> Tensor:
+    """Even part of the Gaussian gain at f = 0 .. D // 2, float64 [D // 2 + 1].
+
+    It is all that the real part of the inverse FFT sees, so a real FFT is exact, for the released kernel too.
+    """
+    freq = torch.arange(num_channels // 2 + 1, dtype=torch.float64, device=device)
+    # The release centres its kernel on the fftshifted axis with integer division: even D puts the peak at f = -1.
+    offset = 1.0 if variant == "release" and num_channels % 2 == 0 else 0.0
+    left, right = (torch.exp(-0.5 * ((freq + shift) / sigma) ** 2) for shift in (-offset, offset))
+    gain = 0.5 * (left + right)
+    if num_channels % 2 == 0:
+        gain[-1] = left[-1]  # Nyquist has no mirror bin: it stands at f = -D/2 alone
+    return gain
+
+
+def _largest(score: Tensor, k: int) -> Tensor:
+    """[B, N, D] scores -> long [B, k, D] indices of the largest along dim 1."""
+    return score.topk(k, dim=1, sorted=False).indices if k > 1 else score.max(dim=1, keepdim=True).indices
+
+
+def _without_autocast(x: Tensor) -> torch.autocast:
+    """While it lasts, float32 stays float32, whatever autocast says."""
+    return torch.autocast("cpu" if x.is_meta else x.device.type, enabled=False)
+
+
+def _check(patch_tokens: Tensor, sigma: float | None, variant: str) -> float:
+    """Sigma as a number, once tokens, sigma and variant are found right."""
+    is_float = isinstance(patch_tokens, Tensor) and patch_tokens.is_floating_point()
+    if not is_float or patch_tokens.ndim != 3 or 0 in patch_tokens.shape[1:]:
+        expected = "floating point [B, N, D] without prefix tokens, with at least one patch and channel"
+        raise ValueError(f"patch_tokens must be {expected}, got {describe(patch_tokens)}")
     if not torch.compiler.is_compiling() and torch.is_anomaly_enabled() and bool(patch_tokens.isnan().any()):
         raise ValueError("patch_tokens hold NaN (checked because torch's anomaly detection is on); look upstream")
+    _check_options(sigma, variant)
+    num_channels = operator.index(patch_tokens.shape[2])  # a number also where torch.compile has a symbol
+    return math.sqrt(num_channels) if sigma is None else float(sigma)
+
+
+def describe(value: Any) -> str:
+    """What was given in place of a tensor that is asked for."""
+    return f"{value.dtype} {tuple(value.shape)}" if isinstance(value, Tensor) else f"a {type(value).__name__}"
 
 
 def _check_top_k(top_k: int | float) -> int | float:
-    if isinstance(top_k, bool) or not isinstance(top_k, int | float):
-        raise ValueError(f"top_k must be an int (patches) or a float in (0, 1] (share of them), got {top_k!r}")
-    if isinstance(top_k, float) and not 0.0 < top_k <= 1.0:
-        raise ValueError(f"top_k as a float is a share of the patches in (0, 1], got {top_k}; use an int for a number")
-    if top_k < 1 and isinstance(top_k, int):
-        raise ValueError(f"top_k must be at least 1 patch, got {top_k}")
+    is_count = isinstance(top_k, int) and not isinstance(top_k, bool) and top_k >= 1
+    if not is_count and not (isinstance(top_k, float) and 0.0 < top_k <= 1.0):
+        raise ValueError(
+            f"top_k must be an int of at least 1 (patches) or a float in (0, 1] (their share), got {top_k!r}"
+        )
     return top_k
 
 
-def _check_sigma(sigma: float | None, num_channels: int) -> float:
-    if sigma is None:
-        return math.sqrt(num_channels)
-    if not (sigma > 0 and math.isfinite(sigma)):
-        raise ValueError(f"sigma must be a positive number of frequency bins or None for sqrt(D), got {sigma}")
-    return float(sigma)
-
-
-def _check_variant(variant: str) -> str:
+def _check_options(sigma: float | None, variant: str) -> None:
     if variant not in VARIANTS:
         raise ValueError(f"variant must be one of {', '.join(VARIANTS)}, got {variant!r}")
-    return variant
+    if sigma is not None and not (isinstance(sigma, int | float) and 0 < sigma < math.inf):
+        raise ValueError(f"sigma must be a positive number of frequency bins or None for sqrt(D), got {sigma!r}")

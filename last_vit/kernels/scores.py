@@ -1,7 +1,7 @@
 """What every selecting kernel starts with: x to stability scores, on chip, by Triton.
 
 A program owns one block of 64 channels and reads, for some patches at a time, the window of channels around it. The low
-pass is one matrix product with the taps (pooling_taps.py), which a program keeps while it walks from image to image.
+pass is one matrix product with the taps (taps.py), which a program keeps while it walks from image to image.
 The other half of a neighbour's window comes from the GPU's second-level cache, so x crosses its memory bus once.
 
 Letters in shapes: C the block's channels, W its window, P patches at a time, D all channels.
@@ -10,7 +10,7 @@ Letters in shapes: C the block's channels, W its window, P patches at a time, D 
 import triton
 import triton.language as tl
 
-from last_vit.pooling_formulas import TINY
+from last_vit.pooling import TINY
 
 _IS_INTERPRETED = tl.constexpr(bool(triton.knobs.runtime.interpret))  # it knows no assembly and no bfloat16 products
 _TINY = tl.constexpr(TINY)
@@ -66,7 +66,7 @@ def scores(
     D: tl.constexpr,
     PAPER: tl.constexpr,
 ) -> tl.tensor:
-    """`pooling_formulas.score` of the patches at pointers `rows` [1, P], float32 [C, P].
+    """`pooling.raw_score` of the patches at pointers `rows` [1, P], float32 [C, P].
 
     It is +inf for NaN, which topk ranks first. Where `is_patch` [1, P] is false, nothing is read, and the score means
     nothing.

@@ -1,56 +1,48 @@
 """LaSt pooling on a CUDA GPU: the same choice as the formulas, without a Fourier transform or stored scores.
 
-pooling.py comes here by itself for CUDA tensors that `takes` accepts; everything else goes to pooling_formulas.py:
-float64, no Triton, GPUs before compute capability 9.0 or with less shared memory than an H100 (the kernels count on
-it), more than 4,096 channels or 16,384 patches, transforms of torch.func, and low passes whose taps reach further than
-96 channels (a small sigma, or one that cuts the Gaussian off).
-
-The kernels are in kernels/. For K = 1 and for N <= 256 they read x once, for larger K and N at most 13 times; what
-they write beside the result is the kept patch (K = 1) or one bit per value of x, which is all that the backward pass
-needs, so x need not be kept for it (and for larger K and N some 50 bytes per channel of an image, for the search). To
-torch.compile each function is one operator; no call waits for the GPU, so it can be captured in a CUDA graph once it
-has run outside of one (that compiles the kernels and makes the tap matrix; torch.compile makes it while it traces).
+For K = 1 and for N <= 256 the kernels read x once, for larger K and N at most 13 times; what they write beside the
+result is the kept patch (K = 1) or one bit per value of x, which is all that the backward pass needs, so x need not be
+kept for it. To torch.compile each function is one operator; no call waits for the GPU, so it can be captured in a CUDA
+graph once it has run outside of one (that compiles the kernels and makes the tap matrix).
 
 Against the formulas: scores differ by rounding (about that of the float32 FFT), equal scores keep the first patches,
-and a NaN or inf in x spreads over the channels around it instead of all. The first call of each sort
-(kernels/reference.py) is compared with the formulas; LAST_VIT_TRITON=0 in the environment leaves everything to them.
+and a NaN or inf in x spreads over the channels around it instead of all.
 """
 
-import os
 from functools import cache
-from importlib.util import find_spec
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
-from last_vit.kernels import reference
-from last_vit.plain_tensors import is_plain
-from last_vit.pooling_formulas import EPS
-from last_vit.pooling_taps import BLOCK_CHANNELS, MAX_REACH, TapMatrix, low_pass_taps, tap_matrix
+from last_vit.kernels import kept as kept_kernels
+from last_vit.kernels import select as select_kernels
+from last_vit.kernels import select_long as long_rows
+from last_vit.kernels.taps import BLOCK_CHANNELS, MAX_REACH, TapMatrix, low_pass_taps, tap_matrix
+from last_vit.pooling import EPS
 
 MAX_CHANNELS = 4096
 MAX_PATCHES = 16384
 MAX_RESIDENT = 256  # patches whose scores fit in the registers of one block
-_HAS_TRITON = find_spec("triton") is not None and os.environ.get("LAST_VIT_TRITON") != "0"
 _DTYPES = (torch.bfloat16, torch.float16, torch.float32)
 # Chosen by counting (registers, shared memory and instructions of the compiled kernels), not by measurement.
 _PROGRAMS_PER_GPU_CORE = 4
 _SPREAD_CHANNELS = 128
-_SHARED_BYTES = 200_000  # of one block: float32 with a window of 256 channels takes 192 KiB
 
 
-def takes(patch_tokens: Tensor, sigma: float, variant: str) -> bool:
-    """Whether `pool` and `select` can take these tokens, [B, N, D]."""
+def takes(patch_tokens: Tensor, k: int, sigma: float, variant: str) -> bool:
+    """Whether `pool` and `select` can take these tokens, [B, N, D].
+
+    Not: float64, very many channels or patches, transforms of torch.func, forward-mode gradients, and low passes whose
+    taps reach further than 96 channels (a small sigma, or one that cuts the Gaussian off).
+    """
     batch, num_patches, num_channels = patch_tokens.shape
     return (
-        _HAS_TRITON
-        and patch_tokens.is_cuda
-        and patch_tokens.dtype in _DTYPES
+        patch_tokens.dtype in _DTYPES
         and num_channels <= MAX_CHANNELS
         and num_patches <= MAX_PATCHES
         and batch < 1 << 16
         and _is_plain(patch_tokens)
-        and _is_large_enough(patch_tokens.device.index)
         and _reach(num_channels, sigma, variant) <= MAX_REACH
         and _make_taps(num_channels, sigma, variant, patch_tokens.dtype, patch_tokens.device)
     )
@@ -83,8 +75,6 @@ def pool_on_gpu(x: Tensor, k: int, sigma: float, variant: str) -> tuple[Tensor, 
             _pool_resident(x, k, matrix, variant, pooled, kept)
         else:
             _pool_long(x, k, matrix, variant, pooled, kept)
-    is_split = _grid(x, _patches_at_a_time(x))[2] > 1
-    reference.check_pool(x, k, sigma, variant, pooled, kept, matrix.pieces.shape[2], is_split)
     return pooled, kept
 
 
@@ -96,8 +86,6 @@ def _(x: Tensor, k: int, sigma: float, variant: str) -> tuple[Tensor, Tensor]:
 @torch.library.custom_op("last_vit::spread_on_gpu", mutates_args=())
 def spread_on_gpu(grad: Tensor, kept: Tensor, k: int, num_patches: int) -> Tensor:
     """[B, N, D]: grad [B, D] / k at the kept positions, zeros elsewhere."""
-    from last_vit.kernels import kept as kept_kernels
-
     grad = grad.contiguous()
     batch, num_channels = grad.shape
     out = grad.new_empty(batch, num_patches, num_channels)
@@ -107,7 +95,6 @@ def spread_on_gpu(grad: Tensor, kept: Tensor, k: int, num_patches: int) -> Tenso
             kept_kernels.spread_gradient[grid](
                 grad, kept, out, num_patches, k, D=num_channels, IS_BITS=kept.ndim == 3, BLOCK=_SPREAD_CHANNELS
             )
-        reference.check_spread(grad, kept, k, out)
     return out
 
 
@@ -119,8 +106,6 @@ def _(grad: Tensor, kept: Tensor, k: int, num_patches: int) -> Tensor:
 @torch.library.custom_op("last_vit::select_on_gpu", mutates_args=())
 def select_on_gpu(x: Tensor, k: int, sigma: float, variant: str) -> Tensor:
     """The kept patches themselves, long [B, k, D]."""
-    from last_vit.kernels import kept as kept_kernels
-
     _, kept = pool_on_gpu(x, k, sigma, variant)
     if k == 1:
         return kept.long()[:, None]
@@ -130,7 +115,6 @@ def select_on_gpu(x: Tensor, k: int, sigma: float, variant: str) -> Tensor:
         grid = (-(-num_channels // _SPREAD_CHANNELS), batch)
         with torch.cuda.device_of(x):
             kept_kernels.list_kept[grid](kept, topk_idx, num_patches, k, D=num_channels, BLOCK=_SPREAD_CHANNELS)
-        reference.check_list(kept, topk_idx, num_patches)
     return topk_idx
 
 
@@ -164,7 +148,12 @@ def _keep_for_second_backward(ctx: torch.autograd.function.FunctionCtx, inputs: 
 def _second_backward(ctx: torch.autograd.function.FunctionCtx, grad: Tensor) -> tuple:
     """The gradient is linear in the token's: the mean over the kept patches, in torch, for few ask for it."""
     (kept,) = ctx.saved_tensors
-    return (grad * reference.unpack_kept(kept, ctx.num_patches)).sum(1) / ctx.k, None, None, None
+    if kept.ndim == 2:
+        is_kept = torch.arange(ctx.num_patches, device=kept.device)[:, None] == kept[:, None]
+    else:
+        bits = kept[:, :, None] >> torch.arange(32, device=kept.device, dtype=torch.int32)[:, None]
+        is_kept = (bits & 1).flatten(1, 2)[:, : ctx.num_patches]
+    return (grad * is_kept).sum(1) / ctx.k, None, None, None
 
 
 spread_on_gpu.register_autograd(_second_backward, setup_context=_keep_for_second_backward)
@@ -172,8 +161,6 @@ spread_on_gpu.register_autograd(_second_backward, setup_context=_keep_for_second
 
 def _pool_best(x: Tensor, matrix: TapMatrix, variant: str, pooled: Tensor, kept: Tensor) -> None:
     """K = 1: one pass; few images of many patches are split, and the parts joined by a maximum."""
-    from last_vit.kernels import select as select_kernels
-
     patches = _patches_at_a_time(x)
     blocks, walkers, splits = _grid(x, patches)
     packed = None
@@ -191,8 +178,6 @@ def _pool_best(x: Tensor, matrix: TapMatrix, variant: str, pooled: Tensor, kept:
 
 def _pool_resident(x: Tensor, k: int, matrix: TapMatrix, variant: str, pooled: Tensor, kept: Tensor) -> None:
     """1 < K < N <= 256: one pass."""
-    from last_vit.kernels import select as select_kernels
-
     blocks, walkers, _ = _grid(x, MAX_RESIDENT)
     select_kernels.best_patches[(blocks, walkers)](
         x, matrix.pieces, pooled, kept, k, *_sizes(x), *_numbers(matrix),
@@ -203,25 +188,23 @@ def _pool_resident(x: Tensor, k: int, matrix: TapMatrix, variant: str, pooled: T
 
 def _pool_long(x: Tensor, k: int, matrix: TapMatrix, variant: str, pooled: Tensor, kept: Tensor) -> None:
     """1 < K < N, N > 256: up to eleven passes that narrow the threshold, two that take what reaches it."""
-    from last_vit.kernels import select_long as long
-
     batch, num_patches, num_channels = x.shape
     patches = _patches_at_a_time(x)
     grid = _grid(x, patches)
-    base = kept.new_full((batch, num_channels), long.LOWEST)
+    base = kept.new_full((batch, num_channels), long_rows.LOWEST)
     reach = kept.new_full((batch, num_channels), num_patches)
     above = kept.new_zeros(batch, num_channels)
-    counts = kept.new_zeros(long.NUM_THRESHOLDS, batch, num_channels)
+    counts = kept.new_zeros(long_rows.NUM_THRESHOLDS, batch, num_channels)
     flags = {**_shape(x, matrix, variant), "P": patches, "num_warps": 4, "num_stages": 1}
-    for shift in long.SHIFTS:
-        long.count_reaching[grid](
+    for shift in long_rows.SHIFTS:
+        long_rows.count_reaching[grid](
             x, matrix.pieces, base, reach, counts, base.numel(), k, shift, *_sizes(x), *_numbers(matrix), **flags
         )
-        long.raise_base[(-(-base.numel() // 256),)](base, reach, above, counts, base.numel(), k, shift, BLOCK=256)
+        long_rows.raise_base[(-(-base.numel() // 256),)](base, reach, above, counts, base.numel(), k, shift, BLOCK=256)
     equals = kept.new_empty(grid[2], batch, num_channels)
     sums = x.new_empty(grid[2], batch, num_channels, dtype=torch.float32)
     for is_first in (True, False):
-        long.sum_kept[grid](
+        long_rows.sum_kept[grid](
             x, matrix.pieces, base, reach, above, equals, sums, kept, base.numel(), k, *_sizes(x), *_numbers(matrix),
             **flags, COUNT_EQUALS=is_first,
         )  # fmt: skip
@@ -268,8 +251,13 @@ def _with_plain_rows(x: Tensor) -> Tensor:
 
 
 def _is_plain(x: Tensor) -> bool:
-    """No transform of torch.func, forward-mode gradient, fake tensor or other subclass: for these are the formulas."""
-    return torch.compiler.is_compiling() or is_plain(x)
+    """No transform of torch.func, forward-mode gradient or fake tensor: for these are the formulas."""
+    if torch.compiler.is_compiling():
+        return True
+    try:
+        return forward_ad.unpack_dual(x).tangent is None and x.data_ptr() is not None
+    except RuntimeError:  # it has no memory
+        return False
 
 
 @torch.compiler.assume_constant_result
@@ -283,12 +271,6 @@ def _make_taps(num_channels: int, sigma: float, variant: str, dtype: torch.dtype
     if device.type != "cuda" or torch.cuda.is_available():  # a fake tensor's GPU need not exist
         tap_matrix(num_channels, sigma, variant, dtype, device)
     return True
-
-
-@torch.compiler.assume_constant_result
-def _is_large_enough(device_index: int) -> bool:
-    gpu = torch.cuda.get_device_properties(device_index)
-    return torch.version.hip is None and gpu.major >= 9 and gpu.shared_memory_per_block_optin >= _SHARED_BYTES
 
 
 @cache

@@ -1,29 +1,26 @@
 """LaSt pooling's Triton kernels compiled for an H100 or H200, on any machine: Triton brings the assembler along.
 
-The launching code of pooling_triton.py runs as it is, on tensors of the CPU, but every launch ends after compiling.
+The launching code of kernels/cuda.py runs as it is, on tensors of the CPU, but every launch ends after compiling.
 """
 
 import os
-from importlib.util import find_spec
 from types import SimpleNamespace
 
 import pytest
 import torch
 
-from last_vit import pooling_triton
+triton = pytest.importorskip("triton", reason="torch brings no Triton on this platform")
+from last_vit.kernels import cuda  # noqa: E402
 
-pytestmark = [
-    pytest.mark.skipif(find_spec("triton") is None, reason="torch brings no Triton on this platform"),
-    pytest.mark.skipif(os.environ.get("TRITON_INTERPRET") == "1", reason="Triton interprets in place of compiling"),
-]
+pytestmark = pytest.mark.skipif(
+    os.environ.get("TRITON_INTERPRET") == "1", reason="Triton interprets in place of compiling"
+)
 SHARED_BYTES = 227 * 1024  # of one block on compute capability 9.0
 
 
 @pytest.fixture
 def compiled(monkeypatch, tmp_path):
     """Kernels compiled so far, by name."""
-    import triton
-
     kernels = {}
     gpu = SimpleNamespace(
         get_current_device=lambda: "none",  # a device of its own in Triton's tables of compiled kernels
@@ -40,29 +37,26 @@ def compiled(monkeypatch, tmp_path):
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
     monkeypatch.setattr(triton.runtime.jit.JITFunction, "__getitem__", compile_only)
     monkeypatch.setattr(triton.runtime.driver, "_active", gpu)
-    for name in ("check_pool", "check_spread", "check_list"):
-        monkeypatch.setattr(pooling_triton.reference, name, lambda *_: None)
     return kernels
 
 
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
 @pytest.mark.parametrize(
-    ("shape", "k", "selecting"),
+    ("shape", "k", "dtype", "selecting"),
     [
-        ((2, 196, 768), 1, {"best_patch"}),
-        ((2, 196, 768), 98, {"best_patches"}),
-        ((2, 1024, 768), 98, {"count_reaching", "raise_base", "sum_kept"}),
-        ((2, 36, 384), 9, {"best_patches"}),
-        ((1, 2048, 1537), 1, {"best_patch"}),  # two windows wide, rows at odd addresses
-        ((1, 2048, 64), 1, {"best_patch"}),  # patches split among blocks
+        ((2, 196, 768), 1, torch.bfloat16, {"best_patch"}),
+        ((2, 196, 768), 98, torch.float32, {"best_patches"}),
+        ((2, 1024, 768), 98, torch.bfloat16, {"count_reaching", "raise_base", "sum_kept"}),
+        ((2, 36, 384), 9, torch.float16, {"best_patches"}),
+        ((1, 2048, 1537), 1, torch.float32, {"best_patch"}),  # two windows wide, rows at odd addresses
+        ((1, 2048, 64), 1, torch.float16, {"best_patch"}),  # patches split among blocks
     ],
 )
 def test_compiles_for_hopper(compiled, monkeypatch, dtype, shape, k, selecting):
-    monkeypatch.setattr(pooling_triton, "_num_gpu_cores", lambda device: 132)
+    monkeypatch.setattr(cuda, "_num_gpu_cores", lambda device: 132)
     x = torch.zeros(shape, dtype=dtype, requires_grad=True)
     variant = "paper" if k == 9 else "release"
-    pooling_triton.pool(x, k, shape[2] ** 0.5, variant).sum().backward()
-    pooling_triton.select(x, k, shape[2] ** 0.5, variant)
+    cuda.pool(x, k, shape[2] ** 0.5, variant).sum().backward()
+    cuda.select(x, k, shape[2] ** 0.5, variant)
     assert compiled.keys() == selecting | {"spread_gradient"} | ({"list_kept"} if k > 1 else set())
     for name, kernel in compiled.items():
         assert kernel.metadata.shared <= SHARED_BYTES

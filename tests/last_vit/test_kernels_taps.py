@@ -3,15 +3,15 @@
 import pytest
 import torch
 
-from last_vit.pooling import VARIANTS, low_pass
-from last_vit.pooling_formulas import half_gain64
-from last_vit.pooling_taps import MAX_REACH, low_pass_taps, split_taps, tap_matrix
+from last_vit.kernels.taps import MAX_REACH, low_pass_taps, split_taps, tap_matrix
+from last_vit.names import VARIANTS
+from last_vit.pooling import half_gain, low_pass
 
 CPU = torch.device("cpu")
 
 
 def fourier_low_pass(x, sigma, variant):
-    gain = half_gain64(x.shape[-1], sigma, variant, CPU)
+    gain = half_gain(x.shape[-1], sigma, variant, CPU)
     return torch.fft.irfft(torch.fft.rfft(x) * gain, n=x.shape[-1])
 
 
@@ -26,7 +26,7 @@ def matrix_low_pass(x, matrix):
     return torch.cat(blocks, dim=-1)[..., :num_channels]
 
 
-@pytest.mark.parametrize("num_channels", [1, 2, 3, 7, 8, 45, 64, 100, 768, 769, 2048, 4095, 4096])
+@pytest.mark.parametrize("num_channels", [1, 2, 7, 45, 64, 768, 769, 4095])
 @pytest.mark.parametrize("variant", VARIANTS)
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
 def test_matrix_is_the_low_pass(num_channels, variant, dtype):
@@ -60,7 +60,7 @@ def test_pieces_are_numbers_of_their_type(dtype):
 
 def test_taps_are_cut_where_float32_no_longer_sees_them():
     assert len(low_pass_taps(768, 768**0.5, "release")) - 1 == 25
-    full = torch.fft.irfft(half_gain64(768, 768**0.5, "paper", CPU), n=768)
+    full = torch.fft.irfft(half_gain(768, 768**0.5, "paper", CPU), n=768)
     kept = low_pass_taps(768, 768**0.5, "paper")
     assert 2 * full[len(kept) : 385].abs().sum() < 2**-25 * full.abs().sum()
     assert torch.equal(kept, full[: len(kept)])

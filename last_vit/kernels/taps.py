@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import unset_fake_temporarily
 
-from last_vit.pooling_formulas import half_gain64
+from last_vit.pooling import half_gain
 
 BLOCK_CHANNELS = 64  # outputs of one matrix: the height of Hopper's matrix instruction
 _CUT = 2.0**-26  # all taps beyond the reach sum up to less than this share of all taps
@@ -53,7 +53,7 @@ def low_pass_taps(num_channels: int, sigma: float, variant: str) -> Tensor:
         >>> len(low_pass_taps(768, 768**0.5, "release"))
         26
     """
-    taps = torch.fft.irfft(half_gain64(num_channels, sigma, variant, torch.device("cpu")), n=num_channels)
+    taps = torch.fft.irfft(half_gain(num_channels, sigma, variant, torch.device("cpu")), n=num_channels)
     half = taps[: num_channels // 2 + 1]
     size = half.abs()
     dropped = 2 * (size.sum() - size.cumsum(0))  # by a cut after offset j

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from last_vit.dense import DenseOutput, attach_last, attach_pool, dense_forward
-    from last_vit.kernels import use_fused_pool
+    from last_vit.kernels.fused_pool import use_fused_pool
     from last_vit.patch_scores import patch_score
     from last_vit.pooling import LaStPool, last_pool, last_select, low_pass, stability, vote_count
 
@@ -24,7 +24,7 @@ _HOMES = {
     "stability": "pooling",
     "patch_score": "patch_scores",
     "vote_count": "pooling",
-    "use_fused_pool": "kernels",
+    "use_fused_pool": "kernels.fused_pool",
 }
 
 __all__ = [

@@ -103,8 +103,6 @@ def last_pool(patch_tokens: Tensor, top_k: int | float, sigma: float | None = No
 def vote_count(topk_idx: Tensor, num_patches: int) -> Tensor:
     """Number of channels that chose each patch: long [B, K, D] of `last_select` -> long [B, N] that sum to K * D.
 
-    On a GPU, indices outside [0, N) end in torch's own assertion.
-
     Example:
         >>> vote_count(torch.tensor([[[0, 2, 2]]]), num_patches=4)
         tensor([[1, 0, 2, 0]])
@@ -115,7 +113,7 @@ def vote_count(topk_idx: Tensor, num_patches: int) -> Tensor:
     ones = chosen.new_ones(chosen.shape[1])  # one row for all images: B rows of ones take half of the time at K = 98
     try:
         return chosen.new_zeros(chosen.shape[0], num_patches).scatter_add_(1, chosen, ones.expand_as(chosen))
-    except (RuntimeError, TypeError) as error:
+    except (RuntimeError, TypeError) as error:  # indices outside; on a GPU torch's own assertion stops the process
         raise ValueError(f"topk_idx must lie in [0, num_patches), num_patches is {num_patches!r}: {error}") from error
 
 
@@ -221,9 +219,7 @@ def describe(value: Any) -> str:
 def _check_top_k(top_k: int | float) -> int | float:
     is_count = isinstance(top_k, int) and not isinstance(top_k, bool) and top_k >= 1
     if not is_count and not (isinstance(top_k, float) and 0.0 < top_k <= 1.0):
-        raise ValueError(
-            f"top_k must be an int of at least 1 (patches) or a float in (0, 1] (their share), got {top_k!r}"
-        )
+        raise ValueError(f"top_k must be an int, at least 1 (patches), or a float in (0, 1] (share), got {top_k!r}")
     return top_k
 
 

@@ -17,7 +17,8 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 import last_vit
-from last_vit import kernels, last_pool, last_select, pooling, stability
+from last_vit import last_pool, last_select, pooling, stability
+from last_vit.kernels import fused_pool
 from last_vit.names import VARIANTS
 from last_vit.pooling import half_gain
 
@@ -274,7 +275,7 @@ def test_off_until_turned_on(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(RuntimeError, match="torch finds none"):
         last_vit.use_fused_pool(True)
-    monkeypatch.setattr(kernels, "find_spec", lambda name: None)
+    monkeypatch.setattr(fused_pool, "find_spec", lambda name: None)
     with pytest.raises(RuntimeError, match="needs Triton"):
         last_vit.use_fused_pool(True)
 

@@ -41,7 +41,7 @@ def module_name(path):
 
 
 def package_modules(path):
-    """Modules of last_vit that a file imports, `from last_vit import pooling_cpu` among them."""
+    """Modules of last_vit that a file imports, `from last_vit import pooling` among them."""
     modules = {module_name(each) for each in tracked("last_vit")}
     nodes = [node for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))) if isinstance(node, ast.ImportFrom)]
     named = {f"{node.module}.{alias.name}" for node in nodes for alias in node.names}
@@ -61,11 +61,12 @@ def test_last_vit_imports_with_torch_alone():
 
 
 def test_pooling_imports_torch_only():
-    """The formulas need nothing else; the faster versions of them are looked for when there are tokens to pool."""
-    formulas, pooling = (REPO / "last_vit" / f"{name}.py" for name in ("pooling_formulas", "pooling"))
-    assert roots(imports(formulas)) == {"torch", "contextlib", "functools"}
-    assert roots(imports(pooling)) == {"torch", "math", "operator", "types", "last_vit"}
-    assert package_modules(pooling) == {f"last_vit.pooling_{name}" for name in ("formulas", "cpu", "triton")}
+    """And of the package its names; kernels/ is looked for when there are tokens to pool, and may be missing."""
+    pooling = REPO / "last_vit" / "pooling.py"
+    assert roots(imports(pooling)) - sys.stdlib_module_names == {"torch", "last_vit"}
+    assert package_modules(pooling) == {"last_vit.names"}
+    assert len(pooling.read_text(encoding="utf-8").splitlines()) <= 230
+    assert len((REPO / "last_vit" / "kernels" / "cpu.py").read_text(encoding="utf-8").splitlines()) <= 130
 
 
 def test_package_has_no_circles():
@@ -91,8 +92,10 @@ def test_package_imports_point_down(path):
     if path.parent.name == "adapters":
         assert inner <= {n for n in inner if n.startswith(("last_vit.adapters", "last_vit.token_pool"))}
         assert not roots(names) & HOSTS, "adapters know their hosts by name"
+    if path.parent.name == "kernels":
+        assert all(n.startswith(("last_vit.kernels", "last_vit.pooling")) for n in inner)
     if path.stem in ("patch_scores", "token_pool"):
-        assert inner <= {"last_vit.pooling"}
+        assert inner <= {"last_vit.pooling", "last_vit.names"}
 
 
 @pytest.mark.parametrize("folder", [f for f in SCRIPT_FOLDERS if (REPO / f).exists()])

@@ -1,6 +1,6 @@
 """What every training here shares, with torch alone: steps that repeat bit by bit, and losses that are watched.
 
-Order and augmentation of the data depend on (seed, position), see `data/position_sampler.py`, and what a step itself
+Order and augmentation of the data depend on (seed, position), see `data/loaders.py`, and what a step itself
 draws (dropout, drop path, sampled regions) on (seed, iteration, rank). So a checkpoint needs no random state.
 
 A GPU computes while Python goes on, and `tensor.item()` would wait for all that was started before it. So losses are

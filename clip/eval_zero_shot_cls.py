@@ -105,7 +105,7 @@ def measure_model(
     from class_accuracy import ClassAccuracy
 
     from last_vit.clip_text import zero_shot_scores
-    from last_vit.dense_batches import dense_batches
+    from last_vit.dense import dense_batches
     from last_vit.runtime import describe_device, is_main_process
 
     clip = load_clip_argument(argument, args, device)

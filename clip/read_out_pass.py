@@ -14,7 +14,7 @@ from last_vit.boxes import is_small_box
 from last_vit.clip_models import LoadedClip
 from last_vit.clip_text import zero_shot_scores
 from last_vit.data.imagenet import ImageNetDataset
-from last_vit.dense_batches import dense_batches
+from last_vit.dense import dense_batches
 from last_vit.metrics import PointInBox, TopK
 from last_vit.models import ModelArgument
 from last_vit.patch_scores import patch_score
@@ -26,7 +26,7 @@ def list_pools(model: nn.Module, kinds: Sequence[str], top_ks: Sequence[int | fl
 
     Args:
         model: With its pooling attached; variant and sigma of its LaSt, if it has one, are those of all.
-        kinds: Some of `POOL_KINDS`.
+        kinds: Some of `POOLS`.
         top_ks: For "last".
 
     Raises:

@@ -20,7 +20,7 @@ class ClassificationNet(nn.Module):
 
     Args:
         model: Any host that `attach_pool` supports, with its classification head.
-        pool: One of `token_pool.POOL_KINDS`, or "host" to leave the read-out as the host has it (ConvNets).
+        pool: One of `names.POOLS`, or "host" to leave the read-out as the host has it (ConvNets).
         top_k: For "last": patches kept per channel, int or share in (0, 1].
         sigma: For "last": frequency std of the low pass; None is sqrt(D).
         variant: For "last": "release" or "paper".

@@ -18,8 +18,7 @@ from last_vit.checkpoint import load_checkpoint, read_checkpoint, unwrap_state_d
 from last_vit.data.imagenet import ImageNetDataset
 from last_vit.data.loaders import build_test_loader, process_share
 from last_vit.data.transforms import EvalTransform
-from last_vit.dense import pooling_of
-from last_vit.dense_batches import dense_batches
+from last_vit.dense import dense_batches, pooling_of
 from last_vit.dino_vit import DinoVisionTransformer, trained_img_size
 from last_vit.models import TrainedModel, attach_trained_pooling
 from last_vit.preprocessing import Preprocessing

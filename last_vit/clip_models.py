@@ -150,7 +150,7 @@ def load_clip(
             the same architecture is followed.
         checkpoint: A file in a layout of checkpoints.py, never a name of one to download; None only for random
             weights.
-        pool: One of `POOL_KINDS`, in place of the default.
+        pool: One of `POOLS`, in place of the default.
         top_k: For pool "last", in place of the recorded one; 1 when nothing is recorded.
         variant: For pool "last", in place of the recorded one; "release" when nothing is recorded.
         random_seed: Keep random initial weights, drawn with this seed: a control, never a default.

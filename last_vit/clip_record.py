@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from last_vit.token_pool import POOL_KINDS
+from last_vit.names import POOLS
 from last_vit.weights import WEIGHTS
 
 RECORD_FILE = "last_vit.json"
@@ -23,7 +23,7 @@ class ClipRecord:
     Attributes:
         path: The file.
         model: open_clip architecture of the training.
-        pool: One of `POOL_KINDS`, or "host" for the tower's own read-out.
+        pool: One of `POOLS`, or "host" for the tower's own read-out.
         top_k, variant: Of LaSt; None for another pool.
         force_quick_gelu: Whether the architecture was trained with QuickGELU although its configuration says GELU.
     """
@@ -60,9 +60,9 @@ def read_clip_record(checkpoint: str | Path) -> ClipRecord | None:
     needs_top_k = record.pool == "last" and (
         isinstance(record.top_k, bool) or not isinstance(record.top_k, int | float)
     )
-    if record.pool not in ("host", *POOL_KINDS) or needs_top_k or not isinstance(record.model, str):
+    if record.pool not in ("host", *POOLS) or needs_top_k or not isinstance(record.model, str):
         raise ValueError(
-            f"{path} is no record of a CLIP training: it needs a model name, a pool of host, {', '.join(POOL_KINDS)}, "
+            f"{path} is no record of a CLIP training: it needs a model name, a pool of host, {', '.join(POOLS)}, "
             f"and a top_k for last; it holds {content}. Restore or remove it"
         )
     return record

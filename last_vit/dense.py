@@ -8,15 +8,20 @@ The public face of adapters/. Nothing here changes parameters, state-dict keys o
 """
 
 import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import nullcontext
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from last_vit.adapters import DenseOutput, find_adapter, unwrap_host
+from last_vit.pooling import describe
 from last_vit.token_pool import TokenPool
 
-__all__ = ["DenseOutput", "attach_last", "attach_pool", "dense_forward", "pooling_of"]
+__all__ = ["DenseOutput", "attach_last", "attach_pool", "dense_batches", "dense_forward", "pooling_of"]
+
+Output = TypeVar("Output")
 
 
 def attach_pool(
@@ -58,20 +63,7 @@ def attach_pool(
 def attach_last(
     model: nn.Module, top_k: int | float, sigma: float | None = None, variant: str = "release"
 ) -> nn.Module:
-    """`attach_pool` with LaSt: the model reads its global token from the K most stable patches of each channel.
-
-    Args:
-        model: As in `attach_pool`.
-        top_k: Patches kept per channel: an int, or a share in (0, 1].
-        sigma: Frequency std of the low pass; None is sqrt(D).
-        variant: "release" or "paper".
-
-    Returns:
-        `model` itself.
-
-    Raises:
-        ValueError: As `attach_pool`.
-    """
+    """`attach_pool` with LaSt: the model reads its global token from the K most stable patches of each channel."""
     return attach_pool(model, "last", top_k, sigma, variant)
 
 
@@ -80,14 +72,11 @@ def dense_forward(model: nn.Module, images: Tensor) -> DenseOutput:
 
     Runs the bare host, past compile and DDP wrappers, in whatever train / eval mode, autocast and grad mode the caller
     has set; gradients flow. Tokens are read after the host's final norm, the global token where its head reads it; what
-    that means for each host is in the adapter's docstring.
+    that means for each host is in the adapter's docstring. The logits are those of `model(images)`.
 
     Args:
         model: As in `attach_pool`.
         images: Float [B, 3, H, W], normalised as the host expects.
-
-    Returns:
-        `DenseOutput`; its logits are those of `model(images)`.
 
     Raises:
         ValueError: Images of wrong rank, channels, dtype or size; unsupported host; `top_k` above N.
@@ -100,26 +89,47 @@ def dense_forward(model: nn.Module, images: Tensor) -> DenseOutput:
         >>> out.global_token.shape, out.patch_tokens.shape, out.grid_hw, out.logits.shape
         (torch.Size([2, 16]), torch.Size([2, 16, 16]), (4, 4), torch.Size([2, 5]))
     """
-    if images.ndim != 4 or images.shape[1] != 3 or not images.is_floating_point():
-        raise ValueError(f"images must be float [B, 3, H, W], got {images.dtype} {tuple(images.shape)}")
+    is_float = isinstance(images, Tensor) and images.is_floating_point()
+    if not is_float or images.ndim != 4 or images.shape[1] != 3:
+        raise ValueError(f"images must be float [B, 3, H, W], got {describe(images)}")
     # Graphs compiled in place (nn.Module.compile) would not call the hooks that read the tokens.
     eager = torch.compiler.set_stance("force_eager") if _is_dynamo_loaded() else nullcontext()
     with eager:
         return find_adapter(model).dense(unwrap_host(model), images)
 
 
+def dense_batches(
+    model: nn.Module,
+    batches: Iterable[Mapping[str, Any]],
+    device: torch.device,
+    read: Callable[[nn.Module, Tensor], Output] = dense_forward,
+) -> Iterator[tuple[Output, dict[str, Any]]]:
+    """Read a model on every batch, without gradients and keeping nothing in between: the loop of every diagnostic.
+
+    Args:
+        model: On `device`, in eval mode, of a host that has an adapter.
+        batches: Mappings with "image", float [B, 3, H, W], and whatever else.
+        device: Where to compute.
+        read: What one pass of the model over [B, 3, H, W] images is read with.
+
+    Yields:
+        What `read` returned and the batch, both with their tensors on `device`.
+    """
+    for batch in batches:
+        moved = {
+            key: value.to(device, non_blocking=True) if isinstance(value, Tensor) else value
+            for key, value in batch.items()
+        }
+        with torch.inference_mode():
+            output = read(model, moved["image"])
+        yield output, moved
+
+
 def pooling_of(model: nn.Module) -> dict[str, str | int | float | None]:
     """What a host pools with, in the form that checkpoints and results record.
 
-    Args:
-        model: As in `attach_pool`.
-
-    Returns:
-        {"pool": kind, "top_k": ..., "variant": ..., "sigma": ...} of the attached pool, the last three None unless the
-        kind is "last"; {"pool": "host"} if nothing was attached.
-
-    Raises:
-        ValueError: Unsupported host.
+    {"pool": kind, "top_k": ..., "variant": ..., "sigma": ...} of the attached pool, the last three None unless the kind
+    is "last"; {"pool": "host"} if nothing was attached.
     """
     pool = find_adapter(model).attached(unwrap_host(model))
     if pool is None:

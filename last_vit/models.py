@@ -18,8 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from last_vit.model_spec import FORMS, build_model, preprocessing_of
+from last_vit.names import POOLS
 from last_vit.native_size import find_patch_size, takes_any_size
-from last_vit.token_pool import POOL_KINDS
 from last_vit.trained_model import TrainedModel, load_trained_model
 from last_vit.trained_pooling import attach_trained_pooling
 
@@ -153,8 +153,8 @@ def _split_options(rest: str, text: str) -> tuple[str, dict[str, str]]:
         if key in options:
             raise ValueError(f"option {key!r} stands twice in model {text!r}")
         options[key] = value
-    if "pool" in options and options["pool"] not in POOL_KINDS:
-        raise ValueError(f"pool must be one of {', '.join(POOL_KINDS)}, got {options['pool']!r} in model {text!r}")
+    if "pool" in options and options["pool"] not in POOLS:
+        raise ValueError(f"pool must be one of {', '.join(POOLS)}, got {options['pool']!r} in model {text!r}")
     return rest, options
 
 

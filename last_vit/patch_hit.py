@@ -10,15 +10,13 @@ import torch
 from torch import Tensor, nn
 
 from last_vit.adapters import DenseOutput
-from last_vit.dense import dense_forward
-from last_vit.dense_batches import dense_batches
+from last_vit.dense import dense_batches, dense_forward
 from last_vit.layer_tokens import layer_tokens
 from last_vit.metrics import PointInBox, TopK
 from last_vit.metrics.patch_norms import PatchNorms, token_norms
+from last_vit.names import GLOBAL_TOKENS
 from last_vit.patch_scores import patch_score
 from last_vit.pooling import LaStPool
-
-GLOBAL_TOKENS = ("trained", "cls", "last", "mean")
 
 
 def choose_global_token(output: DenseOutput, kind: str, last_pool: LaStPool) -> Tensor:
@@ -29,9 +27,6 @@ def choose_global_token(output: DenseOutput, kind: str, last_pool: LaStPool) -> 
         kind: "trained": what the model is pooled with; "cls": the class token; "last": `last_pool` of the patches;
             "mean": their mean.
         last_pool: For "last".
-
-    Returns:
-        [B, D].
 
     Raises:
         ValueError: Unknown kind, or "cls" for a model without class token.

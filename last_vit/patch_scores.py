@@ -6,6 +6,9 @@ connected components is the business of object discovery, not of this file.
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
+
+from last_vit.pooling import TINY, describe
 
 
 def patch_score(patch_tokens: Tensor, global_token: Tensor) -> Tensor:
@@ -25,16 +28,22 @@ def patch_score(patch_tokens: Tensor, global_token: Tensor) -> Tensor:
         >>> patch_score(torch.ones(2, 9, 4), torch.ones(2, 4)).shape
         torch.Size([2, 9])
     """
-    if patch_tokens.ndim != 3 or global_token.ndim != 2 or patch_tokens.shape[::2] != global_token.shape:
+    tensors = isinstance(patch_tokens, Tensor) and isinstance(global_token, Tensor)
+    if not tensors or patch_tokens.ndim != 3 or global_token.ndim != 2 or patch_tokens.shape[::2] != global_token.shape:
         raise ValueError(
             f"expected patch_tokens [B, N, D] and global_token [B, D] of equal B and D, got "
-            f"{tuple(patch_tokens.shape)} and {tuple(global_token.shape)}"
+            f"{describe(patch_tokens)} and {describe(global_token)}"
         )
     with torch.autocast(patch_tokens.device.type, enabled=False):
-        patches, query = patch_tokens.float(), global_token.float()
-        dot = torch.bmm(patches, query[:, :, None]).squeeze(2)
-        norms = torch.linalg.vector_norm(patches, dim=2) * torch.linalg.vector_norm(query, dim=1, keepdim=True)
-        return (dot / norms.clamp_min(torch.finfo(torch.float32).tiny)).clamp(-1.0, 1.0)
+        score = torch.bmm(_direction(patch_tokens), _direction(global_token)[:, :, None]).squeeze(2)
+        return score.clamp(-1.0, 1.0)
+
+
+def _direction(tokens: Tensor) -> Tensor:
+    """float32 tokens [..., D] of length 1, zeros for zeros; first scaled, so that no square over- or underflows."""
+    tokens = tokens.float()
+    tokens = tokens / tokens.abs().amax(dim=-1, keepdim=True).clamp_min(TINY)
+    return F.normalize(tokens, dim=-1)
 
 
 def peak_index(score: Tensor) -> Tensor:

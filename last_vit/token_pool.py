@@ -7,9 +7,8 @@ model is the same whatever it is pooled with.
 import torch
 from torch import Tensor, nn
 
+from last_vit.names import POOLS
 from last_vit.pooling import LaStPool
-
-POOL_KINDS = ("cls", "mean", "max", "attention", "last")
 
 
 class TokenPool(nn.Module):
@@ -24,7 +23,7 @@ class TokenPool(nn.Module):
     | last      | `last_vit.pooling.last_pool`                                                            |
 
     Args:
-        kind: One of `POOL_KINDS`.
+        kind: One of `names.POOLS`.
         top_k: For "last" only, and needed there: patches kept per channel, int or share in (0, 1].
         sigma: For "last": frequency std of the low pass; None is sqrt(D).
         variant: For "last": "release" or "paper".
@@ -37,8 +36,8 @@ class TokenPool(nn.Module):
         self, kind: str, top_k: int | float | None = None, sigma: float | None = None, variant: str = "release"
     ) -> None:
         super().__init__()
-        if kind not in POOL_KINDS:
-            raise ValueError(f"pool must be one of {', '.join(POOL_KINDS)}, got {kind!r}")
+        if kind not in POOLS:
+            raise ValueError(f"pool must be one of {', '.join(POOLS)}, got {kind!r}")
         if kind == "last" and top_k is None:
             raise ValueError("pool 'last' needs top_k: an int (patches) or a float in (0, 1] (share of them)")
         self.kind = kind

@@ -81,7 +81,7 @@ def load_trained_model(
         opts: As in `build_model`.
         image_size: As in `build_model` and `preprocessing_of`.
         resize: As in `preprocessing_of`.
-        pool: One of `POOL_KINDS`, in place of the default.
+        pool: One of `POOLS`, in place of the default.
         top_k: For pool "last", in place of the recorded one; 1 when nothing is recorded.
         variant: For pool "last", in place of the recorded one; "release" when nothing is recorded.
         random_seed: Keep the host's random initial weights, drawn with this seed: a control, never a default.

@@ -25,7 +25,7 @@ def attach_trained_pooling(
         model: Changed in place.
         metadata: Of its weights, as `load_checkpoint` gives it; "pooling_source" is who recorded the pooling, in words,
             where that is not the checkpoint itself.
-        pool: One of `POOL_KINDS`, in place of the default.
+        pool: One of `POOLS`, in place of the default.
         top_k: For pool "last", in place of the recorded one; 1 when nothing is recorded.
         variant: For pool "last", in place of the recorded one; "release" when nothing is recorded.
         from_config: Whether what the model is pooled with now was set by a config.

@@ -11,8 +11,7 @@ from patch_foreground import patch_foreground
 from score_distribution import ScoreDistribution
 from torch import Tensor, nn
 
-from last_vit.dense import dense_forward
-from last_vit.dense_batches import dense_batches
+from last_vit.dense import dense_batches, dense_forward
 from last_vit.metrics.top_k import TopK
 from last_vit.patch_hit import choose_global_token
 from last_vit.patch_scores import patch_score

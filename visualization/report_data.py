@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from vote_statistics import VoteStatistics
 
 from last_vit.boxes import resize_crop_box
-from last_vit.dense_batches import dense_batches
+from last_vit.dense import dense_batches
 from last_vit.layer_tokens import layer_tokens
 from last_vit.metrics import PointInBox, box_patch_mask
 from last_vit.metrics.patch_norms import PatchNorms, token_norms

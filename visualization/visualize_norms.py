@@ -141,7 +141,7 @@ def measure(
     from norm_figures import NormView
     from patch_foreground import patch_foreground
 
-    from last_vit.dense_batches import dense_batches
+    from last_vit.dense import dense_batches
     from last_vit.layer_tokens import count_layers, layer_tokens
     from last_vit.metrics.patch_norms import PatchNorms, token_norms
     from last_vit.patch_scores import patch_score

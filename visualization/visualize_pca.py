@@ -219,7 +219,7 @@ def _fit_set(
 ) -> "PatchPCA":
     from patch_pca import PatchMoments
 
-    from last_vit.dense_batches import dense_batches
+    from last_vit.dense import dense_batches
 
     moments = PatchMoments(num_channels)
     for output, batch in dense_batches(trained.model, open_loader(args, images, name), device):

@@ -195,8 +195,7 @@ def count_votes(
     from patch_foreground import patch_foreground
     from vote_statistics import VoteStatistics
 
-    from last_vit.dense import dense_forward
-    from last_vit.dense_batches import dense_batches
+    from last_vit.dense import dense_batches, dense_forward
     from last_vit.pooling import last_select, resolve_top_k, vote_count
 
     crop = trained.preprocessing.crop

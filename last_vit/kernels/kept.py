@@ -11,16 +11,9 @@ import triton.language as tl
 
 @triton.jit
 def store_bits(
-    kept_ptr: tl.tensor,
-    image: tl.tensor,
-    is_kept: tl.tensor,
-    start: tl.tensor,
-    num_patches: tl.tensor,
-    channels: tl.tensor,
-    D: tl.constexpr,
-    C: tl.constexpr,
-    P: tl.constexpr,
-) -> None:
+    kept_ptr: tl.tensor, image: tl.tensor, is_kept: tl.tensor, start: tl.tensor, num_patches: tl.tensor,
+    channels: tl.tensor, D: tl.constexpr, C: tl.constexpr, P: tl.constexpr,
+) -> None:  # fmt: skip
     """Pack booleans [C, P] of the patches from `start` (a multiple of 32) on into words [B, cdiv(N, 32), D]."""
     bit = (tl.full([32], 1, tl.int32) << tl.arange(0, 32))[None, None, :]
     words = tl.sum(tl.where(tl.reshape(is_kept, [C, P // 32, 32]), bit, 0), axis=2)
@@ -32,15 +25,9 @@ def store_bits(
 
 @triton.jit(do_not_specialize=["num_patches", "k"])
 def spread_gradient(
-    grad_ptr: tl.tensor,
-    kept_ptr: tl.tensor,
-    out_ptr: tl.tensor,
-    num_patches: tl.tensor,
-    k: tl.tensor,
-    D: tl.constexpr,
-    IS_BITS: tl.constexpr,
-    BLOCK: tl.constexpr,
-) -> None:
+    grad_ptr: tl.tensor, kept_ptr: tl.tensor, out_ptr: tl.tensor, num_patches: tl.tensor, k: tl.tensor,
+    D: tl.constexpr, IS_BITS: tl.constexpr, BLOCK: tl.constexpr,
+) -> None:  # fmt: skip
     """Gradient [B, D] / K to the kept positions of [B, N, D], zeros elsewhere. Grid (blocks x words of patches, B)."""
     num_blocks: tl.constexpr = (D + BLOCK - 1) // BLOCK
     image = tl.program_id(1).to(tl.int64)

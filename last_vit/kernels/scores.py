@@ -55,17 +55,9 @@ def quotient(a: tl.tensor, b: tl.tensor) -> tl.tensor:
 
 @triton.jit
 def scores(
-    rows: tl.tensor,
-    is_patch: tl.tensor,
-    window: tl.tensor,
-    channels: tl.tensor,
-    large_taps: tl.tensor,
-    small_taps: tl.tensor,
-    scale: tl.tensor,
-    eps: tl.tensor,
-    D: tl.constexpr,
-    PAPER: tl.constexpr,
-) -> tl.tensor:
+    rows: tl.tensor, is_patch: tl.tensor, window: tl.tensor, channels: tl.tensor, large_taps: tl.tensor,
+    small_taps: tl.tensor, scale: tl.tensor, eps: tl.tensor, D: tl.constexpr, PAPER: tl.constexpr,
+) -> tl.tensor:  # fmt: skip
     """`pooling.raw_score` of the patches at pointers `rows` [1, P], float32 [C, P].
 
     It is +inf for NaN, which topk ranks first. Where `is_patch` [1, P] is false, nothing is read, and the score means

@@ -9,8 +9,6 @@ import triton.language as tl
 from last_vit.kernels.kept import store_bits
 from last_vit.kernels.scores import ordered, read_window, scores, split_of_patches, tap_pieces, unordered
 
-_TAIL = tl.constexpr(16)  # patches at a time past the last full P, the fewest that a matrix product takes
-
 
 @triton.jit
 def better_patch(
@@ -25,25 +23,11 @@ def better_patch(
 
 @triton.jit(do_not_specialize=["batch", "num_patches"])
 def best_patch(
-    x_ptr: tl.tensor,
-    taps_ptr: tl.tensor,
-    pooled_ptr: tl.tensor,
-    kept_ptr: tl.tensor,
-    packed_ptr: tl.tensor,
-    batch: tl.tensor,
-    num_patches: tl.tensor,
-    stride_b: tl.tensor,
-    stride_n: tl.tensor,
-    scale: tl.tensor,
-    eps: tl.tensor,
-    D: tl.constexpr,
-    C: tl.constexpr,
-    W: tl.constexpr,
-    LEAD: tl.constexpr,
-    P: tl.constexpr,
-    PAPER: tl.constexpr,
-    IS_SPLIT: tl.constexpr,
-) -> None:
+    x_ptr: tl.tensor, taps_ptr: tl.tensor, pooled_ptr: tl.tensor, kept_ptr: tl.tensor, packed_ptr: tl.tensor,
+    batch: tl.tensor, num_patches: tl.tensor, stride_b: tl.tensor, stride_n: tl.tensor, scale: tl.tensor,
+    eps: tl.tensor, D: tl.constexpr, C: tl.constexpr, W: tl.constexpr, LEAD: tl.constexpr, P: tl.constexpr,
+    PAPER: tl.constexpr, IS_SPLIT: tl.constexpr,
+) -> None:  # fmt: skip
     """K = 1: the patch of highest score and its value, [B, D] each, in one pass over x.
 
     Grid (blocks of channels, walkers over the batch, splits of the patches). With splits, score and patch go as one
@@ -54,19 +38,12 @@ def best_patch(
     window = read_window(tile, C, W, LEAD, D)
     large, small = tap_pieces(taps_ptr, C, W)
     first, end = split_of_patches(num_patches, tl.num_programs(2), tl.program_id(2), P)
-    full_end = first + (end - first) // P * P
     for image in range(tl.program_id(1), batch, tl.num_programs(1)):
         image_ptr = x_ptr + tl.cast(image, tl.int64) * stride_b
         best = tl.full([C], float("-inf"), tl.float32)
         best_at = tl.zeros([C], tl.int32) + first
-        for start in range(first, full_end, P):
+        for start in range(first, end, P):
             patches = start + tl.arange(0, P)
-            is_patch = tl.full([1, P], True, tl.int1)
-            rows = image_ptr + patches[None, :] * stride_n
-            score = scores(rows, is_patch, window, channels, large, small, scale, eps, D, PAPER)
-            best, best_at = better_patch(best, best_at, score, patches, is_patch)
-        for start in range(full_end, end, _TAIL):
-            patches = start + tl.arange(0, _TAIL)
             is_patch = (patches < end)[None, :]
             rows = image_ptr + patches[None, :] * stride_n
             score = scores(rows, is_patch, window, channels, large, small, scale, eps, D, PAPER)
@@ -83,22 +60,10 @@ def best_patch(
 
 @triton.jit
 def scores_of_all(
-    image_ptr: tl.tensor,
-    stride_n: tl.tensor,
-    num_patches: tl.tensor,
-    window: tl.tensor,
-    channels: tl.tensor,
-    large: tl.tensor,
-    small: tl.tensor,
-    scale: tl.tensor,
-    eps: tl.tensor,
-    D: tl.constexpr,
-    PAPER: tl.constexpr,
-    P: tl.constexpr,
-    FIRST: tl.constexpr,
-    STEP: tl.constexpr,
-    PART: tl.constexpr,
-) -> tl.tensor:
+    image_ptr: tl.tensor, stride_n: tl.tensor, num_patches: tl.tensor, window: tl.tensor, channels: tl.tensor,
+    large: tl.tensor, small: tl.tensor, scale: tl.tensor, eps: tl.tensor, D: tl.constexpr, PAPER: tl.constexpr,
+    P: tl.constexpr, FIRST: tl.constexpr, STEP: tl.constexpr, PART: tl.constexpr,
+) -> tl.tensor:  # fmt: skip
     """Scores [C, P] of patches FIRST + STEP * i, made PART patches at a time (fewer need less shared memory)."""
     if P <= PART:
         patches = FIRST + STEP * tl.arange(0, P)
@@ -153,25 +118,11 @@ def threshold_of_k(score: tl.tensor, num_patches: tl.tensor, k: tl.tensor) -> tl
 
 @triton.jit(do_not_specialize=["k", "batch", "num_patches"])
 def best_patches(
-    x_ptr: tl.tensor,
-    taps_ptr: tl.tensor,
-    pooled_ptr: tl.tensor,
-    kept_ptr: tl.tensor,
-    k: tl.tensor,
-    batch: tl.tensor,
-    num_patches: tl.tensor,
-    stride_b: tl.tensor,
-    stride_n: tl.tensor,
-    scale: tl.tensor,
-    eps: tl.tensor,
-    D: tl.constexpr,
-    C: tl.constexpr,
-    W: tl.constexpr,
-    LEAD: tl.constexpr,
-    P: tl.constexpr,
-    PART: tl.constexpr,
-    PAPER: tl.constexpr,
-) -> None:
+    x_ptr: tl.tensor, taps_ptr: tl.tensor, pooled_ptr: tl.tensor, kept_ptr: tl.tensor, k: tl.tensor,
+    batch: tl.tensor, num_patches: tl.tensor, stride_b: tl.tensor, stride_n: tl.tensor, scale: tl.tensor,
+    eps: tl.tensor, D: tl.constexpr, C: tl.constexpr, W: tl.constexpr, LEAD: tl.constexpr, P: tl.constexpr,
+    PART: tl.constexpr, PAPER: tl.constexpr,
+) -> None:  # fmt: skip
     """1 < K < N <= P: the mean over the K best patches [B, D] and the kept bits; x is read once, scores stay on chip.
 
     Of equal scores at the threshold the first patches are kept. Grid (blocks of channels, walkers over the batch).

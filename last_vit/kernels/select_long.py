@@ -29,27 +29,11 @@ def reaching(score: tl.tensor, base: tl.tensor, step: tl.tensor) -> tl.tensor:
 
 @triton.jit(do_not_specialize=["size", "k", "shift", "batch", "num_patches"])
 def count_reaching(
-    x_ptr: tl.tensor,
-    taps_ptr: tl.tensor,
-    base_ptr: tl.tensor,
-    reach_ptr: tl.tensor,
-    counts_ptr: tl.tensor,
-    size: tl.tensor,
-    k: tl.tensor,
-    shift: tl.tensor,
-    batch: tl.tensor,
-    num_patches: tl.tensor,
-    stride_b: tl.tensor,
-    stride_n: tl.tensor,
-    scale: tl.tensor,
-    eps: tl.tensor,
-    D: tl.constexpr,
-    C: tl.constexpr,
-    W: tl.constexpr,
-    LEAD: tl.constexpr,
-    P: tl.constexpr,
-    PAPER: tl.constexpr,
-) -> None:
+    x_ptr: tl.tensor, taps_ptr: tl.tensor, base_ptr: tl.tensor, reach_ptr: tl.tensor, counts_ptr: tl.tensor,
+    size: tl.tensor, k: tl.tensor, shift: tl.tensor, batch: tl.tensor, num_patches: tl.tensor, stride_b: tl.tensor,
+    stride_n: tl.tensor, scale: tl.tensor, eps: tl.tensor, D: tl.constexpr, C: tl.constexpr, W: tl.constexpr,
+    LEAD: tl.constexpr, P: tl.constexpr, PAPER: tl.constexpr,
+) -> None:  # fmt: skip
     """Add to counts [7, B, D] how many scores reach base + (1 .. 7) << shift, for blocks that are not done.
 
     `size` is B * D. Grid (blocks of channels, walkers over the batch, splits of the patches).
@@ -90,15 +74,9 @@ def count_reaching(
 
 @triton.jit(do_not_specialize=["size", "k", "shift"])
 def raise_base(
-    base_ptr: tl.tensor,
-    reach_ptr: tl.tensor,
-    above_ptr: tl.tensor,
-    counts_ptr: tl.tensor,
-    size: tl.tensor,
-    k: tl.tensor,
-    shift: tl.tensor,
-    BLOCK: tl.constexpr,
-) -> None:
+    base_ptr: tl.tensor, reach_ptr: tl.tensor, above_ptr: tl.tensor, counts_ptr: tl.tensor, size: tl.tensor,
+    k: tl.tensor, shift: tl.tensor, BLOCK: tl.constexpr,
+) -> None:  # fmt: skip
     """Raise each channel's base to the largest threshold that K scores reach, and clear the counts of the next pass.
 
     `reach` becomes the number of scores that reach the base, `above` that of the threshold after it: after the last
@@ -123,30 +101,12 @@ def raise_base(
 
 @triton.jit(do_not_specialize=["size", "k", "batch", "num_patches"])
 def sum_kept(
-    x_ptr: tl.tensor,
-    taps_ptr: tl.tensor,
-    base_ptr: tl.tensor,
-    reach_ptr: tl.tensor,
-    above_ptr: tl.tensor,
-    equals_ptr: tl.tensor,
-    sums_ptr: tl.tensor,
-    kept_ptr: tl.tensor,
-    size: tl.tensor,
-    k: tl.tensor,
-    batch: tl.tensor,
-    num_patches: tl.tensor,
-    stride_b: tl.tensor,
-    stride_n: tl.tensor,
-    scale: tl.tensor,
-    eps: tl.tensor,
-    D: tl.constexpr,
-    C: tl.constexpr,
-    W: tl.constexpr,
-    LEAD: tl.constexpr,
-    P: tl.constexpr,
-    PAPER: tl.constexpr,
-    COUNT_EQUALS: tl.constexpr,
-) -> None:
+    x_ptr: tl.tensor, taps_ptr: tl.tensor, base_ptr: tl.tensor, reach_ptr: tl.tensor, above_ptr: tl.tensor,
+    equals_ptr: tl.tensor, sums_ptr: tl.tensor, kept_ptr: tl.tensor, size: tl.tensor, k: tl.tensor,
+    batch: tl.tensor, num_patches: tl.tensor, stride_b: tl.tensor, stride_n: tl.tensor, scale: tl.tensor,
+    eps: tl.tensor, D: tl.constexpr, C: tl.constexpr, W: tl.constexpr, LEAD: tl.constexpr, P: tl.constexpr,
+    PAPER: tl.constexpr, COUNT_EQUALS: tl.constexpr,
+) -> None:  # fmt: skip
     """Sum the kept values of each split into sums [splits, B, D] and write the kept bits.
 
     With COUNT_EQUALS instead, for blocks with equal scores to choose among: how many each split holds, into equals

@@ -28,12 +28,7 @@ class MapCorrelation:
         )
 
     def update(self, x: Tensor, y: Tensor) -> None:
-        """Count one batch.
-
-        Args:
-            x: Real [B, N], finite.
-            y: Real [B, N], finite.
-        """
+        """Count one batch of two maps, real [B, N] and finite."""
         x, y = x.detach().double(), y.detach().double()
         self.x_edges, self.y_edges = self.x_edges.to(x.device), self.y_edges.to(x.device)
         centred_x, centred_y = (values - values.mean(dim=1, keepdim=True) for values in (x, y))
@@ -42,12 +37,14 @@ class MapCorrelation:
         spread = (centred_x.square().sum(dim=1) * centred_y.square().sum(dim=1)).sqrt()
         per_image = torch.where(is_constant, 0.0, product / torch.where(is_constant, 1.0, spread))
         moments = torch.stack([torch.ones_like(x), x, y, x * x, y * y, x * y]).sum(dim=(1, 2))
+        num_x, num_y = len(self.x_edges) - 1, len(self.y_edges) - 1
+        cell = bin_index(x, self.x_edges) * num_y + bin_index(y, self.y_edges)
         self._sums.add(
             num_images=torch.tensor(len(x), device=x.device),
             num_constant=is_constant.sum(),
             per_image=per_image.sum(),
             moments=moments,
-            joint=self._joint(x, y),
+            joint=count_bins(cell, num_x * num_y).reshape(num_x, num_y),
         )
 
     def compute(self) -> dict[str, float]:
@@ -81,28 +78,16 @@ class MapCorrelation:
         """
         return self.x_edges.cpu(), self.y_edges.cpu(), self._sums.totals()["joint"]
 
-    def _joint(self, x: Tensor, y: Tensor) -> Tensor:
-        num_x, num_y = len(self.x_edges) - 1, len(self.y_edges) - 1
-        cell = bin_index(x, self.x_edges) * num_y + bin_index(y, self.y_edges)
-        return count_bins(cell, num_x * num_y).reshape(num_x, num_y)
-
 
 def bin_index(values: Tensor, edges: Tensor) -> Tensor:
-    """The bin [edge, next edge) of each value, the border bins for values outside: real [...] -> long [...].
-
-    Args:
-        values: On the device of `edges`.
-        edges: float64 [bins + 1], ascending.
-    """
+    """The bin [edge, next edge) of each value, the border bins for values outside: real [...] -> long [...]."""
     return (torch.bucketize(values.double(), edges, right=True) - 1).clamp(0, len(edges) - 2)
 
 
 def count_bins(index: Tensor, num_bins: int) -> Tensor:
     """How often each bin occurs: long [...] in [0, num_bins) -> float64 [num_bins]; never waits for a GPU."""
     counts = torch.zeros(num_bins, dtype=torch.float64, device=index.device)
-    return counts.index_add_(
-        0, index.flatten(), torch.ones((), dtype=torch.float64, device=index.device).expand(index.numel())
-    )
+    return counts.index_add_(0, index.flatten(), counts.new_ones(()).expand(index.numel()))
 
 
 def _is_constant(values: Tensor, centred: Tensor) -> Tensor:

@@ -15,9 +15,6 @@ class TopK:
 
     Args:
         ks: The values of k, each at least 1.
-
-    Raises:
-        ValueError: If `ks` is empty or holds a value below 1.
     """
 
     def __init__(self, ks: Sequence[int] = (1, 5)) -> None:
@@ -27,15 +24,7 @@ class TopK:
         self._counters = SummedCounters("num_images", "num_nan", *(f"acc{k}" for k in self.ks))
 
     def update(self, logits: Tensor, labels: Tensor) -> None:
-        """Count one batch.
-
-        Args:
-            logits: [B, C], any float dtype.
-            labels: long [B] in [0, C). With fewer classes than k, every image is a top-k hit.
-
-        Raises:
-            ValueError: If the shapes disagree.
-        """
+        """Count logits [B, C] against labels, long [B]; with fewer classes than k, every image is a top-k hit."""
         if logits.ndim != 2 or labels.shape != logits.shape[:1]:
             raise ValueError(
                 f"expected logits [B, C] and labels [B], got {tuple(logits.shape)} and {tuple(labels.shape)}"
@@ -43,16 +32,13 @@ class TopK:
         ranked = logits.topk(min(max(self.ks), logits.shape[1]), dim=1).indices
         hits = ranked == labels[:, None]
         self._counters.add(
-            num_images=hits.new_full((), len(labels), dtype=torch.float64),
+            num_images=torch.tensor(len(labels), device=hits.device),
             num_nan=logits.isnan().any(dim=1).sum(),
             **{f"acc{k}": hits[:, :k].any(dim=1).sum() for k in self.ks},
         )
 
     def compute(self) -> dict[str, float | int]:
-        """Accuracies over everything counted by all processes.
-
-        Returns:
-            "acc<k>" in percent for every k, and "num_images".
+        """Accuracies "acc<k>" in percent for every k, and "num_images", over everything counted by all processes.
 
         Raises:
             ValueError: If no image was counted, or if logits held NaN.

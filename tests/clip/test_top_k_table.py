@@ -165,6 +165,6 @@ def test_errors_are_one_line(here, capsys):
 
 def test_pools_are_those_of_the_package():
     assert TokenPool(top_k_table.POOLINGS[0]).kind == "cls"
-    from last_vit.token_pool import POOL_KINDS
+    from last_vit.names import POOLS
 
-    assert top_k_table.POOLINGS == POOL_KINDS
+    assert top_k_table.POOLINGS == POOLS

@@ -5,7 +5,7 @@ import torch
 from torchvision.models import VisionTransformer, resnet18
 
 from last_vit import LaStPool, last_pool
-from last_vit.dense import attach_last, dense_forward
+from last_vit.dense import attach_last, dense_batches, dense_forward
 from last_vit.metrics import PointInBox, TopK
 from last_vit.models import load_trained_model
 from last_vit.patch_hit import choose_global_token, count_patch_hits
@@ -28,6 +28,19 @@ def test_global_tokens():
         choose_global_token(output, "max", pool)
     with pytest.raises(ValueError, match="no class token"):
         choose_global_token(dense_forward(resnet18().eval(), torch.rand(1, 3, 32, 32)), "cls", pool)
+
+
+def test_batches_come_back_with_their_dense_output():
+    model, images = tiny_vit(), torch.randn(5, 3, 32, 32)
+    batches = [{"image": part, "index": part.flatten(1)[:, 0], "name": "x"} for part in images.split(2)]
+    expected, found = dense_forward(model, images).patch_tokens, []
+    for output, batch in dense_batches(model, iter(batches), torch.device("cpu")):
+        assert torch.is_grad_enabled()  # the caller's own mode
+        assert not output.logits.requires_grad
+        assert batch["name"] == "x"
+        found.append((output.patch_tokens, batch["index"]))
+    assert torch.allclose(torch.cat([tokens for tokens, _ in found]), expected, atol=1e-6)
+    assert torch.equal(torch.cat([index for _, index in found]), images.flatten(1)[:, 0])
 
 
 def test_loop_counts_what_has_a_box():

@@ -4,8 +4,9 @@ import pytest
 import torch
 
 from last_vit import last_pool, patch_score
+from last_vit.names import POOLS
 from last_vit.patch_scores import peak_index, threshold_mask
-from last_vit.token_pool import POOL_KINDS, TokenPool
+from last_vit.token_pool import TokenPool
 
 TOKENS = torch.randn(3, 2 + 9, 8, generator=torch.Generator().manual_seed(0))
 
@@ -24,19 +25,19 @@ def test_each_kind_by_hand():
         "attention": torch.einsum("bn,bnd->bd", weights, patches),
         "last": last_pool(patches, 2),
     }
-    assert set(expected) == set(POOL_KINDS)
+    assert set(expected) == set(POOLS)
     for kind, value in expected.items():
         torch.testing.assert_close(make(kind)(TOKENS, 2), value, msg=kind)
 
 
-@pytest.mark.parametrize("kind", [kind for kind in POOL_KINDS if kind not in ("cls", "attention")])
+@pytest.mark.parametrize("kind", [kind for kind in POOLS if kind not in ("cls", "attention")])
 def test_prefix_tokens_never_count(kind):
     changed = TOKENS.clone()
     changed[:, :2] = 100.0
     assert torch.equal(make(kind)(changed, 2), make(kind)(TOKENS, 2))
 
 
-@pytest.mark.parametrize("kind", POOL_KINDS)
+@pytest.mark.parametrize("kind", POOLS)
 def test_no_state_and_dtype_kept(kind):
     pool = make(kind)
     assert not pool.state_dict()
@@ -67,10 +68,23 @@ def test_patch_score_is_the_cosine():
     assert patch_score(torch.zeros(1, 2, 3), torch.ones(1, 3)).tolist() == [[0.0, 0.0]]
 
 
-@pytest.mark.parametrize("query_shape", [(3, 7), (2, 8), (3, 1, 8)])
-def test_patch_score_shape_errors(query_shape):
-    with pytest.raises(ValueError, match="patch_tokens"):
-        patch_score(TOKENS[:, 2:], torch.zeros(query_shape))
+@pytest.mark.parametrize("size", [1e-42, 1e-20, 1.0, 1e19, 1e38])
+@pytest.mark.parametrize("query_size", [1e-20, 1e19])
+def test_patch_score_of_tokens_of_any_size(size, query_size):
+    patches, query = TOKENS[:, 2:].clamp(-3, 3), TOKENS[:, 0].clamp(-3, 3)
+    expected = patch_score(patches, query)
+    patches, query = patches * size, query * query_size
+    patches[0, 0] = 0.0
+    score = patch_score(patches, query)
+    assert score[0, 0] == 0
+    expected[0, 0] = 0.0
+    torch.testing.assert_close(score, expected, atol=1e-2 if size < 1e-38 else 1e-6, rtol=0)
+
+
+@pytest.mark.parametrize("query", [torch.zeros(3, 7), torch.zeros(2, 8), torch.zeros(3, 1, 8), None, [0.0] * 8])
+def test_patch_score_shape_errors(query):
+    with pytest.raises(ValueError, match=r"expected patch_tokens \[B, N, D\] .*got float32 \(3, 9, 8\) and"):
+        patch_score(TOKENS[:, 2:], query)
 
 
 def test_threshold_mask():

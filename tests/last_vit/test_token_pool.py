@@ -83,7 +83,7 @@ def test_patch_score_of_tokens_of_any_size(size, query_size):
 
 @pytest.mark.parametrize("query", [torch.zeros(3, 7), torch.zeros(2, 8), torch.zeros(3, 1, 8), None, [0.0] * 8])
 def test_patch_score_shape_errors(query):
-    with pytest.raises(ValueError, match=r"expected patch_tokens \[B, N, D\] .*got float32 \(3, 9, 8\) and"):
+    with pytest.raises(ValueError, match=r"expected patch_tokens \[B, N, D\] .*got torch.float32 \(3, 9, 8\) and"):
         patch_score(TOKENS[:, 2:], query)
 
 

@@ -22,7 +22,7 @@ CONTEXT59_IDS = (
     397, 415, 416, 420, 424, 427, 440, 445, 454, 458,
 )  # fmt: skip
 
-# Cityscapes' labels in the order of their ids, 0 to 33; those that are evaluated have the names of seg_class_names.py,
+# Cityscapes' labels in the order of their ids, 0 to 33; those that are evaluated have the names of seg_protocols.json,
 # but for spaces. "license plate" has no id and is never drawn.
 CITYSCAPES_LABELS = (
     "unlabeled", "ego vehicle", "rectification border", "out of roi", "static", "dynamic", "ground", "road",

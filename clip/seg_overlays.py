@@ -1,7 +1,9 @@
 """Pictures of a segmentation: the image, its ground truth and the prediction, in colours with a legend.
 
 Drawn without pyplot, so no display is needed and no state is left behind. A class has the same colour in every picture
-of its data set. The legend names the classes of the picture, largest first, each with its IoU in this image.
+of its data set: VOC20 and VOC21 have their official ones, the other sets the same in the order of their classes, and
+Cityscapes its own, which people know. The legend names the classes of the picture, largest first, each with its IoU in
+this image.
 """
 
 from collections.abc import Iterator, Sequence
@@ -10,14 +12,19 @@ from pathlib import Path
 import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
-from seg_inputs import resize_short_side
-from seg_sets import SegmentationSet
+from seg_sets import SegmentationSet, resize_short_side
 from seg_settings import IGNORED, SegmentationSetting
 from zero_shot_segmenter import ZeroShotSegmenter
 
+from last_vit.data.voc import voc_colors
 from last_vit.results import result_name
 
 MAX_LEGEND = 18
+_CITYSCAPES = (
+    (128, 64, 128), (244, 35, 232), (70, 70, 70), (102, 102, 156), (190, 153, 153), (153, 153, 153), (250, 170, 30),
+    (220, 220, 0), (107, 142, 35), (152, 251, 152), (70, 130, 180), (220, 20, 60), (255, 0, 0), (0, 0, 142), (0, 0, 70),
+    (0, 60, 100), (0, 80, 100), (0, 0, 230), (119, 11, 32),
+)  # fmt: skip
 _VOID, _OPACITY = 255, 0.6
 _COLUMNS, _PANEL_WIDTH, _MAX_ASPECT = 6, 4.0, 1.5
 
@@ -30,30 +37,16 @@ def draw_overlays(
     images: SegmentationSet,
     segmenter: ZeroShotSegmenter,
 ) -> Iterator[Path]:
-    """Write one picture per chosen image; each goes through the model once more.
-
-    Args:
-        folder: Made when missing.
-        number: Of pictures, at most; they are spread evenly over the set.
-        model_name: In titles and names of files.
-        setting: As the segmenter was built from.
-        images: The whole set.
-        segmenter: On its device.
-
-    Yields:
-        The written files.
-    """
+    """Write up to `number` pictures, evenly spread over the set, and yield them; each goes through the model again."""
     folder.mkdir(parents=True, exist_ok=True)
-    number = min(number, len(images))
+    number, colors = min(number, len(images)), palette(len(images.names), setting.has_background, images.dataset)
     for index in (i * len(images) // number for i in range(number)):
         sample = images[index]
         resized = resize_short_side(sample["image"], setting.short_side)
         label = sample["label"].numpy().astype(np.int64)
         prediction = segmenter([resized], [label.shape])[0].cpu().numpy()
         path = folder / f"{result_name(f'{model_name}_{setting.name}_' + sample['name'])}.png"
-        picture = draw_overlay(
-            sample["image"].permute(1, 2, 0).numpy(), label, prediction, images.names, images.palette()
-        )
+        picture = draw_overlay(sample["image"].permute(1, 2, 0).numpy(), label, prediction, images.names, colors)
         picture.axes[0].set_title(sample["name"], fontsize=9)
         picture.axes[2].set_title(model_name, fontsize=9)
         picture.savefig(path)
@@ -92,6 +85,20 @@ def draw_overlay(
         handles.append(_entry("white", "does not count"))
     figure.legend(handles=handles, loc="outside lower center", ncols=_COLUMNS, fontsize=8, frameon=False)
     return figure
+
+
+def palette(num_classes: int, has_background: bool = False, dataset: str | None = None) -> np.ndarray:
+    """A colour per class: uint8 [C, 3], RGB, all different; black is the background's, and without one no class's.
+
+    Raises:
+        ValueError: More classes than colours.
+    """
+    first = 0 if has_background else 1
+    if not 1 <= num_classes <= 256 - first:
+        raise ValueError(f"there are colours for 1 to {256 - first} classes, got {num_classes}")
+    if dataset == "cityscapes" and num_classes == len(_CITYSCAPES):
+        return np.array(_CITYSCAPES, dtype=np.uint8)
+    return voc_colors()[first : first + num_classes]
 
 
 def paint(image: np.ndarray, label: np.ndarray, palette: np.ndarray) -> np.ndarray:

@@ -6,6 +6,10 @@
 
 Where files lie is seg_layouts.py's business. Everything that would make a number silently wrong is an error: a set that
 is not whole, labels of another size than their image, ids that are no class, colours in place of indices.
+
+`ResizedImages` are the images as the protocols give them to a model. Those resize with mmcv's `imrescale`, whose
+bilinear interpolation does not smooth before shrinking; an antialiased resize gives other results. Only the image is
+resized; labels stay at their own size.
 """
 
 from pathlib import Path
@@ -14,29 +18,16 @@ from typing import Any
 import numpy as np
 import torch
 from class_names import ClassNames
-from seg_class_names import DISPLAY_NAMES
 from seg_id_tables import apply_table
 from seg_layouts import find_custom_files, find_files, find_split
-from seg_palette import palette
-from seg_settings import (
-    CUSTOM,
-    DATASETS,
-    IGNORED,
-    PROTOCOLS,
-    SEGMENTATION_SETTINGS,
-    SegmentationSetting,
-    custom_setting,
-    find_setting,
-)
+from seg_settings import CUSTOM, DATASETS, IGNORED, PROTOCOLS, custom_setting, display_names, find_setting
 from torch import Tensor
+from torch.nn import functional as F
 from torch.utils.data import Dataset
 
 from last_vit.data.image_files import load_mask, load_rgb
 
-__all__ = [
-    "CUSTOM", "DATASETS", "IGNORED", "PROTOCOLS", "SEGMENTATION_SETTINGS", "SegmentationSet", "SegmentationSetting",
-    "custom_setting", "find_setting",
-]  # fmt: skip
+MAX_LONG_SIDE = 2048
 
 
 class SegmentationSet(Dataset):
@@ -46,9 +37,8 @@ class SegmentationSet(Dataset):
     image's place in this set; `name`, its path below the images' folder without ending.
 
     Attributes:
-        dataset, split: As given.
         names: One plain name per class, for tables and legends.
-        image_names: `name` of each sample.
+        files: Paths of images and labels, and their names.
         expected_images: Official number of images; None for a custom set.
 
     Args:
@@ -63,9 +53,6 @@ class SegmentationSet(Dataset):
         FileNotFoundError: Wrong root, or images without labels.
         ValueError: Another data set or split; another number of images; class names for an official set, or none for a
             custom one.
-
-    Example:
-        images = SegmentationSet("custom", "rooms", class_names=read_class_names("rooms/classes.txt"))
     """
 
     def __init__(
@@ -87,23 +74,12 @@ class SegmentationSet(Dataset):
             )
         self.dataset, self.split = dataset, split
         if dataset == CUSTOM:
-            setting = custom_setting(PROTOCOLS[0], class_names, zero_label)
+            self.setting = custom_setting(PROTOCOLS[0], class_names, zero_label)
             self.names = tuple(names[0] for names in class_names)
-            self.expected_images = None
-            files = find_custom_files(root, split)
+            self.expected_images, self.files = None, find_custom_files(root, split)
         else:
-            setting = find_setting(dataset, PROTOCOLS[0])
-            self.names = DISPLAY_NAMES[dataset]
-            self.expected_images = find_split(dataset, split)[1]
-            files = find_files(dataset, root, split)
-        self.has_background = setting.has_background
-        self._reduces_zero = setting.reduce_zero_label
-        self._images, self._labels, self.image_names, self._table = (
-            files.images,
-            files.labels,
-            files.names,
-            files.table,
-        )
+            self.setting, self.names = find_setting(dataset, PROTOCOLS[0]), display_names(dataset)
+            self.expected_images, self.files = find_split(dataset, split)[1], find_files(dataset, root, split)
         if not any_count and not self.is_complete:
             raise ValueError(
                 f"{dataset} {split} in {root} has {len(self)} images, the official set {self.expected_images}: "
@@ -111,29 +87,12 @@ class SegmentationSet(Dataset):
             )
 
     def __len__(self) -> int:
-        return len(self._images)
-
-    @property
-    def num_classes(self) -> int:
-        """C, the background included."""
-        return len(self.names)
+        return len(self.files.images)
 
     @property
     def is_complete(self) -> bool:
         """Whether the number of images is the official one; a custom set always is complete."""
         return self.expected_images in (None, len(self))
-
-    def image_path(self, index: int) -> Path:
-        """The image's file."""
-        return self._images[index]
-
-    def label_path(self, index: int) -> Path:
-        """The label's file."""
-        return self._labels[index]
-
-    def palette(self) -> np.ndarray:
-        """A colour per class: uint8 [C, 3], RGB."""
-        return palette(self.num_classes, self.has_background, self.dataset)
 
     def label(self, index: int) -> Tensor:
         """Class of each pixel: uint8 [H, W], 0 to C - 1 or 255, ignored.
@@ -142,7 +101,7 @@ class SegmentationSet(Dataset):
             FileNotFoundError: No such file.
             ValueError: A file that is no map of indices, or holds one that is no class.
         """
-        path = self._labels[index]
+        path = self.files.labels[index]
         values = load_mask(path).astype(np.uint8)
         try:
             return torch.from_numpy(self._classes(values))
@@ -150,29 +109,77 @@ class SegmentationSet(Dataset):
             raise ValueError(f"label {path}: {error}") from error
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        image = torch.from_numpy(np.array(load_rgb(self._images[index]))).permute(2, 0, 1).contiguous()
-        label = self.label(index)
+        path, label = self.files.images[index], self.label(index)
+        image = torch.from_numpy(np.array(load_rgb(path))).permute(2, 0, 1).contiguous()
         if image.shape[1:] != label.shape:
             (height, width), (label_height, label_width) = image.shape[1:], label.shape
             raise ValueError(
-                f"label {self._labels[index]} has {label_width} x {label_height} pixels, its image "
-                f"{self._images[index]} {width} x {height}: they are not of one data set"
+                f"label {self.files.labels[index]} has {label_width} x {label_height} pixels, its image {path} "
+                f"{width} x {height}: they are not of one data set"
             )
-        return {"image": image, "label": label, "index": index, "name": self.image_names[index]}
+        return {"image": image, "label": label, "index": index, "name": self.files.names[index]}
 
     def _classes(self, values: np.ndarray) -> np.ndarray:
         """What a file holds -> classes, uint8 [H, W]."""
-        if self._table is not None:
-            return apply_table(values, self._table)
-        if self._reduces_zero:
+        if self.files.table is not None:
+            return apply_table(values, self.files.table)
+        first = int(self.setting.reduce_zero_label)
+        if first:
             values = np.where(values == IGNORED, np.uint8(IGNORED), values - np.uint8(1))  # 0 - 1 is 255, too
-        wrong = np.unique(values[(values >= self.num_classes) & (values != IGNORED)])
+        wrong = np.unique(values[(values >= len(self.names)) & (values != IGNORED)])
         if wrong.size:
-            first = int(self._reduces_zero)
             found = ", ".join(str(value + first) for value in wrong[:8].tolist())
             ignored = f"0 and {IGNORED}" if first else IGNORED
             raise ValueError(
-                f"it holds {found}, which is no class: classes are {first} to {self.num_classes - 1 + first}, and "
+                f"it holds {found}, which is no class: classes are {first} to {len(self.names) - 1 + first}, and "
                 f"{ignored} ignored. Are these another data set's labels, or raw ids to be converted?"
             )
         return values
+
+
+def resize_short_side(image: Tensor, short_side: int) -> Tensor:
+    """Bring the shorter side to a length, aspect kept, unless the longer one would then pass 2048 pixels.
+
+    Sizes and interpolation are mmcv's (bilinear, corners not aligned, no antialias). OpenCV, behind mmcv, rounds its
+    weights to 11 bits, so single values may differ from it by 1.
+
+    Args:
+        image: uint8 [3, H, W].
+        short_side: In pixels.
+
+    Returns:
+        uint8 [3, H', W'].
+
+    Raises:
+        ValueError: Another shape or type.
+
+    Example:
+        >>> resize_short_side(torch.zeros(3, 375, 500, dtype=torch.uint8), 336).shape
+        torch.Size([3, 336, 448])
+    """
+    if image.dtype != torch.uint8 or image.ndim != 3:
+        raise ValueError(f"image must be uint8 [3, H, W], got {image.dtype} {tuple(image.shape)}")
+    sides = image.shape[1:]
+    factor = min(MAX_LONG_SIDE / max(sides), short_side / min(sides))
+    size = tuple(max(1, int(side * factor + 0.5)) for side in sides)
+    if size == tuple(sides):
+        return image
+    resized = F.interpolate(image[None].float(), size=size, mode="bilinear", align_corners=False)
+    return resized[0].add_(0.5).to(torch.uint8)
+
+
+class ResizedImages(Dataset):
+    """A segmentation set whose samples have `resized`, uint8 [3, H', W'], the image as the model sees it, for `image`.
+
+    The original is left out: it would be the largest thing that goes from loading processes to a GPU, for nothing.
+    """
+
+    def __init__(self, images: Dataset, short_side: int) -> None:
+        self.images, self.short_side = images, short_side
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        sample = dict(self.images[index])
+        return {"resized": resize_short_side(sample.pop("image"), self.short_side), **sample}

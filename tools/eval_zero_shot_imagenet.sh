@@ -21,7 +21,7 @@
 #   EVA02_CLIP_L_336_psz14_s6B.pt    80.39   EVA-CLIP
 #   openai_b_16.pt                   -       LaSt-ViT, release "weights" of github.com/ChengShiest/LAST-ViT
 #
-# results/ gets one record per model.
+# One record per model goes to output/zero_shot_cls/, with --table to results/.
 set -euo pipefail
 # shellcheck source-path=SCRIPTDIR source=script_checks.sh
 source "$(dirname "$0")/script_checks.sh"

@@ -5,9 +5,9 @@ import json
 import convert_context59
 import numpy as np
 import pytest
-from seg_class_names import DISPLAY_NAMES
 from seg_parts import HW, read, save_image
 from seg_sets import SegmentationSet
+from seg_settings import display_names
 
 mask_tools = pytest.importorskip("pycocotools.mask")
 
@@ -61,9 +61,9 @@ def test_maps_and_lists(write, tmp_path, capsys):
     voc = tmp_path / "VOC2010"
     run(write(), voc, "--any-count")
     label, mode = read(voc / "SegmentationClassContext/2008_000002.png")
-    expected = np.full(HW, DISPLAY_NAMES["context60"].index("wall"), dtype=np.uint8)
-    expected[1:3, 0:4] = DISPLAY_NAMES["context60"].index("person")
-    expected[2:4, 2:6] = DISPLAY_NAMES["context60"].index("aeroplane")  # later regions cover earlier ones
+    expected = np.full(HW, display_names("context60").index("wall"), dtype=np.uint8)
+    expected[1:3, 0:4] = display_names("context60").index("person")
+    expected[2:4, 2:6] = display_names("context60").index("aeroplane")  # later regions cover earlier ones
     assert mode == "L"
     assert np.array_equal(label, expected)
     assert not read(voc / "SegmentationClassContext/2008_000003.png")[0].any()

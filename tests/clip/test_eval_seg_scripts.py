@@ -5,6 +5,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from seg_layouts import find_split
 from seg_settings import find_setting
 
 TOOLS = Path(__file__).resolve().parents[2] / "tools"
@@ -39,7 +40,7 @@ def test_it_becomes_one_command(tmp_path, name):
     protocol = words[words.index("--protocol") + 1]
     assert f"--dataset {name} --root {folder} --protocol {protocol} " in done.stdout
     assert done.stdout.endswith("--model a=b c --table\n")
-    assert f"{find_setting(name, protocol).expected_images:,} images" in SCRIPTS[name].read_text()
+    assert f"{find_split(name, 'val')[1]:,} images" in SCRIPTS[name].read_text()
 
 
 def test_the_protocols_have_the_papers_image_size():

@@ -13,13 +13,13 @@ import eval_zero_shot_cls
 import open_clip
 import pytest
 import torch
-from class_accuracy import ClassAccuracy
 from class_names import imagenet_wnids
 from clip_parts import tiny_clip, tiny_tokenizer, write_clip
 from open_clip_train import zero_shot
 from PIL import Image
 from torch.utils.data import DataLoader
 from torchvision.datasets import ImageFolder
+from zero_shot_classification import ClassAccuracy
 
 from last_vit.clip_text import encode_class_names, read_templates, zero_shot_scores
 from last_vit.data.synthetic import SyntheticObjects
@@ -50,7 +50,9 @@ def here(tmp_path, monkeypatch):
 
 
 def results() -> dict[str, dict]:
-    return {path.stem: json.loads(path.read_text()) for path in Path("results").glob("*.json")}
+    """Records by the model's place in the file's name."""
+    found = [*Path("results").glob("*.json"), *Path("output").rglob("*.json")]
+    return {path.stem.split("-")[0]: json.loads(path.read_text()) for path in found}
 
 
 def stop(capsys, *arguments: str) -> str:
@@ -136,7 +138,7 @@ def test_synonyms_by_hand(here, capsys):
                     ranked = scores.argsort(descending=True).tolist()
                     hits[number] += torch.tensor([ranked[0] == number, number in ranked[:5]])
                     counts[number] += 1
-        record = results()[f"zero_shot_cls_{label}_Shapes"]
+        record = results()[f"zero_shot_cls_{label}"]
         assert record["metrics"]["acc1"] == pytest.approx(100 * float(hits[:, 0].sum()) / 17, abs=1e-4)
         assert record["metrics"]["acc5"] == pytest.approx(100 * float(hits[:, 1].sum()) / 17, abs=1e-4)
         assert record["metrics"]["class_mean_acc1"] == pytest.approx(
@@ -174,7 +176,7 @@ def test_two_processes_count_every_image_once(here):
     model = ("--model", "A=open_clip:clip_tiny.json@clip_tiny.pt,pool=last,top_k=0.25")
     eval_zero_shot_cls.main(["--imagenet-root", "imagenet", *model, *CPU, "--no-text-cache", "--per-class", "one.csv"])
     (alone,) = results().values()
-    shutil.rmtree("results")
+    shutil.rmtree("output")
     launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--master-port=0", "--standalone"]
     command = [*launcher, str(REPO / "clip" / "eval_zero_shot_cls.py"), "--imagenet-root", "imagenet", *model, *CPU]
     done = subprocess.run(
@@ -219,7 +221,7 @@ def test_errors_are_one_line(here, capsys):
     Path("names.txt").write_text("a\nb\n")
     found = stop(capsys, "--images", "shapes", "--class-names", "names.txt", *model, *CPU)
     assert "names 2 classes, the data has 7" in found
-    assert not Path("results").exists()
+    assert not results()
 
 
 def test_half_precision_weights(here):

@@ -2,7 +2,6 @@
 
 import numpy as np
 import pytest
-from seg_class_names import DISPLAY_NAMES
 from seg_id_tables import (
     CITYSCAPES_LABELS,
     CONTEXT59_IDS,
@@ -12,7 +11,8 @@ from seg_id_tables import (
     coco_object_table,
     coco_stuff_table,
 )
-from seg_palette import palette
+from seg_overlays import palette
+from seg_settings import display_names
 
 from last_vit.data.voc import voc_colors
 
@@ -31,7 +31,7 @@ def test_coco_stuff_counts_the_used_ids():
     assert (table[182:255] == -1).all()
     assert table[255] == 255
     anchors = {0: "person", 12: "stopsign", 89: "toothbrush", 91: "banner", 123: "grass", 156: "sky-other"}
-    assert {raw: DISPLAY_NAMES["coco_stuff"][table[raw]] for raw in anchors} == anchors
+    assert {raw: display_names("coco_stuff")[table[raw]] for raw in anchors} == anchors
 
 
 def test_coco_object_is_background_wherever_there_is_no_thing():
@@ -46,7 +46,7 @@ def test_coco_object_is_background_wherever_there_is_no_thing():
 def test_coco_categories_are_those_of_detectron2():
     meta = pytest.importorskip("detectron2.data.datasets.builtin_meta")
     names = {each["id"]: each["name"] for each in meta.COCO_CATEGORIES if each["isthing"]}
-    assert {number: DISPLAY_NAMES["coco_object"][label] for number, label in coco_category_classes().items()} == names
+    assert {number: display_names("coco_object")[label] for number, label in coco_category_classes().items()} == names
 
 
 def test_cityscapes_evaluates_nineteen():
@@ -55,7 +55,7 @@ def test_cityscapes_evaluates_nineteen():
     assert cityscapes_table()[:34].tolist() == [train_ids.get(label, 255) for label in range(34)]
     assert (cityscapes_table()[34:] == -1).all()
     for label, index in train_ids.items():
-        assert CITYSCAPES_LABELS[label].replace(" ", "") == DISPLAY_NAMES["cityscapes"][index]
+        assert CITYSCAPES_LABELS[label].replace(" ", "") == display_names("cityscapes")[index]
 
 
 def test_context_ids_are_those_of_the_reference_converter():
@@ -65,7 +65,7 @@ def test_context_ids_are_those_of_the_reference_converter():
         349, 360, 98, 187, 104, 105, 366, 189, 368, 113, 115,
     ]  # fmt: skip
     assert list(CONTEXT59_IDS) == sorted(reference)
-    assert [DISPLAY_NAMES["context60"][CONTEXT59_IDS.index(i) + 1] for i in (2, 284, 397, 458)] == [
+    assert [display_names("context60")[CONTEXT59_IDS.index(i) + 1] for i in (2, 284, 397, 458)] == [
         "aeroplane", "person", "table", "wood",
     ]  # fmt: skip
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from seg_inputs import ResizedImages, resize_short_side
+from seg_sets import ResizedImages, resize_short_side
 from torch.utils.data import Dataset
 
 from last_vit.data.loaders import build_test_loader

@@ -50,12 +50,11 @@ def test_official_layouts(dataset, tmp_path):
     assert sample["label"].dtype == sample["image"].dtype == torch.uint8
     assert sample["label"].shape == sample["image"].shape[1:] == HW
     assert sample["label"].flatten()[: len(classes)].tolist() == classes
-    stored = np.array(load_rgb(images.image_path(1)))
+    stored = np.array(load_rgb(images.files.images[1]))
     assert np.array_equal(sample["image"].permute(1, 2, 0).numpy(), stored)
     in_list_order = dataset.startswith(("voc", "context"))
     stems = ["b", "a"] if in_list_order else ["a", "b"]
-    assert images.image_names == [f"ulm/{stem}" if dataset == "cityscapes" else stem for stem in stems]
-    assert len(images.names) == images.num_classes == len(images.palette())
+    assert images.files.names == [f"ulm/{stem}" if dataset == "cityscapes" else stem for stem in stems]
 
 
 @pytest.mark.parametrize("dataset", CASES)
@@ -78,8 +77,8 @@ def test_roots_above_are_found(tmp_path):
     make_voc(tmp_path / "VOCdevkit", {"a": [1]})
     make_voc(tmp_path / "VOCdevkit", {"b": [1]}, 2010, "SegmentationClassContext", "SegmentationContext")
     for root in (tmp_path, tmp_path / "VOCdevkit"):
-        assert SegmentationSet("voc21", root, any_count=True).image_names == ["a"]
-        assert SegmentationSet("context60", root, any_count=True).image_names == ["b"]
+        assert SegmentationSet("voc21", root, any_count=True).files.names == ["a"]
+        assert SegmentationSet("context60", root, any_count=True).files.names == ["b"]
     make("ade20k", tmp_path / "ADEChallengeData2016", [1])
     assert len(SegmentationSet("ade20k", tmp_path, any_count=True)) == 2
 
@@ -157,13 +156,13 @@ def test_a_label_without_image_is_refused(tmp_path):
 def test_colours_and_broken_files_are_refused(tmp_path):
     root = make("ade20k", tmp_path, [1])
     images = SegmentationSet("ade20k", root, any_count=True)
-    Image.fromarray(np.zeros((*HW, 3), dtype=np.uint8)).save(images.label_path(0))
+    Image.fromarray(np.zeros((*HW, 3), dtype=np.uint8)).save(images.files.labels[0])
     with pytest.raises(ValueError, match=r"a\.png cannot be read: its mode is RGB"):
         images[0]
-    images.label_path(0).write_bytes(b"no image")
+    images.files.labels[0].write_bytes(b"no image")
     with pytest.raises(ValueError, match=r"a\.png cannot be read"):
         images[0]
-    images.image_path(1).write_bytes(images.image_path(1).read_bytes()[:100])
+    images.files.images[1].write_bytes(images.files.images[1].read_bytes()[:100])
     with pytest.raises(ValueError, match=r"b\.jpg"):
         images[1]
 
@@ -171,7 +170,7 @@ def test_colours_and_broken_files_are_refused(tmp_path):
 def test_grey_images_become_rgb(tmp_path):
     root = make("ade20k", tmp_path, [1])
     images = SegmentationSet("ade20k", root, any_count=True)
-    Image.fromarray(np.full(HW, 7, dtype=np.uint8)).save(images.image_path(0))
+    Image.fromarray(np.full(HW, 7, dtype=np.uint8)).save(images.files.images[0])
     assert images[0]["image"].shape == (3, *HW)
 
 
@@ -185,9 +184,9 @@ def test_custom_folders(zero_label, classes, tmp_path):
     images = SegmentationSet("custom", tmp_path, class_names=names, zero_label=zero_label)
     assert images.is_complete
     assert images.names == ("floor", "chair")
-    assert images.image_names == ["2", "x/1"]
+    assert images.files.names == ["2", "x/1"]
     assert images[0]["label"].flatten()[:3].tolist() == classes
-    assert (images.palette()[0] == 0).all() == (zero_label == "background")
+    assert images.setting.has_background == (zero_label == "background")
     too_high = 2 + (zero_label == "ignored")
     save_label(tmp_path / "labels/2.png", [too_high])
     with pytest.raises(ValueError, match=f"holds {too_high}, which is no class"):
@@ -200,7 +199,7 @@ def test_custom_folders_by_split_and_as_voc(tmp_path):
         save_image(tmp_path / "images" / split / f"{split}.jpg")
         save_label(tmp_path / "labels" / split / f"{split}.png", np.ones(HW, dtype=bool))
     images = SegmentationSet("custom", tmp_path, "train", class_names=names)
-    assert images.image_names == ["train"]
+    assert images.files.names == ["train"]
     assert images.label(0).unique().tolist() == [1]
     voc = make_voc(tmp_path, {"7": [0, 1]})
     assert SegmentationSet("custom", voc, class_names=names).label(0).unique().tolist() == [0, 1]
@@ -230,4 +229,4 @@ def test_converted_and_raw_give_the_same(tmp_path):
         tool.main(["--root", str(root), "--output", str(root), "--any-count", "--num-workers", "1"])
         images = SegmentationSet(dataset, root, any_count=True)
         assert torch.equal(images[0]["label"], raw)
-        assert np.array_equal(read(images.label_path(0))[0], raw.numpy())
+        assert np.array_equal(read(images.files.labels[0])[0], raw.numpy())

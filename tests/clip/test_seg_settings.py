@@ -1,12 +1,13 @@
 """Published settings: every constant of the protocols, the class names that they were measured with, custom sets."""
 
+import itertools
+
 import pytest
-from seg_class_names import DISPLAY_NAMES, class_names
 from seg_settings import (
     DATASETS,
     PROTOCOLS,
-    SEGMENTATION_SETTINGS,
     custom_setting,
+    display_names,
     find_setting,
 )
 
@@ -54,26 +55,21 @@ def test_every_setting_is_the_published_one(dataset, protocol):
     assert (setting.dataset, setting.protocol, setting.ignored) == (dataset, protocol, 255)
 
 
-def test_official_numbers_of_images():
-    found = {dataset: find_setting(dataset, "sclip").expected_images for dataset in DATASETS}
-    assert found == {
-        "voc20": 1449, "voc21": 1449, "context59": 5104, "context60": 5104, "coco_object": 5000, "coco_stuff": 5000,
-        "ade20k": 2000, "cityscapes": 500,
-    }  # fmt: skip
-
-
 def test_names_stand_once_but_for_the_bed_of_coco_object():
-    for (dataset, protocol), setting in SEGMENTATION_SETTINGS.items():
-        names = [name for synonyms in setting.class_names for name in synonyms]
+    for dataset, protocol in itertools.product(DATASETS, PROTOCOLS):
+        names = [name for synonyms in find_setting(dataset, protocol).class_names for name in synonyms]
         twice = {name for name in names if names.count(name) > 1}
         assert twice == ({"bed"} if dataset == "coco_object" and protocol != "clearclip" else set()), dataset
         assert all(name == name.strip() and name for name in names)
-    for names in DISPLAY_NAMES.values():
-        assert len(set(names)) == len(names)
+    for dataset in DATASETS:
+        assert len(set(display_names(dataset))) == len(display_names(dataset)) == NUM_CLASSES[dataset]
 
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)
 def test_synonyms_by_protocol(protocol):
+    def class_names(dataset, protocol):
+        return find_setting(dataset, protocol).class_names
+
     has_many = protocol in ("sclip", "naclip")
     voc20, voc21 = class_names("voc20", protocol), class_names("voc21", protocol)
     assert voc21[1:] == voc20
@@ -107,7 +103,6 @@ def test_custom_sets_take_the_likest_published_setting(zero_label):
     assert (setting.dataset, setting.name, setting.class_names) == ("custom", "rooms", names)
     assert (setting.logit_scale, setting.prob_threshold) == ((50, 0.1) if is_background else (40, 0))
     assert (setting.has_background, setting.reduce_zero_label) == (is_background, zero_label == "ignored")
-    assert setting.expected_images is None
 
 
 def test_custom_settings_that_cannot_be():

@@ -8,7 +8,7 @@ import eval_zero_shot_cls
 import eval_zero_shot_seg
 import open_clip
 import pytest
-import read_out_pass
+import read_outs
 import top_k_table
 import torch
 from clip_parts import tiny_clip, write_clip
@@ -19,7 +19,6 @@ from last_vit.data.transforms import EvalTransform
 from last_vit.dense import attach_last, attach_pool, dense_forward
 from last_vit.metrics import PointInBox
 from last_vit.patch_scores import patch_score
-from last_vit.token_pool import TokenPool
 
 CPU = ("--device", "cpu", "--num-workers", "0", "--text-cache", "cache", "--templates", "a {}")
 A = "A=open_clip:clip_tiny.json@clip_tiny.pt"
@@ -59,9 +58,9 @@ def test_rows_equal_runs_of_their_own(here, capsys):
     assert "as trained: cls" in printed
     names = ("--class-names", "drawn/LOC_synset_mapping.txt")
     for label, options in {"": "", **{label: f",pool={label.replace(' K', ',top_k')}" for label in labels}}.items():
-        shutil.rmtree("results")
+        shutil.rmtree("output", ignore_errors=True)
         eval_zero_shot_cls.main(["--imagenet-root", "drawn", *names, *CPU, "--model", A + options])
-        (alone,) = [json.loads(path.read_text()) for path in Path("results").glob("*.json")]
+        (alone,) = [json.loads(path.read_text()) for path in Path("output").rglob("*.json")]
         row = rows[f"A, read with {label}" if label else "A"]
         assert row["metrics"] == {key: alone["metrics"][key] for key in ("acc1", "acc5")}
         assert row["dataset"] == alone["dataset"]
@@ -83,7 +82,7 @@ def test_each_checkpoint_as_it_was_trained(here):
 
 def test_read_outs_of_a_last_model_keep_its_variant():
     model = attach_last(tiny_clip(), 2, sigma=3.0, variant="paper")
-    pools = read_out_pass.list_pools(model, ["last", "cls"], [1, 2, 1.0])
+    pools = read_outs.list_pools(model, ["last", "cls"], [1, 2, 1.0])
     found = [(pool.kind, pool.top_k, pool.sigma, pool.variant) for pool in pools]
     assert found == [
         ("last", 2, 3.0, "paper"),
@@ -116,16 +115,6 @@ def test_point_in_box_of_every_token(here):
         assert rows[row]["n_images"] == 24
 
 
-def test_small_boxes():
-    batch = {
-        "box_xyxy": torch.tensor([[0.0, 0, 10, 10], [0, 0, 20, 10], [float("nan")] * 4, [5, 5, 9, 9]]),
-        "image_hw": torch.tensor([[20, 20], [20, 20], [20, 20], [20, 20]]),
-    }
-    found = read_out_pass.small_boxes(batch, 0.3).isnan().all(dim=1).tolist()
-    assert found == [False, True, True, False]
-    assert read_out_pass.small_boxes(batch, 0.25).isnan().all(dim=1).tolist() == [True, True, True, False]
-
-
 def test_segmentation_is_that_of_its_script(here, capsys):
     write_voc(SyntheticObjects(6, "val", image_size=40, num_classes=6), "voc")
     flags = "--any-count --short-side 40 --crop 32 --stride 16"
@@ -142,7 +131,7 @@ def test_segmentation_is_that_of_its_script(here, capsys):
     path.unlink()
     own = ["--dataset", "voc20", "--root", "voc/VOC2012", *flags.split(), "--model", f"{A},pool=last,top_k=2"]
     eval_zero_shot_seg.main([*own, "--device", "cpu", "--num-workers", "0", "--text-cache", "cache"])
-    alone = json.loads(next(Path("results").glob("zero_shot_seg*.json")).read_text())
+    alone = json.loads(next(Path("output").rglob("zero_shot_seg*.json")).read_text())
     assert alone["metrics"] == found["metrics"]
     assert {**alone["config"]} == found["config"]
 
@@ -161,10 +150,3 @@ def test_errors_are_one_line(here, capsys):
     with pytest.raises(SystemExit):
         top_k_table.main(["--images", "drawn/val", "--model", A, "--point-in-box"])
     assert "needs ImageNet's boxes" in capsys.readouterr().err
-
-
-def test_pools_are_those_of_the_package():
-    assert TokenPool(top_k_table.POOLINGS[0]).kind == "cls"
-    from last_vit.names import POOLS
-
-    assert top_k_table.POOLINGS == POOLS

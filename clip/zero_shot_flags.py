@@ -1,0 +1,46 @@
+"""Flags that the zero-shot evaluations share; no torch, so that --help is quick."""
+
+import argparse
+from pathlib import Path
+
+MODEL_HELP = (
+    "[NAME=]open_clip:ARCH@CHECKPOINT[,pool=KIND][,top_k=K][,variant=release|paper]; ARCH is an open_clip name or a "
+    "model-config .json, CHECKPOINT a local file or `random`; once per model"
+)
+
+
+def add_clip_flags(parser: argparse.ArgumentParser) -> None:
+    """--model, once per model, the arithmetic, and the text side."""
+    add = parser.add_argument
+    add("--model", action="append", required=True, metavar="MODEL", help=MODEL_HELP)
+    add("--precision", choices=("fp32", "fp16", "bf16"), default="fp32", help="of the weights; default fp32")
+    add(
+        "--templates",
+        default="openai",
+        help="`openai` (80 prompts), `simple` (7), a template such as 'a photo of a {}', or a file with one per line; "
+        "default openai",
+    )
+    add(
+        "--text-cache",
+        type=Path,
+        metavar="DIR",
+        help="where class embeddings are kept from run to run; default ~/.cache/last_vit/class_embeddings",
+    )
+    add("--no-text-cache", action="store_true", help="neither read nor keep class embeddings")
+
+
+def add_image_flags(parser: argparse.ArgumentParser) -> None:
+    """Labelled images, and what their classes are called."""
+    group = parser.add_mutually_exclusive_group(required=True)
+    group.add_argument("--imagenet-root", type=Path, help="folder that holds ImageNet's val/, val/ itself, or Kaggle's")
+    group.add_argument("--images", type=Path, help="any folder with a folder of images per class")
+    add = parser.add_argument
+    add(
+        "--class-names",
+        metavar="SOURCE",
+        help="`imagenet` (open_clip's names), `folders` (the folders' own), or a file: one class per line, synonyms "
+        "between ';' or ',', in the order of the sorted folders; LOC_synset_mapping.txt; or JSON. Default: imagenet, "
+        "if the folders are its",
+    )
+    add("--skip-broken", action="store_true", help="leave out and count unreadable images")
+    add("--dataset-name", help="of the images in the results; default: the folder's")

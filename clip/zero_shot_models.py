@@ -1,0 +1,86 @@
+"""The models of the zero-shot evaluations: a CLIP per --model, its classes in words, and both in records."""
+
+import argparse
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from class_names import ClassNames, flatten_names
+from torch import Tensor, nn
+
+from last_vit.clip_models import LoadedClip, load_clip, split_clip_spec
+from last_vit.clip_text import TEMPLATE_SETS, default_cache, encode_class_names, read_templates
+from last_vit.evaluation import describe_model, naming
+from last_vit.models import ModelArgument
+
+
+def load_clip_argument(argument: ModelArgument, precision: str, device: torch.device) -> LoadedClip:
+    """The CLIP of one --model on a device, its image tower run once, so that what does not fit shows before the work.
+
+    Raises:
+        ValueError: A model that is no CLIP, without weights, or as `load_clip`; the message names the model.
+        FileNotFoundError: As `load_clip`.
+    """
+    with naming(argument):
+        host, _, name = argument.spec.partition(":")
+        if host != "open_clip":
+            raise ValueError(
+                f"zero-shot needs a text tower, so a CLIP, open_clip:ARCH@CHECKPOINT; got {argument.spec!r}"
+            )
+        arch, file = split_clip_spec(name)
+        if not argument.checkpoint and not file and argument.seed is None:
+            raise ValueError(f"no weights: give {argument.spec}@CHECKPOINT, or {argument.spec}@random as a control")
+        clip = load_clip(
+            arch,
+            argument.checkpoint or file or None,
+            pool=argument.pool,
+            top_k=argument.top_k,
+            variant=argument.variant,
+            random_seed=argument.seed,
+            device=device,
+            precision=precision,
+        )
+        read_once(clip, device, embed_images)
+    return clip
+
+
+def read_once(clip: LoadedClip, device: torch.device, read: Callable[[nn.Module, Tensor], Any]) -> None:
+    """Read one black image, so that what does not fit shows before the work."""
+    side = clip.preprocessing.crop
+    with torch.inference_mode():
+        read(clip.model, torch.zeros(1, 3, side, side, device=device))
+
+
+def embed_images(model: nn.Module, images: Tensor) -> Tensor:
+    """[B, 3, H, W] -> [B, E], not normalised."""
+    return model.encode_image(as_weights(model, images))
+
+
+def as_weights(model: nn.Module, images: Tensor) -> Tensor:
+    """Images in the dtype of the convolution that cuts them into patches, with --precision not that of all weights."""
+    return images.to(next(weight.dtype for weight in model.visual.parameters() if weight.ndim == 4))
+
+
+def encode_names(
+    clip: LoadedClip, class_names: ClassNames, args: argparse.Namespace, device: torch.device
+) -> tuple[Tensor, list[int]]:
+    """Text embeddings [num_names, E] on the device, and the class of each name.
+
+    Raises:
+        ValueError, FileNotFoundError: As `read_templates` and `encode_class_names`.
+    """
+    names, class_of_name = flatten_names(class_names)
+    cache = None if args.no_text_cache else args.text_cache or default_cache()
+    text = encode_class_names(clip.model, clip.tokenizer, names, read_templates(args.templates), cache=cache)
+    return text.to(device), class_of_name
+
+
+def describe_clip(argument: ModelArgument, clip: LoadedClip, args: argparse.Namespace) -> dict[str, Any]:
+    """A CLIP and its prompts as a record's config holds them."""
+    return {
+        **describe_model(argument, clip),
+        "arch": clip.arch,
+        "loading_notes": list(clip.notes),
+        "precision": args.precision,
+        "templates": args.templates if args.templates in TEMPLATE_SETS else list(read_templates(args.templates)),
+    }

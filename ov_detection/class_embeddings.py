@@ -9,34 +9,31 @@ Letters: C classes, E numbers per embedding.
 
 import difflib
 import json
+from argparse import Namespace
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
 import torch
 from class_prompts import BACKGROUND, group_by_templates, readable_name
+from ov_classes import read_ov_classes
+from safetensors import safe_open
+from safetensors.torch import save
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from last_vit.atomic_file import atomic_file
-from last_vit.checkpoint import read_checkpoint, shorten
+from last_vit.checkpoint_files import read_checkpoint, shorten
+from last_vit.clip_models import load_clip
+from last_vit.clip_text import encode_class_names
+from last_vit.data.coco import read_coco_json
+from last_vit.runtime import select_device
 
 _FORMAT = "class_embeddings.1"
 _UNKNOWN = "unknown"
-
-
-@dataclass(frozen=True, eq=False)
-class ClassSplit:
-    """Base and novel classes; no class is both.
-
-    Attributes:
-        base: bool [C].
-        novel: bool [C].
-    """
-
-    base: Tensor
-    novel: Tensor
+_BUILDER = "ov_detection/build_class_embeddings.py"
 
 
 @dataclass(frozen=True, eq=False)
@@ -89,9 +86,6 @@ class ClassEmbeddings:
     def select(self, names: Sequence[str]) -> "ClassEmbeddings":
         """These classes in this order, by name.
 
-        Args:
-            names: Class names as the file spells them.
-
         Raises:
             ValueError: A name that is not there, twice in the list, or no name.
         """
@@ -102,28 +96,9 @@ class ClassEmbeddings:
             near = difflib.get_close_matches(missing[0], self.names, n=1)
             raise ValueError(
                 f"{len(missing)} of {len(names)} classes have no embedding: {shorten(missing)}"
-                f"{f' (nearest to the first: {near[0]!r})' if near else ''}; build one for each with "
-                "ov_detection/build_class_embeddings.py"
+                f"{f' (nearest to the first: {near[0]!r})' if near else ''}; build one for each with {_BUILDER}"
             )
-        chosen = self.embeddings[[place_of[name] for name in names]]
-        return ClassEmbeddings(tuple(names), chosen, self.background, self.tower, self.prompts)
-
-    def check_width(self, width: int, tower: str) -> None:
-        """Refuse embeddings that an image tower's features cannot be compared with.
-
-        Args:
-            width: Numbers per feature of the image tower.
-            tower: What it is called.
-
-        Raises:
-            ValueError: Another width.
-        """
-        if self.width != width:
-            raise ValueError(
-                f"the class embeddings have {self.width} numbers (text tower: {self.tower}), features of {tower} have "
-                f"{width}: build them with that tower's own text tower, "
-                "ov_detection/build_class_embeddings.py --model ..."
-            )
+        return replace(self, names=tuple(names), embeddings=self.embeddings[[place_of[name] for name in names]])
 
 
 def check_vocabulary(names: Sequence[str]) -> None:
@@ -144,6 +119,17 @@ def check_vocabulary(names: Sequence[str]) -> None:
         raise ValueError(f"the vocabulary names classes more than once: {shorten(twice)}; name each once")
 
 
+def split_names(text: str) -> list[str]:
+    """The names of --vocabulary, which commas separate.
+
+    Raises:
+        ValueError: As `check_vocabulary`.
+    """
+    names = [name.strip() for name in text.split(",")] if text.strip() else []
+    check_vocabulary(names)
+    return names
+
+
 def embed_class_names(
     model: nn.Module,
     tokenizer: Callable[..., Tensor],
@@ -151,7 +137,6 @@ def embed_class_names(
     tower: str,
     prompts: str = "vild",
     batch_size: int = 256,
-    cache: Path | None = None,
 ) -> ClassEmbeddings:
     """Embed class names and "background" with the text tower of a CLIP.
 
@@ -162,7 +147,6 @@ def embed_class_names(
         tower: What the tower is called, for the record.
         prompts: "vild" (mean over 63 templates) or "a" ("a {name}").
         batch_size: Prompts at a time.
-        cache: As in `encode_class_names`.
 
     Returns:
         The embeddings, on the CPU.
@@ -170,14 +154,12 @@ def embed_class_names(
     Raises:
         ValueError: A vocabulary that `check_vocabulary` refuses, or unknown prompts.
     """
-    from last_vit.clip_text import encode_class_names
-
     check_vocabulary(names)
     every = [*names, BACKGROUND]
     rows: dict[int, Tensor] = {}
     for templates, places in group_by_templates(every, prompts).items():
         texts = [readable_name(every[place]) for place in places]
-        vectors = encode_class_names(model, tokenizer, texts, templates, batch_size, cache)
+        vectors = encode_class_names(model, tokenizer, texts, templates, batch_size)
         rows.update(zip(places, vectors, strict=True))
     ordered = torch.stack([rows[place] for place in range(len(every))])
     return ClassEmbeddings(tuple(names), ordered[:-1], ordered[-1], tower, prompts)
@@ -190,19 +172,13 @@ def save_class_embeddings(path: str | Path, embeddings: ClassEmbeddings) -> None
         ValueError: Another ending.
         OSError: The folder or the disk refuses.
     """
-    from safetensors.torch import save
-
     if Path(path).suffix != ".safetensors":
         raise ValueError(f"class embeddings are written as .safetensors, got {path}")
     tensors = {"embeddings": embeddings.embeddings.contiguous()}
     if embeddings.background is not None:
         tensors["background"] = embeddings.background.contiguous()
-    metadata = {
-        "format": _FORMAT,
-        "names": json.dumps(embeddings.names),
-        "tower": embeddings.tower,
-        "prompts": embeddings.prompts,
-    }
+    names = json.dumps(embeddings.names)
+    metadata = {"format": _FORMAT, "names": names, "tower": embeddings.tower, "prompts": embeddings.prompts}
     with atomic_file(path) as file:
         file.write(save(tensors, metadata))
 
@@ -215,21 +191,17 @@ def load_class_embeddings(path: str | Path, names: Sequence[str] | None = None) 
         names: The classes wanted, in this order; None for all of the file, in its order. A `.npy` file has no names:
             they must be given, one per row in the rows' order (ascending category id).
 
-    Returns:
-        The embeddings.
-
     Raises:
         FileNotFoundError: No such file.
         ValueError: Another kind of file, damaged, classes that it lacks, or names that do not fit it.
     """
     path = Path(path)
-    if path.suffix != ".npy":
-        content = read_checkpoint(path)
-    elif not path.is_file():
-        raise FileNotFoundError(f"no class embeddings at {path}: ov_detection/build_class_embeddings.py makes them")
+    if not path.is_file():
+        raise FileNotFoundError(f"no class embeddings at {path}: {_BUILDER} makes them")
     try:
         if path.suffix == ".npy":
             return _of_matrix(path, names)
+        content = read_checkpoint(path)
         found = _of_own_file(path, content) if path.suffix == ".safetensors" else _of_dictionary(content)
         return found if names is None else found.select(names)
     except ValueError as error:
@@ -237,8 +209,6 @@ def load_class_embeddings(path: str | Path, names: Sequence[str] | None = None) 
 
 
 def _of_matrix(path: Path, names: Sequence[str] | None) -> ClassEmbeddings:
-    import numpy as np
-
     try:
         matrix = np.load(path, allow_pickle=False)
     except (ValueError, EOFError, OSError) as error:
@@ -267,14 +237,54 @@ def _of_dictionary(content: dict[str, object]) -> ClassEmbeddings:
 
 
 def _of_own_file(path: Path, content: dict[str, Tensor]) -> ClassEmbeddings:
-    from safetensors import safe_open
-
     with safe_open(path, framework="pt") as file:
         metadata = file.metadata() or {}
     if metadata.get("format") != _FORMAT or "embeddings" not in content:
-        raise ValueError(
-            "a safetensors file without class names: expected one of ov_detection/build_class_embeddings.py"
-        )
+        raise ValueError(f"a safetensors file without class names: expected one of {_BUILDER}")
     names = tuple(json.loads(metadata["names"]))
     background = content.get("background")
     return ClassEmbeddings(names, content["embeddings"], background, metadata["tower"], metadata["prompts"])
+
+
+def build_file(args: Namespace) -> None:
+    """Embed names with a tower, or read what others embedded; write the file and say what is in it.
+
+    Raises:
+        FileNotFoundError: No such file.
+        ValueError: Flags that do not go together; see `embed_class_names` and `load_class_embeddings`.
+    """
+    names = _read_names(args)
+    if args.convert is not None:
+        if args.model or args.checkpoint:
+            raise ValueError("--convert reads embeddings, --model and --checkpoint make them: give one or the other")
+        found = load_class_embeddings(args.convert, names)
+        found = replace(found, tower=args.tower or found.tower, prompts=args.prompts or found.prompts)
+    elif args.model and args.checkpoint and names is not None:
+        clip = load_clip(args.model, args.checkpoint, device=select_device(args.device))
+        tower = args.tower or f"{clip.arch}, weights {clip.checkpoint_sha256}"
+        found = embed_class_names(clip.model, clip.tokenizer, names, tower, args.prompts or "vild", args.batch_size)
+    else:
+        raise ValueError(
+            "give --model, --checkpoint and the names (--json, --names or --vocabulary), or --convert with a file of "
+            "embeddings"
+        )
+    save_class_embeddings(args.output, found)
+    background = "with" if found.background is not None else "without"
+    print(
+        f"written {args.output}: {len(found)} classes x {found.width}, {background} background; tower {found.tower}, "
+        f"prompts {found.prompts}"
+    )
+
+
+def _read_names(args: Namespace) -> list[str] | None:
+    """The class names that the flags give; None where none do."""
+    if args.json is not None:
+        try:
+            return list(read_ov_classes(read_coco_json(args.json)["categories"], novel=()).names)
+        except ValueError as error:
+            raise ValueError(f"{args.json}: {error}") from error
+    if args.names is not None:
+        names = [line.strip() for line in args.names.read_text(encoding="utf-8").splitlines()]
+        check_vocabulary(names)
+        return names
+    return None if args.vocabulary is None else split_names(args.vocabulary)

@@ -62,6 +62,19 @@ class ClassAP:
     ap50: np.ndarray
 
 
+@contextmanager
+def _garbage_collector_off() -> Iterator[None]:
+    """For the block. Its searches for cycles, of which there are none among detections, would cost a quarter more."""
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()
+
+
+@_garbage_collector_off()
 def detection_ap(
     content: Mapping[str, Any],
     classes: OvClasses,
@@ -78,40 +91,27 @@ def detection_ap(
         kind: What is compared.
         max_dets: Limit per image, see above.
 
-    Returns:
-        AP per class.
-
     Raises:
         ValueError: An unknown kind, an image that the file does not list or that comes twice, arrays that do not fit,
             values that are not finite, labels outside [0, C), or masks asked for and not given.
     """
-    with _garbage_collector_off():
-        return _detection_ap(content, classes, detections, kind, max_dets)
-
-
-def _detection_ap(
-    content: Mapping[str, Any], classes: OvClasses, detections: Sequence[ImageDetections], kind: str, max_dets: int
-) -> ClassAP:
     if kind not in KINDS:
         raise ValueError(f"kind must be one of {', '.join(KINDS)}, got {kind!r}")
     images = {entry["id"]: entry for entry in content["images"]}
-    _check_images(detections, images)
-    objects = _by_label(
-        [_object(entry, kind, images[entry["image_id"]]) for entry in content["annotations"]],
-        [classes.label_of[entry["category_id"]] for entry in content["annotations"]],
-        len(classes),
-    )
-    absent_or_shown = _counted_labels(content, classes) if classes.is_lvis else None
-    found, labels = [], []
+    _check_detections(detections, images, len(classes), kind)
+    objects: list[list[dict[str, Any]]] = [[] for _ in range(len(classes))]
+    for entry in content["annotations"]:
+        label = classes.label_of[entry["category_id"]]
+        objects[label].append(_object(entry, kind, images[entry["image_id"]]))
+    guesses: list[list[dict[str, Any]]] = [[] for _ in range(len(classes))]
+    counted = _counted_labels(content, classes) if classes.is_lvis else None
     for image in detections:
-        _check_arrays(image, len(classes), kind)
         order = np.argsort(-image.scores, kind="stable")
-        if absent_or_shown is not None:
+        if counted is not None:
             order = order[:max_dets]
-            order = order[[label in absent_or_shown[image.image_id] for label in image.labels[order].tolist()]]
-        found += _found(image, order, classes, kind)
-        labels += image.labels[order].tolist()
-    guesses = _by_label(found, labels, len(classes))
+            order = order[[label in counted[image.image_id] for label in image.labels[order].tolist()]]
+        for label, entry in zip(image.labels[order].tolist(), _found(image, order, classes, kind), strict=True):
+            guesses[label].append(entry)
     categories = {entry["id"]: entry for entry in content["categories"]}
     ap, ap50 = np.full(len(classes), np.nan), np.full(len(classes), np.nan)
     for start in range(0, len(classes), _CLASSES_AT_A_TIME):
@@ -129,18 +129,6 @@ def _detection_ap(
         ap[part][has_objects] = precision.mean(axis=(0, 1))[has_objects]
         ap50[part][has_objects] = precision[0].mean(axis=0)[has_objects]
     return ClassAP(ap, ap50)
-
-
-@contextmanager
-def _garbage_collector_off() -> Iterator[None]:
-    """For the block. Its searches for cycles, of which there are none among detections, would cost a quarter more."""
-    was_on = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was_on:
-            gc.enable()
 
 
 def _precision(
@@ -213,13 +201,6 @@ def _found(image: ImageDetections, order: np.ndarray, classes: OvClasses, kind: 
     ]
 
 
-def _by_label(entries: list[dict[str, Any]], labels: list[int], num_classes: int) -> list[list[dict[str, Any]]]:
-    groups: list[list[dict[str, Any]]] = [[] for _ in range(num_classes)]
-    for entry, label in zip(entries, labels, strict=True):
-        groups[label].append(entry)
-    return groups
-
-
 def _counted_labels(content: Mapping[str, Any], classes: OvClasses) -> dict[int, set[int]]:
     """Image id -> labels that are annotated or verified as absent on it (LVIS)."""
     label_of = classes.label_of
@@ -229,7 +210,9 @@ def _counted_labels(content: Mapping[str, Any], classes: OvClasses) -> dict[int,
     return counted
 
 
-def _check_images(detections: Sequence[ImageDetections], images: Mapping[int, Any]) -> None:
+def _check_detections(
+    detections: Sequence[ImageDetections], images: Mapping[int, Any], num_classes: int, kind: str
+) -> None:
     seen: set[int] = set()
     for image in detections:
         if image.image_id not in images:
@@ -237,21 +220,18 @@ def _check_images(detections: Sequence[ImageDetections], images: Mapping[int, An
         if image.image_id in seen:
             raise ValueError(f"image {image.image_id} comes twice: each image counts once")
         seen.add(image.image_id)
-
-
-def _check_arrays(image: ImageDetections, num_classes: int, kind: str) -> None:
-    n = len(image.scores)
-    shapes = (image.boxes_xyxy.shape, image.scores.shape, image.labels.shape)
-    if shapes != ((n, 4), (n,), (n,)):
-        raise ValueError(f"image {image.image_id}: boxes, scores and labels of shapes {shapes} do not fit together")
-    if not (np.isfinite(image.scores).all() and np.isfinite(image.boxes_xyxy).all()):
-        raise ValueError(
-            f"image {image.image_id}: boxes or scores are not finite; the detector's weights may be broken"
-        )
-    if n and not (image.labels.min() >= 0 and image.labels.max() < num_classes):
-        raise ValueError(
-            f"image {image.image_id}: labels from {image.labels.min()} to {image.labels.max()}, the file has "
-            f"{num_classes} classes: detector and file must have the same"
-        )
-    if kind == "mask" and (image.masks is None or len(image.masks) != n):
-        raise ValueError(f"image {image.image_id}: mask AP needs one mask per detection, {n}")
+        n, labels = len(image.scores), image.labels
+        shapes = (image.boxes_xyxy.shape, image.scores.shape, labels.shape)
+        if shapes != ((n, 4), (n,), (n,)):
+            raise ValueError(f"image {image.image_id}: boxes, scores and labels of shapes {shapes} do not fit together")
+        if not (np.isfinite(image.scores).all() and np.isfinite(image.boxes_xyxy).all()):
+            raise ValueError(
+                f"image {image.image_id}: boxes or scores are not finite; the detector's weights may be broken"
+            )
+        if n and not (labels.min() >= 0 and labels.max() < num_classes):
+            raise ValueError(
+                f"image {image.image_id}: labels from {labels.min()} to {labels.max()}, the file has {num_classes} "
+                "classes: detector and file must have the same"
+            )
+        if kind == "mask" and (image.masks is None or len(image.masks) != n):
+            raise ValueError(f"image {image.image_id}: mask AP needs one mask per detection, {n}")

@@ -6,13 +6,13 @@
         train.init_checkpoint=output/fvit_vitb16_last/model_final.pth
 
 Data are made by ov_detection/make_ov_coco.py and ov_detection/make_ov_lvis.py; tools/eval_ov_coco.sh and
-tools/eval_ov_lvis.sh evaluate. Class embeddings come from vocabulary.path (ov_detection/build_class_embeddings.py)
-or, without one, from
-the text tower of the config's own CLIP.
+tools/eval_ov_lvis.sh evaluate. Class embeddings come from vocabulary.path (ov_detection/build_class_embeddings.py) or,
+without one, from the text tower of the config's own CLIP.
 
 Processes are started by --num-gpus / --num-machines (detectron2's launcher; CPU processes where there is no GPU) or by
 torchrun. --resume continues from the last checkpoint in train.output_dir; on a CPU the loss curve is then bit-identical
-to that of a run that was never stopped.
+to that of a run that was never stopped. The record of the last evaluation goes into train.output_dir, or with --row
+into results/.
 """
 
 import argparse

@@ -1,7 +1,7 @@
-"""Which classes of a detection set are base (trained on) and which are novel (only named at test time).
+"""What COCO's and LVIS's JSON files of instances say: their classes, base or novel, and whether their parts fit.
 
 Labels are counted in the order of ascending category id, whatever the file's order: class embeddings, detectors and
-metrics all use this one order. Where the split comes from, by what the categories look like:
+metrics all use this one order. Base classes are trained on, novel ones only named at test time:
 
 - LVIS (every category has a frequency): rare ones are novel, common and frequent ones base, 337 and 866 of v1's 1203.
 - COCO: the 48 base and 17 novel classes of the open-vocabulary split (Bansal et al., ECCV 2018). The other 15 of COCO's
@@ -18,9 +18,9 @@ from functools import cached_property
 from typing import Any
 
 import torch
-from class_embeddings import ClassSplit
+from torch import Tensor
 
-from last_vit.checkpoint import shorten
+from last_vit.checkpoint_files import shorten
 
 OV_COCO_BASE = (
     "person", "bicycle", "car", "motorcycle", "train", "truck", "boat", "bench", "bird", "horse", "sheep", "bear",
@@ -43,13 +43,13 @@ class OvClasses:
     Attributes:
         names: One per class, as the file spells it.
         category_ids: One per class, ascending.
-        split: Base and novel classes.
+        is_base: bool [C]; all others are novel.
         frequencies: "r", "c" or "f" per class (LVIS); None elsewhere.
     """
 
     names: tuple[str, ...]
     category_ids: tuple[int, ...]
-    split: ClassSplit
+    is_base: Tensor
     frequencies: tuple[str, ...] | None
 
     def __len__(self) -> int:
@@ -65,6 +65,11 @@ class OvClasses:
         """Category id -> label."""
         return {category_id: label for label, category_id in enumerate(self.category_ids)}
 
+    @property
+    def base_names(self) -> tuple[str, ...]:
+        """Names of the base classes, in the order of their labels."""
+        return tuple(name for name, base in zip(self.names, self.is_base.tolist(), strict=True) if base)
+
 
 def read_ov_classes(categories: Sequence[Mapping[str, Any]], novel: Iterable[str] | None = None) -> OvClasses:
     """The classes that a file's list `categories` describes.
@@ -74,42 +79,34 @@ def read_ov_classes(categories: Sequence[Mapping[str, Any]], novel: Iterable[str
         novel: Names of the novel classes, all others being base; None takes them from LVIS's frequencies or COCO's
             split, () makes every class base.
 
-    Returns:
-        The classes.
-
     Raises:
         ValueError: No category, an entry without id or name, two of one id or name, an unknown frequency, a novel name
             that is none of the classes, or a split that cannot be told.
     """
-    found = sorted((_id_and_name(entry, place) for place, entry in enumerate(categories)), key=lambda pair: pair[0])
-    if not found:
+    for place, entry in enumerate(categories):
+        fields = entry if isinstance(entry, Mapping) else {}
+        if type(fields.get("id")) is not int or not isinstance(fields.get("name"), str) or not fields["name"]:
+            raise ValueError(f"categories[{place}] must have a whole number as id and a name, got {entry!r}")
+    if not categories:
         raise ValueError("the list of categories is empty: a detector needs at least one class")
-    category_ids, names = zip(*found, strict=True)
-    for what, values in (("id", category_ids), ("name", names)):
-        twice = [value for value, count in Counter(values).items() if count > 1]
+    entries = sorted(categories, key=lambda entry: entry["id"])
+    for what in ("id", "name"):
+        twice = [value for value, count in Counter(entry[what] for entry in entries).items() if count > 1]
         if twice:
             raise ValueError(f"categories share the {what} {shorten(map(repr, twice))}: each must have its own")
-    frequencies = _frequencies(categories)
+    names = tuple(entry["name"] for entry in entries)
+    frequencies = _frequencies(entries)
     if novel is not None:
         is_novel = _named(names, tuple(novel))
     elif frequencies is not None:
         is_novel = [frequency == "r" for frequency in frequencies]
     else:
         is_novel = _coco_novel(names)
-    novel_mask = torch.tensor(is_novel)
-    return OvClasses(names, category_ids, ClassSplit(~novel_mask, novel_mask), frequencies)
+    return OvClasses(names, tuple(entry["id"] for entry in entries), ~torch.tensor(is_novel), frequencies)
 
 
-def _id_and_name(entry: Any, place: int) -> tuple[int, str]:
-    category_id, name = (entry.get("id"), entry.get("name")) if isinstance(entry, Mapping) else (None, None)
-    if type(category_id) is not int or not isinstance(name, str) or not name:
-        raise ValueError(f"categories[{place}] must have a whole number as id and a name, got {entry!r}")
-    return category_id, name
-
-
-def _frequencies(categories: Sequence[Mapping[str, Any]]) -> tuple[str, ...] | None:
-    """By ascending id; None when no category has one."""
-    found = [entry.get("frequency") for entry in sorted(categories, key=lambda entry: entry["id"])]
+def _frequencies(entries: Sequence[Mapping[str, Any]]) -> tuple[str, ...] | None:
+    found = [entry.get("frequency") for entry in entries]
     if all(frequency is None for frequency in found):
         return None
     wrong = [frequency for frequency in found if frequency not in FREQUENCIES]
@@ -137,3 +134,51 @@ def _coco_novel(names: Sequence[str]) -> list[bool]:
             "ov_detection/make_ov_coco.py, or name the novel classes of your own set"
         )
     return [name in OV_COCO_NOVEL for name in names]
+
+
+def check_links(content: Mapping[str, Any]) -> None:
+    """Refuse what `read_coco_json` gave if its parts do not belong together; only ids are looked at.
+
+    Raises:
+        ValueError: An image or annotation without id, two of one id, no image at all, an annotation of an image or a
+            category that is not listed.
+    """
+    images = _ids(content["images"], "images")
+    if not images:
+        raise ValueError("the list of images is empty")
+    _ids(content["annotations"], "annotations")
+    categories = {entry.get("id") for entry in content["categories"] if isinstance(entry, Mapping)}
+    for what, known in (("image_id", images), ("category_id", categories)):
+        lost = [entry["id"] for entry in content["annotations"] if entry.get(what) not in known]
+        if lost:
+            raise ValueError(f"{len(lost)} annotations have an unknown {what}, such as annotation {shorten(lost, 3)}")
+
+
+def check_lvis_lists(content: Mapping[str, Any]) -> None:
+    """Refuse LVIS's content without the lists of what is known to be absent, or not fully annotated, per image.
+
+    LVIS annotates a few classes per image only: without the lists, a detection of any other class would be counted as
+    wrong, or not be counted, without anyone knowing.
+
+    Raises:
+        ValueError: An image without `neg_category_ids` or `not_exhaustive_category_ids`.
+    """
+    for name in ("neg_category_ids", "not_exhaustive_category_ids"):
+        bad = [entry.get("id") for entry in content["images"] if not isinstance(entry.get(name), list)]
+        if bad:
+            raise ValueError(
+                f"{len(bad)} of {len(content['images'])} images have no list {name} (such as image "
+                f"{shorten(bad, 3)}), without which LVIS's metrics are undefined: take the official lvis_v1_*.json"
+            )
+
+
+def _ids(entries: list[Any], what: str) -> set[int]:
+    ids: set[int] = set()
+    for place, entry in enumerate(entries):
+        number = entry.get("id") if isinstance(entry, Mapping) else None
+        if type(number) is not int:
+            raise ValueError(f"{what}[{place}] has no whole number as id: {shorten([entry])[:200]}")
+        if number in ids:
+            raise ValueError(f"{what} share the id {number}")
+        ids.add(number)
+    return ids

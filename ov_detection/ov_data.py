@@ -1,46 +1,64 @@
-"""Open-vocabulary detection sets as what trainers read: torch data sets, their loaders, and detectron2's catalogue.
+"""Open-vocabulary detection sets as what trainers read: detectron2's mapper, torch data sets and their loaders.
 
-Nothing happens at import. `OvImageSet` stands in a LazyConfig, under the loaders of this file; a set is registered
-under a name only for those tools of detectron2 that ask the catalogue.
+Training (F-ViT's recipe): the image is resized to fit a square of `size` times a scale of 0.1 to 2.0, cropped at random
+to at most `size`, and flipped with probability one half. (The crop is not detectron2's FixedSizeCrop, which has one
+random number for both axes and so cuts along the diagonal only.) Objects that the crop cuts down to less than 0.01
+pixels are dropped; a crop without objects stays, as one of background. With masks, boxes are drawn anew around the
+cropped masks.
+
+Test: the image is resized to fit the square. Nothing is padded here: the model pads with zeros after normalising.
 """
 
-from collections.abc import Iterable
+import os
+import shutil
+import tempfile
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from detectron2.data import DatasetCatalog, DatasetFromList, MetadataCatalog
+import numpy as np
+import torch
+from detectron2.data import DatasetFromList, DatasetMapper
+from detectron2.data import transforms as T
 from ov_classes import OvClasses
-from ov_json import OvImages, load_ov_json
-from ov_mapper import OvMapper
+from ov_json import load_ov_json
 from torch.utils.data import DataLoader, Dataset
 
+from last_vit.data.coco import encode_segmentation
 from last_vit.data.loaders import build_test_loader, build_train_loader
+from last_vit.data.synthetic import SyntheticObjects, write_coco
 from last_vit.runtime import get_logger
+
+SCALES = (0.1, 2.0)
+MIN_BOX_SIDE = 0.01
 
 
 class OvImageSet(Dataset):
-    """The images of a JSON file, one mapped sample per image.
+    """The images of a JSON file, one mapped sample per image; random numbers come from torch's generator alone.
+
+    A file that is not there is a FileNotFoundError; an image that cannot be read, of another size than its record
+    says, or with a broken mask is a ValueError when it is asked for.
 
     Attributes:
         classes: Of the file.
-        json_file: The file.
-        novel: As given.
+        json_file, size, novel: As given.
         image_ids: Of the images, in order.
-        size: As given.
 
     Args:
         json_file: As in `load_ov_json`.
         image_root: As in `load_ov_json`.
         size: Side of the square that images are brought to, in pixels.
-        train: Augmented samples with objects of base classes; else resized images without.
+        train: Augmented samples with `instances` (gt_boxes, gt_classes; with masks gt_masks) of base classes; else
+            resized images without.
         masks: Give masks too (training).
         novel: As in `read_ov_classes`.
-        augment: As in `OvMapper`.
+        augment: False trains on images as they are tested: every epoch sees the same pixels.
         max_images: Keep the first ones by image id only; None keeps all.
 
     Raises:
         FileNotFoundError: As in `load_ov_json`.
-        ValueError: As in `load_ov_json` and `OvMapper`; `max_images` below 1.
+        ValueError: As in `load_ov_json`; `size` or `max_images` below 1.
     """
 
     def __init__(
@@ -54,12 +72,24 @@ class OvImageSet(Dataset):
         augment: bool = True,
         max_images: int | None = None,
     ) -> None:
-        if max_images is not None and max_images < 1:
-            raise ValueError(f"max_images must be at least 1, got {max_images}")
-        self._mapper = OvMapper(size, train, masks, augment)
+        for name, value in (("size", size), ("max_images", max_images)):
+            if value is not None and value < 1:
+                raise ValueError(f"{name} must be at least 1, got {value}")
+        self._train, self._masks = train, masks and train
+        augment = augment and train
+        steps = [T.ResizeScale(*(SCALES if augment else (1.0, 1.0)), size, size)]
+        steps += [T.RandomCrop("absolute", (size, size)), T.RandomFlip()] if augment else []
+        self._mapper = DatasetMapper(
+            train,
+            augmentations=steps,
+            image_format="RGB",
+            use_instance_mask=masks,
+            instance_mask_format="bitmask",
+            recompute_boxes=masks,
+        )
+        self.json_file, self.size = Path(json_file), size
         self.novel = None if novel is None else tuple(novel)
         images = load_ov_json(json_file, image_root, train, masks, self.novel)
-        self.json_file, self.size = Path(json_file), size
         self.classes = images.classes
         records = images.records[:max_images]
         self.image_ids = tuple(record["image_id"] for record in records)
@@ -71,10 +101,60 @@ class OvImageSet(Dataset):
         return len(self._records)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        return self._mapper(self._records[index])
+        record = self._records[index]
+        try:
+            if self._masks:
+                record = {**record, "annotations": [_with_run_length(entry, record) for entry in record["annotations"]]}
+            with _numpy_seeded_by_torch():
+                sample = self._mapper(record)
+        except FileNotFoundError as error:
+            raise FileNotFoundError(f"no image {record['file_name']}") from error
+        except (ValueError, OSError, SyntaxError) as error:  # a damaged PNG is a SyntaxError to Pillow
+            raise ValueError(f"image {record['file_name']} cannot be used: {error}") from error
+        if self._train:
+            instances = sample["instances"]
+            sample["instances"] = instances[instances.gt_boxes.nonempty(MIN_BOX_SIDE)]
+        return sample
 
     def __repr__(self) -> str:
         return f"OvImageSet({self.json_file.name}, {len(self)} images, {len(self.classes)} classes)"
+
+
+def synthetic_ov_set(
+    folder: str | Path,
+    split: str,
+    num_images: int,
+    size: int,
+    num_classes: int,
+    num_novel: int,
+    masks: bool,
+    augment: bool,
+) -> OvImageSet:
+    """Synthetic images with one labelled object each, written in COCO's layout when they are first asked for.
+
+    Args:
+        folder: Where the images are, or go; several processes may ask at once.
+        split: "train" or "val".
+        num_images: Of the split.
+        size: Side of the images in pixels, and of the square that they are brought to.
+        num_classes: As in `SyntheticObjects`.
+        num_novel: How many of them are novel: the last ones.
+        masks: As in `OvImageSet`.
+        augment: As in `OvImageSet`.
+    """
+    samples = SyntheticObjects(num_images, split, size, num_classes)
+    final = Path(folder) / f"{split}_{num_images}_{size}px_{num_classes}"
+    if not final.exists():
+        final.parent.mkdir(parents=True, exist_ok=True)
+        temporary = tempfile.mkdtemp(dir=final.parent)
+        write_coco(samples, temporary)
+        try:
+            os.rename(temporary, final)
+        except OSError:  # another process was faster: what it wrote is the same
+            shutil.rmtree(temporary)
+    json_file, images = final / f"annotations/instances_{split}2017.json", final / f"{split}2017"
+    novel = samples.classes[num_classes - num_novel :]
+    return OvImageSet(json_file, images, size, split == "train", masks, novel, augment)
 
 
 def build_ov_train_loader(dataset: OvImageSet, batch_size: int, num_workers: int, seed: int = 0) -> DataLoader:
@@ -98,7 +178,7 @@ def check_same_classes(first: OvClasses, second: OvClasses) -> None:
     Raises:
         ValueError: Other names, order or split.
     """
-    if first.names != second.names or first.split.novel.tolist() != second.split.novel.tolist():
+    if first.names != second.names or first.base_names != second.base_names:
         differing = sorted(set(first.names) ^ set(second.names))[:5]
         raise ValueError(
             f"labels would not mean the same: the sets have {len(first)} and {len(second)} classes, or another order "
@@ -106,48 +186,17 @@ def check_same_classes(first: OvClasses, second: OvClasses) -> None:
         )
 
 
-def register_ov_set(
-    name: str,
-    json_file: str | Path,
-    image_root: str | Path,
-    train: bool,
-    masks: bool = False,
-    novel: Iterable[str] | None = None,
-) -> None:
-    """Put a set into detectron2's `DatasetCatalog`, to be read when it is first asked for; and into `MetadataCatalog`.
+def _with_run_length(entry: dict[str, Any], record: dict[str, Any]) -> dict[str, Any]:
+    """The annotation with its mask as run lengths: cropping polygons would need another library, and loses holes."""
+    return {**entry, "segmentation": encode_segmentation(entry["segmentation"], record["height"], record["width"])}
 
-    The metadata has json_file and image_root at once, and thing_classes, thing_dataset_id_to_contiguous_id,
-    base_classes and novel_classes once the set has been read. The same set may be registered again.
 
-    Args:
-        name: In the catalogue.
-        json_file: As in `load_ov_json`.
-        image_root: As in `load_ov_json`.
-        train: As in `load_ov_json`.
-        masks: As in `load_ov_json`.
-        novel: As in `read_ov_classes`.
-
-    Raises:
-        ValueError: Another set has this name.
-    """
-    novel = None if novel is None else tuple(novel)
-    source = (str(json_file), str(image_root), train, masks, novel)
-    metadata = MetadataCatalog.get(name)
-    if name in DatasetCatalog.list():
-        if metadata.get("ov_source") != source:
-            raise ValueError(f"the catalogue has another set of the name {name!r}: take another name")
-        return
-
-    def read() -> list[dict[str, Any]]:
-        images: OvImages = load_ov_json(json_file, image_root, train, masks, novel)
-        classes, novel_mask = images.classes, images.classes.split.novel.tolist()
-        metadata.set(
-            thing_classes=list(classes.names),
-            thing_dataset_id_to_contiguous_id=classes.label_of,
-            base_classes=[label for label, is_novel in zip(classes.names, novel_mask, strict=True) if not is_novel],
-            novel_classes=[label for label, is_novel in zip(classes.names, novel_mask, strict=True) if is_novel],
-        )
-        return images.records
-
-    DatasetCatalog.register(name, read)
-    metadata.set(json_file=str(json_file), image_root=str(image_root), evaluator_type="ov", ov_source=source)
+@contextmanager
+def _numpy_seeded_by_torch() -> Iterator[None]:
+    """For the block, numpy's global generator, which detectron2 augments with, follows torch's; then it is put back."""
+    state = np.random.get_state()
+    try:
+        np.random.seed(int(torch.randint(2**32, ())))
+        yield
+    finally:
+        np.random.set_state(state)

@@ -19,10 +19,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from detectron2.structures import BoxMode
-from instance_json import check_links
-from ov_classes import OvClasses, read_ov_classes
+from ov_classes import OvClasses, check_links, read_ov_classes
 
-from last_vit.checkpoint import shorten
+from last_vit.checkpoint_files import shorten
 from last_vit.data.coco import read_coco_json
 
 MIN_SIDE = 32
@@ -59,9 +58,6 @@ def load_ov_json(
         masks: Keep the segmentations.
         novel: As in `read_ov_classes`.
 
-    Returns:
-        The images.
-
     Raises:
         FileNotFoundError: No such file, or no image where the first one should be.
         ValueError: Not COCO's or LVIS's instances, or nothing left to train on; the message names file and entry.
@@ -73,28 +69,27 @@ def load_ov_json(
         check_links(content)
         classes = read_ov_classes(content["categories"], novel)
         entries = sorted(content["images"], key=lambda entry: entry["id"])
-        records = {entry["id"]: _record(entry, image_root, classes.is_lvis) for entry in entries}
+        records = [_record(entry, image_root, classes.is_lvis) for entry in entries]
         if train:
-            is_novel = classes.split.novel.tolist()
-            for record in records.values():
+            record_of, is_base = {record["image_id"]: record for record in records}, classes.is_base.tolist()
+            for record in records:
                 record["annotations"] = []
             for entry in content["annotations"]:
-                label, record = classes.label_of[entry["category_id"]], records[entry["image_id"]]
-                if is_novel[label]:
-                    left_out["object of a novel class"] += 1
-                    continue
-                reason = _add_object(record, entry, label, masks)
-                if reason:
-                    left_out[reason] += 1
-            records = {number: record for number, record in records.items() if _is_usable(record, left_out)}
+                label, record = classes.label_of[entry["category_id"]], record_of[entry["image_id"]]
+                found = _object(entry, label, record, masks) if is_base[label] else "object of a novel class"
+                if isinstance(found, str):
+                    left_out[found] += 1
+                else:
+                    record["annotations"].append(found)
+            records = [record for record in records if _is_usable(record, left_out)]
         if not records:
             raise ValueError(f"no image is left to train on ({dict(left_out)})")
     except ValueError as error:
         raise ValueError(f"{json_file}: {error}") from error
-    first = Path(next(iter(records.values()))["file_name"])
+    first = Path(records[0]["file_name"])
     if not first.is_file():
         raise FileNotFoundError(f"no image {first}, which {json_file} lists: is image_root {image_root} the right one?")
-    return OvImages(list(records.values()), classes, left_out)
+    return OvImages(records, classes, left_out)
 
 
 def _record(entry: Mapping[str, Any], image_root: Path, is_lvis: bool) -> dict[str, Any]:
@@ -102,16 +97,15 @@ def _record(entry: Mapping[str, Any], image_root: Path, is_lvis: bool) -> dict[s
     if type(height) is not int or type(width) is not int or min(height, width) < 1:
         raise ValueError(f"image {entry['id']} has the height {height!r} and the width {width!r}")
     # LVIS's validation set has images of train2017, which only the address tells
-    address = entry.get("coco_url")
-    tail = "/".join(address.split("/")[-2:]) if isinstance(address, str) else None
-    name = (tail if is_lvis else None) or entry.get("file_name")
+    address = entry.get("coco_url") if is_lvis else None
+    name = "/".join(address.split("/")[-2:]) if isinstance(address, str) else entry.get("file_name")
     if not isinstance(name, str) or not name:
         raise ValueError(f"image {entry['id']} has no file_name{' and no coco_url' if is_lvis else ''}")
     return {"file_name": str(image_root / name), "height": height, "width": width, "image_id": entry["id"]}
 
 
-def _add_object(record: dict[str, Any], entry: Mapping[str, Any], label: int, masks: bool) -> str | None:
-    """Append one object to its image's annotations; the reason if it was left out instead."""
+def _object(entry: Mapping[str, Any], label: int, record: Mapping[str, Any], masks: bool) -> dict[str, Any] | str:
+    """An annotation as detectron2 has it, or the reason why it is left out."""
     if entry.get("iscrowd", 0):
         return "crowd region"
     box = clip_box(entry.get("bbox"), record["height"], record["width"])
@@ -125,8 +119,7 @@ def _add_object(record: dict[str, Any], entry: Mapping[str, Any], label: int, ma
         if not segmentation:
             return "object without a mask"
         kept["segmentation"] = segmentation
-    record["annotations"].append(kept)
-    return None
+    return kept
 
 
 def clip_box(bbox: Any, height: int, width: int) -> list[float] | None:
@@ -135,11 +128,8 @@ def clip_box(bbox: Any, height: int, width: int) -> list[float] | None:
     Raises:
         ValueError: Not four finite numbers.
     """
-    if (
-        not isinstance(bbox, list)
-        or len(bbox) != 4
-        or not all(type(value) in (int, float) and math.isfinite(value) for value in bbox)
-    ):
+    is_box = isinstance(bbox, list) and len(bbox) == 4
+    if not is_box or not all(type(value) in (int, float) and math.isfinite(value) for value in bbox):
         raise ValueError(f"bbox is {shorten([bbox])}, expected four numbers [x, y, width, height]")
     x, y, box_width, box_height = bbox
     x1, y1 = max(x, 0.0), max(y, 0.0)
@@ -147,7 +137,7 @@ def clip_box(bbox: Any, height: int, width: int) -> list[float] | None:
     return [x1, y1, x2, y2] if x1 < x2 and y1 < y2 else None
 
 
-def _is_usable(record: dict[str, Any], left_out: Counter[str]) -> bool:
+def _is_usable(record: Mapping[str, Any], left_out: Counter[str]) -> bool:
     if not record["annotations"]:
         left_out["image without objects"] += 1
         return False

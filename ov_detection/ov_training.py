@@ -1,24 +1,55 @@
-"""A detector's training or evaluation from a config: its parts are built and checked, resumed, and driven."""
+"""A detector's training or evaluation from a config: its parts are built and checked, resumed, driven and recorded."""
 
 import argparse
-from collections.abc import Sequence
+import time
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
-from class_embeddings import ClassEmbeddings, ClassSplit, embed_class_names, load_class_embeddings
 from detectron2.config import instantiate
+from detectron2.engine import SimpleTrainer
+from detectron2.utils import comm
 from fvit.fvit_model import FViT
-from ov_checkpoint import about_detector, load_detector
-from ov_data import check_same_classes
-from ov_evaluation import evaluate, write_evaluation
-from ov_trainer import OvTrainer
+from omegaconf import OmegaConf
+from ov_data import OvImageSet, check_same_classes
+from ov_detector import about_detector, build_detector, load_detector, read_vocabulary
+from ov_evaluator import OvEvaluator
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
 
-from last_vit.clip_models import load_clip
-from last_vit.lazy_config import build_model, launch_run, run_iterations, set_up_run
-from last_vit.runtime import get_logger, world_size
-from last_vit.train_lib import RunCheckpoints, average_gradients
+from last_vit.checkpoint import file_sha256
+from last_vit.evaluation import print_table, progress
+from last_vit.lazy_config import launch_run, run_iterations, set_up_run, write_run_record
+from last_vit.runtime import get_logger, is_main_process, world_size
+from last_vit.train_lib import RepeatableSteps, RunCheckpoints, average_gradients
+
+
+class OvTrainer(RepeatableSteps, SimpleTrainer):
+    """Trains on detectron2's lists of samples; what a step draws are the anchors and regions for the losses."""
+
+    def backward(self, batch: list[dict[str, Any]]) -> tuple[dict[str, Tensor], int]:
+        """Gradients of the sum of the detector's losses."""
+        with self.autocast():
+            losses = self.model(batch)
+        sum(losses.values()).backward()
+        return {name: value.detach() for name, value in losses.items()}, len(batch)
+
+
+class OvEvaluation(NamedTuple):
+    """What one pass over a test set found.
+
+    Attributes:
+        metrics: As `OvEvaluator.evaluate` names them; {} in every process but the main one.
+        num_images: All processes together.
+        seconds: Wall time of detection and AP together.
+        size: Side of the square that images were brought to, in pixels.
+    """
+
+    metrics: dict[str, float]
+    num_images: int
+    seconds: float
+    size: int
 
 
 def run(args: argparse.Namespace) -> None:
@@ -42,10 +73,9 @@ def train_or_evaluate(args: argparse.Namespace) -> None:
 
 def _train(cfg: Any, device: torch.device, resume: bool, row: str | None) -> None:
     train_loader, test_loader = instantiate(cfg.dataloader.train), instantiate(cfg.dataloader.test)
-    classes = train_loader.dataset.dataset.classes
-    check_same_classes(classes, test_loader.dataset.dataset.classes)
+    check_same_classes(train_loader.dataset.dataset.classes, test_loader.dataset.dataset.classes)
     torch.manual_seed(cfg.train.seed)
-    model = build_detector(cfg, read_vocabulary(cfg, classes.names), classes.split).to(device)
+    model = _detector_for(cfg, test_loader, device)
     cfg.optimizer.params.model = model
     options = {name: cfg.train[name] for name in ("seed", "bf16", "clip_grad_norm")}
     trainer = OvTrainer(average_gradients(model), train_loader, instantiate(cfg.optimizer), **options)
@@ -54,8 +84,7 @@ def _train(cfg: Any, device: torch.device, resume: bool, row: str | None) -> Non
     checkpoints = RunCheckpoints(trainer, cfg.train.output_dir, about_detector(model), load)
     now = partial(evaluate, model, test_loader, device, cfg.evaluation.kinds, cfg.train.bf16)
     result, last_checkpoint = run_iterations(cfg, trainer, checkpoints, now, load, resume)
-    about = (model.backbone.clip.source, describe_vocabulary(model.vocabulary))
-    write_evaluation(result, cfg, *about, last_checkpoint, device, row, trainer.seconds)
+    _write_evaluation(result, cfg, model, last_checkpoint, device, row, trainer.seconds)
 
 
 def evaluate_checkpoint(cfg: Any, device: torch.device, row: str | None = None) -> dict[str, float]:
@@ -65,43 +94,39 @@ def evaluate_checkpoint(cfg: Any, device: torch.device, row: str | None = None) 
         ValueError: As `train_or_evaluate`.
     """
     loader, checkpoint = instantiate(cfg.dataloader.test), Path(cfg.train.init_checkpoint)
-    classes = loader.dataset.dataset.classes
-    model = build_detector(cfg, read_vocabulary(cfg, classes.names), classes.split).to(device)
+    model = _detector_for(cfg, loader, device)
     load_detector(model, checkpoint)
     result = evaluate(model, loader, device, cfg.evaluation.kinds, cfg.train.bf16)
-    about = (model.backbone.clip.source, describe_vocabulary(model.vocabulary))
-    write_evaluation(result, cfg, *about, checkpoint, device, row)
+    _write_evaluation(result, cfg, model, checkpoint, device, row)
     return result.metrics
 
 
-def read_vocabulary(cfg: Any, names: Sequence[str]) -> ClassEmbeddings:
-    """Embeddings of class names: those of the file `vocabulary.path`, or of the text tower of the config's own CLIP.
+def evaluate(model: nn.Module, loader: DataLoader, device: torch.device, kinds: list[str], bf16: bool) -> OvEvaluation:
+    """Detect on this process's share of the images, and evaluate in the main process.
 
-    Raises:
-        FileNotFoundError: No such file.
-        ValueError: Names without embedding, or a vocabulary that is none; see `load_class_embeddings`.
+    Args:
+        model: The bare detector; put into eval mode.
+        loader: From `build_ov_test_loader`.
+        device: Where the model is.
+        kinds: As in `OvEvaluator`.
+        bf16: Forward under bfloat16 autocast.
     """
-    if cfg.vocabulary.path:
-        return load_class_embeddings(cfg.vocabulary.path, names)
-    arch, checkpoint, seed = (cfg.model.clip.get(name) for name in ("arch", "checkpoint", "random_seed"))
-    clip = load_clip(arch, checkpoint, random_seed=seed)
-    tower = f"{clip.arch}, weights {clip.checkpoint_sha256 or f'random, seed {seed}'}"
-    return embed_class_names(clip.model, clip.tokenizer, names, tower, cfg.vocabulary.prompts)
+    model.eval()
+    dataset: OvImageSet = loader.dataset.dataset  # the loader takes a Subset of the data set
+    evaluator = OvEvaluator(dataset.json_file, tuple(kinds), dataset.novel, dataset.image_ids)
+    start = time.perf_counter()
+    with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16, enabled=bf16):
+        for batch in progress(loader, "evaluate"):
+            evaluator.process(batch, model(batch))
+    metrics = evaluator.evaluate().get("detection", {})
+    comm.synchronize()
+    return OvEvaluation(metrics, evaluator.num_images, time.perf_counter() - start, dataset.size)
 
 
-def describe_vocabulary(vocabulary: ClassEmbeddings) -> dict[str, Any]:
-    """What a record says about class embeddings."""
-    return {"tower": vocabulary.tower, "prompts": vocabulary.prompts, "classes": len(vocabulary)}
-
-
-def build_detector(cfg: Any, vocabulary: ClassEmbeddings, split: ClassSplit) -> FViT:
-    """The config's model with a vocabulary, which a config cannot hold.
-
-    Raises:
-        FileNotFoundError: No CLIP where the config says.
-        ValueError: Arguments that the model refuses, whatever it raises for them.
-    """
-    return build_model({**{name: cfg.model[name] for name in cfg.model}, "vocabulary": vocabulary, "split": split})
+def _detector_for(cfg: Any, loader: DataLoader, device: torch.device) -> FViT:
+    """The config's detector of a test set's classes."""
+    classes = loader.dataset.dataset.classes
+    return build_detector(cfg, read_vocabulary(cfg, classes.names), classes.is_base).to(device)
 
 
 def _scale_lr(optimizer: torch.optim.Optimizer, batch_size: int, lr_batch_size: int) -> None:
@@ -110,3 +135,39 @@ def _scale_lr(optimizer: torch.optim.Optimizer, batch_size: int, lr_batch_size: 
         for group in optimizer.param_groups:
             group["lr"] *= batch_size / lr_batch_size
         get_logger().info("%d images per iteration, not %d: lr is scaled to match", batch_size, lr_batch_size)
+
+
+def _write_evaluation(
+    result: OvEvaluation,
+    cfg: Any,
+    model: FViT,
+    checkpoint: Path,
+    device: torch.device,
+    row: str | None,
+    train_seconds: float | None = None,
+) -> None:
+    """Print an evaluation and write it down, in the main process; arguments as `write_run_record`'s."""
+    if not is_main_process():
+        return
+    numbers = {**result.metrics, "images": result.num_images}
+    print_table([(name, f"{n:.2f}" if isinstance(n, float) else str(n)) for name, n in numbers.items()])
+    words = model.vocabulary
+    path = write_run_record(
+        cfg,
+        cfg.evaluation.table,
+        row,
+        result.metrics,
+        train_seconds,
+        n_images=result.num_images,
+        dataset=f"{cfg.evaluation.dataset}, {result.size} px",
+        config={
+            "clip": model.backbone.clip.source,
+            "vocabulary": {"tower": words.tower, "prompts": words.prompts, "classes": len(words)},
+            "model": OmegaConf.to_container(cfg.model.roi_heads, resolve=True),
+            "vision_language_score": cfg.model.vision_language_score,
+        },
+        checkpoint_sha256=file_sha256(checkpoint)[:16],
+        seconds=result.seconds,
+        device=device,
+    )
+    print(f"written to {path}")

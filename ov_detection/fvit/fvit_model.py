@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from class_embeddings import ClassEmbeddings, ClassSplit
+from class_embeddings import ClassEmbeddings
 from detectron2.modeling.meta_arch.rcnn import GeneralizedRCNN
 from detectron2.structures import ImageList
 from torch import Tensor
@@ -89,7 +89,7 @@ class FViT(GeneralizedRCNN):
 def build_fvit(
     clip: FrozenClip,
     vocabulary: ClassEmbeddings,
-    split: ClassSplit,
+    is_base: Tensor,
     *,
     channels: int = 256,
     norm: str = "auto",
@@ -108,7 +108,7 @@ def build_fvit(
     Args:
         clip: Frozen tower.
         vocabulary: Classes, from the text tower of the same CLIP.
-        split: Its base and novel classes.
+        is_base: bool [C], its base classes; all others are novel.
         channels: Of the pyramid.
         norm: Of pyramid and region heads, see `choose_norm`.
         square_size: See `FViTBackbone`.
@@ -121,15 +121,13 @@ def build_fvit(
         pixel_std: Likewise.
 
     Raises:
-        ValueError: Embeddings of another width than the tower's, a split of other classes, values out of range.
+        ValueError: Embeddings of another width than the tower's, base classes of others, values out of range.
         TypeError: An unknown argument.
     """
-    if not (split.base ^ split.novel).all():
-        raise ValueError(f"every one of the {len(vocabulary)} classes must be either base or novel")
     backbone = FViTBackbone(clip, channels, norm, square_size, vision_language_score)
     levels = dict(backbone.strides)
     width = clip.embed_dim if vision_language_score else vocabulary.width
-    text = TextClassifier(vocabulary, split.base, width, **(classifier or {}))
+    text = TextClassifier(vocabulary, is_base, width, **(classifier or {}))
     proposals = build_rpn(levels, channels, **(rpn or {}))
     del levels["p6"]  # only gives proposals
     heads = build_roi_heads(text, levels, clip.patch_size, channels, **{"norm": norm, **(roi_heads or {})})

@@ -65,7 +65,12 @@ class TextClassifier(nn.Module):
         Raises:
             ValueError: Another width, no background, or an `is_base` of other classes; the old classes then stay.
         """
-        vocabulary.check_width(self.width, "this detector's CLIP")
+        if vocabulary.width != self.width:
+            raise ValueError(
+                f"the class embeddings have {vocabulary.width} numbers (text tower: {vocabulary.tower}), features of "
+                f"this detector's CLIP have {self.width}: build them with that CLIP's own text tower, "
+                "ov_detection/build_class_embeddings.py --model ..."
+            )
         background_row = torch.zeros(self.width) if self.zero_background else vocabulary.background
         if background_row is None:
             raise ValueError(

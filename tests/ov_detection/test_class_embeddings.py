@@ -1,11 +1,12 @@
-"""Class embeddings: made of prompts, written and read back, the two published layouts, and everything refused."""
+"""Class embeddings: prompts, files of all kinds, the command that builds them, and everything refused."""
 
-import json
 import pickle
+import sys
 
 import numpy as np
 import pytest
 import torch
+from build_class_embeddings import main
 from class_embeddings import (
     ClassEmbeddings,
     check_vocabulary,
@@ -13,12 +14,56 @@ from class_embeddings import (
     load_class_embeddings,
     save_class_embeddings,
 )
-from class_prompts import group_by_templates, readable_name
-from clip_parts import tiny_clip, tiny_tokenizer
+from class_prompts import VILD_TEMPLATES, group_by_templates, readable_name
+from clip_parts import tiny_clip, tiny_tokenizer, write_clip
+from ov_parts import coco_categories, write_json
 from safetensors.torch import save_file
 from torch.nn import functional as F
 
 NAMES = ("cat", "traffic_cone", "apple")
+
+
+def prompts(name, kind="vild"):
+    ((templates, _),) = group_by_templates([name], kind).items()
+    return [template.replace("{}", readable_name(name)) for template in templates]
+
+
+def test_vilds_63_prompts():
+    assert len(set(VILD_TEMPLATES)) == len(VILD_TEMPLATES) == 63
+    found = prompts("alarm_clock")
+    assert len(set(found)) == 63
+    assert found[:3] == [
+        "There is an alarm clock in the scene.",
+        "There is the alarm clock in the scene.",
+        "This is a photo of an alarm clock in the scene.",
+    ]
+    for text in (
+        "itap of an alarm clock.",
+        "itap of my alarm clock.",
+        "This is a photo of many alarm clock.",
+        "This is a good photo of an alarm clock.",
+        "This is a photo of a nice alarm clock.",
+        "This is a photo of the hard to see alarm clock.",
+        "This is a jpeg corrupted photo of the alarm clock.",
+        "This is a black and white photo of an alarm clock.",
+        "This is the plastic alarm clock.",
+        "This is an embroidered alarm clock.",
+        "This is a painting of the alarm clock.",
+    ):
+        assert text in found
+    assert sum(text.startswith("This is ") for text in found) == 58
+    assert all(text.startswith(("This is ", "itap ", "There is ")) and "{" not in text for text in found)
+
+
+def test_articles_and_names_as_text():
+    for name, article in (("cat", "a"), ("orange", "an"), ("Orange", "a"), ("unicorn", "an")):
+        assert f"itap of {article} {name.lower()}." in prompts(name)
+    assert list(group_by_templates(["cat", "apple", "dog", "egg"], "vild").values()) == [[0, 2], [1, 3]]
+    assert prompts("apple", "a") == ["a apple"]
+    for name, text in (("flip-flop_(sandal)", "flip-flop (sandal)"), ("tv/monitor", "tv or monitor"), ("Etc.", "etc")):
+        assert readable_name(name) == text
+    with pytest.raises(ValueError, match="prompts must be one of vild, a, got 'b'"):
+        group_by_templates(["cat"], "b")
 
 
 def made(background=True, names=NAMES, width=6):
@@ -31,8 +76,7 @@ def test_vectors_are_normalised_once():
     found = made()
     torch.testing.assert_close(found.embeddings.norm(dim=1), torch.ones(3))
     torch.testing.assert_close(found.background.norm(), torch.ones(()))
-    assert found.embeddings.dtype == torch.float32
-    assert (len(found), found.width) == (3, 6)
+    assert (len(found), found.width, found.embeddings.dtype) == (3, 6, torch.float32)
     half = ClassEmbeddings(("x",), torch.tensor([[3.0, 4.0]]).half(), None, "", "")
     torch.testing.assert_close(half.embeddings, torch.tensor([[0.6, 0.8]]))
 
@@ -53,27 +97,21 @@ def test_own_file(tmp_path, background):
         save_class_embeddings("x.npy", found)
 
 
-def test_fvit_dictionary(tmp_path):
+def test_published_files(tmp_path):
     vectors = torch.randn(4, 5)
-    content = dict(zip((*NAMES, "background"), vectors, strict=True))
-    torch.save(content, tmp_path / "coco.pt")
+    torch.save(dict(zip((*NAMES, "background"), vectors, strict=True)), tmp_path / "coco.pt")
     found = load_class_embeddings(tmp_path / "coco.pt", ["apple", "cat"])
-    assert found.names == ("apple", "cat")
     torch.testing.assert_close(found.embeddings, F.normalize(vectors[[2, 0]], dim=1))
     torch.testing.assert_close(found.background, F.normalize(vectors[3], dim=0))
     assert load_class_embeddings(tmp_path / "coco.pt").names == NAMES
-
-
-def test_detic_matrix(tmp_path):
-    matrix = np.random.default_rng(0).normal(size=(3, 5)).astype(np.float16)
+    matrix = vectors[:3].half().numpy()
     np.save(tmp_path / "x.npy", matrix)
     found = load_class_embeddings(tmp_path / "x.npy", NAMES)
-    torch.testing.assert_close(found.embeddings, F.normalize(torch.from_numpy(matrix).float(), dim=1))
+    torch.testing.assert_close(found.embeddings, F.normalize(vectors[:3].half().float(), dim=1))
     assert (found.background, found.tower, found.prompts) == (None, "unknown", "unknown")
-    with pytest.raises(ValueError, match="no class names: give one per row"):
-        load_class_embeddings(tmp_path / "x.npy")
-    with pytest.raises(ValueError, match=r"x\.npy: 3 rows for 2 classes"):
-        load_class_embeddings(tmp_path / "x.npy", NAMES[:2])
+    for names, text in ((None, "no class names: give one per row"), (NAMES[:2], r"x\.npy: 3 rows for 2 classes")):
+        with pytest.raises(ValueError, match=text):
+            load_class_embeddings(tmp_path / "x.npy", names)
 
 
 class _Evil:
@@ -82,10 +120,8 @@ class _Evil:
 
 
 def test_no_file_runs_code(tmp_path, capsys):
-    with (tmp_path / "x.pt").open("wb") as file:
-        torch.save({"cat": _Evil()}, file)
-    with (tmp_path / "x.npy").open("wb") as file:
-        np.save(file, np.array([_Evil()], dtype=object), allow_pickle=True)
+    torch.save({"cat": _Evil()}, tmp_path / "x.pt")
+    np.save(tmp_path / "x.npy", np.array([_Evil()], dtype=object), allow_pickle=True)
     (tmp_path / "raw.npy").write_bytes(pickle.dumps(_Evil()))
     for name in ("x.pt", "x.npy", "raw.npy"):
         with pytest.raises(ValueError, match=name):
@@ -119,19 +155,6 @@ def test_files_that_are_none(tmp_path):
             load_class_embeddings(tmp_path / "x.npy", NAMES)
 
 
-def test_classes_that_the_file_lacks():
-    with pytest.raises(
-        ValueError, match=r"2 of 3 classes have no embedding: traffic cone, dog \(nearest.*'traffic_cone'"
-    ):
-        made().select(["cat", "traffic cone", "dog"])
-
-
-def test_another_width_than_the_tower():
-    made().check_width(6, "ViT-B-16")
-    with pytest.raises(ValueError, match=r"6 numbers \(text tower: a tower\), features of ViT-L-14 have 768"):
-        made().check_width(768, "ViT-L-14")
-
-
 @pytest.mark.parametrize(
     ("names", "text"),
     [
@@ -140,42 +163,112 @@ def test_another_width_than_the_tower():
         (["cat", " "], "name 2 of 2 is empty"),
         (["cat", "."], "name 2 of 2 is empty"),
         ("cat", "must be a sequence of names, got the string 'cat'"),
+        (["cat", "traffic cone", "dog"], r"2 of 3 .* no embedding: traffic cone, dog \(nearest.*'traffic_cone'"),
     ],
 )
 def test_vocabularies_that_are_none(names, text):
     with pytest.raises(ValueError, match=text):
-        check_vocabulary(names)
-    with pytest.raises(ValueError, match=text):
-        ClassEmbeddings(names, torch.ones(len(names), 2), None, "", "")
-    with pytest.raises(ValueError, match=text):
-        embed_class_names(None, None, names, "")
-    with pytest.raises(ValueError, match=text):
         made().select(names)
+    if "embedding" not in text:
+        with pytest.raises(ValueError, match=text):
+            check_vocabulary(names)
+        with pytest.raises(ValueError, match=text):
+            ClassEmbeddings(names, torch.ones(len(names), 2), None, "", "")
+        with pytest.raises(ValueError, match=text):
+            embed_class_names(None, None, names, "")
 
 
-def test_shapes_and_values():
-    for names, vectors, background, text in (
+@pytest.mark.parametrize(
+    ("names", "vectors", "background", "text"),
+    [
         (("a", "b"), torch.ones(3, 2), None, r"2 classes need embeddings \[2, E\], got \[3, 2\]"),
         (("a", "b"), torch.ones(2), None, r"got \[2\]"),
         (("a",), torch.ones(1, 2), torch.ones(3), r"background's embedding must be \[2\], got \[3\]"),
         (("a",), torch.ones(1, 2), torch.zeros(2), "zero or not finite: background"),
         (("a",), torch.tensor([[1, float("nan")]]), None, "zero or not finite: a"),
-    ):
-        with pytest.raises(ValueError, match=text):
-            ClassEmbeddings(names, vectors, background, "", "")
+    ],
+)
+def test_shapes_and_values(names, vectors, background, text):
+    with pytest.raises(ValueError, match=text):
+        ClassEmbeddings(names, vectors, background, "", "")
 
 
-@pytest.mark.parametrize("prompts", ["vild", "a"])
-def test_embedding_is_the_mean_over_prompts(prompts):
+@pytest.mark.parametrize("kind", ["vild", "a"])
+def test_embedding_is_the_mean_over_prompts(kind):
     clip, tokenizer = tiny_clip(), tiny_tokenizer()
-    found = embed_class_names(clip, tokenizer, NAMES, "tiny", prompts, batch_size=50)
-    assert (found.names, found.tower, found.prompts) == (NAMES, "tiny", prompts)
+    found = embed_class_names(clip, tokenizer, NAMES, "tiny", kind, batch_size=50)
+    assert (found.names, found.tower, found.prompts) == (NAMES, "tiny", kind)
     for name, vector in zip((*NAMES, "background"), (*found.embeddings, found.background), strict=True):
-        ((templates, _),) = group_by_templates([name], prompts).items()
-        texts = tokenizer([template.replace("{}", readable_name(name)) for template in templates])
         with torch.inference_mode():
-            expected = F.normalize(F.normalize(clip.encode_text(texts), dim=-1).mean(dim=0), dim=0)
-        torch.testing.assert_close(vector, expected, rtol=1e-5, atol=1e-6)
-    backwards = embed_class_names(clip, tokenizer, NAMES[::-1], "tiny", prompts)
+            vectors = F.normalize(clip.encode_text(tokenizer(prompts(name, kind))), dim=-1)
+        torch.testing.assert_close(vector, F.normalize(vectors.mean(dim=0), dim=0), rtol=1e-5, atol=1e-6)
+    backwards = embed_class_names(clip, tokenizer, NAMES[::-1], "tiny", kind)
     torch.testing.assert_close(backwards.embeddings.flip(0), found.embeddings)
-    assert json.dumps(found.names) == '["cat", "traffic_cone", "apple"]'
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write_json(tmp_path / "x.json", {"images": [], "annotations": [], "categories": coco_categories(NAMES)})
+    (tmp_path / "names.txt").write_text("".join(f"{name}\n" for name in NAMES))
+    return tmp_path
+
+
+def test_a_file_from_a_tower(folder, capsys):
+    config, checkpoint = write_clip(folder)
+    command = ["--model", str(config), "--checkpoint", str(checkpoint), "--device", "cpu", "--output", "o.safetensors"]
+    expected = embed_class_names(tiny_clip(), tiny_tokenizer(), NAMES, "")
+    for source in (["--json", "x.json"], ["--names", "names.txt"], ["--vocabulary", "cat, traffic_cone,apple"]):
+        main([*command, *source])
+        found = load_class_embeddings("o.safetensors")
+        assert (found.names, found.prompts) == (NAMES, "vild")
+        torch.testing.assert_close(found.embeddings, expected.embeddings)
+        torch.testing.assert_close(found.background, expected.background)
+        assert found.tower.startswith("clip_tiny, weights ")
+        assert "3 classes x 16, with background" in capsys.readouterr().out
+
+
+def test_a_file_of_others(folder):
+    matrix = np.random.default_rng(0).normal(size=(3, 5)).astype(np.float16)
+    np.save("x.npy", matrix)
+    main(["--convert", "x.npy", "--json", "x.json", "--tower", "B/32", "--prompts", "a", "--output", "y.safetensors"])
+    found = load_class_embeddings("y.safetensors", ["apple", "cat"])
+    assert (found.names, found.tower, found.prompts, found.background) == (("apple", "cat"), "B/32", "a", None)
+    torch.testing.assert_close(found.embeddings, F.normalize(torch.from_numpy(matrix[[2, 0]]).float(), dim=1))
+    torch.save({"cat": torch.ones(2), "dog": torch.ones(2), "background": torch.tensor([0.0, 2])}, "x.pt")
+    main(["--convert", "x.pt", "--output", "z.safetensors"])
+    found = load_class_embeddings("z.safetensors")
+    assert (found.names, found.tower, found.background.tolist()) == (("cat", "dog"), "unknown", [0, 1])
+
+
+MODEL = ("--model", "ViT-B-16", "--checkpoint", "x.pt")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        (("--vocabulary", "cat"), "--convert with a file of embeddings"),
+        (("--convert", "x.pt", "--model", "ViT-B-16"), "give one or the other"),
+        ((*MODEL, "--vocabulary", " "), "the vocabulary is empty"),
+        ((*MODEL, "--vocabulary", "cat,dog,cat"), "more than once: cat"),
+        ((*MODEL, "--vocabulary", "cat,,dog"), "name 2 of 3 is empty"),
+        ((*MODEL, "--vocabulary", "cat"), "no checkpoint"),
+        ((*MODEL, "--names", "nowhere.txt"), "nowhere.txt"),
+        ((*MODEL, "--json", "empty.json"), "has no list images"),
+        (("--convert", "x.npy", "--json", "x.json"), "2 rows for 3 classes"),
+    ],
+)
+def test_flags_that_do_not_go_together(folder, capsys, arguments, text):
+    (folder / "empty.json").write_text("[]")
+    np.save("x.npy", np.ones((2, 5), dtype=np.float32))
+    with pytest.raises(SystemExit, match="2"):
+        main([*arguments, "--output", "out.safetensors"])
+    assert text in capsys.readouterr().err
+    assert not (folder / "out.safetensors").exists()
+
+
+def test_help_needs_no_torch(monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "torch", None)
+    with pytest.raises(SystemExit, match="0"):
+        main(["--help"])
+    assert "ViLD's 63 templates" in capsys.readouterr().out

@@ -7,7 +7,7 @@ import pytest
 import torch
 from detectron2.checkpoint import DetectionCheckpointer
 from fvit.fvit_model import build_fvit
-from fvit_parts import StubClip, kinds, vocabulary
+from fvit_parts import StubClip, is_base, vocabulary
 
 from last_vit.checkpoint import read_checkpoint
 
@@ -167,10 +167,10 @@ def test_the_file_loads_into_a_detector_of_its_size(tmp_path):
     weights["roi_head.bbox_head.detect_temperature"] = torch.tensor([43.5])  # one number of either shape
     convert_fvit_checkpoint.main(save(weights, tmp_path))
     sizes = {"conv_width": 12, "masks": True, "fc_width": 8}
-    model = build_fvit(StubClip(), vocabulary(), kinds(), channels=12, rpn={"norm": "BN"}, roi_heads=sizes)
+    model = build_fvit(StubClip(), vocabulary(), is_base(), channels=12, rpn={"norm": "BN"}, roi_heads=sizes)
     model.load_state_dict(read_checkpoint(tmp_path / "ours.pth")["model"], strict=True)
     assert model.roi_heads.box_predictor.classifier.temperature.item() == 43.5
-    other = build_fvit(StubClip(), vocabulary(), kinds(), channels=12, rpn={"norm": "BN"}, roi_heads=sizes)
+    other = build_fvit(StubClip(), vocabulary(), is_base(), channels=12, rpn={"norm": "BN"}, roi_heads=sizes)
     DetectionCheckpointer(other).load(str(tmp_path / "ours.pth"))
     assert all(torch.equal(a, b) for a, b in zip(model.state_dict().values(), other.state_dict().values(), strict=True))
 

@@ -5,14 +5,14 @@ import json
 
 import pytest
 import torch
-from class_embeddings import ClassEmbeddings, ClassSplit, load_class_embeddings, save_class_embeddings
+from class_embeddings import ClassEmbeddings, load_class_embeddings, save_class_embeddings
 from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.config import LazyCall, LazyConfig, instantiate
 from detectron2.structures import Boxes
 from detectron2.utils.events import EventStorage
 from fvit.frozen_clip import FrozenClip
 from fvit.fvit_model import build_fvit
-from fvit_parts import NAMES, SMALL_HEADS, SMALL_RPN, TINY_CLIP, StubClip, kinds, sample, small_fvit, vocabulary
+from fvit_parts import NAMES, SMALL_HEADS, SMALL_RPN, TINY_CLIP, StubClip, is_base, sample, small_fvit, vocabulary
 
 LOOSE = {"score_thresh": 0.0, "alpha": 0.0, "beta": 0.0}  # everything found, by the detector alone
 
@@ -202,7 +202,7 @@ def test_lazy_config(tiny_clip, tmp_path):
     config = LazyCall(build_fvit)(
         clip=LazyCall(FrozenClip)(arch=tiny_clip, random_seed=0, blocks=[0, 1, 2, 3], dense="plain"),
         vocabulary=LazyCall(load_class_embeddings)(path=str(tmp_path / "words.safetensors")),
-        split=LazyCall(kinds)(),
+        is_base=LazyCall(is_base)(),
         channels=16,
         pixel_mean=[122.0, 116.0, 104.0],
         classifier={"background_weight": 0.9},
@@ -216,19 +216,18 @@ def test_lazy_config(tiny_clip, tmp_path):
     assert len(detect(model, [sample(64, 64, [[8, 8, 40, 40]], [1])])) == 1
 
 
-def test_a_split_must_place_every_class():
-    split = ClassSplit(base=kinds().base, novel=torch.zeros(4, dtype=torch.bool))
-    with pytest.raises(ValueError, match="either base or novel"):
-        build_fvit(StubClip(), vocabulary(), split)
+def test_parts_that_do_not_fit():
+    with pytest.raises(ValueError, match=r"is_base must be bool \[4\]"):
+        build_fvit(StubClip(), vocabulary(), is_base((True, False)))
     with pytest.raises(ValueError, match="have 6 numbers"):
-        build_fvit(StubClip(), vocabulary(width=6), kinds())
+        build_fvit(StubClip(), vocabulary(width=6), is_base())
     with pytest.raises(TypeError, match="temprature"):
-        build_fvit(StubClip(), vocabulary(), kinds(), classifier={"temprature": 3})
+        build_fvit(StubClip(), vocabulary(), is_base(), classifier={"temprature": 3})
 
 
 def test_defaults_are_the_papers():
     """OV-COCO, B/16: the values of F-ViT's config."""
-    model = build_fvit(StubClip(width=32), vocabulary(), kinds())
+    model = build_fvit(StubClip(width=32), vocabulary(), is_base())
     rpn, heads = model.proposal_generator, model.roi_heads
     predictor = heads.box_predictor
     assert model.pixel_mean.flatten().tolist() == pytest.approx([123.675, 116.28, 103.53])
@@ -247,7 +246,7 @@ def test_defaults_are_the_papers():
     assert predictor.fusion == {"alpha": 0.1, "beta": 0.8, "fusion": "f-vit"}
     assert predictor.vlm_temperature == 75
     assert (predictor.test_score_thresh, predictor.test_nms_thresh, predictor.test_topk_per_image) == (0.01, 0.4, 100)
-    lvis = build_fvit(StubClip(width=32), vocabulary(), kinds(), rpn={"norm": "auto"}, roi_heads={"masks": True})
+    lvis = build_fvit(StubClip(width=32), vocabulary(), is_base(), rpn={"norm": "auto"}, roi_heads={"masks": True})
     mask_head = lvis.roi_heads.mask_head
     assert mask_head.deconv.weight.shape == (256, 256, 2, 2)
     assert mask_head.predictor.weight.shape == (1, 256, 1, 1)
@@ -259,17 +258,17 @@ def test_the_detector_alone_scores_with_text_of_any_width():
     fused = small_fvit(roi_heads=LOOSE)
     torch.manual_seed(0)
     parts = {"channels": 16, "rpn": SMALL_RPN, "roi_heads": {**SMALL_HEADS, "score_thresh": 0.0}}
-    alone = build_fvit(StubClip(), vocabulary(), kinds(), vision_language_score=False, **parts)
+    alone = build_fvit(StubClip(), vocabulary(), is_base(), vision_language_score=False, **parts)
     expected, found = detect(fused, [sample()])[0], detect(alone, [sample()])[0]
     torch.testing.assert_close(found.scores, expected.scores, rtol=1e-5, atol=1e-7)
     assert torch.equal(found.pred_classes, expected.pred_classes)
     assert "dense" not in alone.backbone(torch.zeros(1, 3, 64, 64))
     with pytest.raises(ValueError, match="have 20 numbers"):
-        build_fvit(StubClip(), vocabulary(width=20), kinds(), **parts)
+        build_fvit(StubClip(), vocabulary(width=20), is_base(), **parts)
     other = build_fvit(
         StubClip(),
         vocabulary(width=20, background=False),
-        kinds(),
+        is_base(),
         vision_language_score=False,
         classifier={"zero_background": True},
         **parts,

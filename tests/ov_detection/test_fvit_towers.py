@@ -9,9 +9,10 @@ from functools import cache, partial
 from pathlib import Path
 
 import convert_fvit_checkpoint
+import fvit_conversion
 import pytest
 import torch
-from class_embeddings import ClassEmbeddings, ClassSplit
+from class_embeddings import ClassEmbeddings
 from detectron2.config import instantiate
 from detectron2.utils.events import EventStorage
 from fvit import frozen_clip
@@ -54,7 +55,7 @@ def words(num_classes, width):
     rows = torch.randn(num_classes + 1, width, generator=torch.Generator().manual_seed(0))
     names = tuple(f"c{i}" for i in range(num_classes))
     base = torch.arange(num_classes) % 4 > 0
-    return ClassEmbeddings(names, rows[:-1], rows[-1], "random rows", "none"), ClassSplit(base, ~base)
+    return ClassEmbeddings(names, rows[:-1], rows[-1], "random rows", "none"), base
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: f"{path.parent.name}-{path.stem}")
@@ -116,8 +117,8 @@ def test_converted_l14_has_the_towers_shapes(tmp_path, monkeypatch, meta_clip):
     """F-ViT's L/14 with its tower, EVA's names to open_clip's: every tensor of our detector, in its shape."""
     weights = fill([*tower_names(L14), *detector_names(L14["width"], L14["embed"], 1203, lvis=True)])
     arguments, written = save(weights, tmp_path), {}
-    monkeypatch.setattr("last_vit.checkpoint.save_checkpoint", lambda path, content: written.update(content))
-    monkeypatch.setattr(frozen_clip, "FrozenClip", meta_clip)
+    monkeypatch.setattr(fvit_conversion, "save_checkpoint", lambda path, content: written.update(content))
+    monkeypatch.setattr(fvit_conversion, "FrozenClip", meta_clip)
     convert_fvit_checkpoint.main([*arguments, "--tower", "EVA02-L-14-336"])
     trunk, visual = "backbone.clip.tower.trunk.", "backbone.visual."
     for name, theirs in {

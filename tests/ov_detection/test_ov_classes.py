@@ -1,34 +1,26 @@
-"""Base and novel classes: the published split of COCO, LVIS's frequencies, own sets, and what is refused."""
+"""Base and novel classes, links between the parts of a file, LVIS's lists, and what is refused."""
 
 import pytest
-from ov_classes import OV_COCO_BASE, OV_COCO_NOVEL, read_ov_classes
-from ov_parts import all_65, coco_categories, lvis_categories
+from detectron2.data.datasets.builtin_meta import COCO_CATEGORIES
+from detectron2.data.datasets.lvis_v1_categories import LVIS_CATEGORIES
+from ov_classes import OV_COCO_BASE, OV_COCO_NOVEL, check_links, check_lvis_lists, read_ov_classes
+from ov_parts import all_65, coco_categories, lvis_categories, random_content
 
-# COCO ids of the 65 classes, as the official files have them
+# COCO ids of the 17 novel classes, as the official files have them, and their places among the 65
 NOVEL_IDS = [5, 6, 17, 18, 21, 22, 28, 32, 36, 41, 47, 49, 61, 63, 76, 81, 87]
 NOVEL_PLACES = [4, 5, 11, 12, 15, 16, 21, 23, 27, 29, 32, 34, 45, 47, 54, 58, 63]
 
 
-def test_the_published_split():
+def test_the_published_splits():
     assert (len(set(OV_COCO_BASE)), len(set(OV_COCO_NOVEL))) == (48, 17)
-    assert not set(OV_COCO_BASE) & set(OV_COCO_NOVEL)
-    from detectron2.data.datasets.builtin_meta import COCO_CATEGORIES
-
     used = [entry for entry in COCO_CATEGORIES if entry["name"] in OV_COCO_BASE + OV_COCO_NOVEL]
     classes = read_ov_classes(used[::-1])
-    assert len(classes) == 65
+    assert (len(classes), classes.is_lvis) == (65, False)
     assert [classes.category_ids[place] for place in NOVEL_PLACES] == NOVEL_IDS
-    assert classes.split.novel.nonzero().flatten().tolist() == NOVEL_PLACES
-    assert (classes.split.base == ~classes.split.novel).all()
-    assert not classes.is_lvis
-
-
-def test_lvis_by_frequency():
-    from detectron2.data.datasets.lvis_v1_categories import LVIS_CATEGORIES
-
+    assert (~classes.is_base).nonzero().flatten().tolist() == NOVEL_PLACES
+    assert set(classes.base_names) == set(OV_COCO_BASE)
     classes = read_ov_classes(LVIS_CATEGORIES)
-    assert (len(classes), int(classes.split.novel.sum()), int(classes.split.base.sum())) == (1203, 337, 866)
-    assert classes.is_lvis
+    assert (len(classes), int(classes.is_base.sum()), classes.is_lvis) == (1203, 866, True)
     assert classes.names[:2] == ("aerosol_can", "air_conditioner")
 
 
@@ -42,9 +34,11 @@ def test_order_is_that_of_ascending_ids():
 
 def test_own_sets_name_their_novel_classes():
     entries = [{"id": 2, "name": "blue"}, {"id": 1, "name": "red"}]
-    assert read_ov_classes(entries, novel=["blue"]).split.novel.tolist() == [False, True]
-    assert read_ov_classes(entries, novel=()).split.base.all()
-    assert read_ov_classes(lvis_categories(6), novel=["class_1"]).split.novel.tolist() == [0, 1, 0, 0, 0, 0]
+    assert read_ov_classes(entries, novel=["blue"]).is_base.tolist() == [True, False]
+    assert read_ov_classes(entries, novel=()).is_base.all()
+    assert read_ov_classes(lvis_categories(6), novel=["class_1"]).base_names == tuple(
+        f"class_{n}" for n in (0, 2, 3, 4, 5)
+    )
 
 
 @pytest.mark.parametrize(
@@ -62,6 +56,33 @@ def test_own_sets_name_their_novel_classes():
         ([{"id": 1, "name": "a", "frequency": "x"}], None, "such as 'x'"),
     ],
 )
-def test_errors(categories, novel, text):
+def test_classes_that_are_none(categories, novel, text):
     with pytest.raises(ValueError, match=text):
         read_ov_classes(categories, novel)
+
+
+@pytest.mark.parametrize(
+    ("change", "text"),
+    [
+        (lambda made: made["images"][0].update(id=None), r"images\[0\] has no whole number as id"),
+        (lambda made: made["images"][0].update(id=12345), "annotations have an unknown image_id"),
+        (lambda made: made["images"].clear(), "list of images is empty"),
+        (lambda made: made["annotations"][0].update(id="7"), r"annotations\[0\] has no whole number"),
+        (lambda made: made["annotations"][0].update(id=1), "annotations share the id 1"),
+        (lambda made: made["annotations"][0].update(category_id=2), "1 .* unknown category_id, such as annotation 0"),
+        (lambda made: made["images"][2].pop("neg_category_ids"), "1 of 6 images have no list neg_category_ids"),
+        (lambda made: made["images"][2].update(not_exhaustive_category_ids=5), "have no list not_exhaustive_category"),
+    ],
+)
+def test_files_that_do_not_fit_together(change, text):
+    content = random_content(lvis_categories(9))
+    for entry in content["categories"]:
+        entry["id"] *= 3
+    for entry in content["annotations"]:
+        entry["category_id"] *= 3
+    check_links(content)
+    check_lvis_lists(content)
+    change(content)
+    with pytest.raises(ValueError, match=text):  # noqa: PT012 (which of the two says it is in its words)
+        check_links(content)
+        check_lvis_lists(content)

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from class_embeddings import ClassEmbeddings, ClassSplit
+from class_embeddings import ClassEmbeddings
 from detectron2.config import LazyConfig, instantiate
 from ov_training import build_detector
 
@@ -57,7 +57,6 @@ def test_name_says_what_the_recipe_is(path):
     assert cfg.model.clip.dense == ("plain" if is_last else "last-block-value")
     assert ("openai" in path.stem) == cfg.model.clip.arch.endswith("quickgelu")
     assert Path(cfg.model.clip.checkpoint).suffix == ".pt"
-    assert cfg.evaluation.row.endswith("LaSt" if is_last else "CLS")
     assert cfg.evaluation.table == data
     assert is_large == (TOWERS[cfg.model.clip.arch][2] == 14)
     assert cfg.model.square_size == (896 if is_large else {"ov_coco": 640, "ov_lvis": 1024}[data])
@@ -73,7 +72,7 @@ def test_full_size_models_but_for_the_tower(data, stem):
     rows = torch.rand(num_classes + 1, embed_dim, generator=torch.Generator().manual_seed(0))
     words = ClassEmbeddings(tuple(f"c{i}" for i in range(num_classes)), rows[:-1], rows[-1], "x", "x")
     base = torch.arange(num_classes) % 4 > 0
-    model = build_detector(cfg, words, ClassSplit(base, ~base))
+    model = build_detector(cfg, words, base)
     predictor = model.roi_heads.box_predictor
     assert predictor.fusion == {"alpha": 0.1, "beta": cfg.model.roi_heads.beta, "fusion": "f-vit"}
     assert predictor.vlm_temperature == {"ov_coco": 75, "ov_lvis": 50}[data]

@@ -1,24 +1,254 @@
-"""Data sets, loaders and the catalogue: order, resuming, workers, shares of processes, and names taken."""
+"""From a file to samples: records and what is left out, jitter and crop, order, shares of processes, broken images."""
 
-import subprocess
-import sys
-from pathlib import Path
+import copy
 
+import numpy as np
 import pytest
 import torch
-from detectron2.data import DatasetCatalog, MetadataCatalog
-from ov_classes import read_ov_classes
-from ov_data import OvImageSet, build_ov_test_loader, build_ov_train_loader, check_same_classes, register_ov_set
-from ov_parts import all_65, coco_categories, random_content, write_images, write_json
-from ov_synthetic import synthetic_ov_set
+from detectron2.structures import BoxMode
+from ov_classes import OV_COCO_NOVEL, read_ov_classes
+from ov_data import OvImageSet, build_ov_test_loader, build_ov_train_loader, check_same_classes, synthetic_ov_set
+from ov_json import clip_box, load_ov_json
+from ov_parts import HEIGHT, WIDTH, all_65, coco_categories, lvis_categories, random_content, write_images, write_json
+from PIL import Image
 
-REPO = Path(__file__).resolve().parents[2]
+pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
+SIDE = 64
 
 
 @pytest.fixture
-def files(tmp_path):
-    content = random_content(coco_categories(all_65()), num_images=7)
-    return write_json(tmp_path / "x.json", content), write_images(tmp_path / "images", content)
+def coco(tmp_path):
+    content = random_content(coco_categories(all_65()), num_images=8)
+    write_images(tmp_path / "images", content)
+    return content
+
+
+@pytest.fixture
+def files(coco, tmp_path):
+    return write_json(tmp_path / "x.json", coco), tmp_path / "images"
+
+
+def load(tmp_path, content, train=True, **options):
+    return load_ov_json(write_json(tmp_path / "x.json", content), tmp_path / "images", train, **options)
+
+
+def test_training_records(tmp_path, coco):
+    before = copy.deepcopy(coco)
+    images = load(tmp_path, coco)
+    name_of = {entry["id"]: entry["name"] for entry in coco["categories"]}
+    novel = [entry for entry in coco["annotations"] if name_of[entry["category_id"]] in OV_COCO_NOVEL]
+    base = [entry for entry in coco["annotations"] if entry not in novel]
+    objects = [entry for entry in base if not entry["iscrowd"]]
+    assert novel
+    assert len(objects) < len(base)
+    assert images.left_out["object of a novel class"] == len(novel)
+    assert images.left_out["crowd region"] == len(base) - len(objects)
+    assert [record["image_id"] for record in images.records] == sorted({entry["image_id"] for entry in objects})
+    file_of = {entry["id"]: entry["file_name"] for entry in coco["images"]}
+    for record in images.records:
+        own = [entry for entry in objects if entry["image_id"] == record["image_id"]]
+        assert record["file_name"] == str(tmp_path / "images" / file_of[record["image_id"]])
+        assert (record["height"], record["width"]) == (HEIGHT, WIDTH)
+        for kept, entry in zip(record["annotations"], own, strict=True):
+            x, y, w, h = entry["bbox"]
+            assert kept["bbox"] == pytest.approx([x, y, x + w, y + h])
+            assert kept["bbox_mode"] == BoxMode.XYXY_ABS
+            assert images.classes.names[kept["category_id"]] == name_of[entry["category_id"]]
+            assert "segmentation" not in kept
+    assert coco == before
+    tested = load(tmp_path, coco, train=False)
+    assert [record["image_id"] for record in tested.records] == sorted(entry["id"] for entry in coco["images"])
+    assert not any("annotations" in record for record in tested.records)
+
+
+def test_masks_are_kept_when_asked_for(tmp_path, coco):
+    objects = [entry for entry in coco["annotations"] if not entry["iscrowd"]]
+    objects[0]["segmentation"] = [[1, 2, 3, 4], objects[0]["segmentation"][0]]
+    objects[1]["segmentation"] = [[1, 2, 3, 4]]
+    del objects[2]["segmentation"]
+    images = load(tmp_path, coco, masks=True, novel=())
+    kept = [entry for record in images.records for entry in record["annotations"]]
+    assert len(kept) == len(objects) - 2
+    assert images.left_out["object without a mask"] == 2
+    assert all(len(entry["segmentation"]) == 1 for entry in kept)
+    assert "object without a mask" not in load(tmp_path, coco, novel=()).left_out
+
+
+@pytest.mark.parametrize(
+    ("bbox", "expected"),
+    [
+        ([1, 2, 3, 4], [1, 2, 4, 6]),
+        ([-5, -5, 10, 10], [0, 0, 5, 5]),
+        ([50, 40, 100, 100], [50, 40, 64, 48]),
+        ([1, 2, 0, 4], None),
+        ([1, 2, 3, -4], None),
+        ([70, 2, 3, 4], None),
+        ([-9, 2, 9, 4], None),
+    ],
+)
+def test_boxes(tmp_path, coco, bbox, expected):
+    assert clip_box(bbox, HEIGHT, WIDTH) == expected
+    chosen = next(entry for entry in coco["annotations"] if not entry["iscrowd"])
+    chosen["bbox"] = bbox
+    assert load(tmp_path, coco, novel=()).left_out.get("box without area in its image", 0) == (expected is None)
+
+
+@pytest.mark.parametrize("bbox", [[1, 2, 3], None, "abcd", [1, 2, 3, float("nan")], [1, 2, 3, True], [1, 2, 3, "4"]])
+def test_boxes_that_are_none(bbox):
+    with pytest.raises(ValueError, match=r"bbox is .* expected four numbers"):
+        clip_box(bbox, HEIGHT, WIDTH)
+
+
+def test_images_that_are_left_out(tmp_path, coco):
+    first, second = (entry["id"] for entry in coco["images"][:2])
+    coco["annotations"] = [entry for entry in coco["annotations"] if entry["image_id"] != first]
+    coco["images"][1]["height"] = 31
+    images = load(tmp_path, coco, novel=())
+    assert not {first, second} & {record["image_id"] for record in images.records}
+    assert images.left_out["image without objects"] == 1
+    assert images.left_out["image with a side of less than 32 pixels"] == 1
+    with pytest.raises(ValueError, match=r"no image is left to train on \(.*'image without objects': 8"):
+        load(tmp_path, {**coco, "annotations": []})
+
+
+def test_lvis_paths_and_rare_classes(tmp_path):
+    content = random_content(lvis_categories(9), crowds=False)
+    content["images"][0].update(coco_url="http://host/train2017/7.png", file_name="not this one.png")
+    write_images(tmp_path / "images", {"images": [{**entry, "file_name": None} for entry in content["images"]]})
+    images = load(tmp_path, content, train=False)
+    folders = {record["image_id"]: record["file_name"].split("/")[-2] for record in images.records}
+    assert folders.pop(content["images"][0]["id"]) == "train2017"
+    assert set(folders.values()) == {"val2017"}
+    training = load(tmp_path, content)
+    assert all(training.classes.is_base[e["category_id"]] for record in training.records for e in record["annotations"])
+    assert training.left_out["object of a novel class"] > 0
+
+
+@pytest.mark.parametrize(
+    ("change", "text"),
+    [
+        (lambda made: made["images"][0].pop("file_name"), "has no file_name"),
+        (lambda made: made["images"][0].update(height=0), "has the height 0 and the width 64"),
+        (lambda made: made["images"][0].update(width="64"), "the width '64'"),
+        (lambda made: made["annotations"][0].update(category_id=0), "unknown category_id"),
+        (lambda made: made["categories"].append({"id": 999, "name": "stop sign"}), "make_ov_coco"),
+    ],
+)
+def test_wrong_files(tmp_path, coco, change, text):
+    change(coco)
+    with pytest.raises(ValueError, match=text):
+        load(tmp_path, coco)
+
+
+def test_no_images(tmp_path, coco):
+    (tmp_path / "images").rename(tmp_path / "elsewhere")
+    with pytest.raises(FileNotFoundError, match=r"is image_root .*images the right one"):
+        load(tmp_path, coco)
+
+
+def one_image(tmp_path, height=90, width=120, boxes=((80, 50, 30, 30),), name="x.png", **options):
+    """A data set of one black image with red boxes (COCO's x, y, w, h), whose masks are the boxes."""
+    pixels = np.zeros((height, width, 3), dtype=np.uint8)
+    x, y, w, h = boxes[0]
+    pixels[y : y + h, x : x + w] = (250, 20, 10)
+    Image.fromarray(pixels).save(tmp_path / name)
+    annotations = []
+    for place, (x, y, w, h) in enumerate(boxes):
+        entry = {"id": place, "image_id": 5, "category_id": place + 1, "bbox": [x, y, w, h]}
+        annotations.append({**entry, "segmentation": [[x, y, x + w, y, x + w, y + h, x, y + h]]})
+    content = {
+        "images": [{"id": 5, "file_name": name, "height": height, "width": width}],
+        "categories": [{"id": 1, "name": "red"}, {"id": 2, "name": "blue"}],
+        "annotations": annotations,
+    }
+    return OvImageSet(write_json(tmp_path / "x.json", content), tmp_path, SIDE, novel=(), **options)
+
+
+def box_of(mask):
+    rows, columns = np.nonzero(mask.numpy())
+    return torch.tensor([columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]).float()
+
+
+@pytest.mark.parametrize("masks", [False, True])
+def test_boxes_follow_the_pixels(tmp_path, masks):
+    dataset = one_image(tmp_path, train=True, masks=masks)
+    longest, empty, flips = [], 0, 0
+    for seed in range(60):
+        torch.manual_seed(seed)
+        sample = dataset[0]
+        image, instances = sample["image"], sample["instances"]
+        assert (image.dtype, image.shape[0]) == (torch.uint8, 3)
+        assert instances.image_size == tuple(image.shape[1:])
+        longest.append(max(image.shape[1:]))
+        if not len(instances):
+            empty += 1
+            assert (image[0] > 125).sum() < 0.05 * image[0].numel()
+            continue
+        found = instances.gt_boxes.tensor[0]
+        assert instances.gt_classes.tolist() == [0]
+        assert (found - box_of(image[0] > 125)).abs().max() <= 2
+        assert (image[0].float() - image[2].float()).max() > 200  # RGB
+        flips += bool((found[0] + found[2]) / 2 > image.shape[2] / 2)
+        if masks:
+            drawn = instances.gt_masks.tensor[0]
+            assert drawn.shape == image.shape[1:]
+            assert torch.equal(found, box_of(drawn))
+    # 0.1 to 2 times the square, cut at 1; the smallest of 60 draws
+    assert max(longest) <= SIDE
+    assert min(longest) < 0.25 * SIDE
+    assert 20 < longest.count(SIDE) < 50
+    assert 0 < empty < 15
+    assert 10 < flips < 50
+
+
+def test_test_images_fit_the_square(tmp_path):
+    for height, width, shape in ((90, 120, (48, 64)), (120, 30, (64, 16)), (32, 64, (32, 64))):
+        dataset = one_image(tmp_path, height, width, [(1, 1, 8, 8)], train=False)
+        sample = dataset[0]
+        assert tuple(sample["image"].shape[1:]) == shape
+        assert (sample["height"], sample["width"], sample["image_id"]) == (height, width, 5)
+        assert "instances" not in sample
+        assert torch.equal(sample["image"], dataset[0]["image"])
+
+
+def test_random_numbers_are_torchs(tmp_path):
+    dataset = one_image(tmp_path, train=True)
+    np.random.seed(3)
+    state = np.random.get_state()[1].copy()
+    samples = []
+    for seed in (1, 1, 2):
+        torch.manual_seed(seed)
+        samples.append(dataset[0])
+    assert torch.equal(samples[0]["image"], samples[1]["image"])
+    assert not torch.equal(samples[0]["image"], samples[2]["image"])
+    np.testing.assert_array_equal(np.random.get_state()[1], state)
+
+
+def test_slivers_are_dropped(tmp_path, monkeypatch):
+    monkeypatch.setattr("ov_data.SCALES", (1.0, 1.0))
+    dataset = one_image(tmp_path, SIDE, SIDE, [(10, 10, 30, 30), (10, 10, 0.004, 30)], train=True)
+    assert dataset[0]["instances"].gt_classes.tolist() == [0]
+
+
+def test_broken_images(tmp_path):
+    def refuse(error, match, change):
+        dataset = one_image(tmp_path, train=True, masks=True)
+        dataset._records = [dataset._records[0]]
+        change(dataset._records[0])
+        with pytest.raises(error, match=match):
+            dataset[0]
+
+    refuse(
+        ValueError, r"x\.png cannot be used: Mismatched image shape", lambda it: it.update(height=91, annotations=[])
+    )
+    broken = {"size": [1, 2], "counts": [2]}
+    refuse(ValueError, r"x.png cannot.*size \[1, 2\]", lambda it: it["annotations"][0].update(segmentation=broken))
+    refuse(FileNotFoundError, "no image nowhere.png", lambda it: it.update(file_name="nowhere.png"))
+    whole = (tmp_path / "x.png").read_bytes()
+    for name, content in (("cut.png", whole[: len(whole) // 2]), ("text.jpg", b"text"), ("empty.jpg", b"")):
+        (tmp_path / name).write_bytes(content)
+        path = str(tmp_path / name)
+        refuse(ValueError, f"{name} cannot be used", lambda it, path=path: it.update(file_name=path))
 
 
 def batches(dataset, number, workers=0, start=0):
@@ -49,21 +279,12 @@ def test_training_order_resumes_with_any_number_of_workers(files):
 
 def test_test_loader_sees_every_image_once(files, monkeypatch):
     dataset = OvImageSet(*files, size=32, train=False)
-    assert [sample["image_id"] for batch in build_ov_test_loader(dataset, 3, 0) for sample in batch] == list(
-        range(11, 18)
-    )
     seen = []
     for process in range(3):
         monkeypatch.setattr("last_vit.data.loaders.world_size", lambda: 3)
         monkeypatch.setattr("last_vit.data.loaders.rank", lambda process=process: process)
         seen += [sample["image_id"] for batch in build_ov_test_loader(dataset, 2, 0) for sample in batch]
-    assert sorted(seen) == list(range(11, 18))
-
-
-def test_classes_and_name(files):
-    dataset = OvImageSet(*files, size=32, train=True, novel=["cat"])
-    assert dataset.classes.split.novel.sum() == 1
-    assert repr(dataset) == f"OvImageSet(x.json, {len(dataset)} images, 65 classes)"
+    assert seen == list(dataset.image_ids) == list(range(11, 19))
 
 
 def test_labels_must_mean_the_same():
@@ -78,57 +299,24 @@ def test_labels_must_mean_the_same():
             check_same_classes(first, read_ov_classes(other, novel))
 
 
-@pytest.fixture
-def catalogue():
-    before = set(DatasetCatalog.list())
-    yield
-    for name in set(DatasetCatalog.list()) - before:
-        DatasetCatalog.remove(name)
-        MetadataCatalog.remove(name)
-
-
-def test_catalogue(files, catalogue):
-    for _ in range(2):  # the same set may come again
-        register_ov_set("ov_test_set", *files, train=False)
-    assert MetadataCatalog.get("ov_test_set").json_file == str(files[0])
-    assert len(DatasetCatalog.get("ov_test_set")) == 7
-    metadata = MetadataCatalog.get("ov_test_set")
-    assert metadata.thing_classes == all_65()
-    assert (len(metadata.base_classes), len(metadata.novel_classes)) == (48, 17)
-    assert metadata.thing_dataset_id_to_contiguous_id[4] == 1
-    with pytest.raises(ValueError, match="another set of the name 'ov_test_set'"):
-        register_ov_set("ov_test_set", *files, train=True)
-
-
-def test_importing_registers_nothing():
-    code = (
-        "import sys; sys.path[:0] = ['ov_detection']\n"
-        "from detectron2.data import DatasetCatalog\n"
-        "before = set(DatasetCatalog.list())\n"
-        "import ov_data, ov_evaluator\n"
-        "sys.exit(set(DatasetCatalog.list()) != before)"
-    )
-    subprocess.run([sys.executable, "-c", code], cwd=REPO, check=True, timeout=120)
-
-
 def test_a_few_images_as_they_are_tested(files):
     """For learning a few images by heart: the same pixels every time, and the ids of the images that are left."""
+    every = OvImageSet(*files, size=32, train=False)
     tested = OvImageSet(*files, size=32, train=False, max_images=3)
     trained = OvImageSet(*files, size=32, train=True, augment=False, max_images=3)
     assert len(tested) == len(trained) == 3
-    every = OvImageSet(*files, size=32, train=False)
-    assert tested.image_ids == tuple(every[i]["image_id"] for i in range(3)) == every.image_ids[:3]
+    assert tested.image_ids == every.image_ids[:3]
     for index, number in enumerate(trained.image_ids):
-        sample = trained[index]
-        assert sample["image_id"] == number
-        assert torch.equal(sample["image"], every[every.image_ids.index(number)]["image"])
-        assert len(sample["instances"]) > 0
-    with pytest.raises(ValueError, match="max_images must be at least 1"):
-        OvImageSet(*files, size=32, train=True, max_images=0)
+        assert trained[index]["image_id"] == number
+        assert torch.equal(trained[index]["image"], every[every.image_ids.index(number)]["image"])
+        assert len(trained[index]["instances"]) > 0
+    for name in ("size", "max_images"):
+        with pytest.raises(ValueError, match=f"{name} must be at least 1"):
+            OvImageSet(*files, **{"size": 32, "train": True, name: 0})
 
 
 @pytest.mark.parametrize("augment", [True, False])
 def test_synthetic_images_are_augmented_where_asked(tmp_path, augment):
     images = synthetic_ov_set(tmp_path, "train", 4, 64, 5, 2, masks=False, augment=augment)
-    first, again = (images[0]["image"] for _ in range(2))
-    assert torch.equal(first, again) != augment
+    assert images.classes.is_base.tolist() == [True] * 3 + [False] * 2
+    assert torch.equal(*(images[0]["image"] for _ in range(2))) != augment

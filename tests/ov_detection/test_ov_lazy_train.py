@@ -16,8 +16,7 @@ import predict
 import pytest
 import torch
 from class_embeddings import ClassEmbeddings, save_class_embeddings
-from ov_trainer import OvTrainer
-from ov_training import evaluate_checkpoint
+from ov_training import OvTrainer, evaluate_checkpoint
 from PIL import Image
 from torch import nn
 

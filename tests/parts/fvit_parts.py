@@ -1,7 +1,7 @@
 """Small parts for the tests of ov_detection/fvit: a stand-in for the frozen CLIP, class embeddings, inputs."""
 
 import torch
-from class_embeddings import ClassEmbeddings, ClassSplit
+from class_embeddings import ClassEmbeddings
 from detectron2.structures import BitMasks, Boxes, Instances
 from fvit.frozen_clip import ClipFeatures
 from fvit.fvit_model import build_fvit
@@ -43,9 +43,8 @@ def vocabulary(names=NAMES, width=8, seed=0, background=True):
     return ClassEmbeddings(tuple(names), rows[:-1], rows[-1] if background else None, "test tower", "none")
 
 
-def kinds(base=BASE):
-    base = torch.tensor(base)
-    return ClassSplit(base=base, novel=~base)
+def is_base(base=BASE):
+    return torch.tensor(base)
 
 
 def small_fvit(patch_size=16, seed=0, rpn=None, roi_heads=None, clip=None, **arguments):
@@ -55,7 +54,7 @@ def small_fvit(patch_size=16, seed=0, rpn=None, roi_heads=None, clip=None, **arg
     return build_fvit(
         clip,
         vocabulary(width=clip.embed_dim),
-        kinds(),
+        is_base(),
         channels=16,
         rpn={**SMALL_RPN, **(rpn or {})},
         roi_heads={**SMALL_HEADS, **(roi_heads or {})},

@@ -1,5 +1,7 @@
 """Parts that the tests of open-vocabulary detection share: files, images, and what a detector might find."""
 
+import contextlib
+import io
 import json
 
 import numpy as np
@@ -8,6 +10,8 @@ from detection_ap import ImageDetections
 from ov_classes import OV_COCO_BASE, OV_COCO_NOVEL
 from PIL import Image
 from pycocotools import mask as mask_tools
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
 
 HEIGHT, WIDTH = 48, 64
 
@@ -89,6 +93,30 @@ def random_detections(content, classes, num_dets=40, seed=0, masks=False):
         codes = mask_tools.frPyObjects([polygon(*box) for box in boxes.tolist()], HEIGHT, WIDTH) if masks and n else []
         found.append(ImageDetections(image["id"], boxes.astype(np.float32), scores, labels, codes if masks else None))
     return found
+
+
+def of_pycocotools(content, classes, detections, kind, max_dets=1000):
+    """AP and AP50 [C]; pycocotools itself takes an annotation of id 0 for no match, so ids count from 1 here."""
+    truth = COCO()
+    renumbered = [{**entry, "id": number} for number, entry in enumerate(content["annotations"], start=1)]
+    truth.dataset = {**content, "annotations": renumbered}
+    results = []
+    for image in detections:
+        for place, (x1, y1, x2, y2) in enumerate(image.boxes_xyxy.astype(np.float64).tolist()):
+            entry = {"image_id": image.image_id, "category_id": classes.category_ids[image.labels[place]]}
+            shape = {"segmentation": image.masks[place]} if kind == "mask" else {"bbox": [x1, y1, x2 - x1, y2 - y1]}
+            results.append({**entry, **shape, "score": float(image.scores[place])})
+    with contextlib.redirect_stdout(io.StringIO()):
+        truth.createIndex()
+        evaluation = COCOeval(truth, truth.loadRes(results), {"box": "bbox", "mask": "segm"}[kind])
+        evaluation.params.maxDets = [max_dets]
+        evaluation.evaluate()
+        evaluation.accumulate()
+    precision = evaluation.eval["precision"][:, :, :, 0, -1]
+    has_objects = precision.max(axis=(0, 1)) > -1
+    return (
+        np.where(has_objects, values, np.nan) for values in (precision.mean(axis=(0, 1)), precision[0].mean(axis=0))
+    )
 
 
 def to_outputs(image):

@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 import torch
 from bench_report import BenchReport, alternate, peak_bytes, ratio
-from class_embeddings import ClassEmbeddings, ClassSplit
+from class_embeddings import ClassEmbeddings
 from detectron2.structures import Boxes, Instances
 from detectron2.utils.events import EventStorage
 from fvit.frozen_clip import FrozenClip
@@ -41,9 +41,8 @@ def build_detector(clip: FrozenClip, regions: int, device: torch.device) -> FViT
         "random",
         "none",
     )
-    base = torch.arange(CLASSES) < 866
     heads = {"score_thresh": 1e-4, "batch_size_per_image": regions}
-    return build_fvit(clip, words, ClassSplit(base=base, novel=~base), roi_heads=heads).to(device)
+    return build_fvit(clip, words, torch.arange(CLASSES) < 866, roi_heads=heads).to(device)
 
 
 def draw_samples(batch: int, size: int) -> list[dict]:

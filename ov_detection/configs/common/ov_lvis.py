@@ -1,11 +1,18 @@
 """F-ViT on OV-LVIS, B/16: what ov_lvis/ starts from. Mask head, lower thresholds, 48 epochs with lr / 10 at 32 and 44.
 
-An epoch is counted as 1,565 iterations of 64 (100,170 images); the few without common or frequent objects are left out.
+Images are those that ov_detection/make_ov_lvis.py lists; the rare classes are novel. An epoch is counted as 1,565
+iterations of 64 (100,170 images); the few without common or frequent objects are left out.
 """
 
 from .fvit import model, vocabulary
-from .lvis_data import dataloader, evaluation
+from .ov_coco import dataloader
 from .schedule import lr_multiplier, optimizer, train
+
+dataloader.train.dataset.json_file = "datasets/lvis/lvis_v1_train_norare.json"
+dataloader.test.dataset.json_file = "datasets/lvis/lvis_v1_val.json"
+for _split in ("train", "test"):
+    dataloader[_split].dataset.image_root = "datasets/coco"  # images are of train2017/ and val2017/
+evaluation = dict(kinds=["box", "mask"], dataset="OV-LVIS val", table="ov_lvis")
 
 model.square_size = 1024
 model.classifier.background_weight = 0.9

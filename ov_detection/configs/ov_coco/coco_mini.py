@@ -11,7 +11,7 @@ no embedding of the background: it scores 0, as in Detic. 224 px, 4 images per i
 Measured: AP50 of novel classes 0.2, base 0.04, all 0.08: four epochs on 320 images show that the path works, no more.
 """
 
-from ..common.coco_data import dataloader, evaluation
+from ..common.ov_coco import dataloader, evaluation
 from ..common.small import lr_multiplier, model, optimizer, train, vocabulary
 
 model.update(square_size=224, vision_language_score=False)

@@ -6,9 +6,9 @@ The frozen CLIP and its text tower, which names the classes, have random weights
 """
 
 from detectron2.config import LazyCall as L
-from ov_synthetic import synthetic_ov_set
+from ov_data import synthetic_ov_set
 
-from ..common.coco_data import dataloader, evaluation
+from ..common.ov_coco import dataloader, evaluation
 from ..common.small import lr_multiplier, model, optimizer, train, vocabulary
 
 model.square_size = 64

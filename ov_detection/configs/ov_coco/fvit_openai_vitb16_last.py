@@ -11,5 +11,4 @@ The paper gives no number for this tower; none measured here.
 from ..common.ov_coco import dataloader, evaluation, lr_multiplier, model, optimizer, train, vocabulary
 
 model.clip.update(arch="ViT-B-16-quickgelu", checkpoint="weights/openai_b_16.pt", dense="plain")
-evaluation.row = "F-ViT, OpenAI CLIP ViT-B/16, LaSt"
 train.output_dir = "output/ov_coco_fvit_openai_vitb16_last"

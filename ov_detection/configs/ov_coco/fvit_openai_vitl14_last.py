@@ -12,5 +12,4 @@ from ..common.ov_coco import dataloader, evaluation, lr_multiplier, model, optim
 
 model.clip.update(arch="ViT-L-14-336-quickgelu", checkpoint="weights/last_openai_l_14_336.pt", dense="plain")
 model.square_size = 896
-evaluation.row = "F-ViT, OpenAI CLIP ViT-L/14-336, LaSt"
 train.output_dir = "output/ov_coco_fvit_openai_vitl14_last"

@@ -5,12 +5,11 @@
 
 896 px, 8 GPUs x 8 images, 3 epochs; time not measured here. F-ViT's authors: the best epoch is usually the second.
 last_eva02_l_14_336.pt: weights tuned with LaSt; none are released, clip/train_clip.py makes them.
-Paper: AP50 of novel classes 39.1.
+Paper (--row "F-ViT, EVA02-CLIP ViT-L/14, LaSt"): AP50 of novel classes 39.1.
 """
 
 from ..common.ov_coco import dataloader, evaluation, lr_multiplier, model, optimizer, train, vocabulary
 
 model.clip.update(arch="EVA02-L-14-336", checkpoint="weights/last_eva02_l_14_336.pt", dense="plain")
 model.square_size = 896
-evaluation.row = "F-ViT, EVA02-CLIP ViT-L/14, LaSt"
 train.output_dir = "output/ov_coco_fvit_vitl14_last"

@@ -10,5 +10,4 @@ The paper gives no number for this tower; none measured here.
 from ..common.ov_lvis import dataloader, evaluation, lr_multiplier, model, optimizer, train, vocabulary
 
 model.clip.update(arch="ViT-B-16-quickgelu", checkpoint="weights/ViT-B-16.pt", dense="last-block-value")
-evaluation.row = "F-ViT, OpenAI CLIP ViT-B/16, CLS"
 train.output_dir = "output/ov_lvis_fvit_openai_vitb16_baseline"

@@ -12,5 +12,4 @@ from ..common.ov_lvis import dataloader, evaluation, lr_multiplier, model, optim
 model.clip.update(arch="ViT-L-14-336-quickgelu", checkpoint="weights/ViT-L-14-336px.pt", dense="last-block-value")
 model.square_size = 896
 model.roi_heads.beta = 0.4
-evaluation.row = "F-ViT, OpenAI CLIP ViT-L/14-336, CLS"
 train.output_dir = "output/ov_lvis_fvit_openai_vitl14_baseline"

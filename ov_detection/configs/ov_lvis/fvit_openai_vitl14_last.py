@@ -13,5 +13,4 @@ from ..common.ov_lvis import dataloader, evaluation, lr_multiplier, model, optim
 model.clip.update(arch="ViT-L-14-336-quickgelu", checkpoint="weights/last_openai_l_14_336.pt", dense="plain")
 model.square_size = 896
 model.roi_heads.beta = 0.4
-evaluation.row = "F-ViT, OpenAI CLIP ViT-L/14-336, LaSt"
 train.output_dir = "output/ov_lvis_fvit_openai_vitl14_last"

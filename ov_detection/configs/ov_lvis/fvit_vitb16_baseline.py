@@ -4,11 +4,10 @@
         --num-gpus 8 model.clip.checkpoint=/path/to/EVA02_CLIP_B_psz16_s8B.pt
 
 1024 px, 8 GPUs x 8 images, 48 epochs; time not measured here.
-Paper: mask APr 11.5 (APc 12.3, APf 20.6, AP 15.4).
+Paper (--row "F-ViT, EVA02-CLIP ViT-B/16, CLS"): mask APr 11.5 (APc 12.3, APf 20.6, AP 15.4).
 """
 
 from ..common.ov_lvis import dataloader, evaluation, lr_multiplier, model, optimizer, train, vocabulary
 
 model.clip.update(arch="EVA02-B-16", checkpoint="weights/EVA02_CLIP_B_psz16_s8B.pt", dense="last-block-value")
-evaluation.row = "F-ViT, EVA02-CLIP ViT-B/16, CLS"
 train.output_dir = "output/ov_lvis_fvit_vitb16_baseline"

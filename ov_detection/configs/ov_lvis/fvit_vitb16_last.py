@@ -5,11 +5,10 @@
 
 1024 px, 8 GPUs x 8 images, 48 epochs; time not measured here.
 last_eva02_b_16.pt: weights tuned with LaSt; none are released, clip/train_clip.py makes them.
-Paper: mask APr 22.8.
+Paper (--row "F-ViT, EVA02-CLIP ViT-B/16, LaSt"): mask APr 22.8.
 """
 
 from ..common.ov_lvis import dataloader, evaluation, lr_multiplier, model, optimizer, train, vocabulary
 
 model.clip.update(arch="EVA02-B-16", checkpoint="weights/last_eva02_b_16.pt", dense="plain")
-evaluation.row = "F-ViT, EVA02-CLIP ViT-B/16, LaSt"
 train.output_dir = "output/ov_lvis_fvit_vitb16_last"

@@ -5,7 +5,7 @@
 
 896 px, 8 GPUs x 8 images, 48 epochs; time not measured here.
 last_eva02_l_14_336.pt: weights tuned with LaSt; none are released, clip/train_clip.py makes them.
-Paper: mask APr 32.1.
+Paper (--row "F-ViT, EVA02-CLIP ViT-L/14, LaSt"): mask APr 32.1.
 """
 
 from ..common.ov_lvis import dataloader, evaluation, lr_multiplier, model, optimizer, train, vocabulary
@@ -13,5 +13,4 @@ from ..common.ov_lvis import dataloader, evaluation, lr_multiplier, model, optim
 model.clip.update(arch="EVA02-L-14-336", checkpoint="weights/last_eva02_l_14_336.pt", dense="plain")
 model.square_size = 896
 model.roi_heads.beta = 0.4
-evaluation.row = "F-ViT, EVA02-CLIP ViT-L/14, LaSt"
 train.output_dir = "output/ov_lvis_fvit_vitl14_last"

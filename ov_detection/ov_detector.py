@@ -1,17 +1,47 @@
-"""What a detector's checkpoint says of its weights, and loading it strictly.
+"""A detector as its config describes it: vocabulary and model built, and the weights of a checkpoint loaded strictly.
 
     {"model": {key: tensor}, "detector": {"clip": {"arch", "weights", "dense", "blocks"}, "base_names": [...]}, ...}
 
 "detector" says which frozen CLIP the weights belong to, which they do not hold, and which classes had boxes in
-training. Files without it (converted ones) are taken as they are. `last_vit.train_lib` writes and resumes them.
+training. Files without it (converted ones) are taken as they are.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from class_embeddings import ClassEmbeddings, embed_class_names, load_class_embeddings
 from fvit.fvit_model import FViT
+from torch import Tensor
 
 from last_vit.checkpoint import load_strict, read_checkpoint
+from last_vit.clip_models import load_clip
+from last_vit.lazy_config import build_model
+
+
+def read_vocabulary(cfg: Any, names: Sequence[str] | None) -> ClassEmbeddings:
+    """Embeddings of class names: those of the file `vocabulary.path`, or of the text tower of the config's own CLIP.
+
+    Raises:
+        FileNotFoundError: No such file.
+        ValueError: Names without embedding, or a vocabulary that is none; see `load_class_embeddings`.
+    """
+    if cfg.vocabulary.path:
+        return load_class_embeddings(cfg.vocabulary.path, names)
+    arch, checkpoint, seed = (cfg.model.clip.get(name) for name in ("arch", "checkpoint", "random_seed"))
+    clip = load_clip(arch, checkpoint, random_seed=seed)
+    tower = f"{clip.arch}, weights {clip.checkpoint_sha256 or f'random, seed {seed}'}"
+    return embed_class_names(clip.model, clip.tokenizer, names, tower, cfg.vocabulary.prompts)
+
+
+def build_detector(cfg: Any, vocabulary: ClassEmbeddings, is_base: Tensor) -> FViT:
+    """The config's model with a vocabulary, which a config cannot hold.
+
+    Raises:
+        FileNotFoundError: No CLIP where the config says.
+        ValueError: Arguments that the model refuses, whatever it raises for them.
+    """
+    return build_model({**{name: cfg.model[name] for name in cfg.model}, "vocabulary": vocabulary, "is_base": is_base})
 
 
 def about_detector(model: FViT) -> dict[str, Any]:
@@ -20,14 +50,11 @@ def about_detector(model: FViT) -> dict[str, Any]:
 
 
 def load_detector(model: FViT, path: str | Path) -> dict[str, Any]:
-    """Load the weights of a checkpoint into a detector.
+    """Load the weights of a checkpoint into a detector; returns the file's content.
 
     Args:
         model: Whose frozen CLIP must be the one that the weights were trained on.
         path: Of this file's layout, or of ov_detection/convert_fvit_checkpoint.py's.
-
-    Returns:
-        The file's content.
 
     Raises:
         FileNotFoundError: No such file.

@@ -1,0 +1,139 @@
+"""Detection of any vocabulary on a user's images, and the pictures of what was found; what predict.py runs."""
+
+import json
+from argparse import Namespace
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from class_embeddings import ClassEmbeddings, split_names
+from detectron2.data.transforms import ResizeScale
+from detectron2.structures import Instances
+from fvit.fvit_model import FViT
+from ov_detector import build_detector, load_detector, read_vocabulary
+from PIL import Image, ImageDraw, ImageFont, ImageOps
+from pycocotools import mask as mask_tools
+
+from last_vit.atomic_file import atomic_file
+from last_vit.checkpoint import read_checkpoint
+from last_vit.lazy_config import read_config
+from last_vit.runtime import select_device
+
+# Okabe and Ito's colours, told apart also by the colour-blind; classes take them in turn
+_COLORS = ("#e69f00", "#56b4e9", "#009e73", "#f0e442", "#0072b2", "#d55e00", "#cc79a7")
+_SHORT_SIDE = 480  # smaller images are enlarged, for their labels to be readable
+
+
+def predict(args: Namespace) -> None:
+    """Load, detect, draw, write.
+
+    Raises:
+        FileNotFoundError: No such image, config, checkpoint or file of embeddings.
+        ValueError: A vocabulary that is none, without embeddings or of another width; a threshold out of range.
+    """
+    if not 0 <= args.threshold <= 1:
+        raise ValueError(f"--threshold must be in [0, 1], got {args.threshold}")
+    missing = [str(path) for path in args.image if not path.is_file()]
+    if missing:
+        raise FileNotFoundError(f"no image {', '.join(missing)}")
+    twice = [stem for stem, count in Counter(path.stem for path in args.image).items() if count > 1]
+    if twice:
+        raise ValueError(f"several images are called {twice[0]!r}, as would be their pictures: use several --output")
+    names = None if args.vocabulary is None else split_names(args.vocabulary)
+    if names is None and args.embeddings is None:
+        raise ValueError("name what to look for: --vocabulary, --embeddings, or both")
+    cfg = read_config(args.config_file, args.opts, "in ov_detection/configs/")
+    cfg.vocabulary.path = str(args.embeddings or "")
+    vocabulary = read_vocabulary(cfg, names)
+    device = select_device(args.device)
+    model = load_predictor(cfg, args.checkpoint, vocabulary).to(device)
+    size = cfg.dataloader.test.dataset.size
+    images = []
+    for path in args.image:
+        pixels = _read_upright(path)
+        height, width = pixels.shape[:2]
+        resized = ResizeScale(1.0, 1.0, size, size).get_transform(pixels).apply_image(pixels)
+        sample = {"image": torch.from_numpy(resized.copy()).permute(2, 0, 1), "height": height, "width": width}
+        with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16, enabled=cfg.train.bf16):
+            instances = model([sample])[0]["instances"].to("cpu")
+        found = _describe(instances[instances.scores >= args.threshold], vocabulary.names)
+        _draw_detections(pixels, found, vocabulary.names, args.output / f"{path.stem}.png")
+        images.append({"image": path.name, "height": height, "width": width, "detections": found})
+        counts = Counter(entry["class"] for entry in found)
+        print(f"{path.name}: {', '.join(f'{count} {name}' for name, count in counts.most_common()) or 'nothing'}")
+    with atomic_file(args.output / "detections.json") as file:
+        file.write((json.dumps({"vocabulary": vocabulary.names, "images": images}, indent=2) + "\n").encode("ascii"))
+    print(f"written to {args.output}")
+
+
+def load_predictor(cfg: Any, checkpoint: Path, vocabulary: ClassEmbeddings) -> FViT:
+    """The trained detector with a vocabulary of which the classes that it was trained on are base.
+
+    Raises:
+        FileNotFoundError: No such checkpoint, or no CLIP where the config says.
+        ValueError: A checkpoint of another architecture or CLIP, or one that does not say which classes it was trained
+            on; embeddings of another width.
+    """
+    trained_on = read_checkpoint(checkpoint).get("detector", {}).get("base_names")
+    if trained_on is None:
+        raise ValueError(
+            f"{checkpoint} does not say which classes it was trained on, which are scored differently from others: "
+            f"convert it with ov_detection/convert_fvit_checkpoint.py --json, an annotation file of its training set"
+        )
+    model = build_detector(cfg, vocabulary, torch.tensor([name in trained_on for name in vocabulary.names]))
+    load_detector(model, checkpoint)
+    return model.eval()
+
+
+def _read_upright(path: Path) -> np.ndarray:
+    """An image file, upright -> uint8 [H, W, 3] RGB; a ValueError for one that is damaged or none."""
+    try:
+        with Image.open(path) as image:
+            return np.array(ImageOps.exif_transpose(image).convert("RGB"))
+    except (OSError, SyntaxError) as error:  # a damaged PNG is a SyntaxError to Pillow
+        raise ValueError(f"image {path} cannot be read: {error}") from error
+
+
+def _describe(instances: Instances, names: Sequence[str]) -> list[dict[str, Any]]:
+    """Detections of one image, best first, as JSON values: class, score, box_xyxy and, with masks, segmentation."""
+    found = []
+    for place in range(len(instances)):
+        entry: dict[str, Any] = {
+            "class": names[int(instances.pred_classes[place])],
+            "score": round(float(instances.scores[place]), 4),
+            "box_xyxy": [round(side, 2) for side in instances.pred_boxes.tensor[place].tolist()],
+        }
+        if instances.has("pred_masks"):
+            code = mask_tools.encode(np.asfortranarray(instances.pred_masks[place].numpy().astype(np.uint8)))
+            entry["segmentation"] = {"size": list(code["size"]), "counts": code["counts"].decode("ascii")}
+        found.append(entry)
+    return found
+
+
+def _draw_detections(pixels: np.ndarray, found: Sequence[dict[str, Any]], names: Sequence[str], target: Path) -> None:
+    """Boxes with class and score, and masks, on the image; the best detections lie on top."""
+    height, width = pixels.shape[:2]
+    scale = max(1.0, _SHORT_SIDE / min(height, width))
+    image = Image.fromarray(pixels).resize((round(width * scale), round(height * scale)), Image.Resampling.BICUBIC)
+    line = max(2, round(min(image.size) / 200))
+    font = ImageFont.load_default(size=6 * line)
+    for entry in reversed(found):
+        color = _COLORS[names.index(entry["class"]) % len(_COLORS)]
+        if "segmentation" in entry:
+            mask = Image.fromarray(mask_tools.decode(entry["segmentation"]) * np.uint8(110))  # of 255: see-through
+            image.paste(color, mask=mask.resize(image.size))
+        box = [side * scale for side in entry["box_xyxy"]]
+        draw = ImageDraw.Draw(image)
+        draw.rectangle(box, outline=color, width=line)
+        # black text on the box's colour, above its upper left corner or, where there is no room, just inside
+        text = f"{entry['class']} {entry['score']:.2f}"
+        _, _, right, bottom = draw.textbbox((0, 0), text, font=font)
+        x = max(0, min(box[0], image.width - right - 4))
+        y = box[1] - bottom - 4 if box[1] >= bottom + 4 else box[1]
+        draw.rectangle((x, y, x + right + 4, y + bottom + 4), fill=color)
+        draw.text((x + 2, y + 1), text, fill="white" if color == "#0072b2" else "black", font=font)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    image.save(target)

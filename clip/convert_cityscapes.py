@@ -11,27 +11,25 @@ mmsegmentation wants them. Needed only by other programs: clip/seg_sets.py reads
 
 import argparse
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from label_conversion import Conversion, add_conversion_flags, add_target_flags, check_target, convert, look_up
+from label_conversion import add_conversion_flags, add_target_flags, convert, look_up, target_folder
 from PIL import Image, ImageDraw
 from seg_id_tables import CITYSCAPES_LABELS, CITYSCAPES_UNDRAWN, IGNORED, cityscapes_table
 
 from last_vit.command_line import command_parser, run_command_line
+from last_vit.data.image_files import list_files
 
 SUFFIX = "_gtFine_labelTrainIds.png"
 SOURCES = {"labelIds": "_gtFine_labelIds.png", "polygons": "_gtFine_polygons.json"}
 
 
 def draw_polygons(path: Path) -> np.ndarray:
-    """The labels of a polygons file.
-
-    Returns:
-        uint8 [H, W], 0 to 18 or 255.
+    """The labels of a polygons file: uint8 [H, W], 0 to 18 or 255.
 
     Raises:
         OSError: The file cannot be opened.
@@ -67,47 +65,31 @@ def _label_id(name: Any) -> int | None:
     return CITYSCAPES_LABELS.index(name)
 
 
-def run(args: argparse.Namespace) -> None:
-    """Convert all splits that the flags name.
-
-    Raises:
-        FileNotFoundError: No source files.
-        ValueError, OSError: As `draw_polygons`, `look_up` and `convert`.
-    """
-    from seg_layouts import find_split
-
-    from last_vit.data.image_files import list_files
-
+def _run(args: argparse.Namespace) -> None:
     ending = SOURCES[args.source]
-    read: Callable[[Path], np.ndarray] = (
-        draw_polygons if args.source == "polygons" else partial(look_up, table=cityscapes_table())
-    )
+    read = draw_polygons if args.source == "polygons" else partial(look_up, table=cityscapes_table())
     for split in args.split:
-        word, expected = find_split("cityscapes", split)
-        folder = args.root / "gtFine" / word
-        files = [path for path in list_files(folder, (ending.lower(),))]
+        folder = args.root / "gtFine" / split
+        files = list_files(folder, (ending.lower(),))
         if not files:
             raise FileNotFoundError(
                 f"no *{ending} below {folder}; expected gtFine_trainvaltest.zip of https://www.cityscapes-dataset.com"
             )
-        target = folder if args.beside else args.output / "gtFine" / word
-        check_target(folder, target, args.beside)
-        conversions = [
-            Conversion(path, target / path.relative_to(folder).parent / f"{path.name[: -len(ending)]}{SUFFIX}")
-            for path in files
-        ]
-        convert(conversions, read, what=f"cityscapes {split}", expected=expected, args=args)
+        target = target_folder(folder, f"gtFine/{split}", args)
+        sources = {
+            target / path.relative_to(folder).with_name(path.name[: -len(ending)] + SUFFIX): path for path in files
+        }
+        convert(sources, read, "cityscapes", split, args)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Command line; exits with status 2 and one line on any error that the user can mend."""
     parser = command_parser("convert_cityscapes.py", __doc__)
     parser.add_argument("--root", type=Path, required=True, help="folder with gtFine/")
-    parser.add_argument("--split", nargs="+", choices=("train", "val"), default=["val"], help="default val")
     parser.add_argument("--source", choices=tuple(SOURCES), default="labelIds", help="what to read, default labelIds")
     add_target_flags(parser)
     add_conversion_flags(parser)
-    run_command_line(parser, run, argv)
+    run_command_line(parser, _run, argv)
 
 
 if __name__ == "__main__":

@@ -12,78 +12,60 @@ overlap, the smaller one is on top. Written are <output>/annotations/val2017/*; 
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
-from convert_coco_stuff import ROOT_HELP, add_split_flag, convert_raw_maps
-from label_conversion import Conversion, add_conversion_flags, add_target_flags, convert
+from convert_coco_stuff import ROOT_HELP, convert_raw_maps
+from label_conversion import add_conversion_flags, add_target_flags, convert
 from seg_id_tables import coco_category_classes, coco_object_table
+from seg_layouts import find_split
 
 from last_vit.command_line import command_parser, run_command_line
-
-if TYPE_CHECKING:
-    from last_vit.data.coco import CocoInstances
 
 DATASET, SUFFIX = "coco_object", "_instanceTrainIds.png"
 
 
 class InstanceLabels:
-    """From the index of an image to its labels, of COCO's instances.
-
-    Args:
-        instances: Read from instances_*.json.
+    """From the index of an image of an instances_*.json to its labels.
 
     Raises:
         ValueError: Categories that are not COCO's.
     """
 
-    def __init__(self, instances: "CocoInstances") -> None:
-        self.instances = instances
+    def __init__(self, path: Path) -> None:
+        from last_vit.data.coco import CocoInstances
+
+        self.instances = CocoInstances(path)
         self.class_of = coco_category_classes()
-        unknown = sorted(set(instances.categories) - set(self.class_of))
-        if unknown:
-            raise ValueError(
-                f"{instances.path}: category {unknown[0]} ({instances.categories[unknown[0]]}) is none of COCO's 80"
-            )
+        for category in self.instances.categories:
+            if category not in self.class_of:
+                name = self.instances.categories[category]
+                raise ValueError(f"{path}: category {category} ({name}) is none of COCO's 80")
 
     def __call__(self, index: int) -> np.ndarray:
         """uint8 [H, W]; larger masks lie below smaller ones."""
         masks = self.instances.masks(index).numpy()
         labels = np.zeros(self.instances.image_hw[index], dtype=np.uint8)
-        areas = masks.sum(axis=(1, 2))
         category_ids = self.instances.objects(index).category_ids.tolist()
-        for row in np.argsort(-areas, kind="stable"):
+        for row in np.argsort(-masks.sum(axis=(1, 2)), kind="stable"):
             labels[masks[row]] = self.class_of[category_ids[row]]
         return labels
 
 
-def convert_instances(args: argparse.Namespace) -> None:
-    """Convert from instances_*.json.
-
-    Raises:
-        FileNotFoundError, ValueError, OSError: As `CocoInstances`, `InstanceLabels` and `convert`.
-    """
-    from seg_layouts import find_split
-
-    from last_vit.data.coco import CocoInstances
-
+def _run(args: argparse.Namespace) -> None:
+    if args.instances is None:
+        convert_raw_maps(args, DATASET, SUFFIX, coco_object_table())
+        return
     if args.beside or len(args.split) > 1:
         raise ValueError("--instances is one file of one --split, and needs an --output")
-    word, expected = find_split(DATASET, args.split[0])
-    instances = CocoInstances(args.instances)
-    folder = args.output / "annotations" / word
-    targets = [folder / f"{Path(name).stem}{SUFFIX}" for name in instances.file_names]
-    conversions = [Conversion(index, target) for index, target in enumerate(targets)]
-    convert(conversions, InstanceLabels(instances), what=f"{DATASET} {args.split[0]}", expected=expected, args=args)
-    for reason, count in instances.skipped.items():
+    folder = args.output / "annotations" / find_split(DATASET, args.split[0])[0]
+    read = InstanceLabels(args.instances)
+    names = read.instances.file_names
+    sources = {folder / f"{Path(name).stem}{SUFFIX}": index for index, name in enumerate(names)}
+    if len(sources) < len(names):
+        raise ValueError(f"{args.instances}: {len(names)} images would be written to {len(sources)} names")
+    convert(sources, read, DATASET, args.split[0], args)
+    for reason, count in read.instances.skipped.items():
         print(f"left out: {count} objects, {reason}")
-
-
-def _run(args: argparse.Namespace) -> None:
-    if args.instances is not None:
-        convert_instances(args)
-    else:
-        convert_raw_maps(args, DATASET, SUFFIX, coco_object_table())
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -92,7 +74,6 @@ def main(argv: Sequence[str] | None = None) -> None:
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--root", type=Path, help=ROOT_HELP)
     source.add_argument("--instances", type=Path, help="instances_val2017.json, in place of raw maps")
-    add_split_flag(parser)
     add_target_flags(parser)
     add_conversion_flags(parser)
     run_command_line(parser, _run, argv)

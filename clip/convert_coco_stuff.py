@@ -15,73 +15,47 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-from label_conversion import Conversion, add_conversion_flags, add_target_flags, check_target, convert, look_up
+from label_conversion import add_conversion_flags, add_target_flags, convert, look_up, target_folder
 from seg_id_tables import coco_stuff_table
+from seg_layouts import find_split
 
 from last_vit.command_line import command_parser, run_command_line
+from last_vit.data.image_files import list_files
 
-SPLITS = ("train", "val")
 ROOT_HELP = "folder of the raw maps, such as the one with stuffthingmaps/"
-_FOLDERS = ("stuffthingmaps/{split}", "annotations/{split}", "{split}")
-
-
-def add_split_flag(parser: argparse.ArgumentParser) -> None:
-    """--split, one or several."""
-    parser.add_argument("--split", nargs="+", choices=SPLITS, default=["val"], help="default val")
-
-
-def find_raw_maps(root: Path, split: str) -> list[Path]:
-    """The raw maps of a split ("val2017"), from the first folder that has any, sorted.
-
-    Raises:
-        FileNotFoundError: None there.
-    """
-    from last_vit.data.image_files import list_files
-
-    folders = [root / name.format(split=split) for name in _FOLDERS]
-    for folder in folders:
-        found = [path for path in list_files(folder, (".png",)) if not path.name.endswith("TrainIds.png")]
-        if found:
-            return found
-    raise FileNotFoundError(
-        f"no raw maps (*.png) in {', '.join(map(str, folders))}; expected stuffthingmaps_trainval2017.zip of "
-        "https://github.com/nightrome/cocostuff, unpacked to stuffthingmaps/"
-    )
+_FOLDERS = ("stuffthingmaps", "annotations", ".")
 
 
 def convert_raw_maps(args: argparse.Namespace, dataset: str, suffix: str, table: np.ndarray) -> None:
-    """Convert all splits that the flags name.
-
-    Args:
-        args: Of the command line.
-        dataset: Key of the data set, for the official counts.
-        suffix: End of the written names.
-        table: From raw ids to classes.
-
-    Raises:
-        FileNotFoundError, ValueError, OSError: As `find_raw_maps` and `convert`.
-    """
-    from seg_layouts import find_split
-
+    """Convert the raw maps of all --split by a table; `suffix` ends the written names."""
     for split in args.split:
-        word, expected = find_split(dataset, split)
-        maps = find_raw_maps(args.root, word)
-        folder = maps[0].parent if args.beside else args.output / "annotations" / word
-        check_target(maps[0].parent, folder, args.beside)
-        conversions = [Conversion(path, folder / f"{path.stem}{suffix}") for path in maps]
-        convert(conversions, partial(look_up, table=table), what=f"{dataset} {split}", expected=expected, args=args)
+        folders = [args.root / name / find_split(dataset, split)[0] for name in _FOLDERS]
+        found = {}
+        for folder in reversed(folders):
+            maps = [path for path in list_files(folder, (".png",)) if not path.name.endswith("TrainIds.png")]
+            found = {folder: maps} if maps else found
+        if not found:
+            raise FileNotFoundError(
+                f"no raw maps (*.png) in {', '.join(map(str, folders))}; expected stuffthingmaps_trainval2017.zip of "
+                "https://github.com/nightrome/cocostuff, unpacked to stuffthingmaps/"
+            )
+        ((folder, maps),) = found.items()
+        target = target_folder(folder, f"annotations/{folder.name}", args)
+        sources = {target / f"{path.stem}{suffix}": path for path in maps}
+        convert(sources, partial(look_up, table=table), dataset, split, args)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Command line; exits with status 2 and one line on any error that the user can mend."""
     parser = command_parser("convert_coco_stuff.py", __doc__)
     parser.add_argument("--root", type=Path, required=True, help=ROOT_HELP)
-    add_split_flag(parser)
     add_target_flags(parser)
     add_conversion_flags(parser)
-    run_command_line(
-        parser, lambda args: convert_raw_maps(args, "coco_stuff", "_labelTrainIds.png", coco_stuff_table()), argv
-    )
+    run_command_line(parser, _run, argv)
+
+
+def _run(args: argparse.Namespace) -> None:
+    convert_raw_maps(args, "coco_stuff", "_labelTrainIds.png", coco_stuff_table())
 
 
 if __name__ == "__main__":

@@ -18,20 +18,19 @@ these maps and Context60 calls it background.
 
 import argparse
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from label_conversion import Conversion, add_conversion_flags, convert
+from label_conversion import add_conversion_flags, convert
 from seg_id_tables import CONTEXT59_IDS
 
 from last_vit.atomic_file import atomic_file
 from last_vit.command_line import command_parser, run_command_line
 
-PHASES = ("train", "val")
 _EXPECTED = "expected trainval_merged.json of the PASCAL in Detail API, with the lists images and annos_segmentation"
 
 
@@ -47,7 +46,7 @@ class ContextImage:
 
 
 def read_context(path: Path) -> list[ContextImage]:
-    """The images of train and val with their regions.
+    """The images of all phases with their regions.
 
     Raises:
         FileNotFoundError: No such file.
@@ -61,48 +60,39 @@ def read_context(path: Path) -> list[ContextImage]:
     lists = [content.get(key) if isinstance(content, dict) else None for key in ("images", "annos_segmentation")]
     if not all(isinstance(entries, list) for entries in lists):
         raise ValueError(f"{path} lacks one of its lists; {_EXPECTED}")
-    images = dict(_parse(path, "images", lists[0], _read_image))
+    images: dict[Any, ContextImage] = {}
+    for place, entry in enumerate(lists[0]):
+        with _naming(f"{path}: images[{place}]"):
+            size = (entry["height"], entry["width"])
+            if not all(type(side) is int and side > 0 for side in size):
+                raise ValueError(f"height and width are {size}")
+            images[entry["image_id"]] = ContextImage(str(entry["file_name"]), *size, entry["phase"])
     if len(images) < len(lists[0]):
         raise ValueError(f"{path} lists {len(lists[0])} images, but {len(images)} different image_ids")
-    for image, region in _parse(path, "annos_segmentation", lists[1], partial(_read_region, images)):
-        image.regions.append(region)
-    return [image for image in images.values() if image.phase in PHASES]
+    for place, entry in enumerate(lists[1]):
+        with _naming(f"{path}: annos_segmentation[{place}]"):
+            image_id, category_id = entry["image_id"], entry["category_id"]
+            if image_id not in images:
+                raise ValueError(f"image {image_id} is not in the list of images")
+            if category_id not in (0, *CONTEXT59_IDS):
+                raise ValueError(f"category {category_id} is none of the 59")
+            images[image_id].regions.append((category_id, entry["segmentation"]))
+    return list(images.values())
 
 
-def _parse(path: Path, section: str, entries: list[Any], parse: Callable[[Any], Any]) -> Iterator[Any]:
-    """Parse entries, and say which one is malformed."""
-    place = -1
+@contextmanager
+def _naming(place: str) -> Iterator[None]:
+    """Say which entry is malformed."""
     try:
-        for place, entry in enumerate(entries):  # noqa: B007  the handlers say which one it was
-            yield parse(entry)
+        yield
     except KeyError as error:
-        raise ValueError(f"{path}: {section}[{place}] has no {error.args[0]}; {_EXPECTED}") from error
+        raise ValueError(f"{place} has no {error.args[0]}; {_EXPECTED}") from error
     except (TypeError, ValueError) as error:
-        raise ValueError(f"{path}: {section}[{place}]: {error}; {_EXPECTED}") from error
-
-
-def _read_image(entry: Any) -> tuple[Any, ContextImage]:
-    size = (entry["height"], entry["width"])
-    if not all(type(side) is int and side > 0 for side in size):
-        raise ValueError(f"height and width are {size}")
-    return entry["image_id"], ContextImage(str(entry["file_name"]), *size, entry["phase"])
-
-
-def _read_region(images: Mapping[Any, ContextImage], entry: Any) -> tuple[ContextImage, tuple[int, Any]]:
-    image_id, category_id = entry["image_id"], entry["category_id"]
-    if image_id not in images:
-        raise ValueError(f"image {image_id} is not in the list of images")
-    if category_id not in (0, *CONTEXT59_IDS):
-        raise ValueError(f"category {category_id} is none of the 59")
-    return images[image_id], (category_id, entry["segmentation"])
+        raise ValueError(f"{place}: {error}; {_EXPECTED}") from error
 
 
 def draw_context(image: ContextImage) -> np.ndarray:
-    """The labels of one image: uint8 [H, W], 0 to 59.
-
-    Raises:
-        ValueError: A segmentation that does not fit the image.
-    """
+    """The labels of one image: uint8 [H, W], 0 to 59; ValueError for a segmentation that does not fit it."""
     from last_vit.data.coco import decode_segmentations
 
     labels = np.zeros((image.height, image.width), dtype=np.uint8)
@@ -115,29 +105,15 @@ def draw_context(image: ContextImage) -> np.ndarray:
     return labels
 
 
-def run(args: argparse.Namespace) -> None:
-    """Convert both phases, then write their lists.
-
-    Raises:
-        FileNotFoundError, ValueError, OSError: As `read_context`, `draw_context` and `convert`.
-    """
-    from seg_layouts import find_split
-
+def _run(args: argparse.Namespace) -> None:
     images = read_context(args.json)
-    listing = args.output / "ImageSets" / "SegmentationContext"
-    for phase in PHASES:
+    for phase in ("train", "val"):
         chosen = {Path(image.file_name).stem: image for image in images if image.phase == phase}
         folder = args.output / "SegmentationClassContext"
-        convert(
-            [Conversion(image, folder / f"{stem}.png") for stem, image in chosen.items()],
-            draw_context,
-            what=f"context59 {phase}",
-            expected=find_split("context59", phase)[1],
-            args=args,
-        )
-        lines = "".join(f"{stem}\n" for stem in sorted(chosen)).encode()
-        with atomic_file(listing / f"{phase}.txt") as file:
-            file.write(lines)
+        sources = {folder / f"{stem}.png": image for stem, image in chosen.items()}
+        convert(sources, draw_context, "context59", phase, args)
+        with atomic_file(args.output / "ImageSets" / "SegmentationContext" / f"{phase}.txt") as file:
+            file.write("".join(f"{stem}\n" for stem in sorted(chosen)).encode())
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -146,7 +122,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--json", type=Path, required=True, help="trainval_merged.json")
     parser.add_argument("--output", type=Path, required=True, help="the VOC2010 folder, which has JPEGImages")
     add_conversion_flags(parser)
-    run_command_line(parser, run, argv)
+    run_command_line(parser, _run, argv)
 
 
 if __name__ == "__main__":

@@ -1,21 +1,21 @@
 """What the label converters share: files in parallel, whole or not there, skipped when done, counted at the end.
 
-A converter makes `Conversion`s (what to read, which file to write) and a function that reads; this runs them. Finished
-files are found by their names, so a stopped run goes on where it was; --overwrite does all again.
+Finished files are found by their names, so a stopped run goes on where it was; --overwrite does all again.
 """
 
 import argparse
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from PIL import Image
 from seg_id_tables import apply_table
+from seg_layouts import find_split
 from tqdm import tqdm
 
 from last_vit.atomic_file import atomic_file
@@ -26,13 +26,6 @@ Read = Callable[[Any], np.ndarray]  # what to read -> uint8 [H, W]
 _installed: list[Read] = []  # of a worker process
 
 
-class Conversion(NamedTuple):
-    """One file to make."""
-
-    source: Any
-    target: Path
-
-
 def add_conversion_flags(parser: argparse.ArgumentParser) -> None:
     """The flags that every converter has."""
     parser.add_argument("--num-workers", type=positive, default=4, help="processes, default 4")
@@ -41,57 +34,56 @@ def add_conversion_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def add_target_flags(parser: argparse.ArgumentParser) -> None:
-    """--output or --beside, one of them."""
+    """--split, and --output or --beside."""
+    parser.add_argument("--split", nargs="+", choices=("train", "val"), default=["val"], help="default val")
     group = parser.add_mutually_exclusive_group(required=True)
     group.add_argument("--output", type=Path, help="root to write to; the folders below are made")
     group.add_argument("--beside", action="store_true", help="write beside the source files, as mmsegmentation does")
 
 
-def convert(
-    conversions: Sequence[Conversion], read: Read, *, what: str, expected: int, args: argparse.Namespace
-) -> None:
+def target_folder(source: Path, below: str, args: argparse.Namespace) -> Path:
+    """Where to write what is read from `source`: there with --beside, else `below` in --output.
+
+    Raises:
+        ValueError: --output leads to the source or below it.
+    """
+    target = source if args.beside else args.output / below
+    if not args.beside and target.resolve().is_relative_to(source.resolve()):
+        raise ValueError(f"{target} is the folder of the source files: give another --output, or --beside to mean it")
+    return target
+
+
+def convert(sources: Mapping[Path, Any], read: Read, dataset: str, split: str, args: argparse.Namespace) -> None:
     """Make all files and print the counts.
 
     Args:
-        conversions: One per file, no target twice.
+        sources: Per file to make, what to read.
         read: Makes the labels; goes to each process once.
-        what: Names the set in messages, such as "COCO-Stuff val".
-        expected: Official number of files.
+        dataset: Key of the data set, for the official count.
+        split: Of the data set.
         args: With the flags of `add_conversion_flags`.
 
     Raises:
-        ValueError: Another number than expected without --any-count, a target twice, or as `read`.
+        ValueError: Another number than the official one without --any-count, or as `read`.
         OSError: A file that cannot be read or written, or a worker that died.
     """
-    official = f" (the official set has {expected})"
-    if len(conversions) != expected and not args.any_count:
+    what, official = f"{dataset} {split}", find_split(dataset, split)[1]
+    if len(sources) != official and not args.any_count:
         raise ValueError(
-            f"{what}: found {len(conversions)} files{official}: is a part missing? To convert these: --any-count"
+            f"{what}: found {len(sources)} files (the official set has {official}): is a part missing? To convert "
+            f"these: --any-count"
         )
-    targets = {conversion.target for conversion in conversions}
-    if len(targets) < len(conversions):
-        raise ValueError(f"{what}: {len(conversions)} files would be written to {len(targets)} names")
-    waiting = [each for each in conversions if args.overwrite or not each.target.is_file()]
+    waiting = [(source, target) for target, source in sources.items() if args.overwrite or not target.is_file()]
     for _ in tqdm(_run(waiting, read, args.num_workers), total=len(waiting), desc=what, unit=" files", disable=None):
         pass
-    lacking = [target for target in targets if not target.is_file()]
-    if lacking:
-        raise OSError(f"{what}: {len(lacking)} files were written but are not there, such as {min(lacking)}")
     print(
-        f"{what}: {len(conversions)} files found{official}, {len(targets)} converted: {len(waiting)} now, "
-        f"{len(conversions) - len(waiting)} before"
+        f"{what}: {len(sources)} files found (the official set has {official}), {len(sources)} converted: "
+        f"{len(waiting)} now, {len(sources) - len(waiting)} before"
     )
 
 
 def look_up(path: Path, table: np.ndarray) -> np.ndarray:
-    """A map of raw ids -> classes.
-
-    Args:
-        path: One-channel 8-bit PNG.
-        table: From seg_id_tables.py.
-
-    Returns:
-        uint8 [H, W].
+    """A one-channel PNG of raw ids -> classes, uint8 [H, W], by a table of seg_id_tables.py.
 
     Raises:
         OSError, ValueError: As `load_mask` and `apply_table`; the message names the file.
@@ -103,37 +95,16 @@ def look_up(path: Path, table: np.ndarray) -> np.ndarray:
         raise ValueError(f"{path}: {error}") from error
 
 
-def check_target(source: Path, target: Path, beside: bool) -> None:
-    """Refuse to write below the folder that is read, unless told to.
-
-    Raises:
-        ValueError: `target` is `source` or below it without --beside.
-    """
-    if not beside and target.resolve().is_relative_to(source.resolve()):
-        raise ValueError(f"{target} is the folder of the source files: give another --output, or --beside to mean it")
-
-
-def write_label(values: np.ndarray, target: Path) -> None:
-    """Write a grey PNG of 8 bits; the file is whole or not there.
-
-    Args:
-        values: uint8 [H, W].
-        target: Its folder is made when missing.
-    """
-    with atomic_file(target) as file:
-        Image.fromarray(values).save(file, format="PNG")
-
-
-def _run(conversions: Sequence[Conversion], read: Read, num_workers: int) -> Iterator[None]:
+def _run(waiting: list[tuple[Any, Path]], read: Read, num_workers: int) -> Iterator[None]:
     """Convert one after the other or in processes; the first error ends it."""
-    num_workers = min(num_workers, len(conversions))
+    num_workers = min(num_workers, len(waiting))
     if num_workers < 2:
-        yield from map(partial(_convert_one, read), conversions)
+        yield from map(partial(_convert_one, read), waiting)
         return
-    chunk = min(16, 1 + len(conversions) // (4 * num_workers))
+    chunk = min(16, 1 + len(waiting) // (4 * num_workers))
     try:
         with ProcessPoolExecutor(num_workers, get_context("spawn"), _install, (read,)) as executor:
-            yield from executor.map(_convert_installed, conversions, chunksize=chunk)
+            yield from executor.map(_convert_installed, waiting, chunksize=chunk)
     except BrokenProcessPool as error:
         raise OSError("a worker process died, perhaps for want of memory; try fewer --num-workers") from error
 
@@ -143,9 +114,12 @@ def _install(read: Read) -> None:
     _installed.append(read)
 
 
-def _convert_installed(conversion: Conversion) -> None:
-    _convert_one(_installed[-1], conversion)
+def _convert_installed(pair: tuple[Any, Path]) -> None:
+    _convert_one(_installed[-1], pair)
 
 
-def _convert_one(read: Read, conversion: Conversion) -> None:
-    write_label(read(conversion.source), conversion.target)
+def _convert_one(read: Read, pair: tuple[Any, Path]) -> None:
+    source, target = pair
+    labels = Image.fromarray(read(source))
+    with atomic_file(target) as file:
+        labels.save(file, format="PNG")

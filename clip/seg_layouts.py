@@ -15,69 +15,42 @@ one JSON file and need clip/convert_context59.py. Below a root the first of a la
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from pathlib import Path, PurePath
+from typing import NamedTuple
 
 import numpy as np
 from seg_id_tables import cityscapes_table, coco_object_table, coco_stuff_table
 
 from last_vit.data.image_files import IMAGE_SUFFIXES, list_files, pair_by_name
 
-CONVERTED_SUFFIXES = ("TrainIds.png",)
+
+class LabelSource(NamedTuple):
+    """One way in which labels lie; "{split}" in the folder stands for the layout's own word for a split."""
+
+    folder: str  # below the root
+    suffix: str = ".png"  # end of the files' names
+    table: Callable[[], np.ndarray] | None = None  # from their ids to classes; None where they hold classes
 
 
-@dataclass(frozen=True)
-class LabelSource:
-    """One way in which labels lie. `{split}` in the folder stands for the layout's own word for a split.
+class Layout(NamedTuple):
+    """Where one data set lies."""
 
-    Attributes:
-        folder: Below the root.
-        suffix: End of the files' names.
-        table: From their ids to classes; None where they hold classes.
-    """
-
-    folder: str
-    suffix: str = ".png"
-    table: Callable[[], np.ndarray] | None = None
-
-
-@dataclass(frozen=True)
-class Layout:
-    """Where one data set lies.
-
-    Attributes:
-        splits: Split -> (the layout's word for it, official number of images).
-        expected: What a root should hold and where it comes from, for error messages.
-        below: Folders below a root that may be the actual root; "" is the root.
-        images: Candidates for the folder of images; of a VOC folder the listing instead.
-        image_suffix: End of the images' names.
-        labels: In order of preference.
-        listing: ImageSets' folder of lists, for VOC folders.
-    """
-
-    splits: dict[str, tuple[str, int]]
-    expected: str
-    labels: tuple[LabelSource, ...]
-    below: tuple[str, ...] = ("",)
-    images: tuple[str, ...] = ()
+    splits: dict[str, tuple[str, int]]  # split -> (the layout's word for it, official number of images)
+    expected: str  # what a root should hold and where it comes from, for error messages
+    labels: tuple[LabelSource, ...]  # in order of preference
+    below: tuple[str, ...] = ("",)  # folders below a root that may be the actual root; "" is the root
+    images: tuple[str, ...] = ()  # candidates for the folder of images; of a VOC folder the listing instead
     image_suffix: str = ".jpg"
-    listing: str | None = None
+    listing: str | None = None  # ImageSets' folder of lists, for VOC folders
 
 
-@dataclass(frozen=True)
-class SegmentationFiles:
-    """The files of one split.
-
-    Attributes:
-        images, labels: One per image.
-        names: Paths of the images below their folder, without ending.
-        table: From the labels' ids to classes; None where they hold classes.
-    """
+class SegmentationFiles(NamedTuple):
+    """The files of one split."""
 
     images: list[Path]
     labels: list[Path]
-    names: list[str]
-    table: np.ndarray | None = field(default=None, repr=False)
+    names: list[str]  # paths of the images below their folder, without ending
+    table: np.ndarray | None = None  # from the labels' ids to classes; None where they hold classes
 
 
 _VOC = Layout(
@@ -157,12 +130,7 @@ def find_split(dataset: str, split: str) -> tuple[str, int]:
 
 
 def find_files(dataset: str, root: str | Path, split: str) -> SegmentationFiles:
-    """The images of a split and their labels.
-
-    Args:
-        dataset: A key of `LAYOUTS`.
-        root: The data set's folder, or the one above that its archive unpacks to.
-        split: One of the layout's.
+    """The images of a split and their labels; `root` is the data set's folder, or the one its archive unpacks to.
 
     Raises:
         FileNotFoundError: Wrong root, no images, or images without labels.
@@ -259,7 +227,7 @@ def _named(folder: Path, suffix: str) -> dict[PurePath, Path]:
     """Path below the folder without `suffix` -> file, sorted. Raw maps (".png") are not the converted ones beside."""
     found = {}
     for path in list_files(folder, (suffix.lower(),)):
-        if suffix == ".png" and path.name.endswith(CONVERTED_SUFFIXES):
+        if suffix == ".png" and path.name.endswith("TrainIds.png"):
             continue
         found[path.relative_to(folder).parent / path.name[: -len(suffix)]] = path
     return found

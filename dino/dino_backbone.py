@@ -2,7 +2,9 @@
 
 from typing import Any
 
+import timm
 import torch
+import torchvision
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
@@ -34,10 +36,11 @@ def build_backbone(
         backbone = build_dino_vit(name, patch_size, img_size, drop_path_rate)
         return backbone, backbone.embed_dim
     if name.startswith("xcit_"):
-        backbone = _build_xcit(name, drop_path_rate)
+        known = [model.removesuffix("_224") for model in timm.list_models("xcit_*_224")]
+        if name not in known:
+            raise ValueError(f"--arch {name!r} is none of timm's XCiT models: {', '.join(known)}")
+        backbone = timm.create_model(f"{name}_224", pretrained=False, num_classes=0, drop_path_rate=drop_path_rate)
         return backbone, backbone.num_features
-    import torchvision
-
     if name in torchvision.models.list_models(module=torchvision.models):
         backbone = torchvision.models.get_model(name, weights=None)
         if isinstance(getattr(backbone, "fc", None), nn.Linear):
@@ -81,25 +84,12 @@ def has_batch_norm(model: nn.Module) -> bool:
     return any(isinstance(module, _BatchNorm) for module in model.modules())
 
 
-def _build_xcit(name: str, drop_path_rate: float) -> nn.Module:
-    import timm
-
-    known = timm.list_models("xcit_*_224")
-    if f"{name}_224" not in known:
-        names = ", ".join(model.removesuffix("_224") for model in known)
-        raise ValueError(f"--arch {name!r} is none of timm's XCiT models: {names}")
-    return timm.create_model(f"{name}_224", pretrained=False, num_classes=0, drop_path_rate=drop_path_rate)
-
-
+@torch.no_grad()
 def _check_top_k(backbone: nn.Module, top_k: int, crop_sizes: tuple[int, ...]) -> None:
     """Compare K with the patches of every crop size, before training meets the first small crop."""
-    was_training = backbone.training
     backbone.eval()
-    with torch.no_grad():
-        counts = {
-            size: dense_forward(backbone, torch.zeros(1, 3, size, size)).patch_tokens.shape[1] for size in crop_sizes
-        }
-    backbone.train(was_training)
+    counts = {size: dense_forward(backbone, torch.zeros(1, 3, size, size)).patch_tokens.shape[1] for size in crop_sizes}
+    backbone.train()
     if top_k > min(counts.values()):
         sizes = ", ".join(f"{count} in a crop of {size} pixels" for size, count in counts.items())
         share = min(1.0, top_k / max(counts.values()))

@@ -15,13 +15,11 @@ from typing import Any
 
 from dino_backbone import has_batch_norm
 from dino_step import DinoStep
-from torch import Tensor
 
 from last_vit.checkpoint import check_finite, load_strict, read_checkpoint, save_checkpoint
+from last_vit.train_lib import with_own_options
 
 _DDP = "module."
-# What a run cannot go on with under another value, though every tensor would fit.
-_FIXED = ("optimizer",)
 
 
 def save_run(folder: Path, step: DinoStep, epoch: int, options: Mapping[str, Any], pooling: Mapping[str, Any]) -> None:
@@ -59,13 +57,7 @@ def save_run(folder: Path, step: DinoStep, epoch: int, options: Mapping[str, Any
 
 
 def resume_run(folder: Path, step: DinoStep, options: Mapping[str, Any], pooling: Mapping[str, Any]) -> int:
-    """Continue from `folder/checkpoint.pth`, ours or DINO's, if it is there.
-
-    Args:
-        folder: Of the run.
-        step: Changed in place.
-        options: As in `save_run`.
-        pooling: As in `save_run`.
+    """Continue from `folder/checkpoint.pth`, ours or DINO's, if it is there; arguments as in `save_run`.
 
     Returns:
         The epoch to start with; 0 without a checkpoint.
@@ -84,11 +76,12 @@ def resume_run(folder: Path, step: DinoStep, options: Mapping[str, Any], pooling
     _check_same_run(path, checkpoint, options, pooling)
     try:
         for network, name in ((step.student, "student"), (step.teacher, "teacher")):
-            load_strict(network, _without_ddp(checkpoint[name]))
+            load_strict(network, {key.removeprefix(_DDP): tensor for key, tensor in checkpoint[name].items()})
         load_strict(step.loss, checkpoint["dino_loss"])
-        _load_optimizer(step, checkpoint["optimizer"])
+        step.optimizer.load_state_dict(with_own_options(step.optimizer, checkpoint["optimizer"]))
     except ValueError as error:
-        raise ValueError(f"cannot resume from {path}: {error}") from error
+        flags = "resume with the run's own --arch, --out_dim, --norm_last_layer, ..."
+        raise ValueError(f"cannot resume from {path}: {error}; {flags}") from error
     if step.scaler is not None and "fp16_scaler" in checkpoint:
         step.scaler.load_state_dict(checkpoint["fp16_scaler"])
     return int(checkpoint["epoch"])
@@ -97,6 +90,7 @@ def resume_run(folder: Path, step: DinoStep, options: Mapping[str, Any], pooling
 def _check_same_run(
     path: Path, checkpoint: Mapping[str, Any], options: Mapping[str, Any], pooling: Mapping[str, Any]
 ) -> None:
+    """Refuse what a run cannot go on with under another value, though every tensor would fit."""
     read_out = {"pool": "cls"} if pooling["pool"] != "host" else {"pool": "host"}  # DINO's own, unrecorded
     recorded = checkpoint.get("pooling") or read_out
     # sigma, top_k and variant are None unless the pool is LaSt's
@@ -106,27 +100,9 @@ def _check_same_run(
             f"own --pooling, --top_k and --variant, or choose another --output_dir"
         )
     saved = checkpoint.get("args", {})
-    saved = saved if isinstance(saved, Mapping) else vars(saved)
-    for name in _FIXED:
-        if saved.get(name, options[name]) != options[name]:
-            raise ValueError(
-                f"{path} was trained with --{name} {saved[name]}, this run has --{name} {options[name]}: resume with "
-                f"the run's own, or choose another --output_dir"
-            )
-
-
-def _without_ddp(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    return {name.removeprefix(_DDP): tensor for name, tensor in weights.items()}
-
-
-def _load_optimizer(step: DinoStep, saved: Mapping[str, Any]) -> None:
-    """The optimizer's state with this run's own options, which torch would take from the file."""
-    own = step.optimizer.state_dict()["param_groups"]
-    if [len(group["params"]) for group in own] != [len(group["params"]) for group in saved["param_groups"]]:
-        counts = [[len(group["params"]) for group in groups] for groups in (saved["param_groups"], own)]
+    optimizer = (saved if isinstance(saved, Mapping) else vars(saved)).get("optimizer", options["optimizer"])
+    if optimizer != options["optimizer"]:
         raise ValueError(
-            f"its optimizer holds {counts[0]} tensors per group, this run trains {counts[1]}: --norm_last_layer, the "
-            f"head or the backbone differ"
+            f"{path} was trained with --optimizer {optimizer}, this run has --optimizer {options['optimizer']}: resume "
+            f"with the run's own, or choose another --output_dir"
         )
-    groups = [{**mine, "params": theirs["params"]} for mine, theirs in zip(own, saved["param_groups"], strict=True)]
-    step.optimizer.load_state_dict({"state": saved["state"], "param_groups": groups})

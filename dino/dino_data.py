@@ -1,26 +1,89 @@
-"""Images to train on: ImageNet's folders, any folder of images, or drawn ones. Labels are not used."""
+"""Images to train on, and DINO's multi-crop views of them: two large and several small ones, each distorted anew."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
+import torch
+from PIL import Image, ImageFilter
+from torch import Tensor
 from torch.utils.data import Dataset
+from torchvision import transforms
+from torchvision.transforms import InterpolationMode
 
 from last_vit.data.image_files import load_rgb
 from last_vit.data.imagenet_layout import find_split_folder, list_split
 from last_vit.data.synthetic import SyntheticObjects
+from last_vit.preprocessing import IMAGENET_MEAN, IMAGENET_STD
 
 SYNTHETIC = "synthetic"
 _NUM_SYNTHETIC = 1024
 
 
-class ImageFolder(Dataset):
-    """The images of a folder; a sample is {"image": transform(image)}.
+class MultiCropAugmentation:
+    """PIL RGB image -> list of views, float32 [3, side, side], ImageNet-normalised, the two global ones first.
+
+    Every view is a random resized crop (bicubic), flipped with probability 0.5, colour-jittered with 0.8 and turned
+    grey with 0.2; then the first global view is blurred, the second with probability 0.1 (and solarised with 0.2), a
+    local one with 0.5. All chance is drawn from torch's CPU generator.
 
     Args:
-        folder: Class folders of images, or images.
-        transform: Of a PIL RGB image.
+        global_crops_scale: Smallest and largest share of the image's area that a global crop takes.
+        local_crops_scale: The same for local crops.
+        local_crops_number: How many local views; 0 for none.
+        global_crop_size: Side in pixels.
+        local_crop_size: Side in pixels.
+    """
+
+    def __init__(
+        self,
+        global_crops_scale: Sequence[float],
+        local_crops_scale: Sequence[float],
+        local_crops_number: int,
+        global_crop_size: int = 224,
+        local_crop_size: int = 96,
+    ) -> None:
+        first = _view(global_crop_size, global_crops_scale, blur=1.0)
+        second = _view(global_crop_size, global_crops_scale, blur=0.1, solarize=0.2)
+        local = _view(local_crop_size, local_crops_scale, blur=0.5)
+        self.views = (first, second, *[local] * local_crops_number)
+
+    def __call__(self, image: Image.Image) -> list[Tensor]:
+        """The views of one image."""
+        return [view(image) for view in self.views]
+
+
+class RandomBlur:
+    """Gaussian blur, with a probability in [0, 1] and a radius drawn from [0.1, 2] pixels."""
+
+    def __init__(self, probability: float) -> None:
+        self.probability = probability
+
+    def __call__(self, image: Image.Image) -> Image.Image:
+        """A blurred copy, or the image itself."""
+        if torch.rand(()).item() >= self.probability:
+            return image
+        return image.filter(ImageFilter.GaussianBlur(0.1 + (2.0 - 0.1) * torch.rand(()).item()))
+
+
+def _view(side: int, scale: Sequence[float], blur: float, solarize: float = 0.0) -> Callable[[Image.Image], Tensor]:
+    jitter = transforms.ColorJitter(brightness=0.4, contrast=0.4, saturation=0.2, hue=0.1)
+    return transforms.Compose(
+        [
+            transforms.RandomResizedCrop(side, scale=tuple(scale), interpolation=InterpolationMode.BICUBIC),
+            transforms.RandomHorizontalFlip(p=0.5),
+            transforms.RandomApply([jitter], p=0.8),
+            transforms.RandomGrayscale(p=0.2),
+            RandomBlur(blur),
+            *([transforms.RandomSolarize(128, p=solarize)] if solarize else []),
+            transforms.ToTensor(),
+            transforms.Normalize(IMAGENET_MEAN, IMAGENET_STD),
+        ]
+    )
+
+
+class ImageFolder(Dataset):
+    """The images of a folder, as {"image": transform(image)}; labels are not used.
 
     Raises:
         FileNotFoundError: No image there.
@@ -45,9 +108,6 @@ def open_training_images(data_path: str, transform: Callable[[Image.Image], Any]
         data_path: ImageNet's `train` folder or the folder above it, any other folder of images (in class folders or
             flat), or "synthetic": 1,024 images drawn by `last_vit.data.synthetic`.
         transform: Of a PIL RGB image.
-
-    Returns:
-        Data set whose samples are dicts with "image".
 
     Raises:
         FileNotFoundError: No such folder, or no image in it; the message says what was expected.

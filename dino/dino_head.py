@@ -1,4 +1,7 @@
-"""DINO's projection head: an MLP to a bottleneck, L2 normalisation, and a weight-normed layer to the prototypes."""
+"""DINO's student and teacher: a backbone over crops of several sizes, and the projection head to the prototypes."""
+
+from collections.abc import Sequence
+from itertools import groupby
 
 import torch
 from torch import Tensor, nn
@@ -64,3 +67,29 @@ class DinoHead(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """[B, in_dim] tokens -> [B, out_dim] logits."""
         return self.last_layer(F.normalize(self.mlp(x), dim=-1))
+
+
+class MultiCrop(nn.Module):
+    """Student or teacher; the names `backbone.*` and `head.*` are those of DINO's checkpoints.
+
+    Args:
+        backbone: Images [B, 3, H, W] -> tokens [B, D].
+        head: Tokens [B, D] -> logits [B, C].
+    """
+
+    def __init__(self, backbone: nn.Module, head: nn.Module) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.head = head
+
+    def forward(self, crops: Sequence[Tensor]) -> Tensor:
+        """Logits of all crops, with one backbone pass per size and one head pass for all.
+
+        Args:
+            crops: Each [B, 3, h, w]; neighbours of one size go through the backbone together.
+
+        Returns:
+            [len(crops) * B, C]: all images of the first crop, then of the second, ...
+        """
+        groups = (torch.cat(list(same_size)) for _, same_size in groupby(crops, key=lambda crop: crop.shape[2:]))
+        return self.head(torch.cat([self.backbone(group) for group in groups]))

@@ -1,8 +1,7 @@
 """DINO's loss: cross-entropy between the teacher's centred, sharpened view and every other view of the student.
 
-The cross-entropy of q (the teacher's distribution) and softmax(s) is `logsumexp(s) - <q, s>`, for q sums to 1. So all
-pairs of views cost one `logsumexp` per student view and one batched product, where writing them down pair by pair
-costs a pass over [B, C] for each of the 18 pairs of DINO's 2 + 8 views.
+The cross-entropy of q (the teacher's distribution) and softmax(s) is `logsumexp(s) - <q, s>`, for q sums to 1: one
+batched product for all pairs of views, in place of a pass over [B, C] for each.
 
 Letters: B images, V views, C prototypes (out_dim).
 """
@@ -56,9 +55,6 @@ class DinoLoss(nn.Module):
             student_logits: [V * B, C], all images of view 0, then of view 1, ...
             teacher_logits: [2 * B, C], of the global views.
             teacher_temp: Divides the teacher's centred logits.
-
-        Returns:
-            The loss, which carries the student's gradient, and its parts.
         """
         with torch.autocast(student_logits.device.type, enabled=False):
             student = student_logits.float().unflatten(0, (self.num_views, -1)) / self.student_temp

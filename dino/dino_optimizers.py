@@ -1,4 +1,4 @@
-"""What DINO does between backward and the next forward: clip each gradient, step, move the teacher.
+"""What DINO does between backward and the next forward: clip each gradient, step by the schedules, move the teacher.
 
 The loops over parameters run as torch's foreach operations, a few calls for the whole network; on a GPU nothing here
 waits for a value.
@@ -6,9 +6,43 @@ waits for a value.
 
 from collections.abc import Iterable
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.optim import SGD, AdamW, Optimizer
+
+
+def cosine_schedule(
+    base: float, final: float, epochs: int, iterations_per_epoch: int, warmup_epochs: int = 0
+) -> np.ndarray:
+    """Linear rise from 0 to `base` in the warm-up, whose last iteration has `base`, then half a cosine to `final`.
+
+    Returns:
+        float64 [epochs * iterations_per_epoch].
+
+    Raises:
+        ValueError: A longer warm-up than the training.
+    """
+    _check_warmup(warmup_epochs, epochs)
+    warmup = np.linspace(0, base, warmup_epochs * iterations_per_epoch)
+    remaining = (epochs - warmup_epochs) * iterations_per_epoch
+    angle = np.pi * np.arange(remaining) / max(1, remaining)
+    return np.concatenate((warmup, final + 0.5 * (base - final) * (1 + np.cos(angle))))
+
+
+def temperature_schedule(warmup_temp: float, temp: float, warmup_epochs: int, epochs: int) -> np.ndarray:
+    """The teacher's temperature: linear from `warmup_temp` to `temp`, then constant; float64 [epochs].
+
+    Raises:
+        ValueError: A longer warm-up than the training.
+    """
+    _check_warmup(warmup_epochs, epochs)
+    return np.concatenate((np.linspace(warmup_temp, temp, warmup_epochs), np.full(epochs - warmup_epochs, temp)))
+
+
+def _check_warmup(warmup_epochs: int, epochs: int) -> None:
+    if not 0 <= warmup_epochs <= epochs:
+        raise ValueError(f"the warm-up must be in [0, {epochs}] (the number of epochs), got {warmup_epochs} epochs")
 
 
 def parameter_groups(model: nn.Module) -> list[dict]:
@@ -25,11 +59,7 @@ def parameter_groups(model: nn.Module) -> list[dict]:
 
 
 def build_optimizer(name: str, groups: list[dict]) -> Optimizer:
-    """DINO's optimizer by its flag; learning rate and weight decay are set by the schedules before every step.
-
-    Args:
-        name: "adamw", "sgd" (momentum 0.9) or "lars".
-        groups: From `parameter_groups`.
+    """DINO's "adamw", "sgd" (momentum 0.9) or "lars"; the schedules set learning rate and weight decay before a step.
 
     Raises:
         ValueError: Unknown name.
@@ -46,14 +76,7 @@ def build_optimizer(name: str, groups: list[dict]) -> Optimizer:
 class Lars(Optimizer):
     """SGD with momentum whose step is scaled per tensor by its norm (You et al., arXiv 1708.03888), as DINO has it.
 
-    Tensors of one dimension get neither weight decay nor scaling.
-
-    Args:
-        params: Parameters or groups.
-        lr: Learning rate.
-        weight_decay: Added to the gradient.
-        momentum: Of the scaled gradients.
-        eta: Trust coefficient.
+    Tensors of one dimension get neither weight decay nor scaling. `eta` is the trust coefficient.
     """
 
     def __init__(
@@ -86,12 +109,7 @@ class Lars(Optimizer):
 
 @torch.no_grad()
 def clip_each_gradient(parameters: Iterable[Tensor], max_norm: float) -> None:
-    """Scale every gradient tensor on its own to an L2 norm of at most `max_norm` (not the whole gradient's norm).
-
-    Args:
-        parameters: Those without gradient are passed over.
-        max_norm: Positive.
-    """
+    """Scale every gradient tensor on its own to an L2 norm of at most `max_norm` (not the whole gradient's norm)."""
     gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
     if not gradients:
         return
@@ -114,11 +132,6 @@ def drop_last_layer_gradients(model: nn.Module) -> None:
 def move_teacher(teacher: nn.Module, student: nn.Module, momentum: float) -> None:
     """Exponential moving average: teacher = momentum * teacher + (1 - momentum) * student, for every parameter.
 
-    Buffers (batch norm's statistics) are the teacher's own.
-
-    Args:
-        teacher: Same architecture as the student.
-        student: Bare, not its DDP wrapper.
-        momentum: In [0, 1].
+    The teacher's buffers (batch norm's statistics) are its own; the student is bare, not its DDP wrapper.
     """
     torch._foreach_lerp_(list(teacher.parameters()), list(student.parameters()), 1.0 - momentum)

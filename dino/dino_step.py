@@ -3,25 +3,22 @@
 import math
 from collections import ChainMap
 from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import numpy as np
 import torch
+from dino_head import MultiCrop
 from dino_loss import NUM_TEACHER_VIEWS, DinoLoss
 from dino_optimizers import clip_each_gradient, drop_last_layer_gradients, move_teacher
-from multi_crop import MultiCrop
-from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
+from torch import Tensor
 
 from last_vit.runtime import all_reduce_sum, rank, world_size
-from last_vit.train_lib import LateScalars
+from last_vit.train_lib import LateScalars, average_gradients, micro_batches, require_finite, seed_step
 
 
 @dataclass(frozen=True)
 class Schedules:
-    """Values by iteration (temperature: by epoch); see dino_schedules.py."""
+    """Values by iteration (temperature: by epoch); see dino_optimizers.py."""
 
     lr: np.ndarray
     weight_decay: np.ndarray
@@ -32,11 +29,8 @@ class Schedules:
 class DinoStep:
     """Everything that one step needs and changes; call it with a batch.
 
-    Order and augmentation of the data depend on (seed, position) and the step's own randomness (drop path) on (seed,
-    iteration, process), so a checkpoint needs no random state.
-
-    Nothing in a step waits for the device, which computes while Python starts the next one: a loss that is not finite
-    is found one step later, or by `check`, which must be called before anything is saved.
+    It repeats bit by bit, and is looked at one step late, as `last_vit.train_lib` says; `check` must be called before
+    anything is saved.
 
     Args:
         student: Trained by `optimizer`; gradients are averaged over processes.
@@ -48,7 +42,7 @@ class DinoStep:
         freeze_last_layer: Epochs in which the last layer stays as it is.
         dtype: torch.float16 or bfloat16 for autocast, float32 for none. float16 scales the loss.
         accumulation_steps: Parts that a batch is split into.
-        seed: See above.
+        seed: Of what the steps draw.
     """
 
     def __init__(
@@ -75,10 +69,8 @@ class DinoStep:
         self.accumulation_steps = accumulation_steps
         self.seed = seed
         self.scaler = torch.amp.GradScaler(enabled=True) if dtype == torch.float16 else None
-        self._last: _StepLog | None = None
-        self._shared: nn.Module = student
-        if world_size() > 1:
-            self._shared = DistributedDataParallel(student, broadcast_buffers=False, gradient_as_bucket_view=True)
+        self._last: tuple[str, LateScalars, LateScalars] | None = None
+        self._shared = average_gradients(student)
 
     def __call__(self, crops: Sequence[Tensor], epoch: int, iteration: int) -> Mapping[str, float]:
         """One optimizer step.
@@ -96,7 +88,7 @@ class DinoStep:
         Raises:
             FloatingPointError: As `check`, for the step before.
         """
-        torch.manual_seed((self.seed * 1_000_003 + iteration) * 4096 + rank())
+        seed_step(self.seed, iteration)
         lr, weight_decay = float(self.schedules.lr[iteration]), float(self.schedules.weight_decay[iteration])
         for group in self.optimizer.param_groups:
             group["lr"] = lr
@@ -106,7 +98,7 @@ class DinoStep:
         self._update(epoch, iteration)
         self.loss.update_center(teacher_sum, NUM_TEACHER_VIEWS * len(crops[0]))
         self.check()
-        self._last = _StepLog(epoch, iteration, losses, sums)
+        self._last = f"at epoch {epoch}, iteration {iteration}", losses, sums
         return ChainMap({"lr": lr, "wd": weight_decay}, losses)
 
     def check(self) -> None:
@@ -115,8 +107,18 @@ class DinoStep:
         Raises:
             FloatingPointError: It is not finite; weights and centre are lost, files are not.
         """
-        if self._last is not None and not math.isfinite(self._last.losses["loss"]):
-            raise FloatingPointError(_describe(self._last))
+        if self._last is None:
+            return
+        where, losses, sums = self._last
+        if not math.isfinite(losses["loss"]):
+            faulty = [name for name, value in sums.items() if not math.isfinite(value)]
+            where += f"; not finite in process {rank()}: {', '.join(faulty) or 'none of its logits'}"
+        require_finite(
+            losses,
+            where,
+            "the last checkpoint is good: run again to resume from it, with --bf16 true or --use_fp16 false, a lower "
+            "--lr or a smaller --clip_grad",
+        )
 
     def _backward(self, crops: Sequence[Tensor], epoch: int) -> tuple[LateScalars, LateScalars, Tensor]:
         """Gradients of the batch's mean loss.
@@ -126,21 +128,17 @@ class DinoStep:
             finite if one value is not; and the sum of the teacher's logits, [1, C].
         """
         temp = float(self.schedules.teacher_temp[epoch])
-        device, batch = crops[0].device, len(crops[0])
-        parts = list(zip(*(crop.chunk(self.accumulation_steps) for crop in crops), strict=True))
+        device = crops[0].device
         totals, teacher_sum = torch.zeros(3, device=device), torch.zeros_like(self.loss.center)
         student_sum = torch.zeros((), device=device)
-        for i, part in enumerate(parts):
-            is_ddp, is_last = self._shared is not self.student, i + 1 == len(parts)
-            with self._shared.no_sync() if is_ddp and not is_last else nullcontext():
-                with torch.autocast(device.type, self.dtype, enabled=self.dtype != torch.float32):
-                    with torch.no_grad():
-                        teacher_logits = self.teacher(part[:NUM_TEACHER_VIEWS])
-                    student_logits = self._shared(part)
-                terms = self.loss(student_logits, teacher_logits, temp)
-                share = len(part[0]) / batch
-                scaled = terms.loss * share
-                (scaled if self.scaler is None else self.scaler.scale(scaled)).backward()
+        for part, share in micro_batches(self._shared, self.accumulation_steps, crops):
+            with torch.autocast(device.type, self.dtype, enabled=self.dtype != torch.float32):
+                with torch.no_grad():
+                    teacher_logits = self.teacher(part[:NUM_TEACHER_VIEWS])
+                student_logits = self._shared(part)
+            terms = self.loss(student_logits, teacher_logits, temp)
+            scaled = terms.loss * share
+            (scaled if self.scaler is None else self.scaler.scale(scaled)).backward()
             local = terms.global_pairs if terms.local_pairs is None else terms.local_pairs
             totals += torch.stack((terms.loss.detach(), terms.global_pairs, local)) * share
             teacher_sum += teacher_logits.float().sum(dim=0, keepdim=True)
@@ -164,23 +162,3 @@ class DinoStep:
             self.scaler.step(self.optimizer)
             self.scaler.update()
         move_teacher(self.teacher, self.student, float(self.schedules.teacher_momentum[iteration]))
-
-
-class _StepLog(NamedTuple):
-    """What `DinoStep.check` needs to know of a step."""
-
-    epoch: int
-    iteration: int
-    losses: LateScalars
-    sums: LateScalars
-
-
-def _describe(log: _StepLog) -> str:
-    """What went wrong, with what is known about where."""
-    faulty = [name for name, value in log.sums.items() if not math.isfinite(value)]
-    return (
-        f"the loss is {log.losses['loss']} at epoch {log.epoch}, iteration {log.iteration} "
-        f"({', '.join(f'{name} {value:.4g}' for name, value in log.losses.items() if name != 'loss')}); not finite in "
-        f"process {rank()}: {', '.join(faulty) or 'none of its logits'}. The last checkpoint is good: run again to "
-        f"resume from it, with --bf16 true or --use_fp16 false, a lower --lr or a smaller --clip_grad"
-    )

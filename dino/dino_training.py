@@ -11,23 +11,22 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from dino_augmentation import MultiCropAugmentation
 from dino_backbone import attach_pooling, build_backbone, has_batch_norm
 from dino_checkpoint import resume_run, save_run
-from dino_data import open_training_images
-from dino_head import DinoHead
+from dino_data import MultiCropAugmentation, open_training_images
+from dino_head import DinoHead, MultiCrop
 from dino_loss import NUM_TEACHER_VIEWS, DinoLoss
-from dino_optimizers import build_optimizer, parameter_groups
+from dino_optimizers import build_optimizer, cosine_schedule, parameter_groups, temperature_schedule
 from dino_options import check_options, crop_sizes
-from dino_schedules import cosine_schedule, temperature_schedule
 from dino_step import DinoStep, Schedules
-from multi_crop import MultiCrop
 from torch import nn
 from torch.utils.data import DataLoader
 
+import last_vit
 from last_vit.atomic_file import atomic_file
 from last_vit.data.loaders import build_train_loader
-from last_vit.runtime import get_logger, is_main_process, process_group, seed_everything, select_device, world_size
+from last_vit.runtime import get_logger, is_main_process, process_group, seed_everything, world_size
+from last_vit.train_lib import check_same_start
 
 _LOG_PERIOD = 10  # iterations per log line, as in DINO
 logger = get_logger("dino")
@@ -36,15 +35,14 @@ logger = get_logger("dino")
 def train(args: argparse.Namespace) -> None:
     """Train what main_dino.py's flags describe, from the start or from `output_dir/checkpoint.pth`.
 
-    Args:
-        args: From `dino_options.parse_options`.
-
     Raises:
         ValueError: Flags, data, checkpoint and network that do not belong together.
         FileNotFoundError: No data.
         FloatingPointError: The loss or a weight is not finite; the last checkpoint is good.
     """
     check_options(args)
+    if args.fused_pool:
+        last_vit.use_fused_pool(True)
     with joined_processes(args.dist_url) as device:
         get_logger("dino")  # now that the rank is known
         seed_everything(args.seed)
@@ -54,7 +52,7 @@ def train(args: argparse.Namespace) -> None:
         folder = Path(args.output_dir)
         folder.mkdir(parents=True, exist_ok=True)
         start_epoch = resume_run(folder, step, vars(args), pooling)
-        _check_same_start(start_epoch, folder)
+        check_same_start(start_epoch, folder)
         if start_epoch:
             logger.info("Resuming from %s after %d epochs", folder / "checkpoint.pth", start_epoch)
         loader.batch_sampler.start_iteration = start_epoch * epoch_length
@@ -70,12 +68,7 @@ def train(args: argparse.Namespace) -> None:
 
 
 def build_step(args: argparse.Namespace, epoch_length: int, device: torch.device) -> tuple[DinoStep, dict[str, Any]]:
-    """Student, teacher, loss, optimizer and schedules from the flags.
-
-    Args:
-        args: Checked flags.
-        epoch_length: Iterations per epoch.
-        device: Where the networks go.
+    """Student, teacher, loss, optimizer and schedules from the checked flags, for `epoch_length` iterations per epoch.
 
     Returns:
         The step, and the pooling as checkpoints record it.
@@ -92,9 +85,9 @@ def build_step(args: argparse.Namespace, epoch_length: int, device: torch.device
     if args.compile:
         for network in networks:
             network.backbone.compile(dynamic=False)  # a graph per crop size
-    global_batch = args.batch_size_per_gpu * world_size()
+    lr = args.lr * args.batch_size_per_gpu * world_size() / 256
     schedules = Schedules(
-        lr=cosine_schedule(args.lr * global_batch / 256, args.min_lr, args.epochs, epoch_length, args.warmup_epochs),
+        lr=cosine_schedule(lr, args.min_lr, args.epochs, epoch_length, args.warmup_epochs),
         weight_decay=cosine_schedule(args.weight_decay, args.weight_decay_end, args.epochs, epoch_length),
         teacher_momentum=cosine_schedule(args.momentum_teacher, 1.0, args.epochs, epoch_length),
         teacher_temp=temperature_schedule(
@@ -114,10 +107,9 @@ def build_step(args: argparse.Namespace, epoch_length: int, device: torch.device
     )
     num_parameters = sum(parameter.numel() for parameter in networks[0].backbone.parameters())
     logger.info(
-        "%s, %.1fM parameters, pooling %s; %d processes x %d images on %s, %s, %d iterations per epoch",
-        args.arch, num_parameters / 1e6, pooling, world_size(), args.batch_size_per_gpu, device, step.dtype,
-        epoch_length,
-    )  # fmt: skip
+        f"{args.arch}, {num_parameters / 1e6:.1f}M parameters, pooling {pooling}; {world_size()} processes x "
+        f"{args.batch_size_per_gpu} images on {device}, {step.dtype}, {epoch_length} iterations per epoch"
+    )
     return step, pooling
 
 
@@ -128,21 +120,19 @@ def joined_processes(dist_url: str) -> Iterator[torch.device]:
     Args:
         dist_url: Where processes meet when another launcher than torchrun started them: env://, tcp:// or file://.
     """
-    launched = "RANK" in os.environ and "WORLD_SIZE" in os.environ and not dist.is_torchelastic_launched()
-    if not launched:
-        with process_group() as device:
-            yield device
-        return
-    device = select_device()
-    if device.type == "cuda":
-        torch.cuda.set_device(device)
-    backend = "nccl" if device.type == "cuda" else "gloo"
-    process, processes = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
-    dist.init_process_group(backend, init_method=dist_url, rank=process, world_size=processes)
+    other_launcher = {"RANK", "WORLD_SIZE"} <= os.environ.keys() and not dist.is_torchelastic_launched()
+    if other_launcher:
+        process, processes = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+        backend = "nccl" if torch.cuda.is_available() else "gloo"
+        dist.init_process_group(backend, init_method=dist_url, rank=process, world_size=processes)
     try:
-        yield device
+        with process_group() as device:
+            if device.type == "cuda":
+                torch.cuda.set_device(device)
+            yield device
     finally:
-        dist.destroy_process_group()
+        if other_launcher:
+            dist.destroy_process_group()
 
 
 def _build_network(args: argparse.Namespace, drop_path_rate: float) -> tuple[MultiCrop, dict[str, Any]]:
@@ -187,39 +177,26 @@ def _train_epoch(
     A step's losses are read when the next step has been started, so that the device never waits for the log.
     """
     totals: dict[str, float] = {}
-    started = shown = time.perf_counter()
-    images, images_shown = 0, 0
-
-    def read(i: int, stats: Mapping[str, float], num_images: int) -> None:
-        nonlocal images, shown, images_shown
-        images += num_images
-        for name, value in stats.items():
+    started, images = time.perf_counter(), 0
+    before: Mapping[str, float] = {}
+    for i in range(length + 1):
+        stats: Mapping[str, float] = {}
+        if i < length:
+            crops = [crop.to(device, non_blocking=True) for crop in next(batches)["image"]]
+            stats = step(crops, epoch, epoch * length + i)
+            images += len(crops[0]) * world_size()
+        else:
+            step.check()
+        for name, value in before.items():
             totals[name] = totals.get(name, 0.0) + value
-        if (i + 1) % _LOG_PERIOD == 0 or i + 1 == length:
-            now = time.perf_counter()
-            values = "  ".join(f"{name} {value:.4g}" for name, value in stats.items())
-            speed, left = (images - images_shown) / (now - shown), (now - started) / (i + 1) * (length - i - 1)
+        if before and (i % _LOG_PERIOD == 0 or i == length):
+            values = "  ".join(f"{name} {value:.4g}" for name, value in before.items())
+            seconds = time.perf_counter() - started
             logger.info(
-                "epoch %d/%d  iter %d/%d  %s  %.1f img/s  %d s left",
-                epoch + 1,
-                epochs,
-                i + 1,
-                length,
-                values,
-                speed,
-                left,
+                f"epoch {epoch + 1}/{epochs}  iter {i}/{length}  {values}  {images / seconds:.1f} img/s  "
+                f"{seconds / i * (length - i):.0f} s left"
             )
-            shown, images_shown = now, images
-
-    before: tuple[int, Mapping[str, float], int] | None = None
-    for i in range(length):
-        crops = [crop.to(device, non_blocking=True) for crop in next(batches)["image"]]
-        stats = step(crops, epoch, epoch * length + i)
-        if before is not None:
-            read(*before)
-        before = i, stats, len(crops[0]) * world_size()
-    step.check()
-    read(*before)
+        before = stats
     means = {f"train_{name}": total / length for name, total in totals.items()}
     return {**means, "images_per_second": images / (time.perf_counter() - started)}
 
@@ -235,11 +212,3 @@ def _forget_epochs_from(log: Path, start_epoch: int) -> None:
                 kept.append(line + "\n")
     with atomic_file(log) as file:
         file.write("".join(kept).encode())
-
-
-def _check_same_start(start_epoch: int, folder: Path) -> None:
-    starts = [start_epoch] * world_size()
-    if world_size() > 1:
-        dist.all_gather_object(starts, start_epoch)
-    if len(set(starts)) > 1:
-        raise ValueError(f"the processes would start at epochs {starts}: every machine must see the same {folder}")

@@ -10,29 +10,24 @@ A run is continued from `checkpoint.pth` in its --output_dir, also one that DINO
 for order and augmentation of the data are a function of (seed, position). Without a GPU it trains in float32.
 """
 
-import sys
+import argparse
 from collections.abc import Sequence
 
-from dino_options import parse_options
+from dino_options import build_parser
+
+from last_vit.command_line import run_command_line
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+def main(argv: Sequence[str] | None = None) -> None:
     """Parse and train; a user's error, or a loss that is not finite, is one message and exit status 2."""
-    args = parse_options(__doc__, argv)
-    try:
-        from dino_training import train
+    run_command_line(build_parser("main_dino.py", __doc__), _run, argv)
 
-        train(args)
-    except ImportError as error:
-        print(f"main_dino.py: error: {error}; run make setup, or pip install -r requirements.txt", file=sys.stderr)
-        return 2
-    except (ValueError, OSError, FloatingPointError) as error:
-        from last_vit.runtime import error_text
 
-        print(f"main_dino.py: error: {error_text(error)}", file=sys.stderr)
-        return 2
-    return 0
+def _run(args: argparse.Namespace) -> None:
+    from dino_training import train
+
+    train(args)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -18,24 +18,27 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from dino_options import build_parser
+from dino_options import build_parser, check_options
 
-_CPUS_PER_TASK = 10
-_MEM_GB_PER_GPU = 40
-_SECONDS_BEFORE_LIMIT = 120
+from last_vit.command_line import run_command_line
+
+try:
+    import submitit
+except ImportError:  # not needed for --help; `_run` says so
+    submitit = None
+
+_SCRIPT = Path(__file__).resolve().with_name("main_dino.py")
 
 
 class Training:
     """The job: each of its tasks runs main_dino.py with the same flags, told its rank by submitit.
 
     Args:
-        script: Path of main_dino.py.
-        words: Its command line, without --dist_url.
+        words: main_dino.py's command line, without --output_dir and --dist_url.
         output_dir: Folder of the run; may hold "%j".
     """
 
-    def __init__(self, script: str, words: list[str], output_dir: str) -> None:
-        self.script = script
+    def __init__(self, words: list[str], output_dir: str) -> None:
         self.words = words
         self.output_dir = output_dir
         self.meeting = uuid.uuid4().hex
@@ -46,13 +49,11 @@ class Training:
         Raises:
             RuntimeError: main_dino.py failed; its message is in the job's log.
         """
-        import submitit
-
         job = submitit.JobEnvironment()
         folder = Path(self.output_dir.replace("%j", str(job.job_id))).resolve()
         folder.mkdir(parents=True, exist_ok=True)
         meeting = folder / f".{self.meeting}_init"
-        words = [sys.executable, self.script, *self.words]
+        words = [sys.executable, str(_SCRIPT), *self.words]
         words += ["--output_dir", str(folder), "--dist_url", f"file://{meeting}"]
         ranks = {"RANK": job.global_rank, "WORLD_SIZE": job.num_tasks, "LOCAL_RANK": job.local_rank}
         environment = {**os.environ, **{name: str(value) for name, value in ranks.items()}}
@@ -64,28 +65,27 @@ class Training:
 
     def checkpoint(self) -> Any:
         """What submitit queues when Slurm stops the job: the same training, meeting elsewhere."""
-        import submitit
-
-        return submitit.helpers.DelayedSubmission(Training(self.script, self.words, self.output_dir))
+        return submitit.helpers.DelayedSubmission(Training(self.words, self.output_dir))
 
 
-def parse_command(argv: Sequence[str] | None) -> tuple[argparse.Namespace, list[str]]:
-    """The flags of job and training, and the words of the command line that are main_dino.py's."""
-    parser = build_parser(__doc__)
+def job_parser(main_flags: bool = True) -> argparse.ArgumentParser:
+    """The flags of job and training, or without `main_flags` those that main_dino.py is not to get as they are."""
+    if main_flags:
+        parser = build_parser("run_with_submitit.py", __doc__)
+    else:
+        parser = argparse.ArgumentParser(add_help=False)
+        for flag in ("--output_dir", "--dist_url"):
+            parser.add_argument(flag)
     parser.allow_abbrev = False  # an abbreviated flag of the job would be handed on to main_dino.py
-    own = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    for target in (parser.add_argument_group("job"), own):
-        add = target.add_argument
-        add("--ngpus", type=int, default=8, help="GPUs, and so tasks, per node; default 8")
-        add("--nodes", type=int, default=2, help="default 2")
-        add("--timeout", type=int, default=2800, help="limit of the job in minutes; default 2800")
-        add("--partition", help="default: the cluster's own")
-        add("--use_volta32", action="store_true", help="ask for nodes with the feature volta32gb")
-        add("--comment", default="", help="for the scheduler")
-        add("--cluster", choices=("slurm", "local"), default="slurm", help="local: tasks on this machine, to try out")
-    args = parser.parse_args(argv)
-    words = own.parse_known_args(argv)[1]
-    return args, _without(words, ("--output_dir", "--dist_url"))
+    add = parser.add_argument_group("job").add_argument
+    add("--ngpus", type=int, default=8, help="GPUs, and so tasks, per node; default 8")
+    add("--nodes", type=int, default=2, help="default 2")
+    add("--timeout", type=int, default=2800, help="limit of the job in minutes; default 2800")
+    add("--partition", help="default: the cluster's own")
+    add("--use_volta32", action="store_true", help="ask for nodes with the feature volta32gb")
+    add("--comment", default="", help="for the scheduler")
+    add("--cluster", choices=("slurm", "local"), default="slurm", help="local: tasks on this machine, to try out")
+    return parser
 
 
 def job_parameters(args: argparse.Namespace) -> dict[str, Any]:
@@ -100,9 +100,9 @@ def job_parameters(args: argparse.Namespace) -> dict[str, Any]:
         return parameters
     parameters |= {
         "gpus_per_node": args.ngpus,
-        "cpus_per_task": _CPUS_PER_TASK,
-        "mem_gb": _MEM_GB_PER_GPU * args.ngpus,
-        "slurm_signal_delay_s": _SECONDS_BEFORE_LIMIT,
+        "cpus_per_task": 10,
+        "mem_gb": 40 * args.ngpus,
+        "slurm_signal_delay_s": 120,
     }
     optional = {
         "slurm_partition": args.partition,
@@ -112,57 +112,25 @@ def job_parameters(args: argparse.Namespace) -> dict[str, Any]:
     return parameters | {name: value for name, value in optional.items() if value}
 
 
-def submit(argv: Sequence[str] | None = None) -> Any:
-    """Send the job.
+def main(argv: Sequence[str] | None = None) -> None:
+    """Submit and say where the logs go; a local job is waited for."""
+    words = job_parser(main_flags=False).parse_known_args(argv)[1]
+    run_command_line(job_parser(), lambda args: _run(args, words), argv)
 
-    Returns:
-        submitit's job.
 
-    Raises:
-        ImportError: submitit is not installed.
-        ValueError: A flag's value; no Slurm on this machine.
-    """
-    args, words = parse_command(argv)
-    try:
-        import submitit
-    except ImportError as error:
-        raise ImportError("run_with_submitit.py needs submitit: pip install submitit") from error
-    from dino_options import check_options
-
+def _run(args: argparse.Namespace, words: list[str]) -> None:
+    if submitit is None:
+        raise ImportError("run_with_submitit.py needs submitit: pip install submitit")
     check_options(args)
     try:
         executor = submitit.AutoExecutor(folder=args.output_dir, cluster=args.cluster)
     except RuntimeError as error:
         raise ValueError(f"{error}: submit from a machine with Slurm's sbatch, or try --cluster local") from error
     executor.update_parameters(**job_parameters(args))
-    script = str(Path(__file__).resolve().with_name("main_dino.py"))
-    return executor.submit(Training(script, words, args.output_dir))
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """Submit and say where the logs go; a local job is waited for."""
-    try:
-        job = submit(argv)
-    except (ImportError, ValueError, OSError) as error:
-        print(f"run_with_submitit.py: error: {error}", file=sys.stderr)
-        return 2
+    job = executor.submit(Training(words, args.output_dir))
     print(f"job {job.job_id}; logs and checkpoints in {job.paths.folder}")
-    if type(job).__name__ == "LocalJob":
+    if args.cluster == "local":
         job.results()
-    return 0
-
-
-def _without(words: list[str], flags: tuple[str, ...]) -> list[str]:
-    """Words without these flags and their values."""
-    kept, skip = [], False
-    for word in words:
-        if skip:
-            skip = False
-        elif word in flags:
-            skip = True
-        elif not word.startswith(tuple(f"{flag}=" for flag in flags)):
-            kept.append(word)
-    return kept
 
 
 def _ignore_preemption() -> None:
@@ -172,4 +140,4 @@ def _ignore_preemption() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -1,11 +1,76 @@
-"""DINO's loss: golden values with the centre, the pairs written out in float64, gradients, dtypes."""
+"""DINO's head and loss: golden values with the centre, key names, the pairs written out in float64, gradients."""
 
 import pytest
 import torch
+from dino_head import DinoHead, WeightNormedLinear
 from dino_loss import DinoLoss
-from dino_parts import golden
-from dino_schedules import temperature_schedule
+from dino_optimizers import temperature_schedule
+from dino_parts import golden, tiny_network
+from torch import nn
 from torch.nn import functional as F
+
+
+def test_golden_head():
+    head = DinoHead(48, 96, hidden_dim=64, bottleneck_dim=32)
+    state = golden("dino_head_state")
+    assert list(head.state_dict()) == list(state)
+    head.load_state_dict(state)
+    vectors = golden("dino_vit")
+    with torch.no_grad():
+        torch.testing.assert_close(head(vectors["native_forward"]), vectors["head_out"], atol=1e-5, rtol=0)
+
+
+def test_names_are_those_of_dinos_checkpoints():
+    names = list(tiny_network().state_dict())
+    assert names[0] == "backbone.cls_token"
+    assert names[-2:] == ["head.last_layer.weight_g", "head.last_layer.weight_v"]
+    assert all(name.startswith(("backbone.", "head.")) for name in names)
+    with_norm = DinoHead(8, 4, use_bn=True, hidden_dim=8, bottleneck_dim=4).state_dict()
+    assert {name.rsplit(".", 1)[0] for name in with_norm} == {
+        "mlp.0", "mlp.1", "mlp.3", "mlp.4", "mlp.6", "last_layer",
+    }  # fmt: skip
+
+
+def test_initial_values():
+    torch.manual_seed(0)
+    head = DinoHead(192, 128)
+    assert head.mlp[2].weight.shape == (2048, 2048)
+    assert head.mlp[2].weight.std().item() == pytest.approx(0.02, rel=0.02)
+    assert not head.mlp[4].bias.any()
+    assert torch.equal(head.last_layer.weight_g, torch.ones(128, 1))
+    bound = 256**-0.5  # torch's own for a Linear
+    assert bound * 0.95 < head.last_layer.weight_v.abs().max() <= bound
+
+
+@pytest.mark.parametrize("train_norm", [False, True])
+def test_weight_norm(train_norm):
+    layer = WeightNormedLinear(6, 5, train_norm).double()
+    with torch.no_grad():
+        layer.weight_g.uniform_(0.5, 2)
+    x, v = torch.randn(3, 6, dtype=torch.float64), layer.weight_v
+    torch.testing.assert_close(layer(x), x @ (layer.weight_g * v / v.pow(2).sum(1, keepdim=True).sqrt()).T)
+    assert [parameter.requires_grad for parameter in layer.parameters()] == [train_norm, True]
+
+
+class Counter(nn.Module):
+    def __init__(self, inner):
+        super().__init__()
+        self.inner, self.batches = inner, []
+
+    def forward(self, x):
+        self.batches.append(tuple(x.shape))
+        return self.inner(x)
+
+
+def test_one_backbone_pass_per_size_and_one_head_pass():
+    network = tiny_network().eval()
+    crops = [torch.randn(2, 3, side, side) for side in (32, 32, 16, 16, 16)]
+    with torch.no_grad():
+        expected = torch.cat([network.head(network.backbone(crop)) for crop in crops])
+        network.backbone, network.head = Counter(network.backbone), Counter(network.head)
+        torch.testing.assert_close(network(crops), expected, atol=1e-5, rtol=1e-5)
+    assert network.backbone.batches == [(4, 3, 32, 32), (6, 3, 16, 16)]
+    assert network.head.batches == [(10, 48)]
 
 
 def by_pairs(student, teacher, center, temp, num_views):
@@ -25,6 +90,7 @@ def test_golden_losses_and_centres():
     vectors = golden("dino_loss")
     temps = temperature_schedule(0.04, 0.07, 3, 10)
     loss = DinoLoss(96, 6)
+    assert list(loss.state_dict()) == ["center"]
     for i in range(4):
         teacher = vectors[f"t{i}"]
         terms = loss(vectors[f"s{i}"], teacher, temps[int(vectors[f"epoch{i}"])])
@@ -63,18 +129,6 @@ def test_half_precision_logits_are_compared_in_float32():
         terms = loss(student, teacher, 0.04)
     assert terms.loss.dtype == torch.float32
     assert terms.loss.item() == pytest.approx(loss(student.float(), teacher.float(), 0.04).loss.item(), rel=1e-6)
-
-
-def test_a_student_that_agrees_has_the_entropy_as_loss():
-    """Centre 0 and equal temperatures: cross-entropy of equal distributions is their entropy."""
-    logits = torch.randn(1, 30)
-    loss = DinoLoss(30, 3)(logits.expand(3, -1), logits.expand(2, -1), 0.1).loss
-    p = (logits / 0.1).softmax(-1)
-    assert loss.item() == pytest.approx(-(p * p.log()).sum().item(), abs=1e-5)
-
-
-def test_only_the_centre_is_saved():
-    assert list(DinoLoss(8, 10).state_dict()) == ["center"]
 
 
 def test_one_view_is_not_enough():

@@ -1,17 +1,40 @@
-"""Per-tensor clipping (golden), parameter groups, the teacher's average, the frozen layer, LARS."""
+"""Schedules and per-tensor clipping (golden), parameter groups, the teacher's average, the frozen layer, LARS."""
 
+import numpy as np
 import pytest
 import torch
 from dino_optimizers import (
     Lars,
     build_optimizer,
     clip_each_gradient,
+    cosine_schedule,
     drop_last_layer_gradients,
     move_teacher,
     parameter_groups,
+    temperature_schedule,
 )
 from dino_parts import golden, tiny_network
 from torch import nn
+
+
+def test_golden_schedules():
+    vectors = {name: tensor.numpy() for name, tensor in golden("dino_schedules").items()}
+    np.testing.assert_allclose(cosine_schedule(1e-3, 1e-6, 12, 7, 3), vectors["lr"], rtol=1e-12)
+    np.testing.assert_allclose(cosine_schedule(0.04, 0.4, 12, 7), vectors["wd"], rtol=1e-12)
+    np.testing.assert_allclose(cosine_schedule(0.996, 1.0, 12, 7), vectors["mom"], rtol=1e-12)
+    np.testing.assert_allclose(temperature_schedule(0.04, 0.07, 3, 10), vectors["temps"], rtol=1e-12)
+
+
+def test_ends_of_schedules():
+    lr = cosine_schedule(1.0, 0.1, 5, 10, 2)
+    assert (len(lr), lr[0], lr[19], lr[20]) == (50, 0.0, 1.0, 1.0)
+    assert lr[-1] == pytest.approx(0.1, abs=0.01)
+    assert (np.diff(lr[20:]) < 0).all()
+    assert len(cosine_schedule(1.0, 0.1, 2, 10, 2)) == 20  # a warm-up and nothing else
+    assert temperature_schedule(0.04, 0.07, 0, 3).tolist() == [0.07] * 3
+    for schedule in (lambda: cosine_schedule(1, 0, 5, 10, 6), lambda: temperature_schedule(0.1, 1, 6, 5)):
+        with pytest.raises(ValueError, match=r"\[0, 5\].*got 6 epochs"):
+            schedule()
 
 
 def parameters_with(gradients):

@@ -6,8 +6,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from dino_options import build_parser, check_options, parse_options
-from run_with_submitit import parse_command
+from dino_options import build_parser, check_options
+from run_with_submitit import job_parser
 
 REPO = Path(__file__).resolve().parents[2]
 DINO = {
@@ -21,12 +21,12 @@ DINO = {
 }  # fmt: skip
 OURS = {
     "pooling": "cls", "top_k": None, "variant": "release", "global_crop_size": 224, "local_crop_size": 96,
-    "accumulation_steps": 1, "bf16": False, "compile": False,
+    "accumulation_steps": 1, "bf16": False, "compile": False, "fused_pool": False,
 }  # fmt: skip
 
 
-def parse(*words):
-    return parse_options("", words)
+def parse(words=""):
+    return build_parser("main_dino.py", "").parse_args(words.split())
 
 
 def test_flags_and_defaults():
@@ -40,27 +40,18 @@ SPELLINGS = {"on": True, "TRUE": True, "1": True, "off": False, "false": False, 
 
 @pytest.mark.parametrize(("text", "value"), SPELLINGS.items())
 def test_booleans(text, value):
-    for flag in ("--norm_last_layer", "--use_bn_in_head", "--use_fp16", "--bf16", "--compile"):
-        assert vars(parse(flag, text))[flag[2:]] is value
-
-
-def test_boolean_without_value_is_ours_only(capsys):
-    assert parse("--bf16", "--compile").bf16 is True
-    for words in (("--use_fp16",), ("--use_fp16", "maybe")):
-        with pytest.raises(SystemExit):
-            parse(*words)
-    assert "on, true, 1, off, false or 0, got 'maybe'" in capsys.readouterr().err
+    for name in ("norm_last_layer", "use_bn_in_head", "use_fp16", "bf16", "compile"):
+        assert vars(parse(f"--{name} {text}"))[name] is value
 
 
 def test_a_command_of_dinos_readme():
-    words = (
+    args = parse(
         "--arch deit_small --data_path /data/train --output_dir out --global_crops_scale 0.14 1 "
         "--local_crops_scale 0.05 0.14 --teacher_temp 0.07 --warmup_teacher_temp_epochs 30 --norm_last_layer false "
-        "--optimizer sgd"
+        "--optimizer sgd --bf16 --compile"
     )
-    args = parse(*words.split())
     check_options(args)
-    assert (args.global_crops_scale, args.norm_last_layer) == ([0.14, 1.0], False)
+    assert (args.global_crops_scale, args.norm_last_layer, args.bf16) == ([0.14, 1.0], False, True)
 
 
 @pytest.mark.parametrize("recipe", sorted((REPO / "dino" / "recipes").glob("*.sh")), ids=lambda path: path.stem)
@@ -76,7 +67,7 @@ def test_recipes_are_commands_that_we_accept(recipe, tmp_path):
     words = done.stdout.splitlines()
     script = next(i for i, word in enumerate(words) if word.endswith(".py"))
     assert Path(words[script]).is_file()
-    args = parse_command(words[script + 1 :])[0]
+    args = job_parser().parse_args(words[script + 1 :])
     check_options(args)
     assert (args.data_path.split("/")[0], args.output_dir, args.pooling) == ("images", "run", "last")
     assert subprocess.run(["bash", str(recipe)], env=environment, capture_output=True, timeout=60).returncode != 0
@@ -84,18 +75,35 @@ def test_recipes_are_commands_that_we_accept(recipe, tmp_path):
 
 @pytest.mark.parametrize(("text", "value"), [("7", 7), ("0.25", 0.25), ("1.0", 1.0)])
 def test_top_k_is_a_number_or_a_share(text, value):
-    top_k = parse("--top_k", text).top_k
+    top_k = parse(f"--top_k {text}").top_k
     assert (top_k, type(top_k)) == (value, type(value))
 
 
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ("--epochs 0", "--epochs must be positive, got 0"),
-        ("--lr -1", "--lr must not be negative, got -1.0"),
+        ("--epochs 0", "--epochs: must be at least 1, got 0"),
+        ("--lr -1", "--lr: must not be negative, got -1"),
+        ("--teacher_temp 0", "--teacher_temp: must be positive, got 0"),
+        ("--momentum_teacher 1.5", "--momentum_teacher: must be in [0, 1], got 1.5"),
+        ("--use_fp16", "--use_fp16: expected one argument"),
+        ("--use_fp16 maybe", "on, true, 1, off, false or 0, got 'maybe'"),
+        ("--optimizer adam", "adamw"),
+        ("--pooling max", "cls"),
+        ("--nonsense 1", "--nonsense"),
+    ],
+)
+def test_refused_by_the_parser(words, message, capsys):
+    with pytest.raises(SystemExit):
+        parse(words)
+    assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
         ("--epochs 5", "--warmup_epochs is 10 and --epochs 5"),
         ("--warmup_teacher_temp_epochs 101", "--warmup_teacher_temp_epochs is 101"),
-        ("--momentum_teacher 1.5", r"--momentum_teacher must be in \[0, 1\], got 1.5"),
         ("--local_crops_scale 0.4 0.05", "--local_crops_scale must be two shares.*got 0.4 0.05"),
         ("--pooling last", "--pooling last and --top_k belong together"),
         ("--top_k 7", "--pooling last and --top_k belong together.*--pooling cls and --top_k 7"),
@@ -104,22 +112,14 @@ def test_top_k_is_a_number_or_a_share(text, value):
         ("--local_crop_size 8", "--local_crop_size.*got 8 pixels: the crop is smaller than a patch"),
     ],
 )
-def test_refused(words, message):
+def test_refused_together(words, message):
     with pytest.raises(ValueError, match=message):
-        check_options(parse(*words.split()))
+        check_options(parse(words))
 
 
 def test_local_crop_size_is_free_without_local_crops_and_for_convnets():
-    check_options(parse("--local_crops_number", "0", "--local_crop_size", "8"))
-    check_options(parse("--arch", "resnet50", "--local_crop_size", "100"))
-
-
-def test_unknown_flags_and_choices(capsys):
-    for words in (("--optimizer", "adam"), ("--pooling", "max"), ("--nonsense", "1")):
-        with pytest.raises(SystemExit):
-            build_parser("").parse_args(words)
-    message = capsys.readouterr().err
-    assert all(part in message for part in ("adamw", "cls", "--nonsense"))
+    check_options(parse("--local_crops_number 0 --local_crop_size 8"))
+    check_options(parse("--arch resnet50 --local_crop_size 100"))
 
 
 def test_help_needs_no_torch():

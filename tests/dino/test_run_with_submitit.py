@@ -9,7 +9,7 @@ import pytest
 import run_with_submitit
 import torch
 from dino_parts import arguments
-from run_with_submitit import job_parameters, main, parse_command
+from run_with_submitit import job_parameters, job_parser, main
 
 from last_vit.data.synthetic import SyntheticObjects, write_imagenet
 
@@ -17,53 +17,64 @@ REPO = Path(__file__).resolve().parents[2]
 
 
 def test_training_flags_are_passed_on_and_job_flags_are_not():
-    words = (
-        "--nodes 4 --arch vit_base --ngpus=2 --output_dir /shared/%j --dist_url=env:// --bf16 --lr 0.001 --use_volta32"
-    )
-    args, rest = parse_command(words.split())
+    words = [
+        "--nodes",
+        "4",
+        "--arch",
+        "vit_base",
+        "--ngpus=2",
+        "--output_dir",
+        "/shared/%j",
+        "--dist_url=env://",
+        "--bf16",
+        "--use_volta32",
+    ]
+    args = job_parser().parse_args(words)
     assert (args.nodes, args.ngpus, args.arch, args.bf16, args.output_dir) == (4, 2, "vit_base", True, "/shared/%j")
-    assert rest == ["--arch", "vit_base", "--bf16", "--lr", "0.001"]
-
-
-def test_abbreviations_are_refused(capsys):
-    """They would be read here and handed on as well."""
-    with pytest.raises(SystemExit):
-        parse_command(["--ngpu", "4"])
-    assert "--ngpu" in capsys.readouterr().err
+    rest = job_parser(main_flags=False).parse_known_args(words)[1]
+    assert rest == ["--arch", "vit_base", "--bf16"]
 
 
 def test_job_parameters():
-    args, _ = parse_command(["--partition", "gpu", "--use_volta32", "--comment", "deadline"])
+    args = job_parser().parse_args(["--partition", "gpu", "--use_volta32", "--comment", "deadline"])
     assert job_parameters(args) == {
         "name": "dino", "nodes": 2, "tasks_per_node": 8, "timeout_min": 2800, "gpus_per_node": 8, "cpus_per_task": 10,
         "mem_gb": 320, "slurm_signal_delay_s": 120, "slurm_partition": "gpu", "slurm_constraint": "volta32gb",
         "slurm_comment": "deadline",
     }  # fmt: skip
-    assert not any(name.startswith("slurm_part") for name in job_parameters(parse_command([])[0]))
+    assert not any(name.startswith("slurm_part") for name in job_parameters(job_parser().parse_args([])))
 
 
 def test_a_stopped_job_is_queued_again_under_another_meeting():
     pytest.importorskip("submitit")
-    job = run_with_submitit.Training("main_dino.py", ["--arch", "vit_tiny"], "out")
+    job = run_with_submitit.Training(["--arch", "vit_tiny"], "out")
     again = job.checkpoint().function
     assert (again.words, again.output_dir) == (job.words, job.output_dir)
     assert again.meeting != job.meeting, "a file that processes have met at cannot be used twice"
 
 
-def test_without_submitit(monkeypatch, capsys):
-    monkeypatch.setitem(sys.modules, "submitit", None)
-    assert main([]) == 2
-    assert "needs submitit: pip install submitit" in capsys.readouterr().err
-
-
-def test_bad_flags_and_no_slurm(monkeypatch, capsys, tmp_path):
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--epochs", "3"], "--warmup_epochs is 10 and --epochs 3"),
+        (["--output_dir", "out"], "sbatch"),
+        (["--ngpu", "4"], "--ngpu"),  # abbreviated, it would be read here and handed on as well
+    ],
+)
+def test_bad_flags_and_no_slurm(words, message, monkeypatch, capsys, tmp_path):
     pytest.importorskip("submitit")
     monkeypatch.chdir(tmp_path)
-    assert main(["--epochs", "3"]) == 2
-    assert "--warmup_epochs is 10 and --epochs 3" in capsys.readouterr().err
     monkeypatch.setenv("PATH", "")
-    assert main(["--output_dir", "out"]) == 2
-    assert "sbatch" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        main(words)
+    assert message in capsys.readouterr().err
+
+
+def test_without_submitit(monkeypatch, capsys):
+    monkeypatch.setattr(run_with_submitit, "submitit", None)
+    with pytest.raises(SystemExit):
+        main([])
+    assert "needs submitit: pip install submitit" in capsys.readouterr().err
 
 
 def test_two_local_tasks_train_together(tmp_path):
@@ -78,7 +89,6 @@ def test_two_local_tasks_train_together(tmp_path):
     )
     logs = "\n".join(path.read_text() for path in (tmp_path / "run").glob("*.err"))
     assert done.returncode == 0, done.stderr + logs
-    checkpoint = torch.load(tmp_path / "run" / "checkpoint.pth", weights_only=True)
-    assert checkpoint["epoch"] == 1
+    assert torch.load(tmp_path / "run" / "checkpoint.pth", weights_only=True)["epoch"] == 1
     assert "2 processes x 2 images" in logs
     assert not list((tmp_path / "run").glob(".*_init"))

@@ -9,8 +9,7 @@ import dino_training
 import main_dino
 import numpy as np
 import torch
-from dino_head import DinoHead
-from multi_crop import MultiCrop
+from dino_head import DinoHead, MultiCrop
 
 from last_vit import dino_vit
 from last_vit.dense import attach_pool
@@ -71,4 +70,8 @@ def arguments(**options):
 
 def run(**options):
     """main_dino.py's exit status for TINY_RUN with other flags."""
-    return main_dino.main(arguments(**options))
+    try:
+        main_dino.main(arguments(**options))
+    except SystemExit as stop:
+        return stop.code
+    return 0

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from bench_report import BenchReport, Ratio, alternate, ratio
-from dino_augmentation import MultiCropAugmentation
+from dino_data import MultiCropAugmentation
 from PIL import Image
 from torchvision import transforms
 

@@ -13,7 +13,6 @@ import dino_head
 import dino_loss
 import dino_optimizers
 import dino_step
-import multi_crop
 import numpy as np
 import torch
 from bench_report import BenchReport, alternate, ratio
@@ -32,7 +31,7 @@ def build_networks(device: torch.device) -> list[nn.Module]:
     """Student and teacher with the same weights, the same at every call."""
     torch.manual_seed(0)
     networks = [
-        multi_crop.MultiCrop(build_dino_vit("vit_small", 16, drop_path_rate=rate), dino_head.DinoHead(384, OUT_DIM))
+        dino_head.MultiCrop(build_dino_vit("vit_small", 16, drop_path_rate=rate), dino_head.DinoHead(384, OUT_DIM))
         for rate in (0.1, 0.0)
     ]
     networks[1].load_state_dict(networks[0].state_dict())

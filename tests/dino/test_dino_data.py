@@ -1,0 +1,76 @@
+"""The views that DINO's augmentation draws, and the folders of images that they are drawn from."""
+
+import random
+
+import numpy as np
+import pytest
+import torch
+from dino_data import MultiCropAugmentation, RandomBlur, open_training_images
+from PIL import Image
+
+from last_vit.data.loaders import SeededSamples
+from last_vit.preprocessing import IMAGENET_MEAN, IMAGENET_STD
+
+
+@pytest.fixture
+def image():
+    pixels = np.random.default_rng(0).integers(0, 256, (40, 60, 3), dtype=np.uint8)
+    return Image.fromarray(pixels)
+
+
+def test_views(image):
+    views = MultiCropAugmentation((0.4, 1.0), (0.05, 0.4), 3, 32, 16)(image)
+    assert [tuple(view.shape) for view in views] == [(3, 32, 32)] * 2 + [(3, 16, 16)] * 3
+    mean, std = torch.tensor(IMAGENET_MEAN).view(3, 1, 1), torch.tensor(IMAGENET_STD).view(3, 1, 1)
+    for view in views:
+        assert view.dtype == torch.float32
+        pixels = view * std + mean
+        assert -1e-5 <= pixels.min() < pixels.max() <= 1 + 1e-5
+    assert len(MultiCropAugmentation((0.14, 1.0), (0.05, 0.4), 0, 32)(image)) == 2
+
+
+def test_blur_probability_and_radius(image):
+    """A blur, and nothing else here, removes a checkerboard's contrast."""
+    board = Image.fromarray((np.indices((32, 32)).sum(0) % 2 * 255).astype(np.uint8)).convert("RGB")
+    torch.manual_seed(0)
+    blurred = [np.asarray(RandomBlur(0.5)(board)).std() < 100 for _ in range(200)]
+    assert np.mean(blurred) == pytest.approx(0.45, abs=0.1)  # the smallest radii change little
+    assert all(RandomBlur(0.0)(board) is board for _ in range(20))
+    assert len({np.asarray(RandomBlur(1.0)(image)).std() for _ in range(20)}) == 20
+
+
+def test_views_differ_in_their_distortions():
+    """The first global view is always blurred, the second alone is solarised, local views are blurred half the time."""
+    views = MultiCropAugmentation((0.4, 1.0), (0.05, 0.4), 1).views
+    steps = [{type(step).__name__: step for step in view.transforms} for view in views]
+    assert [step["RandomBlur"].probability for step in steps] == [1.0, 0.1, 0.5]
+    assert ["RandomSolarize" in step for step in steps] == [False, True, False]
+    assert (steps[1]["RandomSolarize"].threshold, steps[1]["RandomSolarize"].p) == (128, 0.2)
+
+
+def test_views_are_a_function_of_seed_and_position():
+    images = open_training_images("synthetic", MultiCropAugmentation((0.4, 1.0), (0.05, 0.4), 2, 32, 16))
+    samples = [SeededSamples(images, seed)[5]["image"] for seed in (0, 0, 1)]
+    random.seed(9)
+    torch.manual_seed(9)
+    samples.append(SeededSamples(images, 0)[5]["image"])
+    for other, equal in ((1, True), (2, False), (3, True)):
+        assert all(torch.equal(a, b) for a, b in zip(samples[0], samples[other], strict=True)) is equal
+
+
+def test_training_images(tmp_path, image):
+    for name in ("train/a", "train/b", "other/c", "flat"):
+        (tmp_path / "imagenet" / name).mkdir(parents=True)
+        image.save(tmp_path / "imagenet" / name / "1.png")
+    paths = {
+        "imagenet": ["train/a/1.png", "train/b/1.png"],
+        "imagenet/train/": ["train/a/1.png", "train/b/1.png"],
+        "imagenet/other": ["other/c/1.png"],
+        "imagenet/flat": ["flat/1.png"],
+    }
+    for folder, expected in paths.items():
+        images = open_training_images(str(tmp_path / folder), lambda image: image.size)
+        assert images.image_paths == [str(tmp_path / "imagenet" / path) for path in expected]
+        assert images[0] == {"image": (60, 40)}
+    with pytest.raises(FileNotFoundError, match="class folders of images"):
+        open_training_images(str(tmp_path / "absent" / "train"), None)

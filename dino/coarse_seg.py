@@ -12,29 +12,39 @@ attention) each region takes the best. The score of an image is the mean over it
 images. Void pixels (VOC's 255, the rim of objects) belong neither to map nor region. Images without any region are left
 out and counted.
 
-Letters: M maps of one image, H x W pixels (or patches, where the ground truth was brought to the grid).
+Letters: M maps of one image, H x W pixels, patches on an h x w grid.
 """
 
-from typing import Literal
+import argparse
+import time
+from collections.abc import Callable
+from typing import Any, Literal
 
 import torch
-from torch import Tensor
+from eval_options import PROTOCOLS
+from last_attention import last_attention
+from object_discovery import attention_mask
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils.data import Dataset
+from torchvision import transforms
 
+from last_vit.data.image_files import load_rgb
+from last_vit.data.voc import VocSplit
+from last_vit.dense import dense_forward
+from last_vit.evaluation import describe_model, open_loader, print_table, write_record
 from last_vit.metrics.summed_counters import SummedCounters
+from last_vit.models import TrainedModel, parse_model_arguments
+from last_vit.patch_hit import choose_global_token
+from last_vit.patch_scores import patch_score, threshold_mask
+from last_vit.preprocessing import Preprocessing
+from last_vit.runtime import describe_device, is_main_process, process_group
 
-PROTOCOLS = ("union", "class", "object")
 VOID = 255
 
 
 class CoarseSegmentation:
-    """Streaming mean Jaccard index, summed over all processes in `compute`.
-
-    Args:
-        protocol: One of `PROTOCOLS`.
-
-    Raises:
-        ValueError: Unknown protocol.
-    """
+    """Streaming mean Jaccard index by one of `PROTOCOLS`, summed over all processes in `compute`."""
 
     def __init__(self, protocol: Literal["union", "class", "object"]) -> None:
         if protocol not in PROTOCOLS:
@@ -62,12 +72,10 @@ class CoarseSegmentation:
             >>> metric.update(torch.tensor([[[True, False, False, True]]]), truth, truth)
             0.5
         """
-        if maps.dtype != torch.bool or maps.ndim != 3 or not len(maps):
-            raise ValueError(f"maps must be bool [M, H, W] with M >= 1, got {maps.dtype} {tuple(maps.shape)}")
-        if maps.shape[1:] != class_mask.shape or maps.shape[1:] != object_mask.shape:
+        if maps.dtype != torch.bool or not maps.shape[1:] == class_mask.shape == object_mask.shape:
             raise ValueError(
-                f"maps {tuple(maps.shape[1:])}, class mask {tuple(class_mask.shape)} and object mask "
-                f"{tuple(object_mask.shape)} must be of one size: up-sample the maps or give all at the grid's size"
+                f"maps must be bool [M, H, W] and both masks [H, W] of one size, got {maps.dtype} {tuple(maps.shape)}, "
+                f"{tuple(class_mask.shape)} and {tuple(object_mask.shape)}"
             )
         jaccard = self._best_jaccard(maps, class_mask.to(maps.device), object_mask.to(maps.device))
         score = jaccard.mean() if len(jaccard) else None
@@ -80,10 +88,7 @@ class CoarseSegmentation:
         return None if score is None else float(score)
 
     def compute(self) -> dict[str, float]:
-        """The result over everything counted by all processes.
-
-        Returns:
-            "miou" in percent, "num_images" (with a region), "num_empty" (without) and "num_regions".
+        """Over all processes: "miou" in percent, "num_images" (with a region), "num_empty" (without), "num_regions".
 
         Raises:
             ValueError: If no image had a region.
@@ -92,7 +97,7 @@ class CoarseSegmentation:
         if not totals["num_images"]:
             raise ValueError(
                 f"coarse segmentation of zero images is undefined: none of {int(totals['num_empty'])} images has an "
-                f"annotated region; check the masks"
+                "annotated region; check the masks"
             )
         return {
             "miou": 100.0 * totals["jaccard"] / totals["num_images"],
@@ -106,12 +111,124 @@ class CoarseSegmentation:
         if self.protocol == "union":
             labels = (labels != 0).to(torch.uint8)
         labels, maps = labels[is_known].long(), maps[:, is_known].double()
-        num_labels = int(labels.max()) + 1 if len(labels) else 1
-        in_region = torch.zeros(num_labels, len(labels), dtype=torch.float64, device=maps.device)
-        in_region[labels, torch.arange(len(labels), device=maps.device)] = 1
-        overlap = maps @ in_region.T
-        size = in_region.sum(dim=1)
+        in_region = F.one_hot(labels, int(labels.max()) + 1 if len(labels) else 1).double()  # [pixels, labels]
+        overlap, size = maps @ in_region, in_region.sum(dim=0)
         union = maps.sum(dim=1, keepdim=True) + size - overlap
         is_region = size > 0
         is_region[0] = False  # background
         return (overlap / union.clamp_min(1))[:, is_region].amax(dim=0)
+
+
+class SegmentationImages(Dataset):
+    """VOC's segmentation images, squeezed to a model's square input: aspect is ignored so that all of them is seen.
+
+    A sample is a dict: `image` float32 [3, S, S], normalised, and `index`. Masks stay at the annotation's own size.
+
+    Args:
+        split: From listing "Segmentation".
+        preprocessing: The model's; its crop is S.
+    """
+
+    def __init__(self, split: VocSplit, preprocessing: Preprocessing) -> None:
+        self.split = split
+        prep = preprocessing
+        self._transform = transforms.Compose(
+            [
+                transforms.Resize((prep.crop, prep.crop), transforms.InterpolationMode(prep.interpolation)),
+                transforms.ToTensor(),
+                transforms.Normalize(prep.mean, prep.std),
+            ]
+        )
+
+    def __len__(self) -> int:
+        return len(self.split)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        return {"image": self._transform(load_rgb(self.split.image_path(index))), "index": index}
+
+
+def run(args: argparse.Namespace) -> None:
+    """Every model over all images; prints and writes in the main process."""
+    arguments = parse_model_arguments(args.model)
+    name = args.dataset_name or args.voc_root.resolve().name
+    with process_group(args.device) as device:
+        split = VocSplit(args.voc_root, args.voc_split, "Segmentation")
+        for argument in arguments:
+            trained = argument.load(image_size=args.image_size)
+            start = time.perf_counter()
+            found = evaluate(args, trained, split, device, argument.name)
+            results = {key: metric.compute() for key, metric in found.items()}
+            seconds = time.perf_counter() - start
+            if not is_main_process():
+                continue
+            side = trained.preprocessing.crop
+            speed = f"{len(split) / seconds:.1f} images/s, {describe_device(device)}"
+            print(f"\n{argument.name}: {len(split)} images, {side} px, {speed}")
+            cells = [["rule", "ground truth", "mIoU", "images", "regions", "without"]]
+            for (rule, protocol), result in results.items():
+                counts = [str(result[key]) for key in ("num_images", "num_regions", "num_empty")]
+                cells.append([rule, protocol, f"{result['miou']:.2f}", *counts])
+                is_attention = rule == "attention"
+                detail = f"attention mass {args.mass:g}, best head" if is_attention else f"{args.global_token} token"
+                write_record(
+                    args,
+                    "coarse_seg",
+                    f"{argument.name}, {rule}",
+                    {"miou": result["miou"]},
+                    dataset=f"{name} {args.voc_split}, {side} px, {protocol}, {detail}",
+                    n_images=result["num_images"],
+                    config={
+                        **describe_model(argument, trained),
+                        "rule": rule,
+                        "protocol": protocol,
+                        "num_empty": result["num_empty"],
+                        "num_regions": result["num_regions"],
+                    },
+                    checkpoint_sha256=trained.checkpoint_sha256,
+                    seconds=seconds,
+                    device=device,
+                )
+            print_table(cells)
+
+
+def evaluate(
+    args: argparse.Namespace, trained: TrainedModel, split: VocSplit, device: torch.device, title: str
+) -> dict[tuple[str, str], CoarseSegmentation]:
+    """Run one model over this process's share of the images: (rule, protocol) -> the metric.
+
+    Raises:
+        ValueError: As `last_attention` and `choose_global_token`; a mass outside (0, 1].
+    """
+    model = trained.model.to(device)
+    make_maps = {rule: _map_maker(rule, args, trained) for rule in args.rule}
+    metrics = {(rule, protocol): CoarseSegmentation(protocol) for rule in args.rule for protocol in args.protocol}
+    images = SegmentationImages(split, trained.preprocessing)
+    for batch in open_loader(images, title, args.batch_size, args.num_workers):
+        with torch.inference_mode():
+            maps = {rule: make(model, batch["image"].to(device)) for rule, make in make_maps.items()}
+        for position, index in enumerate(batch["index"].tolist()):
+            class_mask, object_mask = split.class_mask(index), split.object_mask(index)
+            for (rule, _), metric in metrics.items():
+                # each pixel takes the patch it lies in
+                grids = maps[rule][position][None].float()
+                resized = F.interpolate(grids, size=tuple(class_mask.shape), mode="nearest-exact")[0].bool().cpu()
+                metric.update(resized, class_mask, object_mask)
+    return metrics
+
+
+def _map_maker(rule: str, args: argparse.Namespace, trained: TrainedModel) -> Callable[[nn.Module, Tensor], Tensor]:
+    """A function from a model and images [B, 3, S, S] to maps, bool [B, M, h, w]."""
+
+    def by_score(model: nn.Module, images: Tensor) -> Tensor:
+        output = dense_forward(model, images)
+        token = choose_global_token(output, args.global_token, trained.selection())
+        mask = threshold_mask(patch_score(output.patch_tokens, token), num_std=0.0)
+        return mask.unflatten(1, output.grid_hw)[:, None]
+
+    def by_attention(model: nn.Module, images: Tensor) -> Tensor:
+        found = last_attention(model, images)
+        if found.cls_attention is None:
+            raise ValueError("this model has no class token, so rule attention has nothing to read; use --rule score")
+        return attention_mask(found.cls_attention, args.mass).unflatten(2, found.output.grid_hw)
+
+    return by_score if rule == "score" else by_attention

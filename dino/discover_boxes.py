@@ -1,31 +1,91 @@
 """One pass of a model over images at native resolution: boxes of every method, CorLoc, and the time of each part.
 
-Forward pass and box extraction are timed apart, without loading, and on a GPU after it has finished. The first batch
-warms up and is not timed, unless it is the only one.
+CorLoc is the share of images whose one predicted box overlaps any annotated object by half (IoU >= 0.5; paper Tab. 7).
+Every processed image counts, whichever its objects' classes; one without any object cannot be hit. By class, an image
+counts for every class that it shows, as hit when the box overlaps an object of that class.
+
+Letters: M objects of one image, C classes.
 """
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
-from corloc import CorLoc
-from discovery_methods import DiscoveryMethod
-from last_attention import LastAttention, last_attention
-from torch import Tensor, nn
+from discovery_methods import DiscoveryMethod, feature_reader
+from object_discovery import Box
+from torch import Tensor, distributed, nn
 
-from last_vit.dense import DenseOutput, dense_forward
-from last_vit.runtime import all_reduce_sum
+from last_vit.boxes import box_iou
+from last_vit.metrics.summed_counters import SummedTensors
+from last_vit.runtime import all_reduce_sum, world_size
+
+MIN_IOU = 0.5
+
+
+class CorLoc:
+    """Streaming CorLoc, summed over all processes in `compute` and `compute_by_class`.
+
+    Args:
+        classes: Names of the C classes; empty for no breakdown.
+    """
+
+    def __init__(self, classes: Sequence[str] = ()) -> None:
+        self.classes = tuple(classes)
+        by_class = (len(self.classes),)
+        self._sums = SummedTensors(num_images=(), hits=(), iou=(), num_shown=by_class, class_hits=by_class)
+
+    def update(self, box_xyxy: Sequence[float], objects_xyxy: Tensor, labels: Tensor | None = None) -> float:
+        """Count one image.
+
+        Args:
+            box_xyxy: The predicted box in pixels of the image.
+            objects_xyxy: [M, 4], annotated objects in pixels of the image; M may be 0.
+            labels: long [M] in [0, C); needed with `classes`.
+
+        Returns:
+            The largest IoU with any object, in [0, 1]; 0 without objects.
+
+        Raises:
+            ValueError: A box that is no box (NaN, no area).
+        """
+        box = torch.as_tensor(box_xyxy, dtype=torch.float64).reshape(1, -1)
+        if box.shape != (1, 4) or not bool((box[0, 2:] > box[0, :2]).all()):
+            raise ValueError(f"the predicted box must be (x1, y1, x2, y2) with an area, got {box.flatten().tolist()}")
+        iou = box_iou(box, objects_xyxy.double().reshape(-1, 4))[0]
+        is_hit = iou >= MIN_IOU
+        shown, class_hits = torch.zeros(len(self.classes)), torch.zeros(len(self.classes))
+        if self.classes:
+            shown[labels] = 1
+            class_hits[labels[is_hit]] = 1
+        best = iou.max() if len(iou) else iou.new_zeros(())
+        self._sums.add(num_images=torch.ones(()), hits=is_hit.any(), iou=best, num_shown=shown, class_hits=class_hits)
+        return float(best)
+
+    def compute(self) -> dict[str, float]:
+        """Over all processes: "corloc", "mean_iou" (of each image's best IoU), both in percent, and "num_images".
+
+        Raises:
+            ValueError: If no image was counted.
+        """
+        totals = self._sums.totals()
+        num_images = int(totals["num_images"])
+        if num_images == 0:
+            raise ValueError("CorLoc of zero images is undefined: the data set gave none")
+        corloc, mean_iou = (100.0 * float(totals[name]) / num_images for name in ("hits", "iou"))
+        return {"corloc": corloc, "mean_iou": mean_iou, "num_images": num_images}
+
+    def compute_by_class(self) -> dict[str, tuple[float, int]]:
+        """Class -> (CorLoc in percent, images that show it), for the classes that any image shows."""
+        totals = self._sums.totals()
+        counts = zip(self.classes, totals["class_hits"].tolist(), totals["num_shown"].tolist(), strict=True)
+        return {name: (100.0 * hit / count, int(count)) for name, hit, count in counts if count}
 
 
 class Stopwatch:
-    """Seconds and images of one part of a loop, summed over processes in `images_per_second`.
-
-    Args:
-        device: Whose work counts.
-    """
+    """Seconds and images of one part of a loop; on a GPU, a lap ends when it has finished."""
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
@@ -56,40 +116,23 @@ class Stopwatch:
 
 @dataclass
 class MethodRun:
-    """What one method did in one pass, in this process.
+    """What one method did on all images, whichever process saw them.
 
     Attributes:
         method: The method.
-        corloc: Counts of all images so far.
-        stopwatch: Of the box extraction.
+        metrics: In percent: "corloc", "mean_iou", and "corloc_whole_image" of a box around the whole image, which is
+            what large objects give without any model; in images per second of one process, without loading: "fps_model"
+            of the forward pass, which all methods share, "fps_boxes" of the box extraction, and "fps_total".
+        by_class: Class -> (CorLoc in percent, images that show it); empty unless asked for.
         boxes: Image name -> its box.
-        best_iou: Image's index in the data set -> its box's largest IoU with an annotated object.
+        best_iou: Image's index -> its box's largest IoU with an annotated object.
     """
 
     method: DiscoveryMethod
-    corloc: CorLoc
-    stopwatch: Stopwatch
-    boxes: dict[str, tuple[float, float, float, float]] = field(default_factory=dict)
+    metrics: dict[str, float] = field(default_factory=dict)
+    by_class: dict[str, tuple[float, int]] = field(default_factory=dict)
+    boxes: dict[str, Box] = field(default_factory=dict)
     best_iou: dict[int, float] = field(default_factory=dict)
-
-
-class DiscoveryPass(NamedTuple):
-    """One pass of a model over this process's share of the images.
-
-    Attributes:
-        model_watch: Of the forward passes.
-        runs: One per method.
-        whole_image: CorLoc of a box around the whole image: what large objects give without any model.
-    """
-
-    model_watch: Stopwatch
-    runs: list[MethodRun]
-    whole_image: CorLoc
-
-
-def feature_reader(methods: Sequence[DiscoveryMethod]) -> Callable[[nn.Module, Tensor], DenseOutput | LastAttention]:
-    """The cheapest forward pass that serves all methods."""
-    return last_attention if any(method.needs_attention for method in methods) else dense_forward
 
 
 @torch.inference_mode()
@@ -101,8 +144,10 @@ def discover_boxes(
     device: torch.device,
     classes: Sequence[str] = (),
     dtype: torch.dtype = torch.float32,
-) -> DiscoveryPass:
-    """Draw one box per image and method, and count hits.
+) -> list[MethodRun]:
+    """Draw one box per image and method, and count hits; every process must call it.
+
+    The first batch warms up and is not timed, unless it is the only one.
 
     Args:
         model: On `device`, in eval mode, of a host that has an adapter.
@@ -117,7 +162,7 @@ def discover_boxes(
         ValueError: Images that the model cannot take, or that a method cannot work on; the message names them.
     """
     read, model_watch, whole_image = feature_reader(methods), Stopwatch(device), CorLoc()
-    runs = [MethodRun(method, CorLoc(classes), Stopwatch(device)) for method in methods]
+    runs = [(MethodRun(method), CorLoc(classes), Stopwatch(device)) for method in methods]
     for batch in batches:
         names, image_hw = batch["name"], batch["image_hw"]
         autocast = torch.autocast(device.type, dtype, enabled=dtype != torch.float32)
@@ -125,14 +170,30 @@ def discover_boxes(
             features = read(model, batch["image"].to(device, non_blocking=True))
         for (height, width), objects in zip(image_hw, batch["objects_xyxy"], strict=True):
             whole_image.update((0, 0, width, height), objects)
-        for run in runs:
-            with run.stopwatch.lap(len(names)), _naming(names):
+        for run, corloc, watch in runs:
+            with watch.lap(len(names)), _naming(names):
                 found = run.method.boxes(features, image_hw, patch_size)
-            for i, box in enumerate(found):
-                labels = batch["labels"][i] if classes else None
-                iou = run.corloc.update(box.box_xyxy, batch["objects_xyxy"][i], labels)
-                run.boxes[names[i]], run.best_iou[batch["index"][i]] = box.box_xyxy, iou
-    return DiscoveryPass(model_watch, runs, whole_image)
+            for i, (box, _) in enumerate(found):
+                run.boxes[names[i]] = box
+                run.best_iou[batch["index"][i]] = corloc.update(box, batch["objects_xyxy"][i], batch["labels"][i])
+    model_seconds, whole = model_watch.seconds_per_image(), whole_image.compute()["corloc"]
+    for run, corloc, watch in runs:
+        box_seconds = watch.seconds_per_image()
+        rates = {"model": 1 / model_seconds, "boxes": 1 / box_seconds, "total": 1 / (model_seconds + box_seconds)}
+        run.metrics |= corloc.compute() | {"corloc_whole_image": whole}
+        run.metrics |= {f"fps_{part}": rate for part, rate in rates.items()}
+        run.by_class |= corloc.compute_by_class()
+        run.boxes, run.best_iou = _merge(run.boxes), _merge(run.best_iou)
+    return [run for run, _, _ in runs]
+
+
+def _merge(share: dict) -> dict:
+    """The entries of all processes."""
+    shares = [share]
+    if world_size() > 1:
+        shares = [None] * world_size()
+        distributed.all_gather_object(shares, share)
+    return {key: value for part in shares for key, value in part.items()}
 
 
 @contextmanager

@@ -6,36 +6,32 @@ the bottom, so pixels keep their coordinates. A batch holds images of one padded
 Letters: M objects of one image.
 """
 
-from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
+import os
+from collections import defaultdict
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
 import torch
-from object_lists import ImageObjects, ObjectList
+from object_lists import ObjectList
 from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms.functional import normalize, to_tensor
-from tqdm import tqdm
 
-from last_vit.data.image_files import load_rgb, verify_image
+from last_vit.data.image_files import load_rgb
 from last_vit.data.imagenet import check_frame
-from last_vit.runtime import rank, world_size
+from last_vit.data.loaders import process_share
+from last_vit.runtime import rank
 
 
 class DiscoveryImages(Dataset):
-    """The images of an `ObjectList`.
+    """The images of an `ObjectList`, normalised with `mean` and `std` per RGB channel of values in [0, 1].
 
     A sample is a dict: `image` float32 [3, H, W], normalised, at native resolution; `image_hw` (H, W); `objects_xyxy`
     float32 [M, 4] in the image's pixels; `labels` int64 [M]; `index` (into this data set); `name`, the image's path
-    below the folder that holds all of them.
-
-    Args:
-        objects: What to show.
-        mean: Per RGB channel, of values in [0, 1].
-        std: Per RGB channel, of values in [0, 1].
+    below the deepest folder that holds all of them.
 
     Raises:
         OSError, ValueError: In `__getitem__`, for an image that is unreadable, or whose annotation is of another shape.
@@ -44,7 +40,8 @@ class DiscoveryImages(Dataset):
     def __init__(self, objects: ObjectList, mean: Sequence[float], std: Sequence[float]) -> None:
         self.objects = objects
         self.mean, self.std = tuple(mean), tuple(std)
-        self.names = image_names(objects)
+        folder = os.path.commonpath([image.path.parent for image in objects.images])
+        self.names = [image.path.relative_to(folder).as_posix() for image in objects.images]
 
     def __len__(self) -> int:
         return len(self.objects.images)
@@ -71,57 +68,8 @@ class DiscoveryImages(Dataset):
             return picture.height, picture.width
 
 
-def leave_out_broken(objects: ObjectList) -> ObjectList:
-    """The images that can be read and have their annotation's shape; the others counted in `skipped`.
-
-    Reads every file once.
-
-    Raises:
-        ValueError: No image is left.
-    """
-    kept, skipped = [], Counter(objects.skipped)
-    for image in tqdm(objects.images, desc="checking images", unit=" files", disable=None, leave=False):
-        fault = _fault(image)
-        if fault is None:
-            kept.append(image)
-        else:
-            skipped[fault] += 1
-    if not kept:
-        raise ValueError(f"no image is left: skipped {dict(skipped)}")
-    return objects._replace(images=kept, skipped=skipped)
-
-
-def _fault(image: ImageObjects) -> str | None:
-    try:
-        image_hw = verify_image(image.path)
-    except ValueError:
-        return "broken image"
-    try:
-        check_frame(image.path, image_hw, image.frame_hw)
-    except ValueError:
-        return "image and annotation of different shape"
-    return None
-
-
-def image_names(objects: ObjectList) -> list[str]:
-    """One name per image, unique: its path below the deepest folder that holds all of them."""
-    paths = [image.path for image in objects.images]
-    depth = min(len(path.parts) for path in paths) - 1
-    common = 0
-    while common < depth and len({path.parts[common] for path in paths}) == 1:
-        common += 1
-    return ["/".join(path.parts[common:]) for path in paths]
-
-
 def pad_to_patch(image: Tensor, patch_size: int) -> Tensor:
-    """Add zeros at the right and at the bottom, up to whole patches.
-
-    Args:
-        image: [..., H, W].
-        patch_size: Side of a patch in pixels.
-
-    Returns:
-        [..., H', W'], the next multiples of `patch_size`; `image` itself where it has whole patches.
+    """[..., H, W] with zeros at the right and at the bottom, up to whole patches of `patch_size` pixels.
 
     Raises:
         ValueError: An image that is smaller than a patch.
@@ -142,21 +90,15 @@ def pad_to_patch(image: Tensor, patch_size: int) -> Tensor:
 def build_native_loader(images: DiscoveryImages, patch_size: int, batch_size: int, num_workers: int) -> DataLoader:
     """Loader over this process's share of the images: each in exactly one process, none repeated.
 
-    A batch is a dict: `image` float32 [B, 3, H', W'], padded; every other entry of a sample as a list of length B.
-
-    Args:
-        images: The same in every process.
-        patch_size: Of the model, in pixels.
-        batch_size: At most so many images of one padded size per batch.
-        num_workers: Loading processes.
+    A batch of at most `batch_size` is a dict: `image` float32 [B, 3, H', W'], padded; every other entry of a sample as
+    a list of length B.
 
     Raises:
         ValueError: In a batch: an image smaller than a patch; the message names it.
     """
-    share = range(*(len(images) * part // world_size() for part in (rank(), rank() + 1)))
     return DataLoader(
         images,
-        batch_sampler=_EqualSizes(images, share, patch_size, batch_size),
+        batch_sampler=_batches_of_one_size(images, patch_size, batch_size),
         collate_fn=partial(_collate, patch_size=patch_size),
         num_workers=num_workers,
         pin_memory=torch.cuda.is_available(),
@@ -164,28 +106,22 @@ def build_native_loader(images: DiscoveryImages, patch_size: int, batch_size: in
     )
 
 
-class _EqualSizes(Sampler[list[int]]):
-    """Batches of images of one padded size, each given out as soon as it is full, the rest at the end."""
-
-    def __init__(self, images: DiscoveryImages, share: range, patch_size: int, batch_size: int) -> None:
-        self.batch_size = batch_size
-        self._share = share
-        self._sizes = [()] * len(share)
-        if batch_size > 1:
-            self._sizes = [tuple(-(-side // patch_size) for side in images.image_hw(index)) for index in share]
-
-    def __iter__(self) -> Iterator[list[int]]:
-        waiting: dict[tuple[int, ...], list[int]] = defaultdict(list)
-        for index, size in zip(self._share, self._sizes, strict=True):
-            waiting[size].append(index)
-            if len(waiting[size]) == self.batch_size:
-                yield waiting.pop(size)
-        yield from waiting.values()
+def _batches_of_one_size(images: DiscoveryImages, patch_size: int, batch_size: int) -> list[list[int]]:
+    """Indices of this process's share: full batches in the order in which they fill up, the rest at the end."""
+    batches: list[list[int]] = []
+    waiting: dict[tuple[int, ...], list[int]] = defaultdict(list)
+    for index in process_share(len(images), rank()):
+        image_hw = images.image_hw(index) if batch_size > 1 else ()
+        grid_hw = tuple(-(-side // patch_size) for side in image_hw)
+        waiting[grid_hw].append(index)
+        if len(waiting[grid_hw]) == batch_size:
+            batches.append(waiting.pop(grid_hw))
+    return [*batches, *waiting.values()]
 
 
 def _collate(samples: list[dict[str, Any]], patch_size: int) -> dict[str, Any]:
-    others = {key: [sample[key] for sample in samples] for key in samples[0] if key != "image"}
-    return {"image": torch.stack([_padded(sample, patch_size) for sample in samples])} | others
+    batch = {key: [sample[key] for sample in samples] for key in samples[0]}
+    return batch | {"image": torch.stack([_padded(sample, patch_size) for sample in samples])}
 
 
 def _padded(sample: dict[str, Any], patch_size: int) -> Tensor:

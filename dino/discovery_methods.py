@@ -4,12 +4,13 @@
 result must name.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from last_attention import LastAttention
+from last_attention import LastAttention, last_attention
 from object_discovery import (
     LOST_CANDIDATES,
+    Box,
     PatchMask,
     dino_seg_mask,
     lost_mask,
@@ -17,28 +18,15 @@ from object_discovery import (
     patch_score_mask,
     tokencut_mask,
 )
-from torch import Tensor
+from torch import Tensor, nn
 
 from last_vit.adapters import DenseOutput
+from last_vit.dense import dense_forward
 from last_vit.patch_hit import choose_global_token
 from last_vit.patch_scores import patch_score
 from last_vit.pooling import LaStPool
 
-METHODS = ("patch-score", "lost", "dino-seg", "tokencut")
 DINO_SEG_HEAD = 4
-
-
-@dataclass(frozen=True)
-class FoundBox:
-    """What a method found on one image.
-
-    Attributes:
-        box_xyxy: Pixels of the unpadded image, x2 and y2 exclusive.
-        patches: The mask behind the box.
-    """
-
-    box_xyxy: tuple[float, float, float, float]
-    patches: PatchMask
 
 
 @dataclass(frozen=True)
@@ -62,9 +50,9 @@ class DiscoveryMethod:
     clip: bool = True
 
     def boxes(
-        self, features: DenseOutput | LastAttention, image_hw: list[tuple[int, int]], patch_size: int
-    ) -> list[FoundBox]:
-        """The boxes of a batch; they are on the CPU, so a GPU has finished when this returns.
+        self, features: DenseOutput | LastAttention, image_hw: Sequence[tuple[int, int]], patch_size: int
+    ) -> list[tuple[Box, PatchMask]]:
+        """The boxes of a batch and the patches behind them; on the CPU, so a GPU has finished when this returns.
 
         Args:
             features: Of `last_attention`, or of `dense_forward` where the method does not need the attention layer.
@@ -74,37 +62,26 @@ class DiscoveryMethod:
         Raises:
             ValueError: What the method cannot work on.
         """
-        grid_hw = dense_output(features).grid_hw
-        found = (self.find(each, grid_hw) for each in self.read(features))
+        masks = [self.find(each, _dense_output(features).grid_hw) for each in self.read(features)]
         return [
-            FoundBox(patch_box(patches.mask, patch_size, size, self.clip), patches)
-            for patches, size in zip(found, image_hw, strict=True)
+            (patch_box(found.mask, patch_size, size, self.clip), found)
+            for found, size in zip(masks, image_hw, strict=True)
         ]
 
 
-def dense_output(features: DenseOutput | LastAttention) -> DenseOutput:
-    """The dense output, whichever way it was read."""
-    return features.output if isinstance(features, LastAttention) else features
-
-
 def patch_score_method(component: str, global_token: str, last_pool: LaStPool) -> DiscoveryMethod:
-    """LaSt's: patch scores above their mean by one standard deviation.
-
-    Args:
-        component: As in `patch_score_mask`.
-        global_token: As in `choose_global_token`.
-        last_pool: As in `choose_global_token`.
-    """
+    """LaSt's: a component of `patch_score_mask`; token and pool as `choose_global_token` takes them."""
 
     def read(features: DenseOutput | LastAttention) -> Tensor:
-        output = dense_output(features)
+        output = _dense_output(features)
         # one transfer per batch: what follows are a few operations on N numbers, which a CPU does sooner
         return patch_score(output.patch_tokens, choose_global_token(output, global_token, last_pool)).cpu()
 
+    part = "whole mask" if component == "all" else f"{component} component"
+    choice = f" K={last_pool.top_k} {last_pool.variant}" if global_token == "last" else ""  # noqa: S105 (no password)
     return DiscoveryMethod(
         name=f"patch-score, {component}",
-        protocol=f"{'whole mask' if component == 'all' else f'{component} component'}, {global_token} token"
-        + (f" K={last_pool.top_k} {last_pool.variant}" if global_token == "last" else ""),  # noqa: S105 (no password)
+        protocol=f"{part}, {global_token} token{choice}",
         needs_attention=False,
         read=read,
         find=lambda score, grid_hw: patch_score_mask(score, grid_hw, component),
@@ -123,10 +100,10 @@ def lost_method(num_candidates: int = LOST_CANDIDATES) -> DiscoveryMethod:
 
 
 def dino_seg_method(head: int = DINO_SEG_HEAD, as_published: bool = True) -> DiscoveryMethod:
-    """DINO-seg on one head of the last attention layer, counted from 0.
+    """DINO-seg on one head of the last attention layer.
 
     Args:
-        head: The published numbers use 4, of ViT-S/16's six.
+        head: Counted from 0; the published numbers use 4, of ViT-S/16's six.
         as_published: With the three slips of the published code; see `dino_seg_mask` and `patch_box`.
     """
 
@@ -154,3 +131,12 @@ def dino_seg_method(head: int = DINO_SEG_HEAD, as_published: bool = True) -> Dis
 def tokencut_method() -> DiscoveryMethod:
     """TokenCut on the keys of the last attention layer."""
     return DiscoveryMethod("tokencut", "keys", True, lambda features: features.keys, tokencut_mask)
+
+
+def feature_reader(methods: Sequence[DiscoveryMethod]) -> Callable[[nn.Module, Tensor], DenseOutput | LastAttention]:
+    """The cheapest forward pass that serves all methods."""
+    return last_attention if any(method.needs_attention for method in methods) else dense_forward
+
+
+def _dense_output(features: DenseOutput | LastAttention) -> DenseOutput:
+    return features.output if isinstance(features, LastAttention) else features

@@ -1,4 +1,4 @@
-"""What the evaluations of DINO's backbones share on the command line: flags as DINO spells them.
+"""What the evaluations share on the command line: names, and flags of DINO's backbones as DINO spells them.
 
 Imports no torch, so that --help needs none.
 """
@@ -8,18 +8,17 @@ from pathlib import Path
 
 from dino_options import POOLINGS
 
-from last_vit.command_line import patch_count, positive
+from last_vit.command_line import add_device_flag, patch_count, positive
+from last_vit.names import VARIANTS
 
 RANDOM = "random"
+# Of object discovery, and of coarse segmentation
+METHODS, COMPONENTS = ("patch-score", "lost", "dino-seg", "tokencut"), ("peak", "largest", "all")
+RULES, PROTOCOLS = ("score", "attention"), ("union", "class", "object")
 
 
 def add_backbone_flags(parser: argparse.ArgumentParser, patch_size: int = 16) -> None:
-    """The backbone, its weights, and its pooling.
-
-    Args:
-        parser: Changed in place.
-        patch_size: Default of --patch_size.
-    """
+    """The backbone, its weights, and its pooling."""
     add = parser.add_argument_group("backbone").add_argument
     add("--arch", default="vit_small", help="as for main_dino.py; default vit_small")
     add("--patch_size", type=positive, default=patch_size, help=f"of a ViT, in pixels; default {patch_size}")
@@ -31,7 +30,7 @@ def add_backbone_flags(parser: argparse.ArgumentParser, patch_size: int = 16) ->
     add("--checkpoint_key", default="teacher", help="network of a training checkpoint; default teacher")
     add("--pooling", choices=POOLINGS, help="global token; default: what the checkpoint records, else the class token")
     add("--top_k", type=patch_count, help="of LaSt: patches per channel, a number or a share; default: as recorded")
-    add("--variant", choices=("release", "paper"), help="of LaSt; default: as recorded")
+    add("--variant", choices=VARIANTS, help="of LaSt; default: as recorded")
 
 
 def add_data_flags(parser: argparse.ArgumentParser, num_workers: int) -> None:
@@ -44,15 +43,3 @@ def add_data_flags(parser: argparse.ArgumentParser, num_workers: int) -> None:
     add("--batch_size_per_gpu", type=positive, default=128, help="images per process and step; default 128")
     add("--num_workers", type=int, default=num_workers, help=f"loading processes per GPU; default {num_workers}")
     add_device_flag(parser)
-
-
-def add_device_flag(parser: argparse.ArgumentParser) -> None:
-    """Where to compute."""
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:<index>; default auto")
-
-
-def add_result_flags(parser: argparse.ArgumentParser, prefix: str) -> None:
-    """The record in results/ and its row in README."""
-    add = parser.add_argument_group("results").add_argument
-    add("--output", help=f"name of the file in results/; default {prefix}_<folder>_<file of the weights>")
-    add("--row", help="show the result in README's table under this label; runs (seeds) may share one")

@@ -1,8 +1,12 @@
-"""Frozen backbones from DINO's flags, and their features of a data set, each image once over all processes."""
+"""Frozen backbones from DINO's flags, and their features of a data set: each image once over all processes, cached.
+
+A cache is <folder>/train.pth and <folder>/val.pth: {"of": what they are features of, "features": float32 [N, D]}. It is
+read back only for the same weights, images and preprocessing.
+"""
 
 import argparse
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -12,14 +16,13 @@ from dino_backbone import build_backbone
 from eval_options import RANDOM
 from torch import Tensor, nn
 from torch.utils.data import Dataset
-from tqdm import tqdm
 
-from last_vit.checkpoint import load_checkpoint, read_checkpoint, unwrap_state_dict
+from last_vit.checkpoint import load_checkpoint, read_checkpoint, save_checkpoint, unwrap_state_dict
 from last_vit.data.imagenet import ImageNetDataset
-from last_vit.data.loaders import build_test_loader, process_share
-from last_vit.data.transforms import EvalTransform
-from last_vit.dense import dense_batches, pooling_of
+from last_vit.data.loaders import process_share
+from last_vit.dense import pooling_of
 from last_vit.dino_vit import DinoVisionTransformer, trained_img_size
+from last_vit.evaluation import open_loader, write_record
 from last_vit.models import TrainedModel, attach_trained_pooling
 from last_vit.preprocessing import Preprocessing
 from last_vit.results import dataset_name
@@ -68,21 +71,11 @@ def load_backbone(args: argparse.Namespace, image_size: int | None = None, resiz
     preprocessing = Preprocessing(resize=resize or round(crop * 256 / 224), crop=crop, interpolation="bicubic")
     if preprocessing.resize < crop:
         raise ValueError(f"--resize must not be smaller than --image_size, got {resize} and {crop} pixels")
-    return TrainedModel(model.eval(), preprocessing, _pooling(model), source, metadata["sha256"], None)
-
-
-def _pooling(model: nn.Module) -> dict[str, Any]:
-    """`pooling_of`; XCiT, to which nothing can be attached, pools in its own way."""
     try:
-        return pooling_of(model)
-    except ValueError:
-        return {"pool": "host"}
-
-
-def eval_transform(preprocessing: Preprocessing) -> EvalTransform:
-    """DINO's transform of images that are not trained on: shorter side, centre crop, bicubic."""
-    prep = preprocessing
-    return EvalTransform(prep.resize, prep.crop, prep.mean, prep.std, prep.interpolation)
+        pooling = pooling_of(model)
+    except ValueError:  # XCiT, to which nothing can be attached, pools in its own way
+        pooling = {"pool": "host"}
+    return TrainedModel(model.eval(), preprocessing, pooling, source, metadata["sha256"], None)
 
 
 def open_splits(
@@ -107,11 +100,6 @@ def open_splits(
     return train, val
 
 
-def images_name(args: argparse.Namespace, preprocessing: Preprocessing) -> str:
-    """What results call the images that are scored, such as "imagenet val, 224 px"."""
-    return f"{args.dataset_name or dataset_name(args.data_path, 'val')} val, {preprocessing.crop} px"
-
-
 def describe_backbone(args: argparse.Namespace, trained: TrainedModel) -> dict[str, Any]:
     """What decides a backbone's features of an image, as plain values: for results, caches and resuming."""
     is_random = trained.checkpoint_sha256 is None
@@ -125,10 +113,35 @@ def describe_backbone(args: argparse.Namespace, trained: TrainedModel) -> dict[s
     }
 
 
-def result_stem(args: argparse.Namespace, prefix: str) -> str:
-    """Name of a record: --output, or one after the weights' folder and file."""
+def images_name(args: argparse.Namespace, trained: TrainedModel) -> str:
+    """What results call the images that are scored, such as "imagenet val, 224 px"."""
+    return f"{args.dataset_name or dataset_name(args.data_path, 'val')} val, {trained.preprocessing.crop} px"
+
+
+def write_backbone_record(
+    args: argparse.Namespace,
+    trained: TrainedModel,
+    table: str,
+    metrics: Mapping[str, float],
+    config: Mapping[str, Any],
+    num_images: int,
+    seconds: float,
+    device: torch.device,
+) -> Path:
+    """`write_record` for a backbone of DINO's flags, called after its weights' folder and file."""
     path = Path(args.pretrained_weights)
-    return args.output or "_".join((prefix, *path.parent.parts[-1:], path.stem))
+    return write_record(
+        args,
+        table,
+        "/".join((*path.parent.parts[-1:], path.stem)),
+        metrics,
+        dataset=images_name(args, trained),
+        n_images=num_images,
+        config={**describe_backbone(args, trained), "pooling_source": trained.pooling_source, **config},
+        checkpoint_sha256=trained.checkpoint_sha256,
+        seconds=seconds,
+        device=device,
+    )
 
 
 def labels_digest(images: ImageNetDataset) -> str:
@@ -188,6 +201,7 @@ def layer_reader(model: nn.Module, num_blocks: int, with_patch_mean: bool) -> Re
     return read
 
 
+@torch.inference_mode()
 def extract_features(
     trained: TrainedModel, images: Dataset, read: Reader, args: argparse.Namespace, device: torch.device
 ) -> Tensor:
@@ -207,18 +221,62 @@ def extract_features(
         ValueError: Features that are NaN or infinite, or an unreadable image.
     """
     side = trained.preprocessing.crop
-    with torch.inference_mode():
-        width = read(trained.model, torch.zeros(1, 3, side, side, device=device)).shape[1]
-    features = torch.empty(len(process_share(len(images), rank())), width)
-    loader = build_test_loader(images, args.batch_size_per_gpu, args.num_workers)
-    batches = tqdm(loader, desc="features", unit="batch", disable=None if is_main_process() else True, leave=False)
-    done = 0
-    for found, _ in dense_batches(trained.model, batches, device, read):
-        features[done : done + len(found)] = found.cpu()
-        if not torch.isfinite(features[done : done + len(found)]).all():
+    width = read(trained.model, torch.zeros(1, 3, side, side, device=device)).shape[1]
+    features, done = torch.empty(len(process_share(len(images), rank())), width), 0
+    for batch in open_loader(images, "features", args.batch_size_per_gpu, args.num_workers):
+        found = read(trained.model, batch["image"].to(device, non_blocking=True)).cpu()
+        if not torch.isfinite(found).all():
             raise ValueError("some features are NaN or infinite: the weights are damaged")
+        features[done : done + len(found)] = found
         done += len(found)
     return features
+
+
+def dump_features(folder: Path, split: str, of: Mapping[str, Any], features: Tensor) -> Path:
+    """Write the features [N, D] of "train" or "val", atomically; in the main process only.
+
+    Args:
+        folder: Made when missing.
+        split: "train" or "val".
+        of: What decides the features, plain values.
+        features: Those of all processes.
+
+    Raises:
+        OSError: It cannot be written; an older file is untouched.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    save_checkpoint(folder / f"{split}.pth", {"of": dict(of), "features": features})
+    return folder / f"{split}.pth"
+
+
+def load_features(folder: Path, split: str, of: Mapping[str, Any], total: int) -> Tensor:
+    """Read this process's share of the N = `total` features of one split; each process reads the whole file.
+
+    Returns:
+        float32 [share, D] as `extract_features` gives it.
+
+    Raises:
+        FileNotFoundError: No such file.
+        ValueError: A damaged file, or features of something else than `of`; the message says in what they differ.
+    """
+    path = folder / f"{split}.pth"
+    content = read_checkpoint(path)
+    if not isinstance(content.get("of"), Mapping) or not isinstance(content.get("features"), Tensor):
+        raise ValueError(f"{path} is no cache of --dump_features: it holds {', '.join(map(str, content))}")
+    stored, features = content["of"], content["features"]
+    different = differences({name: stored.get(name) for name in of}, of)
+    if different or len(features) != total:
+        raise ValueError(
+            f"{path} holds features of something else: {different or f'{len(features)} rows'}. Make them anew: "
+            "--dump_features in place of --load_features"
+        )
+    share = process_share(total, rank())
+    return features[share.start : share.stop].clone() if len(share) < total else features
+
+
+def differences(there: Mapping[str, Any], here: Mapping[str, Any]) -> str:
+    """In what a file's settings `there` are not those of this run, in words; empty where they agree."""
+    return "; ".join(f"{name} {there[name]} there, {here[name]} here" for name in there if there[name] != here[name])
 
 
 def gather_rows(rows: Tensor, total: int, everywhere: bool = True) -> Tensor | None:
@@ -236,12 +294,12 @@ def gather_rows(rows: Tensor, total: int, everywhere: bool = True) -> Tensor | N
         return rows
     shares = [process_share(total, process) for process in range(world_size())]
     whole = rows.new_empty((total, rows.shape[1])) if everywhere or is_main_process() else None
-    for start in range(0, max(map(len, shares)), _ROWS):
-        count = min(_ROWS, max(map(len, shares)) - start)
-        block = rows[start : start + count]
-        padded = nn.functional.pad(block, (0, 0, 0, count - len(block)))
+    longest = max(map(len, shares))
+    for start in range(0, longest, _ROWS):
+        block = rows[start : start + _ROWS]
+        padded = nn.functional.pad(block, (0, 0, 0, min(_ROWS, longest - start) - len(block)))
         for share, part in zip(shares, all_gather(padded), strict=True):
-            first, last = share.start + start, min(share.start + start + count, share.stop)
-            if whole is not None and first < last:
-                whole[first:last] = part[: last - first]
+            kept = part[: max(0, len(share) - start)]
+            if whole is not None:
+                whole[share.start + start :][: len(kept)] = kept
     return whole

@@ -7,15 +7,34 @@ below 3 GiB. Under torchrun each process holds only its share of the bank.
 Letters: Q queries, M features in the bank, D channels, C classes.
 """
 
+import argparse
+import time
 from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
+from frozen_features import (
+    describe_backbone,
+    dump_features,
+    extract_features,
+    gather_rows,
+    images_name,
+    labels_digest,
+    load_backbone,
+    load_features,
+    open_splits,
+    pooled_token,
+    write_backbone_record,
+)
 from torch import Tensor
 from torch.nn import functional as F
 
+from last_vit.data.imagenet import ImageNetDataset
+from last_vit.data.loaders import process_share
+from last_vit.evaluation import eval_transform, pooling_words, print_table
 from last_vit.metrics.summed_counters import SummedCounters
-from last_vit.runtime import all_gather, is_main_process
+from last_vit.models import TrainedModel
+from last_vit.runtime import all_gather, describe_device, is_main_process, process_group, rank
 
 BLOCK_BYTES = 2**28
 _QUERIES = 1024
@@ -23,15 +42,77 @@ _TOP = 5
 
 
 class Neighbours(NamedTuple):
-    """The nearest of every query, nearest first.
+    """The nearest of every query, nearest first."""
 
-    Attributes:
-        similarity: float32 [Q, k].
-        labels: int64 [Q, k].
+    similarity: Tensor  # float32 [Q, k]
+    labels: Tensor  # int64 [Q, k]
+
+
+def run(args: argparse.Namespace) -> None:
+    """Features of both splits, from the cache or a pass over the images, then the search for every k."""
+    if not args.temperature > 0:
+        raise ValueError(f"--temperature must be positive, got {args.temperature}")
+    if args.dump_features is not None and args.load_features is not None:
+        raise ValueError("--dump_features writes what --load_features reads: give one of them")
+    ks = sorted(set(args.nb_knn))
+    with process_group(args.device) as device:
+        trained = load_backbone(args, args.image_size, args.resize)
+        transform = eval_transform(trained.preprocessing)
+        train, val = open_splits(args, transform, transform)
+        if ks[-1] > len(train):
+            raise ValueError(f"--nb_knn {ks[-1]} is more than the {len(train)} training images")
+        start = time.perf_counter()
+        bank = split_features(args, trained, "train", train, device)
+        queries = split_features(args, trained, "val", val, device)
+        where = device if args.use_cuda else torch.device("cpu")
+        share = process_share(len(train), rank())
+        metrics = knn_accuracy(
+            gather_rows(queries, len(val)).to(where),
+            torch.from_numpy(val.labels).to(where),
+            bank.to(where),
+            torch.from_numpy(train.labels[share.start : share.stop]).to(where),
+            len(train.classes),
+            ks,
+            args.temperature,
+        )
+        seconds = time.perf_counter() - start
+        if not is_main_process():
+            return
+        print(f"{args.arch}, {pooling_words(trained.pooling, trained.pooling_source)}")
+        print(
+            f"{images_name(args, trained)}: {len(val)} images, {len(train)} to compare with, "
+            f"{len(train.classes)} classes; {seconds:.1f} s, {describe_device(device)}"
+        )
+        print_table([["k", "top-1", "top-5"], *([str(k), *(f"{metrics[n]:.2f}" for n in _names(k))] for k in ks)])
+        config = {
+            "nb_knn": ks,
+            "temperature": args.temperature,
+            "num_bank_images": len(train),
+            "num_classes": len(train.classes),
+            "cached_features": args.load_features is not None,
+        }
+        path = write_backbone_record(args, trained, "knn", metrics, config, len(val), seconds, device)
+        print(f"written {path}")
+
+
+def split_features(
+    args: argparse.Namespace, trained: TrainedModel, split: str, images: ImageNetDataset, device: torch.device
+) -> Tensor:
+    """This process's share of a split's features: float32 [share, D] of length 1, on the CPU.
+
+    Raises:
+        ValueError, FileNotFoundError: As `load_features` and `extract_features`.
     """
-
-    similarity: Tensor
-    labels: Tensor
+    of = {**describe_backbone(args, trained), "num_images": len(images), "files_and_labels": labels_digest(images)}
+    if args.load_features is not None:
+        return load_features(args.load_features, split, of, len(images))
+    trained.model.to(device)
+    features = extract_features(trained, images, pooled_token, args, device)
+    if args.dump_features is not None:
+        whole = gather_rows(features, len(images), everywhere=False)
+        if is_main_process():
+            print(f"written {dump_features(args.dump_features, split, of, whole)}")
+    return features
 
 
 def knn_accuracy(

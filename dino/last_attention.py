@@ -40,17 +40,10 @@ class LastAttention(NamedTuple):
 
 
 def last_attention(model: nn.Module, images: Tensor) -> LastAttention:
-    """One forward pass of a ViT, with its last attention layer.
-
-    Args:
-        model: A host that `dense_forward` takes, whose last attention layer is of a known kind.
-        images: Float [B, 3, H, W], normalised as the host expects.
-
-    Returns:
-        `LastAttention`, on the device of the host's activations.
+    """One forward pass over float [B, 3, H, W] images, normalised as the host expects, with its last attention layer.
 
     Raises:
-        ValueError: As `dense_forward`; a ConvNet, or another kind of attention layer. The message says what works.
+        ValueError: As `dense_forward` and `find_attention_layer`.
 
     Example:
         >>> import torch
@@ -71,10 +64,8 @@ def last_attention(model: nn.Module, images: Tensor) -> LastAttention:
         handle = layer.register_forward_pre_hook(record)
     else:
         handle = layer.qkv.register_forward_hook(lambda module, args, output: seen.append(output))
-    try:
+    with handle:
         output = dense_forward(model, images)
-    finally:
-        handle.remove()
     num_patches = output.patch_tokens.shape[1]
     queries, keys, values = seen[0].chunk(3, dim=2)  # each [B, P + N, D], prefix tokens first
     attention = None if output.cls_token is None else _cls_attention(layer, queries[:, :1], keys)[..., -num_patches:]
@@ -85,7 +76,8 @@ def find_attention_layer(model: nn.Module) -> nn.Module:
     """The last attention layer of a host.
 
     Raises:
-        ValueError: Unsupported host, a ConvNet, or a kind of layer that `last_attention` does not know.
+        ValueError: Unsupported host, a ConvNet, or a kind of layer that `last_attention` does not know; the message
+            says what works.
     """
     host = unwrap_host(model)
     blocks = find_adapter(model).blocks(host).modules

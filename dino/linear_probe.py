@@ -1,67 +1,168 @@
-"""DINO's linear classifier on frozen features: its training step, its schedule, its checkpoints.
+"""DINO's linear classifier on frozen features: its training, its schedule, its checkpoints.
 
     <output_dir>/checkpoint.pth.tar: {"epoch": done, "state_dict": {"module.linear.*"}, "optimizer": ...,
-     "best_acc": top-1 in percent, "features": what it reads, "history": a dict per epoch}
+     "best_acc": top-1 in percent, "features": what it reads, "training": how, "history": a line of log.txt per epoch}
 
 The first four are DINO's, so its own files of this name, and its released linear weights under it, are read as well.
+
+Letters: F features of an image, C classes.
 """
 
+import argparse
 import json
 import math
+import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
-from frozen_features import Reader
+from frozen_features import (
+    Reader,
+    describe_backbone,
+    differences,
+    extract_features,
+    images_name,
+    layer_reader,
+    load_backbone,
+    open_splits,
+    write_backbone_record,
+)
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from last_vit.atomic_file import atomic_file
 from last_vit.checkpoint import check_finite, load_strict, read_checkpoint, save_checkpoint
+from last_vit.data.imagenet import ImageNetDataset
+from last_vit.data.loaders import build_train_loader, process_share
+from last_vit.data.transforms import train_transform
+from last_vit.evaluation import eval_transform
 from last_vit.metrics.summed_counters import SummedCounters
 from last_vit.metrics.top_k import TopK
-from last_vit.runtime import all_reduce_sum, world_size
-from last_vit.train_lib import LateScalars
+from last_vit.models import TrainedModel
+from last_vit.runtime import all_reduce_sum, get_logger, is_main_process, process_group, rank, world_size
+from last_vit.train_lib import LateScalars, require_finite
 
 CHECKPOINT = "checkpoint.pth.tar"
-_DDP = "module."
 _SEED = 0
+_REMEDY = "use a smaller --lr than now"
 
 
-class LinearProbe(nn.Module):
-    """One linear layer, weights from N(0, 0.01), no bias at the start; the same in every process.
+def run(args: argparse.Namespace) -> None:
+    """Features of val once, then the classifier: trained from where its checkpoint stands, or only validated."""
+    if not args.lr > 0:
+        raise ValueError(f"--lr must be positive, got {args.lr}")
+    with process_group(args.device) as device:
+        trained = load_backbone(args, args.image_size, args.resize)
+        prep = trained.preprocessing
+        train, val = open_splits(args, train_transform(prep.crop, prep.mean, prep.std), eval_transform(prep))
+        if len(train.classes) != args.num_labels:
+            raise ValueError(
+                f"--num_labels is {args.num_labels}, but {train.folder} has {len(train.classes)} classes: give "
+                f"--num_labels {len(train.classes)}, or the right folder"
+            )
+        trained.model.to(device).requires_grad_(False)
+        read = layer_reader(trained.model, args.n_last_blocks, args.avgpool_patchtokens)
+        features = {
+            **describe_backbone(args, trained),
+            "n_last_blocks": args.n_last_blocks,
+            "avgpool_patchtokens": args.avgpool_patchtokens,
+        }
+        start = time.perf_counter()
+        share = process_share(len(val), rank())
+        val_features = extract_features(trained, val, read, args, device)
+        val_labels = torch.from_numpy(val.labels[share.start : share.stop])
+        probe = build_probe(val_features.shape[1], args.num_labels).to(device)
+        metrics, training = run_probe(args, trained, read, probe, train, (val_features, val_labels), features)
+        seconds = time.perf_counter() - start
+        if is_main_process():
+            print(
+                f"{args.arch}, {images_name(args, trained)}: top-1 {metrics['acc1']:.2f}, top-5 {metrics['acc5']:.2f}; "
+                f"best top-1 of the epochs validated {metrics['best_acc1']:.2f}"
+            )
+            config = {**features, **training, "num_labels": args.num_labels}
+            path = write_backbone_record(args, trained, "linear", metrics, config, len(val), seconds, device)
+            print(f"written {path}")
 
-    Args:
-        num_features: F.
-        num_labels: C.
+
+def run_probe(
+    args: argparse.Namespace,
+    trained: TrainedModel,
+    read: Reader,
+    probe: nn.Linear,
+    train: ImageNetDataset,
+    val: tuple[Tensor, Tensor],
+    features: dict[str, Any],
+) -> tuple[dict[str, float], dict[str, Any]]:
+    """Train the classifier from where its checkpoint stands, or with `args.evaluate` only validate it.
+
+    Returns:
+        "acc1" and "acc5" after the last epoch, and "best_acc1", in percent; and how the classifier was trained:
+        "epochs", "lr" and "batch_size", None where nobody knows.
+
+    Raises:
+        ValueError: A checkpoint of something else, or one whose training these flags would go on with differently; an
+            unreadable image.
+        FileNotFoundError: `args.evaluate` without a checkpoint.
+        FloatingPointError: As `train_epoch`.
     """
+    logger = get_logger("linear")
+    optimizer = torch.optim.SGD(probe.parameters(), lr=0.0, momentum=0.9)  # `train_epoch` sets the learning rate
+    batch_size = args.batch_size_per_gpu * world_size()
+    training = {"epochs": args.epochs, "lr": args.lr, "batch_size": batch_size}
+    state = {"epoch": 0, "best_acc": 0.0, "features": features, "training": training, "history": []}
+    path = args.output_dir / CHECKPOINT
+    if args.evaluate or path.exists():
+        state |= load_probe(path, probe, optimizer, features)
+        if args.evaluate or state["epoch"] >= args.epochs:
+            found = validate(probe, *val)
+            known = {name: state["training"].get(name) for name in training} | {"epochs": state["epoch"] or None}
+            return {**found, "best_acc1": max(state["best_acc"], found["acc1"])}, known
+        if different := differences(state["training"], training):
+            raise ValueError(
+                f"{path} was trained otherwise: {different}. Go on with its own flags (batch_size is that of all "
+                "processes), or give another --output_dir"
+            )
+        state["training"] = training
+    num_steps = math.ceil(len(train) / batch_size)
+    first = state["epoch"]
+    batches = iter(
+        build_train_loader(train, args.batch_size_per_gpu, args.num_workers, start_iteration=first * num_steps)
+    )
+    found = {}
+    for epoch in range(first, args.epochs):
+        lr = learning_rate(args.lr, batch_size, epoch, args.epochs)
+        loss = train_epoch(trained.model, read, probe, optimizer, batches, num_steps, lr)
+        line = {"epoch": epoch, "train_lr": lr, "train_loss": loss}
+        if (epoch + 1) % args.val_freq == 0 or epoch + 1 == args.epochs:
+            found = validate(probe, *val)
+            state["best_acc"] = max(state["best_acc"], found["acc1"])
+            line |= {f"test_{name}": value for name, value in found.items()}
+        state["epoch"] = epoch + 1
+        state["history"].append(line)
+        logger.info("  ".join(f"{name} {value:.4g}" for name, value in line.items()))
+        if is_main_process():
+            save_probe(path, probe, optimizer, state)
+    return {**found, "best_acc1": state["best_acc"]}, training
 
-    def __init__(self, num_features: int, num_labels: int) -> None:
-        super().__init__()
-        self.linear = nn.Linear(num_features, num_labels)
-        nn.init.normal_(self.linear.weight, std=0.01, generator=torch.Generator().manual_seed(_SEED))
-        nn.init.zeros_(self.linear.bias)
 
-    def forward(self, features: Tensor) -> Tensor:
-        """[B, F] -> logits [B, C]."""
-        return self.linear(features)
-
-
-def build_optimizer(probe: LinearProbe) -> torch.optim.SGD:
-    """SGD with momentum 0.9 and no weight decay; `train_epoch` sets its learning rate."""
-    return torch.optim.SGD(probe.parameters(), lr=0.0, momentum=0.9, weight_decay=0.0)
+def build_probe(num_features: int, num_labels: int) -> nn.Linear:
+    """One linear layer, [B, F] -> logits [B, C]: weights from N(0, 0.01), no bias at the start, in every process."""
+    probe = nn.Linear(num_features, num_labels)
+    nn.init.normal_(probe.weight, std=0.01, generator=torch.Generator().manual_seed(_SEED))
+    nn.init.zeros_(probe.bias)
+    return probe
 
 
 def learning_rate(base: float, batch_size: int, epoch: int, epochs: int) -> float:
     """Of an epoch counted from 0: a cosine from `base` * images per step of all processes / 256 towards 0."""
-    return base * batch_size * world_size() / 256 * 0.5 * (1 + math.cos(math.pi * epoch / epochs))
+    return base * batch_size / 256 * 0.5 * (1 + math.cos(math.pi * epoch / epochs))
 
 
 def train_epoch(
     backbone: nn.Module,
     read: Reader,
-    probe: LinearProbe,
+    probe: nn.Linear,
     optimizer: torch.optim.SGD,
     batches: Iterator[Mapping[str, Any]],
     num_steps: int,
@@ -73,7 +174,7 @@ def train_epoch(
         backbone: Frozen, in eval mode.
         read: Features of images.
         probe: On the backbone's device; changed in place.
-        optimizer: From `build_optimizer`.
+        optimizer: Of the probe.
         batches: Endless, with "image" and "label"; of one size in every process.
         num_steps: Steps to take.
         lr: Learning rate.
@@ -84,7 +185,7 @@ def train_epoch(
     Raises:
         FloatingPointError: The loss is NaN or infinite; it is looked at one step late, so the weights are spoiled.
     """
-    device = probe.linear.weight.device
+    device = probe.weight.device
     for group in optimizer.param_groups:
         group["lr"] = lr
     losses, late = SummedCounters("loss"), None
@@ -94,7 +195,7 @@ def train_epoch(
             features = read(backbone, batch["image"].to(device, non_blocking=True))
         loss = F.cross_entropy(probe(features), batch["label"].to(device, non_blocking=True))
         if late is not None:
-            _check_loss(late, step - 1)
+            require_finite(late, f"in step {step - 1} of the epoch", _REMEDY)
         late = LateScalars(("loss",), loss.detach().reshape(1))
         optimizer.zero_grad()
         loss.backward()
@@ -103,28 +204,20 @@ def train_epoch(
         optimizer.step()
         losses.add(loss=loss)
     if late is not None:
-        _check_loss(late, num_steps - 1)
+        require_finite(late, f"in step {num_steps - 1} of the epoch", _REMEDY)
     return losses.totals()["loss"] / (num_steps * world_size())
 
 
-def _check_loss(late: LateScalars, step: int) -> None:
-    if not math.isfinite(late["loss"]):
-        raise FloatingPointError(f"loss is {late['loss']} in step {step} of the epoch; use a smaller --lr than now")
-
-
 @torch.no_grad()
-def validate(probe: LinearProbe, features: Tensor, labels: Tensor) -> dict[str, float]:
-    """Accuracy over the shares of all processes.
+def validate(probe: nn.Linear, features: Tensor, labels: Tensor) -> dict[str, float]:
+    """Accuracy over the shares of all processes: "acc1" and "acc5" in percent.
 
     Args:
         probe: On any device.
         features: float32 [share, F] on the CPU.
         labels: int64 [share].
-
-    Returns:
-        "acc1" and "acc5" in percent.
     """
-    device = probe.linear.weight.device
+    device = probe.weight.device
     top_k = TopK()
     for rows, targets in zip(features.split(4096), labels.split(4096), strict=True):
         if len(rows):
@@ -133,103 +226,53 @@ def validate(probe: LinearProbe, features: Tensor, labels: Tensor) -> dict[str, 
     return {name: found[name] for name in ("acc1", "acc5")}
 
 
-class ProbeState(NamedTuple):
-    """What a checkpoint says of its training.
-
-    Attributes:
-        epoch: Epochs done.
-        best: Best top-1 in percent, 0 where unknown.
-        history: A line of log.txt per epoch.
-        training: As `save_probe` was given; empty in DINO's files.
-    """
-
-    epoch: int
-    best: float
-    history: list[dict[str, float]]
-    training: dict[str, Any]
-
-
-def save_probe(
-    folder: Path,
-    probe: LinearProbe,
-    optimizer: torch.optim.SGD,
-    epoch: int,
-    best: float,
-    features: Mapping[str, Any],
-    training: Mapping[str, Any],
-    history: list[dict[str, float]],
-) -> None:
-    """Write the checkpoint and, from its history, log.txt, both atomically; in the main process only.
-
-    Args:
-        folder: Of the run; must exist.
-        probe: The classifier.
-        optimizer: Its optimizer.
-        epoch: The epoch just finished, from 0.
-        best: Best top-1 so far, in percent.
-        features: What the classifier reads, plain values.
-        training: How it is trained, plain values.
-        history: A line of log.txt per epoch.
+def save_probe(path: Path, probe: nn.Linear, optimizer: torch.optim.SGD, state: Mapping[str, Any]) -> None:
+    """Write the checkpoint and, from its history, log.txt beside it, both atomically; in the main process only.
 
     Raises:
         FloatingPointError: A weight is NaN or infinite; earlier files are untouched.
         OSError: A file cannot be written; earlier files are untouched.
     """
-    weights = probe.state_dict()
+    weights = {f"module.linear.{name}": tensor for name, tensor in probe.state_dict().items()}
     check_finite(weights)
-    checkpoint = {
-        "epoch": epoch + 1,
-        "state_dict": {_DDP + name: tensor for name, tensor in weights.items()},
-        "optimizer": optimizer.state_dict(),
-        "best_acc": best,
-        "features": dict(features),
-        "training": dict(training),
-        "history": history,
-    }
-    save_checkpoint(folder / CHECKPOINT, checkpoint)
-    with atomic_file(folder / "log.txt") as file:
-        file.write("".join(json.dumps(line) + "\n" for line in history).encode())
+    path.parent.mkdir(parents=True, exist_ok=True)
+    save_checkpoint(path, {**state, "state_dict": weights, "optimizer": optimizer.state_dict()})
+    with atomic_file(path.with_name("log.txt")) as file:
+        file.write("".join(json.dumps(line) + "\n" for line in state["history"]).encode())
 
 
-def load_probe(folder: Path, probe: LinearProbe, optimizer: torch.optim.SGD, features: Mapping[str, Any]) -> ProbeState:
-    """Read a checkpoint of ours or of DINO's.
+def load_probe(path: Path, probe: nn.Linear, optimizer: torch.optim.SGD, features: Mapping[str, Any]) -> dict[str, Any]:
+    """Read a checkpoint of ours or of DINO's into the probe and, where the file has its state, the optimizer.
 
     Args:
-        folder: Of the run.
+        path: The file.
         probe: Changed in place.
-        optimizer: Changed in place, where the file has an optimizer's state.
+        optimizer: Changed in place.
         features: What the classifier will read.
 
     Returns:
-        What it says of its training.
+        "epoch", "best_acc", "training" and "history" of the file, where it has them.
 
     Raises:
         FileNotFoundError: No checkpoint.
         ValueError: Damaged, or of a classifier of something else; the message says in what they differ.
     """
-    path = folder / CHECKPOINT
     content = read_checkpoint(path)
     weights = content.get("state_dict")
     if not isinstance(weights, Mapping):
         raise ValueError(f"{path} is no linear classifier: it holds {', '.join(map(str, content))}")
-    stored = content.get("features", {})
-    different = [
-        f"{name} {stored[name]} there, {features[name]} here" for name in stored if stored[name] != features[name]
-    ]
-    if different:
+    if different := differences(content.get("features", {}), features):
         raise ValueError(
-            f"{path} reads other features: {'; '.join(different)}. Give the flags that it was trained with, or another "
+            f"{path} reads other features: {different}. Give the flags that it was trained with, or another "
             "--output_dir"
         )
     try:
-        load_strict(probe, {name.removeprefix(_DDP): tensor for name, tensor in weights.items()})
+        load_strict(
+            probe, {name.removeprefix("module.").removeprefix("linear."): each for name, each in weights.items()}
+        )
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
     if "optimizer" in content:
         optimizer.load_state_dict(content["optimizer"])
-    return ProbeState(
-        int(content.get("epoch", 0)),
-        float(content.get("best_acc", 0.0)),
-        list(content.get("history", [])),
-        dict(content.get("training", {})),
-    )
+    defaults = {"epoch": 0, "best_acc": 0.0, "training": {}, "history": []}
+    return {name: content.get(name, default) for name, default in defaults.items()}

@@ -1,11 +1,11 @@
-"""One box per image from what a frozen ViT gives for its patches: LaSt's patch score, LOST, DINO-seg and TokenCut.
+"""Four ways to one box per image from what a frozen ViT gives for its patches: patch score, LOST, DINO-seg, TokenCut.
 
 Single-object discovery without labels (paper Sec. 5.2 and Tab. 7). Every method makes a mask over the patch grid, keeps
 one connected component of it (4-connected), and boxes it. One image at a time, for images come at their own resolution.
 Where the published code of a method does something that its text does not say, the default follows the code, because
 that is what the published numbers were made with; DINO-seg's three slips are behind `as_published`.
 
-Letters: N = h * w patches row by row, D channels. Boxes are xyxy in pixels of the unpadded image.
+Letters: N = h * w patches row by row, D channels. Boxes are xyxy in pixels of the unpadded image, x2 and y2 exclusive.
 """
 
 from typing import Literal, NamedTuple
@@ -14,25 +14,22 @@ import numpy as np
 import scipy.linalg
 import scipy.ndimage
 import torch
+from eval_options import COMPONENTS
 from torch import Tensor
 
 from last_vit.patch_scores import threshold_mask
 
-COMPONENTS = ("peak", "largest", "all")
 LOST_CANDIDATES = 100
 TOKENCUT_THRESHOLD, TOKENCUT_EPS = 0.2, 1e-5
 DINO_SEG_MASS = 0.6
 
+Box = tuple[float, float, float, float]
+
 
 class PatchMask(NamedTuple):
-    """What a method found.
+    """What a method found: the patches that the box is drawn around, and the one in [0, N) that it starts from."""
 
-    Attributes:
-        mask: bool [h, w], the patches that the box is drawn around.
-        seed: Index in [0, N) of the patch that the method starts from.
-    """
-
-    mask: np.ndarray
+    mask: np.ndarray  # bool [h, w]
     seed: int
 
 
@@ -64,8 +61,7 @@ def patch_score_mask(
         raise ValueError(f"component must be one of {', '.join(COMPONENTS)}, got {component!r}")
     seed = int(score.argmax())
     mask = _to_grid(threshold_mask(score[None].float(), num_std)[0], grid_hw)
-    if not mask.flat[seed]:  # equal scores: nothing is above their mean
-        mask.flat[seed] = True
+    mask.flat[seed] = True  # equal scores: nothing is above their mean
     if component == "all":
         return PatchMask(mask, seed)
     return PatchMask(component_of(mask, seed) if component == "peak" else largest_component(mask), seed)
@@ -104,8 +100,7 @@ def dino_seg_mask(attention: Tensor, grid_hw: tuple[int, int], as_published: boo
     """DINO-seg: the largest component of the patches that hold 60% of one head's CLS attention.
 
     Args:
-        attention: float [N], attention of the CLS token to the patches in the last layer, of one head (the published
-            numbers use head 4, counted from 0, of ViT-S/16).
+        attention: float [N], attention of the CLS token to the patches in the last layer, of one head.
         grid_hw: (h, w).
         as_published: Keep two slips of the published code: its last component (row by row) is never chosen, and where
             there is only one, the box is that of everything outside it. (The third, a box that may reach over the
@@ -124,16 +119,10 @@ def dino_seg_mask(attention: Tensor, grid_hw: tuple[int, int], as_published: boo
 
 
 def attention_mask(attention: Tensor, mass: float = DINO_SEG_MASS) -> Tensor:
-    """The fewest patches that hold a share of the attention (DINO's rule for its pictures).
+    """The fewest patches that hold a share `mass` of the attention (DINO's rule for its pictures).
 
-    Sorted upwards and normalised, the patches behind the point where the running sum passes 1 - mass.
-
-    Args:
-        attention: float [..., N], not negative.
-        mass: Share in (0, 1].
-
-    Returns:
-        bool [..., N].
+    Sorted upwards and normalised, the patches behind the point where the running sum passes 1 - mass: float [..., N],
+    not negative, -> bool [..., N].
 
     Raises:
         ValueError: A mass outside (0, 1].
@@ -165,8 +154,8 @@ def tokencut_mask(features: Tensor, grid_hw: tuple[int, int]) -> PatchMask:
     if len(features) < 3:
         raise ValueError(f"TokenCut splits a graph of at least 3 patches, got {len(features)}; use a larger image")
     unit = torch.nn.functional.normalize(features.float(), dim=1)
-    is_tied = (unit @ unit.T > TOKENCUT_THRESHOLD).double().cpu().numpy()
-    weights = np.where(is_tied > 0, 1.0, TOKENCUT_EPS)
+    is_tied = (unit @ unit.T > TOKENCUT_THRESHOLD).cpu().numpy()
+    weights = np.where(is_tied, 1.0, TOKENCUT_EPS)
     degree = np.diag(weights.sum(axis=1))
     _, vectors = scipy.linalg.eigh(degree - weights, degree, subset_by_index=[1, 1])
     second = vectors[:, 0]
@@ -180,25 +169,18 @@ def tokencut_mask(features: Tensor, grid_hw: tuple[int, int]) -> PatchMask:
 def component_of(mask: np.ndarray, seed: int) -> np.ndarray:
     """The 4-connected component of a bool [h, w] mask that holds patch `seed`; the seed alone where it is not in it."""
     labels, _ = scipy.ndimage.label(mask)
-    label = labels.flat[seed]
-    if label:
-        return labels == label
-    alone = np.zeros_like(mask)
-    alone.flat[seed] = True
-    return alone
+    if mask.flat[seed]:
+        return labels == labels.flat[seed]
+    return np.arange(mask.size).reshape(mask.shape) == seed
 
 
 def largest_component(mask: np.ndarray) -> np.ndarray:
     """The largest 4-connected component of a bool [h, w] mask, the first of equals; empty for an empty mask."""
-    labels, num_labels = scipy.ndimage.label(mask)
-    if num_labels == 0:
-        return np.zeros_like(mask)
-    return labels == np.bincount(labels.ravel())[1:].argmax() + 1
+    labels, _ = scipy.ndimage.label(mask)
+    return mask & (labels == np.bincount(labels.ravel(), minlength=2)[1:].argmax() + 1)
 
 
-def patch_box(
-    mask: np.ndarray, patch_size: int, image_hw: tuple[int, int], clip: bool = True
-) -> tuple[float, float, float, float]:
+def patch_box(mask: np.ndarray, patch_size: int, image_hw: tuple[int, int], clip: bool = True) -> Box:
     """Tight box around the patches of a mask.
 
     Args:

@@ -1,4 +1,4 @@
-"""Parts that the tests of eval_knn.py and eval_linear.py share: coloured images in ImageNet's layout, a small ViT."""
+"""Parts that the tests of DINO's evaluations share: coloured images in ImageNet's layout, a small ViT, records."""
 
 import json
 import os
@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 from PIL import Image
 
@@ -18,11 +19,11 @@ COLOURS = {"n01": (200, 60, 60), "n02": (60, 200, 60), "n03": (60, 60, 200)}
 MODEL = ("--arch", "vit_mini", "--patch_size", "8")
 
 
-def write_colours(root: Path, train: int = 9, val: int = 3, classes=COLOURS) -> Path:
+def write_colours(root: Path, train: int, val: int) -> Path:
     """Noise around a colour per class, `train` and `val` images of each, of several shapes."""
     rng = np.random.default_rng(0)
     for split, count in (("train", train), ("val", val)):
-        for wnid, colour in classes.items():
+        for wnid, colour in COLOURS.items():
             (root / split / wnid).mkdir(parents=True)
             for i in range(count):
                 noise = rng.normal(0, 25, (36 + i, 48 - i, 3)) + colour
@@ -44,19 +45,25 @@ def write_run(path: Path, pool: str | None = None, top_k: float | None = None, s
     return path
 
 
-def results() -> dict:
-    return {path.stem: json.loads(path.read_text()) for path in Path("results").glob("*.json")}
+def records(folder: str = "output") -> list[dict]:
+    """All records below a folder of the current one, by name."""
+    return [json.loads(path.read_text()) for path in sorted(Path(folder).rglob("*.json"))]
+
+
+def refused(capsys, main, *arguments) -> str:
+    """What a command says when it refuses its arguments."""
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as stop:
+        main([str(argument) for argument in arguments])
+    error = capsys.readouterr().err
+    assert (stop.value.code, "Traceback" in error) == (2, False)
+    return error
 
 
 def run_two(script: str, *arguments: str) -> None:
     """A script of dino/ under torchrun with two gloo processes."""
     launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--master-port=0", "--standalone"]
     environment = {"PYTHONPATH": str(REPO), "OMP_NUM_THREADS": "1", "PATH": os.environ["PATH"]}
-    done = subprocess.run(
-        [*launcher, str(REPO / "dino" / script), *arguments, "--device", "cpu", "--num_workers", "0"],
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=240,
-    )
+    command = [*launcher, str(REPO / "dino" / script), *map(str, arguments), "--device", "cpu"]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=240)
     assert done.returncode == 0, done.stderr

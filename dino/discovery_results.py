@@ -1,0 +1,298 @@
+"""Object discovery as eval_object_discovery.py runs it: images and methods of its flags, then table, records, pictures.
+
+Pictures are sheets of hits above and misses below, each with mask, predicted box and objects. They are drawn without
+pyplot, so no display is needed. Images are chosen by a seed among the hits and among the misses of each method; the
+chosen ones go through the model once more, in float32, for their masks.
+"""
+
+import argparse
+import json
+import random
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import discovery_methods as known
+import numpy as np
+import torch
+from discover_boxes import MIN_IOU, MethodRun, discover_boxes
+from discovery_images import DiscoveryImages, build_native_loader, pad_to_patch
+from discovery_methods import DiscoveryMethod
+from last_attention import find_attention_layer
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.patches import Patch, Rectangle
+from object_lists import ObjectList, leave_out_broken, list_coco_objects, list_imagenet_objects, list_voc_objects
+from torch import nn
+
+from last_vit.atomic_file import atomic_file
+from last_vit.data.image_files import load_rgb
+from last_vit.evaluation import describe_model, folder_name, print_table, progress, say_left_out, write_record
+from last_vit.models import ModelArgument, TrainedModel, find_patch_size, parse_model_arguments, takes_any_size
+from last_vit.results import dataset_name, result_name
+from last_vit.runtime import describe_device, is_main_process, process_group
+
+# Okabe and Ito's palette, told apart by colour-blind readers; objects white with a dark edge, seen on anything
+HIT, MISS, OBJECT, EDGE = "#56B4E9", "#E69F00", "#ffffff", "#202020"
+_COLUMNS, _PANEL, _DIMMED = 4, 2.4, 0.35
+
+
+def run(args: argparse.Namespace) -> None:
+    """Every model over all images; prints and writes in the main process."""
+    boxes = {}
+    with process_group(args.device) as device:
+        objects = open_objects(args)
+        for argument in parse_model_arguments(args.model):
+            trained = argument.load()
+            methods = choose_methods(args, trained)
+            images = DiscoveryImages(objects, trained.preprocessing.mean, trained.preprocessing.std)
+            start = time.perf_counter()
+            patch_size, runs = evaluate(args, argument, trained, images, methods, device)
+            seconds = time.perf_counter() - start
+            boxes[argument.name] = {each.method.name: dict(sorted(each.boxes.items())) for each in runs}
+            if not is_main_process():
+                continue
+            _print_results(argument, objects, runs, patch_size, device)
+            _write_records(args, argument, trained, objects, runs, patch_size, seconds, device)
+            if args.pictures is not None:
+                for each in runs:
+                    print(f"written {draw_sheet(args, argument, trained.model, images, each, patch_size)}")
+        if args.save_boxes is not None and is_main_process():
+            with atomic_file(args.save_boxes) as file:
+                file.write((json.dumps(boxes, indent=1) + "\n").encode())
+
+
+def open_objects(args: argparse.Namespace) -> ObjectList:
+    """The images that the flags name, with their objects.
+
+    Raises:
+        ValueError: Not exactly one layout, or as the readers in `object_lists`.
+        FileNotFoundError: As those.
+    """
+    coco = (args.coco_images, args.coco_json)
+    layouts = {"--voc-root": args.voc_root, "--coco-images and --coco-json": coco[0] or coco[1]}
+    layouts["--imagenet-root"] = args.imagenet_root
+    given = [flag for flag, value in layouts.items() if value is not None]
+    if len(given) != 1:
+        raise ValueError(f"the images come from one of {', '.join(layouts)}; got {' and '.join(given) or 'none'}")
+    if None in coco and (any(coco) or args.coco_list is not None):
+        raise ValueError("COCO needs both --coco-images and --coco-json; --coco-list chooses among their images")
+    if args.voc_root is not None:
+        objects = list_voc_objects(args.voc_root, args.voc_split, args.skip_broken)
+    elif args.imagenet_root is not None:
+        objects = list_imagenet_objects(args.imagenet_root, args.skip_broken)
+    else:
+        objects = list_coco_objects(*coco, args.coco_list, args.skip_broken)
+    if args.num_images is not None:
+        total, number = len(objects.images), args.num_images
+        if number > total:
+            raise ValueError(f"--num-images {number} is more than the {total} images that there are")
+        objects = objects._replace(images=[objects.images[i * total // number] for i in range(number)])
+    return leave_out_broken(objects) if args.skip_broken else objects
+
+
+def choose_methods(args: argparse.Namespace, trained: TrainedModel) -> list[DiscoveryMethod]:
+    """The methods that the flags name, each once, with the choices that the flags make for them.
+
+    Raises:
+        ValueError: A last attention layer that a method needs and that cannot be read.
+    """
+    made = {
+        "patch-score": [
+            known.patch_score_method(component, args.global_token, trained.selection())
+            for component in dict.fromkeys(args.component)
+        ],
+        "lost": [known.lost_method(args.k_patches)],
+        "dino-seg": [known.dino_seg_method(args.dino_seg_head, not args.mended)],
+        "tokencut": [known.tokencut_method()],
+    }
+    methods = [method for name in dict.fromkeys(args.method) for method in made[name]]
+    if any(method.needs_attention for method in methods):
+        find_attention_layer(trained.model)
+    return methods
+
+
+def evaluate(
+    args: argparse.Namespace,
+    argument: ModelArgument,
+    trained: TrainedModel,
+    images: DiscoveryImages,
+    methods: list[DiscoveryMethod],
+    device: torch.device,
+) -> tuple[int, list[MethodRun]]:
+    """The model's patch size in pixels, and what every method did on all images.
+
+    Raises:
+        ValueError: A model of fixed input size and images of other sizes, or as `discover_boxes`.
+    """
+    model, side = trained.model.to(device), trained.preprocessing.crop
+    patch_size = find_patch_size(model, side)
+    grid = side // patch_size
+    known_images = images.objects.images
+    other = [each for each in known_images if {-(-length // patch_size) for length in each.frame_hw} != {grid}]
+    if other and not takes_any_size(model, side, patch_size):
+        height, width = other[0].frame_hw
+        raise ValueError(
+            f"model {argument.name!r} takes {side} x {side} pixels only, and {len(other)} of {len(images)} "
+            f"images are of other sizes, such as {other[0].path.name} ({width} x {height}, width x height), which "
+            "object discovery does not resize; dino:<arch>/<patch>@FILE takes any size and reads the weights of DINO "
+            "and of timm's plain ViTs without classifier"
+        )
+    batches = progress(build_native_loader(images, patch_size, args.batch_size, args.num_workers), argument.name)
+    classes = images.objects.classes if args.per_class else ()
+    runs = discover_boxes(model, batches, methods, patch_size, device, classes, getattr(torch, args.dtype))
+    if any(each.metrics.pop("num_images") != len(images) for each in runs):
+        raise ValueError(f"the loader did not give each of the {len(images)} images once")
+    return patch_size, runs
+
+
+def objects_name(args: argparse.Namespace) -> str:
+    """What results call the images: --dataset-name, or after the folders; with the number when they are a part."""
+    if args.dataset_name:
+        name = args.dataset_name
+    elif args.voc_root is not None:
+        name = f"{folder_name(args.voc_root)} {args.voc_split}"
+    elif args.imagenet_root is not None:
+        name = f"{dataset_name(args.imagenet_root, 'val')} val"
+    else:
+        name = folder_name(args.coco_images) + (f" {args.coco_list.stem}" if args.coco_list else "")
+    return name if args.num_images is None else f"{name} ({args.num_images} images of it)"
+
+
+def _print_results(
+    argument: ModelArgument, objects: ObjectList, runs: Sequence[MethodRun], patch_size: int, device: torch.device
+) -> None:
+    print(
+        f"{argument.name}: {len(objects.images)} images at native resolution, patches of {patch_size} pixels, "
+        f"{describe_device(device)}; {_num_empty(objects)} images without any object"
+    )
+    say_left_out(objects.skipped)
+    cells = [["method", "CorLoc %", "mean IoU %", "images/s: model", "boxes", "total", "protocol"]]
+    names = ("corloc", "mean_iou", "fps_model", "fps_boxes", "fps_total")
+    cells += [[run.method.name, *(f"{run.metrics[name]:.2f}" for name in names), run.method.protocol] for run in runs]
+    print_table([*cells, ["whole image", f"{runs[0].metrics['corloc_whole_image']:.2f}", "", "", "", "", "no model"]])
+    if runs[0].by_class:
+        cells = [["CorLoc % by class", *(run.method.name for run in runs), "images"]]
+        for name, (_, shown) in runs[0].by_class.items():
+            cells.append([name, *(f"{run.by_class[name][0]:.1f}" for run in runs), str(shown)])
+        print_table(cells)
+
+
+def _write_records(
+    args: argparse.Namespace,
+    argument: ModelArgument,
+    trained: TrainedModel,
+    objects: ObjectList,
+    runs: Sequence[MethodRun],
+    patch_size: int,
+    seconds: float,
+    device: torch.device,
+) -> None:
+    for run in runs:
+        method, kind = run.method, run.method.name.partition(",")[0]
+        protocol = [method.protocol, *([args.dtype] if args.dtype != "float32" else [])]
+        path = write_record(
+            args,
+            "corloc",
+            f"{argument.name}, {kind}",
+            run.metrics | {f"corloc/{name}": value for name, (value, _) in run.by_class.items()},
+            dataset=", ".join([objects_name(args), "native", *protocol]),
+            n_images=len(objects.images),
+            config={
+                **describe_model(argument, trained),
+                "method": kind,
+                "protocol": method.protocol,
+                "patch_size": patch_size,
+                "batch_size": args.batch_size,
+                "dtype": args.dtype,
+                "without_object": _num_empty(objects),
+                "left_out": dict(objects.skipped),
+            },
+            checkpoint_sha256=trained.checkpoint_sha256,
+            seconds=seconds,
+            device=device,
+        )
+        print(f"written {path}")
+
+
+def _num_empty(objects: ObjectList) -> int:
+    return sum(len(image.labels) == 0 for image in objects.images)
+
+
+def choose_images(best_iou: dict[int, float], number: int, seed: int) -> tuple[list[int], list[int]]:
+    """Indices of hits and misses, `number` in all, half and half; where one kind is short, the other fills up."""
+    drawn = sorted(best_iou)
+    random.Random(seed).shuffle(drawn)  # noqa: S311 (no secret)
+    hits = [index for index in drawn if best_iou[index] >= MIN_IOU]
+    misses = [index for index in drawn if best_iou[index] < MIN_IOU]
+    num_hits = min(len(hits), max((number + 1) // 2, number - len(misses)))
+    return sorted(hits[:num_hits]), sorted(misses[: number - num_hits])
+
+
+def draw_sheet(
+    args: argparse.Namespace,
+    argument: ModelArgument,
+    model: nn.Module,
+    images: DiscoveryImages,
+    run: MethodRun,
+    patch_size: int,
+) -> Path:
+    """Write one method's picture into `args.pictures`: rows of hits, then rows of misses."""
+    chosen = choose_images(run.best_iou, args.num_pictures, args.seed)
+    rows = [kind[first : first + _COLUMNS] for kind in chosen for first in range(0, len(kind), _COLUMNS)]
+    figure = Figure(figsize=(_PANEL * _COLUMNS, 0.85 * _PANEL * len(rows) + 0.9), dpi=150, layout="constrained")
+    for panels, row in zip(figure.subplots(len(rows), _COLUMNS, squeeze=False), rows, strict=True):
+        for panel in panels:
+            panel.set_axis_off()
+        for panel, index in zip(panels, row, strict=False):
+            _draw_image(panel, model, images, run, index, patch_size)
+    figure.legend(
+        handles=[
+            Patch(facecolor="none", edgecolor=HIT, linewidth=2, label=f"predicted, IoU >= {MIN_IOU}"),
+            Patch(facecolor="none", edgecolor=MISS, linewidth=2, label="predicted, less"),
+            Patch(facecolor="none", edgecolor="#888888", linewidth=1.2, label="annotated objects (white)"),
+            Patch(facecolor="#555555", edgecolor="none", label="dimmed: outside the mask"),
+        ],
+        loc="outside lower center",
+        ncols=4,
+        fontsize=8,
+        frameon=False,
+    )
+    figure.suptitle(
+        f"{argument.name}: {run.method.name} ({run.method.protocol})\n"
+        f"CorLoc {run.metrics['corloc']:.1f} % of {len(images)} images",
+        fontsize=10,
+    )
+    args.pictures.mkdir(parents=True, exist_ok=True)
+    path = args.pictures / f"{result_name(f'{argument.name}_{run.method.name}')}.png"
+    figure.savefig(path)
+    return path
+
+
+@torch.inference_mode()
+def _draw_image(
+    panel: Axes, model: nn.Module, images: DiscoveryImages, run: MethodRun, index: int, patch_size: int
+) -> None:
+    sample = images[index]
+    height, width = sample["image_hw"]
+    image = pad_to_patch(sample["image"], patch_size)[None].to(next(model.parameters()).device)
+    features = known.feature_reader([run.method])(model, image)
+    ((_, patches),) = run.method.boxes(features, [(height, width)], patch_size)
+    mask = patches.mask.repeat(patch_size, axis=0).repeat(patch_size, axis=1)[:height, :width, None]
+    picture = np.asarray(load_rgb(images.objects.images[index].path), dtype=np.float32) / 255
+    panel.imshow(np.where(mask, picture, _DIMMED * picture))
+    for box in sample["objects_xyxy"].tolist():
+        _draw_box(panel, box, EDGE, 2.4)
+        _draw_box(panel, box, OBJECT, 1.2)
+    iou = run.best_iou[index]
+    _draw_box(panel, run.boxes[sample["name"]], EDGE, 3.6)
+    _draw_box(panel, run.boxes[sample["name"]], HIT if iou >= MIN_IOU else MISS, 2.2)
+    panel.set(xlim=(-3, width + 3), ylim=(height + 3, -3))  # a box on the border stays visible
+    kind = "hit" if iou >= MIN_IOU else "miss" if len(sample["labels"]) else "no object"
+    panel.set_title(f"{kind}, IoU {iou:.2f}", fontsize=8)
+
+
+def _draw_box(panel: Axes, box: Sequence[float], color: str, width: float) -> None:
+    x1, y1, x2, y2 = box
+    # imshow puts pixel centres on whole numbers: pixel x covers x - 0.5 to x + 0.5
+    panel.add_patch(Rectangle((x1 - 0.5, y1 - 0.5), x2 - x1, y2 - y1, fill=False, edgecolor=color, linewidth=width))

@@ -1,0 +1,22 @@
+"""Small data sets that the tests of the evaluations share, written once; none of them is changed in place."""
+
+import pytest
+from frozen_parts import write_colours
+
+from last_vit.data.synthetic import SyntheticObjects, write_coco, write_imagenet, write_voc
+
+
+@pytest.fixture(scope="session")
+def synthetic_sets(tmp_path_factory):
+    """Seven images of 40 pixels with one object each of three classes, as voc/, coco/ and imagenet/."""
+    root = tmp_path_factory.mktemp("sets")
+    samples = SyntheticObjects(7, "val", image_size=40, num_classes=3)
+    for write in (write_voc, write_coco, write_imagenet):
+        write(samples, root / write.__name__.removeprefix("write_"))
+    return root
+
+
+@pytest.fixture(scope="session")
+def colours(tmp_path_factory):
+    """Six training images and three for validation of each of three colours."""
+    return write_colours(tmp_path_factory.mktemp("colours"), train=6, val=3)

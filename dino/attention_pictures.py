@@ -60,17 +60,10 @@ def picture_folders(image_path: Path, output_dir: Path) -> dict[Path, Path]:
 def read_attention(
     trained: TrainedModel, path: Path, image_size: Sequence[int], patch_size: int, device: torch.device
 ) -> tuple[np.ndarray, Tensor]:
-    """One image and what the class token attends to in it.
+    """One image as it was read, uint8 [H, W, 3], and what the class token attends to in it, float32 [heads, h, w].
 
-    Args:
-        trained: Its model is on `device`.
-        path: The image.
-        image_size: Height and width in pixels, or the shorter side.
-        patch_size: In pixels; the image is cut to whole patches at the right and the bottom.
-        device: Where to compute.
-
-    Returns:
-        The image as it was read, uint8 [H, W, 3], and float32 [heads, h, w] on the CPU.
+    The image is resized to `image_size` (height and width, or the shorter side) and cut to whole patches at the right
+    and the bottom.
 
     Raises:
         ValueError: An unreadable image, or a model without class token or with an unknown attention layer.
@@ -87,17 +80,7 @@ def read_attention(
 
 
 def draw(folder: Path, pixels: np.ndarray, attention: Tensor, threshold: float | None) -> list[Path]:
-    """Write the pictures of one image.
-
-    Args:
-        folder: Made when missing.
-        pixels: uint8 [H, W, 3].
-        attention: float [heads, h, w].
-        threshold: Share of the attention in the masks; None draws none.
-
-    Returns:
-        The written files, img.png first.
-    """
+    """Write the pictures of what `read_attention` gives, with masks of a share `threshold`; returns their paths."""
     folder.mkdir(parents=True, exist_ok=True)
     pictures = {"img.png": pixels}
     for head, each in enumerate(attention):

@@ -21,7 +21,6 @@ from collections.abc import Callable
 from typing import Any, Literal
 
 import torch
-from eval_options import PROTOCOLS
 from last_attention import last_attention
 from object_discovery import attention_mask
 from torch import Tensor, nn
@@ -44,11 +43,9 @@ VOID = 255
 
 
 class CoarseSegmentation:
-    """Streaming mean Jaccard index by one of `PROTOCOLS`, summed over all processes in `compute`."""
+    """Streaming mean Jaccard index by one of the protocols, summed over all processes in `compute`."""
 
     def __init__(self, protocol: Literal["union", "class", "object"]) -> None:
-        if protocol not in PROTOCOLS:
-            raise ValueError(f"protocol must be one of {', '.join(PROTOCOLS)}, got {protocol!r}")
         self.protocol = protocol
         self._counters = SummedCounters("num_images", "num_empty", "num_regions", "jaccard")
 
@@ -122,11 +119,8 @@ class CoarseSegmentation:
 class SegmentationImages(Dataset):
     """VOC's segmentation images, squeezed to a model's square input: aspect is ignored so that all of them is seen.
 
-    A sample is a dict: `image` float32 [3, S, S], normalised, and `index`. Masks stay at the annotation's own size.
-
-    Args:
-        split: From listing "Segmentation".
-        preprocessing: The model's; its crop is S.
+    A sample is a dict: `image` float32 [3, S, S], normalised, S the model's crop, and `index`. Masks stay at the
+    annotation's own size.
     """
 
     def __init__(self, split: VocSplit, preprocessing: Preprocessing) -> None:

@@ -4,14 +4,14 @@ CorLoc is the share of images whose one predicted box overlaps any annotated obj
 Every processed image counts, whichever its objects' classes; one without any object cannot be hit. By class, an image
 counts for every class that it shows, as hit when the box overlaps an object of that class.
 
-Letters: M objects of one image, C classes.
+Letters: M objects of one image.
 """
 
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from discovery_methods import DiscoveryMethod, feature_reader
@@ -19,69 +19,44 @@ from object_discovery import Box
 from torch import Tensor, distributed, nn
 
 from last_vit.boxes import box_iou
-from last_vit.metrics.summed_counters import SummedTensors
 from last_vit.runtime import all_reduce_sum, world_size
 
 MIN_IOU = 0.5
 
 
-class CorLoc:
-    """Streaming CorLoc, summed over all processes in `compute` and `compute_by_class`.
+class ScoredBox(NamedTuple):
+    """The box of one image, in its pixels, and what it overlaps."""
 
-    Args:
-        classes: Names of the C classes; empty for no breakdown.
-    """
+    box_xyxy: Box
+    best_iou: float  # with any object, in [0, 1]; 0 without objects
+    is_hit: dict[int, bool]  # label that the image shows -> whether the box overlaps an object of it by half
 
-    def __init__(self, classes: Sequence[str] = ()) -> None:
-        self.classes = tuple(classes)
-        by_class = (len(self.classes),)
-        self._sums = SummedTensors(num_images=(), hits=(), iou=(), num_shown=by_class, class_hits=by_class)
 
-    def update(self, box_xyxy: Sequence[float], objects_xyxy: Tensor, labels: Tensor | None = None) -> float:
-        """Count one image.
+def score_box(box_xyxy: Box, objects_xyxy: Tensor, labels: Tensor) -> ScoredBox:
+    """Compare a box with an image's M objects: [M, 4] in the image's pixels, and long [M]; M may be 0."""
+    ious = box_iou(torch.tensor([box_xyxy], dtype=torch.float64), objects_xyxy.double())[0].tolist()
+    is_hit: dict[int, bool] = {}
+    for label, iou in zip(labels.tolist(), ious, strict=True):
+        is_hit[label] = is_hit.get(label, False) or iou >= MIN_IOU
+    return ScoredBox(box_xyxy, max(ious, default=0.0), is_hit)
 
-        Args:
-            box_xyxy: The predicted box in pixels of the image.
-            objects_xyxy: [M, 4], annotated objects in pixels of the image; M may be 0.
-            labels: long [M] in [0, C); needed with `classes`.
 
-        Returns:
-            The largest IoU with any object, in [0, 1]; 0 without objects.
+def corloc(found: Iterable[ScoredBox]) -> dict[str, float]:
+    """CorLoc, and "mean_iou" of each image's best IoU, both in percent, over at least one image."""
+    ious = [each.best_iou for each in found]
+    return {
+        "corloc": 100 * sum(iou >= MIN_IOU for iou in ious) / len(ious),
+        "mean_iou": 100 * sum(ious) / len(ious),
+    }
 
-        Raises:
-            ValueError: A box that is no box (NaN, no area).
-        """
-        box = torch.as_tensor(box_xyxy, dtype=torch.float64).reshape(1, -1)
-        if box.shape != (1, 4) or not bool((box[0, 2:] > box[0, :2]).all()):
-            raise ValueError(f"the predicted box must be (x1, y1, x2, y2) with an area, got {box.flatten().tolist()}")
-        iou = box_iou(box, objects_xyxy.double().reshape(-1, 4))[0]
-        is_hit = iou >= MIN_IOU
-        shown, class_hits = torch.zeros(len(self.classes)), torch.zeros(len(self.classes))
-        if self.classes:
-            shown[labels] = 1
-            class_hits[labels[is_hit]] = 1
-        best = iou.max() if len(iou) else iou.new_zeros(())
-        self._sums.add(num_images=torch.ones(()), hits=is_hit.any(), iou=best, num_shown=shown, class_hits=class_hits)
-        return float(best)
 
-    def compute(self) -> dict[str, float]:
-        """Over all processes: "corloc", "mean_iou" (of each image's best IoU), both in percent, and "num_images".
-
-        Raises:
-            ValueError: If no image was counted.
-        """
-        totals = self._sums.totals()
-        num_images = int(totals["num_images"])
-        if num_images == 0:
-            raise ValueError("CorLoc of zero images is undefined: the data set gave none")
-        corloc, mean_iou = (100.0 * float(totals[name]) / num_images for name in ("hits", "iou"))
-        return {"corloc": corloc, "mean_iou": mean_iou, "num_images": num_images}
-
-    def compute_by_class(self) -> dict[str, tuple[float, int]]:
-        """Class -> (CorLoc in percent, images that show it), for the classes that any image shows."""
-        totals = self._sums.totals()
-        counts = zip(self.classes, totals["class_hits"].tolist(), totals["num_shown"].tolist(), strict=True)
-        return {name: (100.0 * hit / count, int(count)) for name, hit, count in counts if count}
+def corloc_by_class(found: Iterable[ScoredBox], classes: Sequence[str]) -> dict[str, tuple[float, int]]:
+    """Class -> (CorLoc in percent, images that show it), for the classes that any image shows."""
+    hits: dict[int, list[bool]] = {}
+    for each in found:
+        for label, is_hit in each.is_hit.items():
+            hits.setdefault(label, []).append(is_hit)
+    return {classes[label]: (100 * sum(hits[label]) / len(hits[label]), len(hits[label])) for label in sorted(hits)}
 
 
 class Stopwatch:
@@ -120,19 +95,15 @@ class MethodRun:
 
     Attributes:
         method: The method.
+        found: Image's index in the data set -> its box.
         metrics: In percent: "corloc", "mean_iou", and "corloc_whole_image" of a box around the whole image, which is
             what large objects give without any model; in images per second of one process, without loading: "fps_model"
             of the forward pass, which all methods share, "fps_boxes" of the box extraction, and "fps_total".
-        by_class: Class -> (CorLoc in percent, images that show it); empty unless asked for.
-        boxes: Image name -> its box.
-        best_iou: Image's index -> its box's largest IoU with an annotated object.
     """
 
     method: DiscoveryMethod
+    found: dict[int, ScoredBox] = field(default_factory=dict)
     metrics: dict[str, float] = field(default_factory=dict)
-    by_class: dict[str, tuple[float, int]] = field(default_factory=dict)
-    boxes: dict[str, Box] = field(default_factory=dict)
-    best_iou: dict[int, float] = field(default_factory=dict)
 
 
 @torch.inference_mode()
@@ -142,7 +113,6 @@ def discover_boxes(
     methods: Sequence[DiscoveryMethod],
     patch_size: int,
     device: torch.device,
-    classes: Sequence[str] = (),
     dtype: torch.dtype = torch.float32,
 ) -> list[MethodRun]:
     """Draw one box per image and method, and count hits; every process must call it.
@@ -155,45 +125,42 @@ def discover_boxes(
         methods: Any number; the forward pass is made once for all of them.
         patch_size: Of the model, in pixels.
         device: Where to compute.
-        classes: For CorLoc by class: names of the labels; empty for none.
         dtype: Of the forward pass, under autocast; features go on in float32.
 
     Raises:
         ValueError: Images that the model cannot take, or that a method cannot work on; the message names them.
     """
-    read, model_watch, whole_image = feature_reader(methods), Stopwatch(device), CorLoc()
-    runs = [(MethodRun(method), CorLoc(classes), Stopwatch(device)) for method in methods]
+    read, model_watch, whole = feature_reader(methods), Stopwatch(device), {}
+    runs = [(MethodRun(method), Stopwatch(device)) for method in methods]
     for batch in batches:
         names, image_hw = batch["name"], batch["image_hw"]
+        truth = list(zip(batch["index"], batch["objects_xyxy"], batch["labels"], strict=True))
         autocast = torch.autocast(device.type, dtype, enabled=dtype != torch.float32)
         with model_watch.lap(len(names)), _naming(names), autocast:
             features = read(model, batch["image"].to(device, non_blocking=True))
-        for (height, width), objects in zip(image_hw, batch["objects_xyxy"], strict=True):
-            whole_image.update((0, 0, width, height), objects)
-        for run, corloc, watch in runs:
+        for (height, width), (index, *objects) in zip(image_hw, truth, strict=True):
+            whole[index] = score_box((0, 0, width, height), *objects)
+        for run, watch in runs:
             with watch.lap(len(names)), _naming(names):
-                found = run.method.boxes(features, image_hw, patch_size)
-            for i, (box, _) in enumerate(found):
-                run.boxes[names[i]] = box
-                run.best_iou[batch["index"][i]] = corloc.update(box, batch["objects_xyxy"][i], batch["labels"][i])
-    model_seconds, whole = model_watch.seconds_per_image(), whole_image.compute()["corloc"]
-    for run, corloc, watch in runs:
-        box_seconds = watch.seconds_per_image()
+                boxes = run.method.boxes(features, image_hw, patch_size)
+            for (box, _), (index, *objects) in zip(boxes, truth, strict=True):
+                run.found[index] = score_box(box, *objects)
+    model_seconds, of_whole = model_watch.seconds_per_image(), corloc(_gather(whole).values())["corloc"]
+    for run, watch in runs:
+        run.found, box_seconds = _gather(run.found), watch.seconds_per_image()
         rates = {"model": 1 / model_seconds, "boxes": 1 / box_seconds, "total": 1 / (model_seconds + box_seconds)}
-        run.metrics |= corloc.compute() | {"corloc_whole_image": whole}
+        run.metrics = corloc(run.found.values()) | {"corloc_whole_image": of_whole}
         run.metrics |= {f"fps_{part}": rate for part, rate in rates.items()}
-        run.by_class |= corloc.compute_by_class()
-        run.boxes, run.best_iou = _merge(run.boxes), _merge(run.best_iou)
-    return [run for run, _, _ in runs]
+    return [run for run, _ in runs]
 
 
-def _merge(share: dict) -> dict:
-    """The entries of all processes."""
+def _gather(share: dict[int, ScoredBox]) -> dict[int, ScoredBox]:
+    """The images of all processes, in order."""
     shares = [share]
     if world_size() > 1:
         shares = [None] * world_size()
         distributed.all_gather_object(shares, share)
-    return {key: value for part in shares for key, value in part.items()}
+    return dict(sorted(pair for part in shares for pair in part.items()))
 
 
 @contextmanager

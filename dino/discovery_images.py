@@ -90,8 +90,7 @@ def pad_to_patch(image: Tensor, patch_size: int) -> Tensor:
 def build_native_loader(images: DiscoveryImages, patch_size: int, batch_size: int, num_workers: int) -> DataLoader:
     """Loader over this process's share of the images: each in exactly one process, none repeated.
 
-    A batch of at most `batch_size` is a dict: `image` float32 [B, 3, H', W'], padded; every other entry of a sample as
-    a list of length B.
+    A batch is a dict: `image` float32 [B, 3, H', W'], padded; every other entry of a sample as a list of length B.
 
     Raises:
         ValueError: In a batch: an image smaller than a patch; the message names it.

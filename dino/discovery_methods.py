@@ -6,6 +6,7 @@ result must name.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from last_attention import LastAttention, last_attention
 from object_discovery import (
@@ -31,23 +32,14 @@ DINO_SEG_HEAD = 4
 
 @dataclass(frozen=True)
 class DiscoveryMethod:
-    """One method with its choices.
+    """One method with its choices."""
 
-    Attributes:
-        name: In tables, such as "patch-score, largest".
-        protocol: The choices behind it, in a few words.
-        needs_attention: Whether it reads the last attention layer, or the dense output alone.
-        read: What the masks of a batch are made of: [B, ...].
-        find: One image's mask, from its part of that and the grid.
-        clip: Whether a box ends where the image ends.
-    """
-
-    name: str
-    protocol: str
-    needs_attention: bool
-    read: Callable[[DenseOutput | LastAttention], Tensor]
-    find: Callable[[Tensor, tuple[int, int]], PatchMask]
-    clip: bool = True
+    name: str  # in tables, such as "patch-score, largest"
+    protocol: str  # the choices behind it, in a few words
+    needs_attention: bool  # reads the last attention layer, else the dense output alone
+    read: Callable[[DenseOutput | LastAttention], Tensor]  # what the masks of a batch are made of: [B, ...]
+    find: Callable[[Tensor, tuple[int, int]], PatchMask]  # one image's mask, from its part of that and the grid
+    clip: bool = True  # whether a box ends where the image ends
 
     def boxes(
         self, features: DenseOutput | LastAttention, image_hw: Sequence[tuple[int, int]], patch_size: int
@@ -55,7 +47,7 @@ class DiscoveryMethod:
         """The boxes of a batch and the patches behind them; on the CPU, so a GPU has finished when this returns.
 
         Args:
-            features: Of `last_attention`, or of `dense_forward` where the method does not need the attention layer.
+            features: Of `feature_reader`.
             image_hw: (height, width) of each unpadded image, in pixels.
             patch_size: Side of a patch in pixels.
 
@@ -84,19 +76,14 @@ def patch_score_method(component: str, global_token: str, last_pool: LaStPool) -
         protocol=f"{part}, {global_token} token{choice}",
         needs_attention=False,
         read=read,
-        find=lambda score, grid_hw: patch_score_mask(score, grid_hw, component),
+        find=partial(patch_score_mask, component=component),
     )
 
 
 def lost_method(num_candidates: int = LOST_CANDIDATES) -> DiscoveryMethod:
     """LOST on the keys of the last attention layer; `num_candidates` as in `lost_mask`."""
-    return DiscoveryMethod(
-        name="lost",
-        protocol=f"keys, {num_candidates} candidates",
-        needs_attention=True,
-        read=lambda features: features.keys,
-        find=lambda keys, grid_hw: lost_mask(keys, grid_hw, num_candidates),
-    )
+    find = partial(lost_mask, num_candidates=num_candidates)
+    return DiscoveryMethod("lost", f"keys, {num_candidates} candidates", True, _keys, find)
 
 
 def dino_seg_method(head: int = DINO_SEG_HEAD, as_published: bool = True) -> DiscoveryMethod:
@@ -123,19 +110,23 @@ def dino_seg_method(head: int = DINO_SEG_HEAD, as_published: bool = True) -> Dis
         protocol=f"head {head}, {'as published' if as_published else 'mended'}",
         needs_attention=True,
         read=read,
-        find=lambda attention, grid_hw: dino_seg_mask(attention, grid_hw, as_published),
+        find=partial(dino_seg_mask, as_published=as_published),
         clip=not as_published,
     )
 
 
 def tokencut_method() -> DiscoveryMethod:
     """TokenCut on the keys of the last attention layer."""
-    return DiscoveryMethod("tokencut", "keys", True, lambda features: features.keys, tokencut_mask)
+    return DiscoveryMethod("tokencut", "keys", True, _keys, tokencut_mask)
 
 
 def feature_reader(methods: Sequence[DiscoveryMethod]) -> Callable[[nn.Module, Tensor], DenseOutput | LastAttention]:
     """The cheapest forward pass that serves all methods."""
     return last_attention if any(method.needs_attention for method in methods) else dense_forward
+
+
+def _keys(features: LastAttention) -> Tensor:
+    return features.keys
 
 
 def _dense_output(features: DenseOutput | LastAttention) -> DenseOutput:

@@ -15,7 +15,7 @@ from pathlib import Path
 import discovery_methods as known
 import numpy as np
 import torch
-from discover_boxes import MIN_IOU, MethodRun, discover_boxes
+from discover_boxes import MIN_IOU, MethodRun, corloc_by_class, discover_boxes
 from discovery_images import DiscoveryImages, build_native_loader, pad_to_patch
 from discovery_methods import DiscoveryMethod
 from last_attention import find_attention_layer
@@ -39,7 +39,7 @@ _COLUMNS, _PANEL, _DIMMED = 4, 2.4, 0.35
 
 def run(args: argparse.Namespace) -> None:
     """Every model over all images; prints and writes in the main process."""
-    boxes = {}
+    saved = {}
     with process_group(args.device) as device:
         objects = open_objects(args)
         for argument in parse_model_arguments(args.model):
@@ -49,25 +49,23 @@ def run(args: argparse.Namespace) -> None:
             start = time.perf_counter()
             patch_size, runs = evaluate(args, argument, trained, images, methods, device)
             seconds = time.perf_counter() - start
-            boxes[argument.name] = {each.method.name: dict(sorted(each.boxes.items())) for each in runs}
-            if not is_main_process():
-                continue
-            _print_results(argument, objects, runs, patch_size, device)
-            _write_records(args, argument, trained, objects, runs, patch_size, seconds, device)
-            if args.pictures is not None:
-                for each in runs:
+            saved[argument.name] = {
+                each.method.name: {images.names[i]: found.box_xyxy for i, found in each.found.items()} for each in runs
+            }
+            if is_main_process():
+                _report(args, argument, trained, images, runs, patch_size, seconds, device)
+                for each in runs if args.pictures is not None else ():
                     print(f"written {draw_sheet(args, argument, trained.model, images, each, patch_size)}")
         if args.save_boxes is not None and is_main_process():
             with atomic_file(args.save_boxes) as file:
-                file.write((json.dumps(boxes, indent=1) + "\n").encode())
+                file.write((json.dumps(saved, indent=1) + "\n").encode())
 
 
 def open_objects(args: argparse.Namespace) -> ObjectList:
     """The images that the flags name, with their objects.
 
     Raises:
-        ValueError: Not exactly one layout, or as the readers in `object_lists`.
-        FileNotFoundError: As those.
+        ValueError, FileNotFoundError: Not exactly one layout, or as the readers in `object_lists`.
     """
     coco = (args.coco_images, args.coco_json)
     layouts = {"--voc-root": args.voc_root, "--coco-images and --coco-json": coco[0] or coco[1]}
@@ -92,11 +90,7 @@ def open_objects(args: argparse.Namespace) -> ObjectList:
 
 
 def choose_methods(args: argparse.Namespace, trained: TrainedModel) -> list[DiscoveryMethod]:
-    """The methods that the flags name, each once, with the choices that the flags make for them.
-
-    Raises:
-        ValueError: A last attention layer that a method needs and that cannot be read.
-    """
+    """The methods that the flags name, each once; a last attention layer that they need and cannot read is an error."""
     made = {
         "patch-score": [
             known.patch_score_method(component, args.global_token, trained.selection())
@@ -139,11 +133,7 @@ def evaluate(
             "and of timm's plain ViTs without classifier"
         )
     batches = progress(build_native_loader(images, patch_size, args.batch_size, args.num_workers), argument.name)
-    classes = images.objects.classes if args.per_class else ()
-    runs = discover_boxes(model, batches, methods, patch_size, device, classes, getattr(torch, args.dtype))
-    if any(each.metrics.pop("num_images") != len(images) for each in runs):
-        raise ValueError(f"the loader did not give each of the {len(images)} images once")
-    return patch_size, runs
+    return patch_size, discover_boxes(model, batches, methods, patch_size, device, getattr(torch, args.dtype))
 
 
 def objects_name(args: argparse.Namespace) -> str:
@@ -159,45 +149,44 @@ def objects_name(args: argparse.Namespace) -> str:
     return name if args.num_images is None else f"{name} ({args.num_images} images of it)"
 
 
-def _print_results(
-    argument: ModelArgument, objects: ObjectList, runs: Sequence[MethodRun], patch_size: int, device: torch.device
-) -> None:
-    print(
-        f"{argument.name}: {len(objects.images)} images at native resolution, patches of {patch_size} pixels, "
-        f"{describe_device(device)}; {_num_empty(objects)} images without any object"
-    )
-    say_left_out(objects.skipped)
-    cells = [["method", "CorLoc %", "mean IoU %", "images/s: model", "boxes", "total", "protocol"]]
-    names = ("corloc", "mean_iou", "fps_model", "fps_boxes", "fps_total")
-    cells += [[run.method.name, *(f"{run.metrics[name]:.2f}" for name in names), run.method.protocol] for run in runs]
-    print_table([*cells, ["whole image", f"{runs[0].metrics['corloc_whole_image']:.2f}", "", "", "", "", "no model"]])
-    if runs[0].by_class:
-        cells = [["CorLoc % by class", *(run.method.name for run in runs), "images"]]
-        for name, (_, shown) in runs[0].by_class.items():
-            cells.append([name, *(f"{run.by_class[name][0]:.1f}" for run in runs), str(shown)])
-        print_table(cells)
-
-
-def _write_records(
+def _report(
     args: argparse.Namespace,
     argument: ModelArgument,
     trained: TrainedModel,
-    objects: ObjectList,
+    images: DiscoveryImages,
     runs: Sequence[MethodRun],
     patch_size: int,
     seconds: float,
     device: torch.device,
 ) -> None:
-    for run in runs:
+    """One table, or two with CorLoc by class, and one record per method."""
+    objects = images.objects
+    num_empty = sum(len(image.labels) == 0 for image in objects.images)
+    print(
+        f"{argument.name}: {len(images)} images at native resolution, patches of {patch_size} pixels, "
+        f"{describe_device(device)}; {num_empty} images without any object"
+    )
+    say_left_out(objects.skipped)
+    names = ("corloc", "mean_iou", "fps_model", "fps_boxes", "fps_total")
+    cells = [["method", "CorLoc %", "mean IoU %", "images/s: model", "boxes", "total", "protocol"]]
+    cells += [[run.method.name, *(f"{run.metrics[name]:.2f}" for name in names), run.method.protocol] for run in runs]
+    print_table([*cells, ["whole image", f"{runs[0].metrics['corloc_whole_image']:.2f}", "", "", "", "", "no model"]])
+    by_class = [corloc_by_class(run.found.values(), objects.classes) if args.per_class else {} for run in runs]
+    if args.per_class:
+        cells = [["CorLoc % by class", *(run.method.name for run in runs), "images"]]
+        for name, (_, shown) in by_class[0].items():
+            cells.append([name, *(f"{each[name][0]:.1f}" for each in by_class), str(shown)])
+        print_table(cells)
+    for run, classes in zip(runs, by_class, strict=True):
         method, kind = run.method, run.method.name.partition(",")[0]
         protocol = [method.protocol, *([args.dtype] if args.dtype != "float32" else [])]
         path = write_record(
             args,
             "corloc",
             f"{argument.name}, {kind}",
-            run.metrics | {f"corloc/{name}": value for name, (value, _) in run.by_class.items()},
+            run.metrics | {f"corloc/{name}": value for name, (value, _) in classes.items()},
             dataset=", ".join([objects_name(args), "native", *protocol]),
-            n_images=len(objects.images),
+            n_images=len(run.found),
             config={
                 **describe_model(argument, trained),
                 "method": kind,
@@ -205,7 +194,7 @@ def _write_records(
                 "patch_size": patch_size,
                 "batch_size": args.batch_size,
                 "dtype": args.dtype,
-                "without_object": _num_empty(objects),
+                "without_object": num_empty,
                 "left_out": dict(objects.skipped),
             },
             checkpoint_sha256=trained.checkpoint_sha256,
@@ -213,10 +202,6 @@ def _write_records(
             device=device,
         )
         print(f"written {path}")
-
-
-def _num_empty(objects: ObjectList) -> int:
-    return sum(len(image.labels) == 0 for image in objects.images)
 
 
 def choose_images(best_iou: dict[int, float], number: int, seed: int) -> tuple[list[int], list[int]]:
@@ -238,7 +223,8 @@ def draw_sheet(
     patch_size: int,
 ) -> Path:
     """Write one method's picture into `args.pictures`: rows of hits, then rows of misses."""
-    chosen = choose_images(run.best_iou, args.num_pictures, args.seed)
+    best_iou = {index: found.best_iou for index, found in run.found.items()}
+    chosen = choose_images(best_iou, args.num_pictures, args.seed)
     rows = [kind[first : first + _COLUMNS] for kind in chosen for first in range(0, len(kind), _COLUMNS)]
     figure = Figure(figsize=(_PANEL * _COLUMNS, 0.85 * _PANEL * len(rows) + 0.9), dpi=150, layout="constrained")
     for panels, row in zip(figure.subplots(len(rows), _COLUMNS, squeeze=False), rows, strict=True):
@@ -284,9 +270,9 @@ def _draw_image(
     for box in sample["objects_xyxy"].tolist():
         _draw_box(panel, box, EDGE, 2.4)
         _draw_box(panel, box, OBJECT, 1.2)
-    iou = run.best_iou[index]
-    _draw_box(panel, run.boxes[sample["name"]], EDGE, 3.6)
-    _draw_box(panel, run.boxes[sample["name"]], HIT if iou >= MIN_IOU else MISS, 2.2)
+    box, iou, _ = run.found[index]
+    _draw_box(panel, box, EDGE, 3.6)
+    _draw_box(panel, box, HIT if iou >= MIN_IOU else MISS, 2.2)
     panel.set(xlim=(-3, width + 3), ylim=(height + 3, -3))  # a box on the border stays visible
     kind = "hit" if iou >= MIN_IOU else "miss" if len(sample["labels"]) else "no object"
     panel.set_title(f"{kind}, IoU {iou:.2f}", fontsize=8)

@@ -1,4 +1,4 @@
-"""Queries, keys and values of a ViT's last attention layer, and what its class token attends to, in one dense pass.
+"""Keys of a ViT's last attention layer, and what its class token attends to, in one dense pass.
 
 What LOST and TokenCut (keys) and DINO's pictures (attention of the class token, by head) are made of. Read with one
 forward hook during an ordinary pass, so a host's attention may stay fused; only the class token's row of the attention
@@ -26,16 +26,13 @@ class LastAttention(NamedTuple):
 
     Attributes:
         output: As `dense_forward` gives it.
-        queries, keys, values: [B, N, D] of the patches, heads concatenated, as the layer's projection gives them: not
-            scaled, and before any norm of queries and keys.
+        keys: [B, N, D] of the patches, heads concatenated, as the layer's projection gives them: before any norm.
         cls_attention: float32 [B, heads, N], share in [0, 1] of the class token's attention that each patch gets; class
             token and registers get the rest. None for a host without class token.
     """
 
     output: DenseOutput
-    queries: Tensor
     keys: Tensor
-    values: Tensor
     cls_attention: Tensor | None
 
 
@@ -67,9 +64,9 @@ def last_attention(model: nn.Module, images: Tensor) -> LastAttention:
     with handle:
         output = dense_forward(model, images)
     num_patches = output.patch_tokens.shape[1]
-    queries, keys, values = seen[0].chunk(3, dim=2)  # each [B, P + N, D], prefix tokens first
+    queries, keys, _ = seen[0].chunk(3, dim=2)  # each [B, P + N, D], prefix tokens first
     attention = None if output.cls_token is None else _cls_attention(layer, queries[:, :1], keys)[..., -num_patches:]
-    return LastAttention(output, *(tokens[:, -num_patches:] for tokens in (queries, keys, values)), attention)
+    return LastAttention(output, keys[:, -num_patches:], attention)
 
 
 def find_attention_layer(model: nn.Module) -> nn.Module:

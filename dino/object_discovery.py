@@ -5,7 +5,8 @@ one connected component of it (4-connected), and boxes it. One image at a time, 
 Where the published code of a method does something that its text does not say, the default follows the code, because
 that is what the published numbers were made with; DINO-seg's three slips are behind `as_published`.
 
-Letters: N = h * w patches row by row, D channels. Boxes are xyxy in pixels of the unpadded image, x2 and y2 exclusive.
+Letters: N = h * w patches row by row on the grid `grid_hw`, D channels; every function that takes N patches raises
+ValueError when they do not fill the grid. Boxes are xyxy in pixels of the unpadded image, x2 and y2 exclusive.
 """
 
 from typing import Literal, NamedTuple
@@ -14,7 +15,6 @@ import numpy as np
 import scipy.linalg
 import scipy.ndimage
 import torch
-from eval_options import COMPONENTS
 from torch import Tensor
 
 from last_vit.patch_scores import threshold_mask
@@ -36,29 +36,23 @@ class PatchMask(NamedTuple):
 def patch_score_mask(
     score: Tensor, grid_hw: tuple[int, int], component: Literal["peak", "largest", "all"] = "peak", num_std: float = 1.0
 ) -> PatchMask:
-    """LaSt (paper Sec. 5.2): patches whose score exceeds the image's mean by one standard deviation.
+    """LaSt (paper Sec. 5.2): patches whose score exceeds the image's mean by `num_std` standard deviations.
 
-    The paper does not say how the mask becomes one box, so `component` does.
+    The paper does not say how the mask becomes one box, so `component` does: "peak" is the component that holds the
+    best patch, "largest" the largest, "all" the whole mask. Where no patch exceeds the threshold (equal scores), the
+    best patch, which is the seed, stands alone.
 
     Args:
         score: float [N], cosine of every patch to the global token.
         grid_hw: (h, w).
-        component: "peak": the component that holds the best patch; "largest"; "all": the whole mask.
-        num_std: Threshold above the mean, in standard deviations.
-
-    Returns:
-        The mask, and the best patch as seed. Where no patch exceeds the threshold (equal scores), the seed alone.
-
-    Raises:
-        ValueError: Unknown component; N that does not fill the grid.
+        component: One of the three.
+        num_std: The paper's is 1.
 
     Example:
         >>> patch_score_mask(torch.tensor([0.0, 0.9, 0.0, 0.0, 0.8, 0.0]), (2, 3)).mask
         array([[False,  True, False],
                [False,  True, False]])
     """
-    if component not in COMPONENTS:
-        raise ValueError(f"component must be one of {', '.join(COMPONENTS)}, got {component!r}")
     seed = int(score.argmax())
     mask = _to_grid(threshold_mask(score[None].float(), num_std)[0], grid_hw)
     mask.flat[seed] = True  # equal scores: nothing is above their mean
@@ -81,9 +75,6 @@ def lost_mask(features: Tensor, grid_hw: tuple[int, int], num_candidates: int = 
 
     Returns:
         The seed's component of the mask, and the seed.
-
-    Raises:
-        ValueError: N that does not fill the grid.
     """
     gram = features.float() @ features.float().T
     is_relative = gram > 0
@@ -108,9 +99,6 @@ def dino_seg_mask(attention: Tensor, grid_hw: tuple[int, int], as_published: boo
 
     Returns:
         The component, and the most attended patch.
-
-    Raises:
-        ValueError: N that does not fill the grid.
     """
     labels, num_labels = scipy.ndimage.label(_to_grid(attention_mask(attention[None])[0], grid_hw))
     sizes = np.bincount(labels.ravel(), minlength=num_labels + 1)[: num_labels if as_published else num_labels + 1]
@@ -141,15 +129,11 @@ def attention_mask(attention: Tensor, mass: float = DINO_SEG_MASS) -> Tensor:
 def tokencut_mask(features: Tensor, grid_hw: tuple[int, int]) -> PatchMask:
     """TokenCut: a normalised cut of the graph in which patches of cosine above 0.2 are tied.
 
-    Args:
-        features: float [N, D], keys of the last attention layer, heads concatenated.
-        grid_hw: (h, w).
-
-    Returns:
-        The seed's component of the side with the seed, the patch of largest absolute value in the second eigenvector.
+    Takes keys as `lost_mask` does. The seed is the patch of largest absolute value in the second eigenvector, and the
+    mask its component of the side on which it lies.
 
     Raises:
-        ValueError: N that does not fill the grid, or fewer than 3 patches.
+        ValueError: Fewer than 3 patches.
     """
     if len(features) < 3:
         raise ValueError(f"TokenCut splits a graph of at least 3 patches, got {len(features)}; use a larger image")
@@ -189,9 +173,6 @@ def patch_box(mask: np.ndarray, patch_size: int, image_hw: tuple[int, int], clip
         image_hw: (height, width) of the unpadded image, in pixels.
         clip: End the box where the image ends; LOST and TokenCut do, DINO-seg as published does not.
 
-    Returns:
-        (x1, y1, x2, y2) in pixels, x2 and y2 exclusive.
-
     Raises:
         ValueError: A mask without patches.
     """
@@ -199,9 +180,8 @@ def patch_box(mask: np.ndarray, patch_size: int, image_hw: tuple[int, int], clip
         raise ValueError("a box needs at least one patch, and the mask has none")
     rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
     x1, y1, x2, y2 = (float(patch_size * edge) for edge in (columns[0], rows[0], columns[-1] + 1, rows[-1] + 1))
-    if clip:
-        return x1, y1, min(x2, float(image_hw[1])), min(y2, float(image_hw[0]))
-    return x1, y1, x2, y2
+    height, width = map(float, image_hw)
+    return (x1, y1, min(x2, width), min(y2, height)) if clip else (x1, y1, x2, y2)
 
 
 def _to_grid(mask: Tensor, grid_hw: tuple[int, int]) -> np.ndarray:

@@ -41,12 +41,9 @@ class ObjectList(NamedTuple):
 
 
 def list_voc_objects(root: str | Path, split: str, skip_broken: bool = False) -> ObjectList:
-    """The images of a VOC split's Main list ("trainval" for CorLoc); difficult and truncated objects included.
+    """The images of a VOC split's Main list ("trainval" for CorLoc), as `VocSplit` finds them.
 
-    Args:
-        root: As in `VocSplit`.
-        split: As in `VocSplit`.
-        skip_broken: Leave out and count images without annotation.
+    With `skip_broken`, here and below, images without annotation are left out and counted.
 
     Raises:
         FileNotFoundError: As `VocSplit`, or annotations that are missing; the message counts them.
@@ -60,10 +57,6 @@ def list_voc_objects(root: str | Path, split: str, skip_broken: bool = False) ->
 
 def list_imagenet_objects(root: str | Path, skip_broken: bool = False) -> ObjectList:
     """The images of ImageNet's val split, or of another set in that layout; corners as they stand in the XML files.
-
-    Args:
-        root: As in `find_split_folder`.
-        skip_broken: Leave out and count images without annotation.
 
     Raises:
         FileNotFoundError: No such folder, or an annotation that is missing.

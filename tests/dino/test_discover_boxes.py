@@ -1,15 +1,19 @@
 """Methods, CorLoc and the pass over images: a model that sees the object is right, whatever the batches."""
 
 import time
+from collections import Counter
 
+import numpy as np
 import pytest
 import torch
-from discover_boxes import CorLoc, Stopwatch, discover_boxes
+from discover_boxes import Stopwatch, corloc, corloc_by_class, discover_boxes, score_box
 from discovery_images import DiscoveryImages, build_native_loader
 from discovery_methods import dino_seg_method, feature_reader, lost_method, patch_score_method, tokencut_method
-from discovery_parts import PATCH, SeesBrightness, bright_squares
 from last_attention import last_attention
 from object_discovery import dino_seg_mask, lost_mask, patch_box, patch_score_mask, tokencut_mask
+from object_lists import ImageObjects, ObjectList
+from PIL import Image
+from torch.nn import functional as F
 from torchvision.models import VisionTransformer
 
 from last_vit.dino_vit import DinoVisionTransformer
@@ -18,6 +22,9 @@ from last_vit.patch_scores import patch_score
 from last_vit.pooling import LaStPool, last_pool
 
 timm = pytest.importorskip("timm")
+PATCH = 8
+# (height, width, object in patches as x1, y1, x2, y2)
+SQUARES = [(48, 64, (1, 1, 4, 4)), (44, 60, (5, 3, 7, 5)), (64, 48, (0, 0, 3, 4)), (48, 64, (3, 2, 5, 4))]
 CPU = torch.device("cpu")
 SCORE = patch_score_method("peak", "trained", LaStPool(1))
 GRID, IMAGE_HW = (3, 4), [(24, 32), (20, 27)]
@@ -83,28 +90,49 @@ def test_what_cannot_be_read_is_said(features):
 
 
 def test_corloc_a_box_is_right_from_half_an_overlap_on():
-    metric = CorLoc()
-    assert metric.update((0, 0, 10, 5), OBJECTS) == pytest.approx(0.5)  # exactly half: right
-    assert metric.update((0, 0, 10, 4.9), OBJECTS) == pytest.approx(0.49)
-    assert metric.update((20, 20, 40, 40), OBJECTS) == 1.0  # any object will do
-    assert metric.update((50, 50, 60, 60), OBJECTS) == 0.0
-    assert metric.update((0, 0, 1, 1), OBJECTS[:0]) == 0.0  # no object: counted, never hit
-    expected = {"corloc": 100 * 2 / 5, "mean_iou": 100 * (0.5 + 0.49 + 1) / 5, "num_images": 5}
-    assert metric.compute() == pytest.approx(expected)
-    for box in ((0, 0, 0, 5), (0, 0, float("nan"), 5), (0, 0, 5)):
-        with pytest.raises(ValueError, match="the predicted box must be"):
-            CorLoc().update(box, OBJECTS)
-    with pytest.raises(ValueError, match="zero images"):
-        CorLoc().compute()
+    boxes = [(0, 0, 10, 5), (0, 0, 10, 4.9), (20, 20, 40, 40), (50, 50, 60, 60)]  # exactly half is right
+    found = [score_box(box, OBJECTS, torch.tensor([0, 1])) for box in boxes]
+    found.append(score_box((0, 0, 1, 1), OBJECTS[:0], torch.tensor([])))  # no object: counted, never hit
+    assert [each.best_iou for each in found] == pytest.approx([0.5, 0.49, 1.0, 0.0, 0.0])
+    assert corloc(found) == pytest.approx({"corloc": 100 * 2 / 5, "mean_iou": 100 * (0.5 + 0.49 + 1) / 5})
 
 
 def test_corloc_by_class_counts_images_that_show_it():
-    metric = CorLoc(["cat", "dog", "sheep"])
-    metric.update((0, 0, 10, 10), OBJECTS, torch.tensor([0, 1]))  # finds the cat, not the dog
-    metric.update((0, 0, 10, 10), OBJECTS, torch.tensor([1, 1]))  # finds one of two dogs
-    metric.update((90, 90, 99, 99), OBJECTS[:0], torch.tensor([], dtype=torch.long))
-    assert metric.compute_by_class() == {"cat": (100.0, 1), "dog": (50.0, 2)}
-    assert metric.compute()["corloc"] == pytest.approx(200 / 3)
+    found = [
+        score_box((0, 0, 10, 10), OBJECTS, torch.tensor([0, 1])),  # finds the cat, not the dog
+        score_box((0, 0, 10, 10), OBJECTS, torch.tensor([1, 1])),  # finds one of two dogs
+        score_box((90, 90, 99, 99), OBJECTS[:0], torch.tensor([])),
+    ]
+    assert corloc_by_class(found, ["cat", "dog", "sheep"]) == {"cat": (100.0, 1), "dog": (50.0, 2)}
+    assert corloc(found)["corloc"] == pytest.approx(200 / 3)
+
+
+class SeesBrightness(DinoVisionTransformer):
+    """Patch tokens are mean colours, the class token is white: bright patches score 1, dark ones -1."""
+
+    def __init__(self):
+        super().__init__(img_size=32, patch_size=PATCH, embed_dim=12, depth=1, num_heads=2)
+
+    def forward_features(self, x, attn_mask=None, is_causal=False):
+        super().forward_features(x)  # the attention layer runs, too
+        colours = F.avg_pool2d(x, PATCH).flatten(2).transpose(1, 2)
+        tokens = torch.cat([torch.ones(len(x), 1, 3), colours], dim=1)
+        return F.pad(tokens, (0, 9))
+
+
+def bright_squares(folder):
+    """Dark images with one bright rectangle of whole patches, which is the object; labels in turn."""
+    images = []
+    for i, (height, width, corners) in enumerate(SQUARES):
+        x1, y1, x2, y2 = (PATCH * corner for corner in corners)
+        pixels = np.full((height, width, 3), 20, dtype=np.uint8)
+        pixels[y1:y2, x1:x2] = 240
+        path = folder / f"{i}.png"
+        Image.fromarray(pixels).save(path)
+        y2, x2 = min(y2, height), min(x2, width)
+        boxes = torch.tensor([[x1, y1, x2, y2]], dtype=torch.float32)
+        images.append(ImageObjects(path, (height, width), boxes, torch.tensor([i % 2])))
+    return ObjectList(images, ("even", "odd"), Counter())
 
 
 @pytest.fixture
@@ -112,34 +140,33 @@ def images(tmp_path):
     return DiscoveryImages(bright_squares(tmp_path), (0.5,) * 3, (0.5,) * 3)
 
 
-def run(images, methods, batch_size=1, num_workers=0, **kwargs):
+def discover(images, methods, batch_size=1, num_workers=0, **kwargs):
     loader = build_native_loader(images, PATCH, batch_size, num_workers)
     return discover_boxes(SeesBrightness().eval(), loader, methods, PATCH, CPU, **kwargs)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_a_model_that_sees_the_object_is_always_right(images, dtype):
-    (found,) = run(images, [SCORE], classes=("even", "odd"), dtype=dtype)
-    metrics = {name: value for name, value in found.metrics.items() if not name.startswith("fps")}
-    assert metrics == {"corloc": 100.0, "mean_iou": 100.0, "num_images": 4, "corloc_whole_image": 0.0}
-    assert found.by_class == {"even": (100.0, 2), "odd": (100.0, 2)}
-    for image in images.objects.images:
-        assert list(found.boxes[image.path.name]) == image.boxes_xyxy[0].tolist()
-    assert found.best_iou == {0: 1.0, 1: 1.0, 2: 1.0, 3: 1.0}
+    (run,) = discover(images, [SCORE], dtype=dtype)
+    metrics = {name: value for name, value in run.metrics.items() if not name.startswith("fps")}
+    assert metrics == {"corloc": 100.0, "mean_iou": 100.0, "corloc_whole_image": 0.0}
+    assert corloc_by_class(run.found.values(), images.objects.classes) == {"even": (100.0, 2), "odd": (100.0, 2)}
+    for index, image in enumerate(images.objects.images):
+        assert list(run.found[index].box_xyxy) == image.boxes_xyxy[0].tolist()
 
 
 def test_boxes_do_not_depend_on_batches_and_workers(images):
     methods, found = [SCORE, lost_method(4), dino_seg_method(1), tokencut_method()], []
     for batch_size, num_workers in ((1, 0), (2, 0), (3, 1)):
         torch.manual_seed(0)
-        found.append([(each.boxes, each.best_iou) for each in run(images, methods, batch_size, num_workers)])
+        found.append([run.found for run in discover(images, methods, batch_size, num_workers)])
     assert found[0] == found[1] == found[2]
     assert len({str(each) for each in found[0]}) > 1
 
 
 def test_errors_name_the_image(images):
     with pytest.raises(ValueError, match=r"image 0\.png: .*head 7"):
-        run(images, [dino_seg_method(7)])
+        discover(images, [dino_seg_method(7)])
 
 
 def test_the_first_lap_warms_up():

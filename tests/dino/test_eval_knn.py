@@ -57,11 +57,6 @@ def test_against_a_search_by_hand(temperature):
     assert 100 / 7 < found["knn_20"] < 100  # else the comparison would show nothing
 
 
-def test_towards_temperature_zero_the_nearest_decides():
-    found = knn_search.knn_accuracy(*clusters(), 7, (1, 25), 1e-4)
-    assert found["knn_25"] == found["knn_1"]
-
-
 def test_blocks_change_nothing(monkeypatch):
     data = clusters(num_bank=1000)
     queries, _, bank, bank_labels = data
@@ -88,14 +83,12 @@ class Largest(TorchDispatchMode):
         return made
 
 
-@pytest.mark.parametrize("block_bytes", [60_000, 600_000])
-def test_the_block_is_bounded_by_its_argument(block_bytes):
+def test_the_block_is_bounded_by_its_argument():
     """Nothing as large as the bank, or as all similarities, is made; only blocks of the size that was asked for."""
     queries, _, bank, bank_labels = clusters(num_queries=300, num_bank=20_000)
     with Largest() as watch:
-        knn_search.find_nearest(queries, bank, bank_labels, 5, block_bytes)
-    assert block_bytes // 2 < watch.bytes <= block_bytes
-    assert watch.bytes < bank.numel() * 4  # of the view queries @ bank.T: no memory
+        knn_search.find_nearest(queries, bank, bank_labels, 5, block_bytes=300_000)
+    assert 150_000 < watch.bytes <= 300_000 < bank.numel() * 4
 
 
 def test_classes_without_votes_are_no_hits():

@@ -120,10 +120,10 @@ def test_several_models_fixed_sizes_and_trained_weights(run):
     """A model of fixed size sees images of its own size, and every method reads it; a plain ViT's weights take any."""
     run("--model", "C=dino:vit_mini/8@random", "--save-boxes", "boxes.json", "--component", "all")
     assert list(json.loads(Path("boxes.json").read_text())) == ["A", "C"]
-    write_voc(SyntheticObjects(1, "val", image_size=160, num_classes=2), "large")
+    write_voc(SyntheticObjects(1, "val", image_size=224, num_classes=2), "large")
     methods = ["--method", "patch-score", "lost", "dino-seg", "tokencut", "--dino-seg-head", "1"]
     large = ["--voc-root", "large", "--voc-split", "val"]
-    found = run(*methods, *large, layout=None, model="B=timm:test_vit@random")
+    found = run(*methods, *large, layout=None, model="B=timm:vit_tiny_patch16_224@random")
     assert [(record["n_images"], record["config"]["patch_size"]) for record in found.values()] == [(1, 16)] * 4
     vit = timm.models.vision_transformer.VisionTransformer(embed_dim=192, depth=4, num_heads=3, num_classes=0)
     torch.save(vit.state_dict(), "backbone.pth")
@@ -190,7 +190,7 @@ def test_one_line_for_wrong_images(capsys, arguments, match):
         (["--dino-seg-head", "-1"], ANY_SIZE, "must not be negative, got -1"),
         ([], "A=dino:vit_mini/56@random", "less than a patch of 56"),
         ([], "A=dino:vit_mini/16@random,pool=last,top_k=20", "top_k"),
-        ([], "A=timm:test_vit@random", "7 of 7 images are of other sizes"),
+        ([], "A=timm:vit_tiny_patch16_224@random", "7 of 7 images are of other sizes"),
         (["--method", "lost"], "A=timm:test_resnet@random", "patch score works on every supported host"),
         (["--global-token", "cls"], "A=timm:test_resnet@random", "no class token"),
         ([], "A=dino:vit_mini/16@missing.pth", "missing.pth"),

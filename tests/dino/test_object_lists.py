@@ -43,11 +43,11 @@ def test_three_layouts_tell_the_same(synthetic_sets):
 
 def test_voc_counts_difficult_and_truncated_objects_from_zero(sets):
     stem = next((sets / "voc/VOC2012/Annotations").glob("*.xml")).stem
+    box = "<bndbox><xmin>{}</xmin><ymin>{}</ymin><xmax>{}</xmax><ymax>{}</ymax></bndbox></object>"
     (sets / f"voc/VOC2012/Annotations/{stem}.xml").write_text(
         "<annotation><size><width>40</width><height>40</height></size>"
-        "<object><name>cat</name><difficult>1</difficult><bndbox><xmin>1</xmin><ymin>11</ymin><xmax>20</xmax>"
-        "<ymax>40</ymax></bndbox></object><object><name>dog</name><truncated>1</truncated><bndbox><xmin>5</xmin>"
-        "<ymin>5</ymin><xmax>6</xmax><ymax>6</ymax></bndbox></object></annotation>"
+        f"<object><name>cat</name><difficult>1</difficult>{box.format(1, 11, 20, 40)}"
+        f"<object><name>dog</name><truncated>1</truncated>{box.format(5, 5, 6, 6)}</annotation>"
     )
     found = list_voc_objects(sets / "voc/VOC2012", "val")
     image = next(image for image in found.images if image.path.stem == stem)

@@ -1,8 +1,8 @@
 """PASCAL VOC: the XML annotations that ImageNet uses, too, the devkit's image lists, boxes, masks and colours.
 
 `read_voc_xml` takes numbers as they stand. VOC counts pixels from 1, and its last corner is an object's last pixel, so
-`VocSplit` and `voc_boxes` give boxes in this package's frame, counted from 0 with x2 and y2 exclusive: xmin and ymin
-less 1, xmax and ymax as they are.
+`voc_boxes` gives boxes in this package's frame, counted from 0 with x2 and y2 exclusive: xmin and ymin less 1, xmax and
+ymax as they are.
 
 Letters: M objects of one image.
 """
@@ -46,14 +46,6 @@ class ImageAnnotation(NamedTuple):
     objects: tuple[ObjectBox, ...]
 
 
-class VocObjects(NamedTuple):
-    """The annotated objects of one image, in the file's order, difficult and truncated ones included."""
-
-    image_hw: tuple[int, int]  # (height, width) in pixels
-    names: tuple[str, ...]  # class of each object
-    boxes_xyxy: Tensor  # float32 [M, 4], pixels counted from 0, x2 and y2 exclusive
-
-
 class VocSplit:
     """One image list of a VOC folder; index i in [0, len) is the image's place in the list.
 
@@ -93,11 +85,6 @@ class VocSplit:
     def image_path(self, index: int) -> Path:
         """The image's file."""
         return self.folder / "JPEGImages" / f"{self.stems[index]}.jpg"
-
-    def objects(self, index: int) -> VocObjects:
-        """The objects of one image; raises as `read_voc_xml`."""
-        found = read_voc_xml(self.folder / "Annotations" / f"{self.stems[index]}.xml")
-        return VocObjects((found.height, found.width), tuple(each.name for each in found.objects), voc_boxes(found))
 
     def class_mask(self, index: int) -> Tensor:
         """Class of each pixel: uint8 [H, W], 0 background, 1 to 20 classes in alphabetical order, 255 unknown.

@@ -36,10 +36,11 @@ def test_split_is_the_synthetic_truth(written, split, listing):
     samples, voc = _samples(split), VocSplit(written / "VOCdevkit" / "VOC2012", split, listing)
     assert len(voc) == COUNT
     for index in range(COUNT):
-        rendered, objects = samples.render(index), voc.objects(index)
-        assert objects.names == (rendered.class_name.replace(" ", "_"),)
-        assert torch.equal(objects.boxes_xyxy, rendered.box_xyxy[None])
-        assert objects.image_hw == (32, 32)
+        rendered = samples.render(index)
+        annotation = read_voc_xml(voc.folder / "Annotations" / f"{voc.stems[index]}.xml")
+        assert [each.name for each in annotation.objects] == [rendered.class_name.replace(" ", "_")]
+        assert torch.equal(voc_boxes(annotation), rendered.box_xyxy[None])
+        assert (annotation.height, annotation.width) == (32, 32)
         class_mask = voc.class_mask(index)
         assert class_mask.dtype == torch.uint8
         assert torch.equal(class_mask, rendered.mask * (rendered.label + 1))
@@ -93,11 +94,9 @@ def test_wrong_lists(root):
 
 def test_missing_files(root):
     voc = VocSplit(root, "val")
-    (voc.folder / "Annotations" / f"{voc.stems[0]}.xml").unlink()
     (voc.folder / "SegmentationClass" / f"{voc.stems[0]}.png").unlink()
-    for read in (voc.objects, voc.class_mask):
-        with pytest.raises(FileNotFoundError, match=voc.stems[0]):
-            read(0)
+    with pytest.raises(FileNotFoundError, match=voc.stems[0]):
+        voc.class_mask(0)
     voc.image_path(3).unlink()
     with pytest.raises(FileNotFoundError, match=rf"1 of the 5 images.*{voc.stems[3]}\.jpg"):
         VocSplit(root, "val")

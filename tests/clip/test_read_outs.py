@@ -17,11 +17,8 @@ POOLS = [
     ("cls", None, "release"),
     ("mean", None, "release"),
     ("max", None, "release"),
-    ("attention", None, "release"),
-    ("last", 1, "release"),
-    ("last", 7, "paper"),
+    ("last", 3, "paper"),
     ("last", 0.5, "release"),
-    ("last", 16, "release"),
 ]
 TEXT = {"context_length": 8, "vocab_size": 20, "width": 16, "heads": 2, "layers": 1}
 

@@ -50,9 +50,9 @@ def stop(capsys, *arguments: str) -> str:
 
 
 def test_rows_equal_runs_of_their_own(here, capsys):
-    rows = run("--model", A, "--pool", "cls", "mean", "max", "attention", "last", "--top-k", "1", "5", "0.5", "1.0")
+    rows = run("--model", A, "--pool", "cls", "mean", "last", "--top-k", "5", "0.5", "1.0")
     printed = capsys.readouterr().out
-    labels = ["mean", "max", "attention", *(f"last K={k}" for k in ("1", "5", "0.5", "1.0"))]
+    labels = ["mean", *(f"last K={k}" for k in ("5", "0.5", "1.0"))]
     # as trained is cls, which is not measured again
     assert sorted(rows) == sorted(["A", *(f"A, read with {label}" for label in labels)])
     assert "as trained: cls" in printed
@@ -68,16 +68,8 @@ def test_rows_equal_runs_of_their_own(here, capsys):
             kind, _, k = label.partition(" K=")
             assert (row["config"]["read_out"]["pool"], str(row["config"]["read_out"]["top_k"] or "")) == (kind, k)
     accuracies = {tuple(row["metrics"].values()) for row in rows.values()}
-    assert len(accuracies) > 3  # the read-outs do differ
+    assert len(accuracies) > 2  # the read-outs do differ
     assert rows["A, read with last K=1.0"]["metrics"] == rows["A, read with mean"]["metrics"]
-
-
-def test_each_checkpoint_as_it_was_trained(here):
-    """Table 8: a row per model, whose pooling and K are the checkpoint's."""
-    rows = run("--model", f"{A},pool=last,top_k=3,variant=paper", "--model", A.replace("A=", "B="))
-    assert set(rows) == {"A", "B"}
-    assert rows["A"]["config"]["read_out"] == {"pool": "last", "top_k": 3, "sigma": None, "variant": "paper"}
-    assert rows["B"]["config"]["read_out"]["pool"] == "cls"
 
 
 def test_read_outs_of_a_last_model_keep_its_variant():
@@ -123,6 +115,7 @@ def test_segmentation_is_that_of_its_script(here, capsys):
     )  # fmt: skip
     printed = capsys.readouterr().out
     assert len(rows) == 2
+    assert rows["A"]["config"]["read_out"] == {"pool": "last", "top_k": 2, "sigma": None, "variant": "release"}
     assert "mIoU VOC20" in printed
     (path,) = Path("results").glob("zero_shot_seg*.json")
     found = json.loads(path.read_text())

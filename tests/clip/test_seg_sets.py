@@ -5,7 +5,7 @@ import pytest
 import torch
 from PIL import Image
 from seg_parts import HW, make_cityscapes, make_coco, make_voc, read, save_image, save_label
-from seg_sets import SegmentationSet
+from seg_sets import ResizedImages, SegmentationSet, resize_short_side
 
 from last_vit.data.image_files import load_rgb
 
@@ -50,6 +50,9 @@ def test_official_layouts(dataset, tmp_path):
     assert sample["label"].dtype == sample["image"].dtype == torch.uint8
     assert sample["label"].shape == sample["image"].shape[1:] == HW
     assert sample["label"].flatten()[: len(classes)].tolist() == classes
+    resized = ResizedImages(images, 2)[1]
+    assert set(resized) == {"resized", "label", "index", "name"}
+    assert torch.equal(resized["resized"], resize_short_side(sample["image"], 2))
     stored = np.array(load_rgb(images.files.images[1]))
     assert np.array_equal(sample["image"].permute(1, 2, 0).numpy(), stored)
     in_list_order = dataset.startswith(("voc", "context"))
@@ -167,13 +170,6 @@ def test_colours_and_broken_files_are_refused(tmp_path):
         images[1]
 
 
-def test_grey_images_become_rgb(tmp_path):
-    root = make("ade20k", tmp_path, [1])
-    images = SegmentationSet("ade20k", root, any_count=True)
-    Image.fromarray(np.full(HW, 7, dtype=np.uint8)).save(images.files.images[0])
-    assert images[0]["image"].shape == (3, *HW)
-
-
 @pytest.mark.parametrize(("zero_label", "classes"), [("class", [0, 1, 255]), ("background", [0, 1, 255]),
                                                     ("ignored", [255, 0, 255])])  # fmt: skip
 def test_custom_folders(zero_label, classes, tmp_path):
@@ -230,3 +226,47 @@ def test_converted_and_raw_give_the_same(tmp_path):
         images = SegmentationSet(dataset, root, any_count=True)
         assert torch.equal(images[0]["label"], raw)
         assert np.array_equal(read(images.files.labels[0])[0], raw.numpy())
+
+
+def plain_bilinear(image, size):
+    """Half-pixel centres, two neighbours per side, no smoothing; float64."""
+    image = image.double().numpy()
+    axes = []
+    for length, output in zip(image.shape[1:], size, strict=True):
+        centre = np.clip((np.arange(output) + 0.5) * length / output - 0.5, 0, length - 1)
+        low = np.floor(centre).astype(int)
+        axes.append((low, np.minimum(low + 1, length - 1), centre - low))
+    (y0, y1, fy), (x0, x1, fx) = axes
+    rows = image[:, y0] * (1 - fy)[:, None] + image[:, y1] * fy[:, None]
+    return rows[..., x0] * (1 - fx) + rows[..., x1] * fx
+
+
+@pytest.mark.parametrize(
+    ("image_hw", "short_side", "expected"),
+    [
+        ((375, 500), 336, (336, 448)),  # VOC
+        ((512, 683), 336, (336, 448)),  # ADE20K: 448.2
+        ((1024, 2048), 560, (560, 1120)),  # Cityscapes
+        ((500, 333), 448, (673, 448)),  # 672.67 rounds up
+        ((100, 1000), 336, (205, 2048)),  # the longer side binds: 204.8 rounds up
+        ((336, 400), 336, (336, 400)),
+    ],
+)
+def test_sizes_are_mmcvs(image_hw, short_side, expected):
+    assert resize_short_side(torch.zeros(3, *image_hw, dtype=torch.uint8), short_side).shape == (3, *expected)
+
+
+@pytest.mark.parametrize(("image_hw", "short_side"), [((40, 61), 23), ((17, 12), 30), ((90, 90), 11)])
+def test_values_are_bilinear_without_antialias(image_hw, short_side):
+    image = torch.randint(0, 256, (3, *image_hw), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    found = resize_short_side(image, short_side)
+    # rounded; a half that float32 puts on the other side is right, too
+    assert np.abs(found.numpy() - plain_bilinear(image, found.shape[1:])).max() <= 0.5 + 1e-4
+
+
+def test_an_image_of_that_size_is_left_alone_and_others_are_refused():
+    image = torch.randint(0, 256, (3, 20, 33), dtype=torch.uint8)
+    assert resize_short_side(image, 20) is image
+    for image in (torch.zeros(3, 4, 4), torch.zeros(4, 4, dtype=torch.uint8)):
+        with pytest.raises(ValueError, match=r"image must be uint8 \[3, H, W\]"):
+            resize_short_side(image, 2)

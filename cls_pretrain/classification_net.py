@@ -5,10 +5,9 @@ The host sits under `.model`, so that a state dict carries the prefix "model." e
 
 from collections.abc import Sequence
 
-from register_tokens import add_register_tokens
 from torch import Tensor, nn
 from torch.nn import functional as F
-from window_attention import add_window_attention
+from vit_ablations import add_register_tokens, add_window_attention
 
 from last_vit.dense import attach_pool, pooling_of
 
@@ -26,7 +25,7 @@ class ClassificationNet(nn.Module):
         variant: For "last": "release" or "paper".
         num_registers: Register tokens to add to a torchvision ViT; 0 adds none.
         window_layers: Blocks of a torchvision ViT, counted from 0, at which patches attend within windows.
-        window_size: Side of these windows in patches; without effect where `window_layers` is empty.
+        window_size: Side of these windows in patches.
 
     Raises:
         ValueError: Unsupported host, unknown pool or option outside its range.
@@ -61,15 +60,7 @@ class ClassificationNet(nn.Module):
         return pooling_of(self.model)
 
     def forward(self, images: Tensor, labels: Tensor | None = None) -> Tensor | dict[str, Tensor]:
-        """Logits, or with labels the losses that a detectron2 trainer sums.
-
-        Args:
-            images: float [B, 3, H, W], normalised.
-            labels: long [B] in [0, C), or None.
-
-        Returns:
-            Logits [B, C] without labels; {"loss_ce": scalar mean cross-entropy in float32} with them.
-        """
+        """Images [B, 3, H, W], normalised -> logits [B, C], or with labels [B] the mean cross-entropy in float32."""
         logits = self.model(images)
         if labels is None:
             return logits

@@ -46,10 +46,10 @@ def evaluate(
     hit_rule: str = "release",
     max_box_area: float | None = None,
 ) -> Evaluation:
-    """Evaluate a model on this process's share of the data and sum over processes.
+    """Evaluate a model, put into eval mode, on this process's share of the data and sum over processes.
 
     Args:
-        model: Any host that `dense_forward` reads; put into eval mode.
+        model: Any host that `dense_forward` reads.
         loader: From `build_test_loader`, over a data set whose `transform` tells resize and crop.
         device: Where the model is.
         hit_rule: As in `PointInBox`.
@@ -105,17 +105,10 @@ def write_evaluation(
     trained_with: dict[str, Any] | None = None,
     train_seconds: float | None = None,
 ) -> None:
-    """Print an evaluation and keep its record, in the main process.
+    """Print an evaluation of `checkpoint` and keep its record, in the main process.
 
-    Args:
-        result: From `evaluate`.
-        cfg: The run's config.
-        model: What was evaluated.
-        checkpoint: The file with its weights.
-        device: Where it ran.
-        row: As in `write_run_record`.
-        trained_with: The pooling that the checkpoint records, if it does.
-        train_seconds: As in `write_run_record`.
+    `trained_with` is the pooling that the checkpoint records, if it does; `row` and `train_seconds` are those of
+    `write_run_record`.
     """
     if not is_main_process():
         return

@@ -47,7 +47,7 @@ _CLASSIFIERS = (
 )
 # torchvision's MobileNet, EfficientNet, ConvNeXt, VGG, ...: the last layer of a Sequential is the classifier.
 _IN_SEQUENTIAL = re.compile(r"classifier\.(\d+)\.weight")
-# What cls_pretrain's ablations add to a host (register_tokens.py, window_attention.py) and the options that do.
+# What cls_pretrain's ablations add to a host (vit_ablations.py) and the options that do.
 _ABLATIONS = {
     "register_tokens": ("register tokens", "model.num_registers"),
     "window_size": ("window attention", "model.window_layers and model.window_size"),

@@ -1,10 +1,12 @@
-"""Window attention at chosen blocks: patches attend within cells of the grid (the paper's table 2, Sec. 4.4).
+"""What the paper compares LaSt with: register tokens (Darcet et al., ICLR 2024; tables 1 and 3) and window attention.
 
-For torchvision's VisionTransformer, by an attention mask that a hook hands to its nn.MultiheadAttention. It restricts
-what a patch can see, which is what the table is about; it does not make attention cheaper.
+Both are hooks on torchvision's VisionTransformer: its own forward, every pool and every probe see class token and
+patches as without them. Window attention (Sec. 4.4, table 2) restricts what a patch can see, by a mask that is handed
+to nn.MultiheadAttention; it does not make attention cheaper.
 """
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -14,27 +16,74 @@ from torch.nn import functional as F
 from last_vit.adapters.torchvision_vit import check_host
 
 
+def add_register_tokens(model: nn.Module, num_registers: int = 4) -> nn.Module:
+    """Give a ViT R learned tokens without position embedding, in the order [CLS, registers, patches].
+
+    They enter behind the position embedding (and its dropout), pass all blocks, and are dropped before the final norm.
+    The model gains one parameter, `register_tokens` [1, R, D], drawn from a normal distribution with std 1e-6. So
+    weights with registers do not load into a model without them, nor the reverse. To be called before the optimizer,
+    DDP and torch.compile take the model.
+
+    Args:
+        model: torchvision's VisionTransformer itself, changed in place and returned.
+        num_registers: R, at least 1; 4 in Darcet et al.
+
+    Raises:
+        ValueError: Another host, a model that has registers, or no positive number of them.
+
+    Example:
+        >>> from torchvision.models import VisionTransformer
+        >>> vit = VisionTransformer(32, 8, num_layers=1, num_heads=2, hidden_dim=16, mlp_dim=32, num_classes=5)
+        >>> vit = add_register_tokens(vit, 4)
+        >>> vit.register_tokens.shape, vit(torch.rand(2, 3, 32, 32)).shape
+        (torch.Size([1, 4, 16]), torch.Size([2, 5]))
+    """
+    check_host(model, "register tokens")
+    if not _is_int(num_registers) or num_registers < 1:
+        raise ValueError(f"num_registers must be an int of at least 1 (4 in Darcet et al.), got {num_registers!r}")
+    if hasattr(model, "register_tokens"):
+        raise ValueError(f"this model has {model.register_tokens.shape[1]} register tokens already")
+    registers = model.class_token.new_empty(1, num_registers, model.hidden_dim).normal_(std=1e-6)
+    model.register_parameter("register_tokens", nn.Parameter(registers))
+    model.encoder.layers.register_forward_pre_hook(_Insert(model))
+    model.encoder.layers.register_forward_hook(partial(_remove, num_registers))
+    return model
+
+
+class _Insert:
+    """[B, 1 + N, D] -> [B, 1 + R + N, D]; looks the parameter up in its host, wherever that was moved or copied."""
+
+    def __init__(self, host: nn.Module) -> None:
+        self.host = host
+
+    def __call__(self, layers: nn.Module, args: tuple[Tensor]) -> tuple[Tensor]:
+        (tokens,) = args
+        registers = self.host.register_tokens.expand(len(tokens), -1, -1)
+        return (torch.cat([tokens[:, :1], registers, tokens[:, 1:]], dim=1),)
+
+
+def _remove(num_registers: int, layers: nn.Module, args: tuple[Tensor], output: Tensor) -> Tensor:
+    """[B, 1 + R + N, D] -> [B, 1 + N, D]."""
+    return torch.cat([output[:, :1], output[:, 1 + num_registers :]], dim=1)
+
+
 def add_window_attention(model: nn.Module, layers: Sequence[int], window_size: int = 4) -> nn.Module:
     """Restrict attention among patches, at some blocks, to non-overlapping windows of the patch grid.
 
     Windows start at the top left; where the window does not divide the grid, those at the right and bottom border are
-    smaller (14 = 4 + 4 + 4 + 2). The class token, and register tokens if there are any, stay global both ways: they
-    attend to all tokens, and all tokens attend to them. So a patch still hears of other windows through them, one block
-    later, and windows at the last block change its patch tokens but not its class token. The paper does not say how it
-    treats the class token, nor how it counts its "1, 5, 9, 11"; here blocks are counted from 0 (12 blocks, the last is
-    11).
+    smaller (14 = 4 + 4 + 4 + 2). The class token, and register tokens if there are any, stay global both ways. So a
+    patch still hears of other windows through them, one block later, and windows at the last block change its patch
+    tokens but not its class token. The paper does not say how it treats the class token, nor how it counts its
+    "1, 5, 9, 11"; here blocks are counted from 0 (12 blocks, the last is 11).
 
     Every windowed attention gains a persistent buffer, `window_size`: so weights that were trained with windows do not
     load into a model without them, nor the reverse; another size is refused as well, whoever loads. To be called before
     DDP and torch.compile take the model.
 
     Args:
-        model: torchvision's VisionTransformer itself, changed in place.
+        model: torchvision's VisionTransformer itself, changed in place and returned.
         layers: Indices of the blocks, each in [0, number of blocks).
         window_size: Side of a window in patches, at least 1; one of at least the grid's side restricts nothing.
-
-    Returns:
-        `model` itself.
 
     Raises:
         ValueError: Another host; no block, one out of range, named twice or windowed before; a window below 1.
@@ -52,12 +101,11 @@ def add_window_attention(model: nn.Module, layers: Sequence[int], window_size: i
     side = model.image_size // model.patch_size
     mask = window_mask((side, side), window_size)
     for attention in attentions:
-        device, dtype = model.class_token.device, model.class_token.dtype
         # Additive: a boolean mask leads into nn.MultiheadAttention's fast path, which is slower with one (1.7x, on a
         # CPU). Not persistent: it follows from the size.
-        additive = torch.zeros(mask.shape, device=device, dtype=dtype).masked_fill_(mask.to(device), -torch.inf)
-        attention.register_buffer("window_mask", additive, persistent=False)
-        attention.register_buffer("window_size", torch.tensor(window_size, device=device))
+        additive = torch.zeros_like(mask, dtype=model.class_token.dtype).masked_fill_(mask, -torch.inf)
+        attention.register_buffer("window_mask", additive.to(model.class_token.device), persistent=False)
+        attention.register_buffer("window_size", torch.tensor(window_size, device=model.class_token.device))
         attention.register_forward_pre_hook(_add_mask, with_kwargs=True)
     model.register_load_state_dict_pre_hook(_check_window_size)
     return model

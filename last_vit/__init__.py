@@ -4,13 +4,7 @@ The public names are imported when they are first used, so that a command line's
 """
 
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from last_vit.dense import DenseOutput, attach_last, attach_pool, dense_forward
-    from last_vit.kernels.fused_pool import use_fused_pool
-    from last_vit.patch_scores import patch_score
-    from last_vit.pooling import LaStPool, last_pool, last_select, low_pass, stability, vote_count
+from typing import Any
 
 _HOMES = {
     "DenseOutput": "dense",
@@ -22,25 +16,11 @@ _HOMES = {
     "last_select": "pooling",
     "low_pass": "pooling",
     "stability": "pooling",
-    "patch_score": "patch_scores",
     "vote_count": "pooling",
+    "patch_score": "patch_scores",
     "use_fused_pool": "kernels.fused_pool",
 }
-
-__all__ = [
-    "DenseOutput",
-    "LaStPool",
-    "attach_last",
-    "attach_pool",
-    "dense_forward",
-    "last_pool",
-    "last_select",
-    "low_pass",
-    "patch_score",
-    "stability",
-    "use_fused_pool",
-    "vote_count",
-]
+__all__ = sorted(_HOMES)
 
 
 def __getattr__(name: str) -> Any:
@@ -51,4 +31,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted(__all__)
+    return __all__

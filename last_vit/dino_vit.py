@@ -66,11 +66,7 @@ class DinoVisionTransformer(VisionTransformer):
                 nn.init.zeros_(module.bias)
 
     def forward_features(self, x: Tensor, attn_mask: Tensor | None = None, is_causal: bool = False) -> Tensor:
-        """[B, 3, H, W] -> [B, 1 + N, D] after the final norm.
-
-        Raises:
-            ValueError: H or W is no positive multiple of the patch size.
-        """
+        """[B, 3, H, W] -> [B, 1 + N, D] after the final norm; H and W must be multiples of the patch size."""
         patch, (height, width) = self.patch_embed.patch_size[0], x.shape[2:]
         if height < patch or width < patch or height % patch or width % patch:
             raise ValueError(
@@ -99,16 +95,9 @@ class DinoVisionTransformer(VisionTransformer):
 def build_dino_vit(
     arch: str, patch_size: int, img_size: int = 224, drop_path_rate: float = 0.0
 ) -> DinoVisionTransformer:
-    """DINO's ViT by name, with fresh weights, in training mode.
+    """DINO's ViT by its name in `DINO_VITS`, with fresh weights, in training mode.
 
-    Args:
-        arch: One of `DINO_VITS`.
-        patch_size: Side of a patch in pixels.
-        img_size: As in `DinoVisionTransformer`.
-        drop_path_rate: As in `DinoVisionTransformer`.
-
-    Returns:
-        The backbone; it returns its global token [B, D], the CLS token unless a pool is attached.
+    It returns its global token [B, D], the CLS token unless a pool is attached.
 
     Raises:
         ValueError: Unknown name, or sizes that do not fit.
@@ -123,11 +112,6 @@ def build_dino_vit(
 
 
 def trained_img_size(weights: Mapping[str, Tensor], patch_size: int) -> int | None:
-    """Side in pixels of the images whose grid a backbone's position embedding has; None where there is none.
-
-    Args:
-        weights: Names as in `DinoVisionTransformer`.
-        patch_size: Of that model.
-    """
+    """Side in pixels of the images whose grid a backbone's position embedding has; None where there is none."""
     positions = weights.get("pos_embed")
     return None if positions is None else math.isqrt(positions.shape[1] - 1) * patch_size

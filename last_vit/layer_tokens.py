@@ -33,14 +33,7 @@ class LayerTokens(NamedTuple):
 
 
 def layer_tokens(model: nn.Module, images: Tensor) -> LayerTokens:
-    """One forward pass of a host, with the patch tokens after every block.
-
-    Args:
-        model: Any host that `dense_forward` takes.
-        images: Float [B, 3, H, W], normalised as the host expects.
-
-    Returns:
-        `LayerTokens`, on the device and in the dtype of the host's own activations.
+    """One forward pass of any host that `dense_forward` takes, with the patch tokens after every block.
 
     Raises:
         ValueError: As `dense_forward`; a block whose output holds fewer tokens than the grid has patches.
@@ -72,11 +65,7 @@ def layer_tokens(model: nn.Module, images: Tensor) -> LayerTokens:
 
 
 def count_layers(model: nn.Module) -> tuple[int, bool]:
-    """How many `LayerTokens.layers` a host gives, and its `has_final_norm`, without running it.
-
-    Raises:
-        ValueError: Unsupported host.
-    """
+    """How many `LayerTokens.layers` a host gives, and its `has_final_norm`, without running it."""
     blocks = find_adapter(model).blocks(unwrap_host(model))
     return max(1, len(blocks.modules)), blocks.has_final_norm
 

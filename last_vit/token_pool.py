@@ -47,14 +47,11 @@ class TokenPool(nn.Module):
         self.last_pool = LaStPool(top_k, sigma, variant) if kind == "last" else None
 
     def forward(self, tokens: Tensor, num_prefix_tokens: int) -> Tensor:
-        """Pool one batch.
+        """Pool one batch: [B, P + N, D] -> [B, D] in the same dtype.
 
         Args:
-            tokens: [B, P + N, D], encoder output after its final norm, prefix tokens first.
+            tokens: Encoder output after its final norm, prefix tokens first.
             num_prefix_tokens: P >= 0; the first of them is the CLS token.
-
-        Returns:
-            [B, D] in the dtype of `tokens`.
 
         Raises:
             ValueError: "cls" or "attention" for a model without CLS token; LaSt's own errors.

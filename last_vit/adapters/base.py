@@ -94,11 +94,7 @@ def unwrap_host(model: nn.Module) -> nn.Module:
 
 
 def check_class_token(model: nn.Module, pool: TokenPool, has_class_token: bool) -> None:
-    """Refuse pools that read a class token on hosts without one.
-
-    Raises:
-        ValueError: Names the host and what works instead.
-    """
+    """Raise a ValueError for pools that read a class token on hosts without one."""
     if pool.kind in ("cls", "attention") and not has_class_token:
         raise ValueError(
             f"pool {pool.kind!r} needs a class token and this {type(model).__name__} has none; use mean, max or last"
@@ -106,11 +102,7 @@ def check_class_token(model: nn.Module, pool: TokenPool, has_class_token: bool) 
 
 
 def check_image_size(model: nn.Module, images: Tensor, image_hw: tuple[int, int]) -> None:
-    """Refuse images of another size than a host with fixed position embeddings was built for.
-
-    Raises:
-        ValueError: Shows both sizes.
-    """
+    """Raise a ValueError for images of another size than a host with fixed position embeddings was built for."""
     if tuple(images.shape[2:]) != tuple(image_hw):
         raise ValueError(
             f"images are {tuple(images.shape[2:])} (height, width), this {type(model).__name__} takes "
@@ -119,11 +111,7 @@ def check_image_size(model: nn.Module, images: Tensor, image_hw: tuple[int, int]
 
 
 def check_global_token(model: nn.Module, global_token: Tensor, num_channels: int) -> None:
-    """Refuse hosts whose read-out is not one token of the patches' width.
-
-    Raises:
-        ValueError: Shows the shape that the host reads instead of [B, D].
-    """
+    """Raise a ValueError for hosts whose read-out is not one token of the patches' width."""
     if global_token.ndim != 2 or global_token.shape[1] != num_channels:
         raise ValueError(
             f"this {type(model).__name__} reads {tuple(global_token.shape)} instead of one global token "
@@ -134,11 +122,7 @@ def check_global_token(model: nn.Module, global_token: Tensor, num_channels: int
 def split_tokens(
     tokens: Tensor, num_prefix_tokens: int, has_class_token: bool, grid_hw: tuple[int, int]
 ) -> tuple[Tensor | None, Tensor]:
-    """[B, P + N, D] -> class token [B, D] (None without one) and patch tokens [B, N, D].
-
-    Raises:
-        ValueError: If the patches do not fill the grid, as under patch dropout.
-    """
+    """[B, P + N, D] -> class token [B, D] (None without one) and patch tokens [B, N, D], which must fill the grid."""
     patch_tokens = tokens[:, num_prefix_tokens:]
     height, width = grid_hw
     if patch_tokens.shape[1] != height * width:
@@ -160,20 +144,22 @@ def first_output(output: Any) -> Tensor:
 
 
 class PoolHook:
-    """Base of forward hooks that hold a pool; a plain object, so that the host gains no submodule."""
+    """What stands in for a host's pooling; a plain object that holds the pool, so that the host gains no submodule."""
 
     def __init__(self, pool: TokenPool) -> None:
         self.pool = pool
 
-    def __call__(self, module: nn.Module, args: tuple[Tensor, ...], output: Tensor | None = None) -> Tensor:
-        """Called by torch: as forward hook with the module's output, as forward pre-hook without."""
-        raise NotImplementedError
+
+def pool_of(seam: Any) -> TokenPool | None:
+    """The pool, if `seam` is a `PoolHook`."""
+    return seam.pool if isinstance(seam, PoolHook) else None
 
 
 def install_hook(module: nn.Module, hook: PoolHook, on_input: bool = False) -> None:
     """Hook the output (or the input) of `module`, in place of an earlier hook of ours.
 
-    Hook and handle stand in a plain attribute as well: that is how the next call finds them, also in a deep copy.
+    torch calls `hook(module, args)` or `hook(module, args, output)`. Hook and handle stand in a plain attribute as
+    well: that is how the next call finds them, also in a deep copy.
     """
     if _SLOT in vars(module):
         vars(module)[_SLOT][1].remove()
@@ -183,4 +169,4 @@ def install_hook(module: nn.Module, hook: PoolHook, on_input: bool = False) -> N
 
 def installed_pool(module: nn.Module) -> TokenPool | None:
     """The pool of the hook that `install_hook` put on `module`, or None."""
-    return vars(module)[_SLOT][0].pool if _SLOT in vars(module) else None
+    return pool_of(vars(module)[_SLOT][0]) if _SLOT in vars(module) else None

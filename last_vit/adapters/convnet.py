@@ -48,50 +48,20 @@ _TORCHVISION = {
     "vgg.VGG": _Seam("features", "none"),
 }
 _TIMM_HEAD_POOL = [
-    "byobnet.ByobNet",
-    "convnext.ConvNeXt",
-    "csatv2.CSATv2",
-    "cspnet.CspNet",
-    "cspnext.CspNext",
-    "efficientvit_mit.EfficientVit",
-    "efficientvit_mit.EfficientVitLarge",
-    "focalnet.FocalNet",
-    "hgnet.HighPerfGpuNet",
-    "inception_next.MetaNeXt",
-    "metaformer.MetaFormer",
-    "nfnet.NormFreeNet",
-    "rdnet.RDNet",
-    "regnet.RegNet",
-    "resnetv2.ResNetV2",
-    "rexnet.RexNet",
-    "tresnet.TResNet",
-    "vovnet.VovNet",
+    "byobnet.ByobNet", "convnext.ConvNeXt", "csatv2.CSATv2", "cspnet.CspNet", "cspnext.CspNext",
+    "efficientvit_mit.EfficientVit", "efficientvit_mit.EfficientVitLarge", "focalnet.FocalNet",
+    "hgnet.HighPerfGpuNet", "inception_next.MetaNeXt", "metaformer.MetaFormer", "nfnet.NormFreeNet", "rdnet.RDNet",
+    "regnet.RegNet", "resnetv2.ResNetV2", "rexnet.RexNet", "tresnet.TResNet", "vovnet.VovNet",
     "xception_aligned.XceptionAligned",
-]
+]  # fmt: skip
 _TIMM_POOL = [
-    "convmixer.ConvMixer",
-    "densenet.DenseNet",
-    "dla.DLA",
-    "dpn.DPN",
-    "efficientnet.EfficientNet",
-    "efficientvit_msra.EfficientVitMsra",
-    "fasternet.FasterNet",
-    "ghostnet.GhostNet",
-    "hrnet.HighResolutionNet",
-    "inception_resnet_v2.InceptionResnetV2",
-    "inception_v3.InceptionV3",
-    "inception_v4.InceptionV4",
-    "lcnetv2.LCNetV2",
-    "mobilenetv3.MobileNetV3",
-    "nasnet.NASNetALarge",
-    "pnasnet.PNASNet5Large",
-    "repghost.RepGhostNet",
-    "resnet.ResNet",
-    "selecsls.SelecSls",
-    "senet.SENet",
-    "starnet.StarNet",
+    "convmixer.ConvMixer", "densenet.DenseNet", "dla.DLA", "dpn.DPN", "efficientnet.EfficientNet",
+    "efficientvit_msra.EfficientVitMsra", "fasternet.FasterNet", "ghostnet.GhostNet", "hrnet.HighResolutionNet",
+    "inception_resnet_v2.InceptionResnetV2", "inception_v3.InceptionV3", "inception_v4.InceptionV4",
+    "lcnetv2.LCNetV2", "mobilenetv3.MobileNetV3", "nasnet.NASNetALarge", "pnasnet.PNASNet5Large",
+    "repghost.RepGhostNet", "resnet.ResNet", "selecsls.SelecSls", "senet.SENet", "starnet.StarNet",
     "xception.Xception",
-]
+]  # fmt: skip
 _SEAMS = {
     **{f"torchvision.models.{name}": seam for name, seam in _TORCHVISION.items()},
     **{f"timm.models.{name}": _Seam("head.global_pool", "module") for name in _TIMM_HEAD_POOL},
@@ -112,11 +82,7 @@ class ConvNetAdapter:
         return not _SEAMS.keys().isdisjoint(class_names(model))
 
     def attach(self, model: nn.Module, pool: TokenPool) -> None:
-        """See `Adapter`.
-
-        Raises:
-            ValueError: "cls" and "attention" (no class token), hosts without GAP, hosts whose GAP widens the token.
-        """
+        """See `Adapter`; a ValueError for hosts without GAP and hosts whose GAP widens the token."""
         check_class_token(model, pool, has_class_token=False)
         seam = _seam(model)
         if seam.gap == "none":
@@ -140,9 +106,6 @@ class ConvNetAdapter:
 
         For hosts without GAP (VGG, AlexNet, SqueezeNet) the global token is the mean over the map, which their
         classifier does not read.
-
-        Raises:
-            ValueError: The host's pooling gives no [B, D] token.
         """
         seam, nhwc = _seam(model), _is_nhwc(model)
         module = model.get_submodule(seam.path)

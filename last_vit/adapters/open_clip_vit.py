@@ -10,11 +10,13 @@ from last_vit.adapters.base import (
     Adapter,
     Blocks,
     DenseOutput,
+    PoolHook,
     check_global_token,
     check_image_size,
     class_names,
     first_output,
     has_norm,
+    pool_of,
     split_tokens,
 )
 from last_vit.adapters.convnet import ConvNetAdapter
@@ -28,7 +30,10 @@ _TRUNKS: tuple[Adapter, ...] = (TimmViTAdapter(), ConvNetAdapter())
 
 
 class OpenClipAdapter:
-    """open_clip `VisionTransformer` and `TimmModel` towers, alone or inside `CLIP`, `CustomTextCLIP` or `CoCa`."""
+    """open_clip `VisionTransformer` and `TimmModel` towers, alone or inside `CLIP`, `CustomTextCLIP` or `CoCa`.
+
+    A ValueError for towers with attention pooling, ResNet towers, timm trunks without adapter, and the trunk's own.
+    """
 
     hosts = "open_clip VisionTransformer and TimmModel towers, or CLIP / CustomTextCLIP / CoCa with such a tower"
 
@@ -37,11 +42,7 @@ class OpenClipAdapter:
         return not {_NATIVE, _TIMM, *_CLIPS}.isdisjoint(class_names(model))
 
     def attach(self, model: nn.Module, pool: TokenPool) -> None:
-        """See `Adapter`.
-
-        Raises:
-            ValueError: Towers with attention pooling, ResNet towers, timm trunks without adapter; or the trunk's own.
-        """
+        """See `Adapter`."""
         tower = image_tower(model)
         if _TIMM in class_names(tower):
             _trunk_adapter(tower).attach(tower.trunk, pool)
@@ -53,14 +54,10 @@ class OpenClipAdapter:
         tower = image_tower(model)
         if _TIMM in class_names(tower):
             return _trunk_adapter(tower).attached(tower.trunk)
-        return tower._global_pool.pool if isinstance(tower._global_pool, _GlobalPool) else None
+        return pool_of(tower._global_pool)
 
     def dense(self, model: nn.Module, images: Tensor) -> DenseOutput:
-        """See `Adapter`. Tokens are [B, N, width] after `ln_post`; `logits` is the image embedding, not normalised.
-
-        Raises:
-            ValueError: As `attach`; images of another size than the tower's; a tower that drops patches.
-        """
+        """See `Adapter`. Tokens are [B, N, width] after `ln_post`; `logits` is the image embedding, not normalised."""
         tower = image_tower(model)
         if _TIMM in class_names(tower):
             trunk = _trunk_adapter(tower).dense(tower.trunk, images)
@@ -74,11 +71,7 @@ class OpenClipAdapter:
         return DenseOutput(pooled, patch_tokens, tower.grid_size, embedding, cls_token)
 
     def blocks(self, model: nn.Module) -> Blocks:
-        """See `Adapter`.
-
-        Raises:
-            ValueError: As `attach`.
-        """
+        """See `Adapter`."""
         tower = image_tower(model)
         if _TIMM in class_names(tower):
             return _trunk_adapter(tower).blocks(tower.trunk)
@@ -86,22 +79,15 @@ class OpenClipAdapter:
         return Blocks(tuple(transformer.resblocks), transformer.batch_first, has_norm(tower.ln_post))
 
 
-class _GlobalPool:
+class _GlobalPool(PoolHook):
     """Stands in for the method `_global_pool`: [B, 1 + N, D] -> pooled [B, D] and patch tokens [B, N, D]."""
-
-    def __init__(self, pool: TokenPool) -> None:
-        self.pool = pool
 
     def __call__(self, x: Tensor) -> tuple[Tensor, Tensor]:
         return self.pool(x, 1), x[:, 1:]
 
 
 def image_tower(model: nn.Module) -> nn.Module:
-    """The image tower of a CLIP, or the tower itself, if it pools in one place.
-
-    Raises:
-        ValueError: No such tower; the message names what it has instead.
-    """
+    """The image tower of a CLIP, or the tower itself; a ValueError unless it pools in one place."""
     tower = model if _CLIPS.isdisjoint(class_names(model)) else model.visual
     names = class_names(tower)
     if _TIMM in names:

@@ -10,10 +10,12 @@ from torch import Tensor, nn
 from last_vit.adapters.base import (
     Blocks,
     DenseOutput,
+    PoolHook,
     check_class_token,
     check_global_token,
     check_image_size,
     has_norm,
+    pool_of,
     split_tokens,
 )
 from last_vit.token_pool import TokenPool
@@ -32,11 +34,7 @@ class TimmViTAdapter:
         return owner is not None and f"{owner.__module__}.{owner.__qualname__}" in _HOSTS
 
     def attach(self, model: nn.Module, pool: TokenPool) -> None:
-        """See `Adapter`.
-
-        Raises:
-            ValueError: Models with a learned attention pool; pools that need a class token where there is none.
-        """
+        """See `Adapter`; a ValueError for models with a learned attention pool."""
         if model.attn_pool is not None:
             raise ValueError(
                 f"this {type(model).__name__} reads its tokens with a learned pool ({type(model.attn_pool).__name__}, "
@@ -48,14 +46,10 @@ class TimmViTAdapter:
 
     def attached(self, model: nn.Module) -> TokenPool | None:
         """See `Adapter`."""
-        return model.pool.pool if isinstance(model.pool, _Pool) else None
+        return pool_of(model.pool)
 
     def dense(self, model: nn.Module, images: Tensor) -> DenseOutput:
-        """See `Adapter`. All tokens are after `norm` and `fc_norm` (one of which is the identity), as the head reads.
-
-        Raises:
-            ValueError: The model does not pool, drops patches, or takes images of another size only.
-        """
+        """See `Adapter`. All tokens are after `norm` and `fc_norm` (one of them is the identity), as the head reads."""
         if model.patch_embed.img_size is not None and model.patch_embed.strict_img_size:
             check_image_size(model, images, model.patch_embed.img_size)
         # These three calls are timm's public forward, cut where its parts are read.
@@ -74,11 +68,11 @@ class TimmViTAdapter:
         return Blocks(tuple(model.blocks), True, has_norm(model.norm, model.fc_norm))
 
 
-class _Pool:
-    """Stands in for the method `pool`; a plain object, because timm would never see a submodule of that name."""
+class _Pool(PoolHook):
+    """Stands in for the method `pool`."""
 
     def __init__(self, pool: TokenPool, num_prefix_tokens: int) -> None:
-        self.pool = pool
+        super().__init__(pool)
         self.num_prefix_tokens = num_prefix_tokens
 
     def __call__(self, x: Tensor, pool_type: str | None = None) -> Tensor:

@@ -40,11 +40,7 @@ class TorchvisionViTAdapter:
         return installed_pool(model.encoder)
 
     def dense(self, model: nn.Module, images: Tensor) -> DenseOutput:
-        """See `Adapter`. Tokens are the encoder's output (after its LayerNorm), the global token is what `heads` reads.
-
-        Raises:
-            ValueError: Images of another size than the model's.
-        """
+        """See `Adapter`. Tokens are the encoder's output (after its norm), the global token is what `heads` reads."""
         check_image_size(model, images, (model.image_size, model.image_size))
         seen: dict[str, Tensor] = {}
         with (
@@ -62,14 +58,9 @@ class TorchvisionViTAdapter:
 
 
 def check_host(model: nn.Module, change: str) -> None:
-    """Refuse to change the inside of anything but torchvision's VisionTransformer itself.
+    """Raise a ValueError for a `change` to the inside of anything but torchvision's VisionTransformer itself.
 
-    Args:
-        model: The host, not a wrapper of it: a graph that was compiled before would go on without the change.
-        change: What was asked for, for the message.
-
-    Raises:
-        ValueError: Another host, or one inside a wrapper.
+    Nor a wrapper of it: a graph that was compiled before would go on without the change.
     """
     if _HOST not in class_names(model):
         raise ValueError(

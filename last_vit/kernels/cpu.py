@@ -8,6 +8,8 @@ Images go through in blocks that stay in a core's cache.
 numpy sorts in one thread, so with more than a few threads the formulas are as fast and are left alone.
 """
 
+from collections.abc import Callable
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -36,7 +38,7 @@ def pool(patch_tokens: Tensor, k: int, sigma: float, variant: str) -> Tensor:
 def select(patch_tokens: Tensor, k: int, sigma: float, variant: str) -> Tensor:
     """`pooling.last_select` for what `takes` accepts; the patches of a channel in ascending order."""
     parts = patch_tokens.split(_block(patch_tokens))
-    return torch.cat([list_kept(_keep(x, k, sigma, variant), k) for x in parts])
+    return torch.cat([torch.ops.last_vit.list_kept(_keep(x, k, sigma, variant), k) for x in parts])
 
 
 def _block(x: Tensor) -> int:
@@ -46,12 +48,10 @@ def _block(x: Tensor) -> int:
 
 def _keep(x: Tensor, k: int, sigma: float, variant: str) -> Tensor:
     with torch.no_grad(), torch.autocast("cpu", enabled=False):
-        return keep_largest(raw_score(x.detach(), sigma, variant), k)
+        return torch.ops.last_vit.keep_largest(raw_score(x.detach(), sigma, variant), k)
 
 
-# Operators of torch, so that vmap, fake tensors and whatever else takes tensors apart leave them whole.
-@torch.library.custom_op("last_vit::keep_largest", mutates_args=())
-def keep_largest(score: Tensor, k: int) -> Tensor:
+def _keep_largest(score: Tensor, k: int) -> Tensor:
     """The k largest scores along dim 1, of equals the first, NaN before all: float32 [B, N, D] -> bool [B, N, D]."""
     num_patches = score.shape[1]
     rows = torch.empty(score.mT.shape, dtype=score.dtype, device=score.device)
@@ -71,31 +71,27 @@ def keep_largest(score: Tensor, k: int) -> Tensor:
     return kept
 
 
-@torch.library.custom_op("last_vit::list_kept", mutates_args=())
-def list_kept(kept: Tensor, k: int) -> Tensor:
+def _list_kept(kept: Tensor, k: int) -> Tensor:
     """Where the k marks along dim 1 are: bool [B, N, D] -> long [B, k, D]."""
     num_images, num_patches, num_channels = kept.shape
     flat = torch.from_numpy(np.flatnonzero(kept.mT.contiguous().numpy())).remainder_(num_patches)
     return flat.view(num_images, num_channels, k).mT.contiguous()
 
 
-@keep_largest.register_fake
-def _(score: Tensor, k: int) -> Tensor:
-    return torch.empty_like(score, dtype=torch.bool)
+# As operators of torch, vmap, fake tensors and tracing leave them whole. (torch.library.custom_op would load dynamo.)
+_LIBRARY = torch.library.Library("last_vit", "FRAGMENT")
 
 
-@list_kept.register_fake
-def _(kept: Tensor, k: int) -> Tensor:
-    return kept.new_empty(kept.shape[0], k, kept.shape[2], dtype=torch.long)
+def _register(name: str, function: Callable[[Tensor, int], Tensor], fake: Callable[[Tensor, int], Tensor]) -> None:
+    def vmapped(info: object, in_dims: tuple[int, None], x: Tensor, k: int) -> tuple[Tensor, int]:
+        x = x.movedim(in_dims[0], 0)
+        return getattr(torch.ops.last_vit, name)(x.flatten(0, 1), k).unflatten(0, x.shape[:2]), 0
+
+    _LIBRARY.define(f"{name}(Tensor x, int k) -> Tensor")
+    _LIBRARY.impl(name, function, "CPU")
+    torch.library.register_fake(f"last_vit::{name}", fake, lib=_LIBRARY)
+    torch.library.register_vmap(f"last_vit::{name}", vmapped, lib=_LIBRARY)
 
 
-@keep_largest.register_vmap
-def _(info: object, in_dims: tuple[int, None], score: Tensor, k: int) -> tuple[Tensor, int]:
-    score = score.movedim(in_dims[0], 0)
-    return keep_largest(score.flatten(0, 1), k).unflatten(0, score.shape[:2]), 0
-
-
-@list_kept.register_vmap
-def _(info: object, in_dims: tuple[int, None], kept: Tensor, k: int) -> tuple[Tensor, int]:
-    kept = kept.movedim(in_dims[0], 0)
-    return list_kept(kept.flatten(0, 1), k).unflatten(0, kept.shape[:2]), 0
+_register("keep_largest", _keep_largest, lambda x, k: torch.empty_like(x, dtype=torch.bool))
+_register("list_kept", _list_kept, lambda x, k: x.new_empty(x.shape[0], k, x.shape[2], dtype=torch.long))

@@ -43,8 +43,7 @@ def takes(patch_tokens: Tensor, k: int, sigma: float, variant: str) -> bool:
         and num_patches <= MAX_PATCHES
         and batch < 1 << 16
         and _is_plain(patch_tokens)
-        and _reach(num_channels, sigma, variant) <= MAX_REACH
-        and _make_taps(num_channels, sigma, variant, patch_tokens.dtype, patch_tokens.device)
+        and _has_taps(num_channels, sigma, variant, patch_tokens.dtype, patch_tokens.device)
     )
 
 
@@ -148,11 +147,7 @@ def _keep_for_second_backward(ctx: torch.autograd.function.FunctionCtx, inputs: 
 def _second_backward(ctx: torch.autograd.function.FunctionCtx, grad: Tensor) -> tuple:
     """The gradient is linear in the token's: the mean over the kept patches, in torch, for few ask for it."""
     (kept,) = ctx.saved_tensors
-    if kept.ndim == 2:
-        is_kept = torch.arange(ctx.num_patches, device=kept.device)[:, None] == kept[:, None]
-    else:
-        bits = kept[:, :, None] >> torch.arange(32, device=kept.device, dtype=torch.int32)[:, None]
-        is_kept = (bits & 1).flatten(1, 2)[:, : ctx.num_patches]
+    is_kept = spread_on_gpu(torch.ones_like(grad[:, 0]), kept, 1, ctx.num_patches)
     return (grad * is_kept).sum(1) / ctx.k, None, None, None
 
 
@@ -168,7 +163,7 @@ def _pool_best(x: Tensor, matrix: TapMatrix, variant: str, pooled: Tensor, kept:
         below_all = torch.iinfo(torch.int64).min + 0x7FFFFFFF  # of patch 0
         packed = torch.full_like(kept, below_all, dtype=torch.int64)
     select_kernels.best_patch[(blocks, walkers, splits)](
-        x, matrix.pieces, pooled, kept, packed, *_sizes(x), *_numbers(matrix),
+        x, matrix.pieces, pooled, kept, packed, *_numbers(x, matrix),
         **_shape(x, matrix, variant), P=patches, IS_SPLIT=splits > 1, num_warps=4, num_stages=1,
     )  # fmt: skip
     if packed is not None:
@@ -180,7 +175,7 @@ def _pool_resident(x: Tensor, k: int, matrix: TapMatrix, variant: str, pooled: T
     """1 < K < N <= 256: one pass."""
     blocks, walkers, _ = _grid(x, MAX_RESIDENT)
     select_kernels.best_patches[(blocks, walkers)](
-        x, matrix.pieces, pooled, kept, k, *_sizes(x), *_numbers(matrix),
+        x, matrix.pieces, pooled, kept, k, *_numbers(x, matrix),
         **_shape(x, matrix, variant), P=max(32, 1 << (x.shape[1] - 1).bit_length()),
         PART=_patches_at_a_time(x), num_warps=4, num_stages=1,
     )  # fmt: skip
@@ -198,14 +193,14 @@ def _pool_long(x: Tensor, k: int, matrix: TapMatrix, variant: str, pooled: Tenso
     flags = {**_shape(x, matrix, variant), "P": patches, "num_warps": 4, "num_stages": 1}
     for shift in long_rows.SHIFTS:
         long_rows.count_reaching[grid](
-            x, matrix.pieces, base, reach, counts, base.numel(), k, shift, *_sizes(x), *_numbers(matrix), **flags
+            x, matrix.pieces, base, reach, counts, base.numel(), k, shift, *_numbers(x, matrix), **flags
         )
         long_rows.raise_base[(-(-base.numel() // 256),)](base, reach, above, counts, base.numel(), k, shift, BLOCK=256)
     equals = kept.new_empty(grid[2], batch, num_channels)
     sums = x.new_empty(grid[2], batch, num_channels, dtype=torch.float32)
     for is_first in (True, False):
         long_rows.sum_kept[grid](
-            x, matrix.pieces, base, reach, above, equals, sums, kept, base.numel(), k, *_sizes(x), *_numbers(matrix),
+            x, matrix.pieces, base, reach, above, equals, sums, kept, base.numel(), k, *_numbers(x, matrix),
             **flags, COUNT_EQUALS=is_first,
         )  # fmt: skip
     pooled.copy_(sums.sum(0).div_(k))
@@ -220,12 +215,8 @@ def _grid(x: Tensor, patches: int) -> tuple[int, int, int]:
     return blocks, min(batch, -(-wanted // blocks)), max(1, splits)
 
 
-def _sizes(x: Tensor) -> tuple[int, int, int, int]:
-    return x.shape[0], x.shape[1], x.stride(0), x.stride(1)
-
-
-def _numbers(matrix: TapMatrix) -> tuple[float, float]:
-    return 1 / matrix.factor, EPS
+def _numbers(x: Tensor, matrix: TapMatrix) -> tuple[int | float, ...]:
+    return x.shape[0], x.shape[1], x.stride(0), x.stride(1), 1 / matrix.factor, EPS
 
 
 def _shape(x: Tensor, matrix: TapMatrix, variant: str) -> dict[str, int | bool]:
@@ -261,13 +252,10 @@ def _is_plain(x: Tensor) -> bool:
 
 
 @torch.compiler.assume_constant_result
-def _reach(num_channels: int, sigma: float, variant: str) -> int:
-    return len(low_pass_taps(num_channels, sigma, variant)) - 1
-
-
-@torch.compiler.assume_constant_result
-def _make_taps(num_channels: int, sigma: float, variant: str, dtype: torch.dtype, device: torch.device) -> bool:
-    """Make the taps' matrix now, where torch.compile traces: its own CUDA graphs would overwrite a later one."""
+def _has_taps(num_channels: int, sigma: float, variant: str, dtype: torch.dtype, device: torch.device) -> bool:
+    """Whether the taps are few; then their matrix is made now: CUDA graphs of torch.compile would overwrite it."""
+    if len(low_pass_taps(num_channels, sigma, variant)) - 1 > MAX_REACH:
+        return False
     if device.type != "cuda" or torch.cuda.is_available():  # a fake tensor's GPU need not exist
         tap_matrix(num_channels, sigma, variant, dtype, device)
     return True

@@ -72,10 +72,7 @@ class MapCorrelation:
         return found
 
     def joint_histogram(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Edges of x [X + 1], edges of y [Y + 1], patches per bin over all processes [X, Y]; float64 on the CPU.
-
-        Every process must call this together.
-        """
+        """Edges of x [X + 1], of y [Y + 1], patches per bin [X, Y]; every process must call this together."""
         return self.x_edges.cpu(), self.y_edges.cpu(), self._sums.totals()["joint"]
 
 

@@ -39,10 +39,7 @@ class PatchNorms:
     """Streaming norm statistics, summed over all processes in `compute`; memory does not grow.
 
     Args:
-        cutoff: Smallest norm that counts as high; None fits it by the rule above.
-
-    Raises:
-        ValueError: A cut-off outside the histogram.
+        cutoff: Smallest norm that counts as high, inside the histogram; None fits it by the rule above.
     """
 
     def __init__(self, cutoff: float | None = None) -> None:
@@ -77,16 +74,13 @@ class PatchNorms:
         is_foreground: Tensor | None = None,
         is_known: Tensor | None = None,
     ) -> None:
-        """Count one batch.
+        """Count one batch; all are [B, N], of the same patches.
 
         Args:
-            norms: Float [B, N], as `token_norms` gives them, of the tokens before the final norm.
-            score: Float [B, N], patch score of the same patches; None leaves the correlation out.
-            is_foreground: bool [B, N]; None leaves the split out.
-            is_known: bool [B, N], where `is_foreground` says something; None is everywhere.
-
-        Raises:
-            ValueError: Shapes that differ.
+            norms: As `token_norms` gives them, of the tokens before the final norm.
+            score: Patch score; None leaves the correlation out.
+            is_foreground: bool; None leaves the split out.
+            is_known: bool, where `is_foreground` says something; None is everywhere.
         """
         for name, values in (("score", score), ("is_foreground", is_foreground), ("is_known", is_known)):
             if values is not None and values.shape != norms.shape:
@@ -118,15 +112,13 @@ class PatchNorms:
     def compute(self) -> dict[str, float]:
         """Statistics over everything counted by all processes.
 
-        Returns:
-            Always: "norm_median", "norm_q1", "norm_q3", "norm_max"; "cutoff" and "outlier_share" (percent of patches);
-            "high_norm", 1 or 0; "num_images", "num_patches", "num_outside" (patches outside the histogram's range,
-            counted in its border bins).
-            With scores: what `MapCorrelation.compute` gives.
-            With foreground and background patches: "norm_foreground" and "norm_background" (means over patches),
-            "norm_ratio" (the first over the second), "foreground_higher" (percent of the images with both in which the
-            foreground's mean norm is the higher), "num_split_images" (those images), "background_share" (percent of
-            the known patches) and, where there are known outliers, "outliers_in_background" (percent of those).
+        Always: "norm_median", "norm_q1", "norm_q3", "norm_max"; "cutoff" and "outlier_share" (percent of patches);
+        "high_norm", 1 or 0; "num_images", "num_patches", "num_outside" (patches outside the histogram's range, counted
+        in its border bins). With scores: what `MapCorrelation.compute` gives.
+        With foreground and background patches: "norm_foreground" and "norm_background" (means over patches),
+        "norm_ratio" (the first over the second), "foreground_higher" (percent of the images with both in which the
+        foreground's mean norm is the higher), "num_split_images" (those images), "background_share" (percent of the
+        known patches) and, where there are known outliers, "outliers_in_background" (percent of those).
 
         Raises:
             ValueError: Nothing was counted, norms that are not finite, or a fit without a median to fit on.
@@ -158,10 +150,7 @@ class PatchNorms:
         return found | self._correlation.compute() | self._split(totals, cut)
 
     def histogram(self) -> tuple[Tensor, Tensor]:
-        """Patches per bin over all processes: edges float64 [bins + 1], counts float64 [bins].
-
-        Every process must call this together.
-        """
+        """Edges float64 [bins + 1] and patches per bin [bins]; every process must call this together."""
         return self._edges, self._sums.totals()["patches"].sum(dim=0)
 
     def split_histogram(self) -> tuple[Tensor, Tensor, Tensor]:

@@ -89,17 +89,14 @@ class PointInBox:
         self._counters = SummedCounters("num_images", "num_nan", "hit", "random", "center")
 
     def update(self, patch_score: Tensor, boxes_xyxy: Tensor, image_hw: Tensor, grid_hw: tuple[int, int]) -> None:
-        """Count one batch.
+        """Count one batch; boxes, `image_hw` and `grid_hw` as in `box_patch_mask`.
 
         Args:
             patch_score: float [B, N], higher is better (the first of equal patches is taken), or long [B], each image's
                 chosen patch.
-            boxes_xyxy: [B, 4], pixels of the original images; NaN rows are left out.
-            image_hw: [B, 2], (height, width) of the original images in pixels.
-            grid_hw: (h, w) of the patch grid.
-
-        Raises:
-            ValueError: If the shapes disagree.
+            boxes_xyxy: [B, 4]; NaN rows are left out.
+            image_hw: [B, 2].
+            grid_hw: (h, w).
         """
         num_patches = grid_hw[0] * grid_hw[1]
         is_score = patch_score.is_floating_point()
@@ -130,8 +127,7 @@ class PointInBox:
     def compute(self) -> dict[str, float | int]:
         """Point-in-Box over everything counted by all processes.
 
-        Returns:
-            "point_in_box", "point_in_box_random", "point_in_box_center" in percent, and "num_images".
+        "point_in_box", "point_in_box_random", "point_in_box_center" in percent, and "num_images".
 
         Raises:
             ValueError: If no image with a box was counted, or if scores held NaN.

@@ -77,28 +77,16 @@ def test_timm_tower_is_read_through_its_trunk():
 
 
 @pytest.mark.parametrize(
-    ("name", "size"),
-    [
-        ("torchvision:vit_b_32", 64),
-        ("timm:vit_small_patch16_224", 224),
-        ("timm:eva02_tiny_patch14_224", 224),
-        ("timm:vit_tiny_r_s16_p8_224", 224),
-        ("open_clip:ViT-B-32", 224),
-        ("open_clip:EVA02-B-16", 224),
-    ],
+    "name", ["timm:eva02_tiny_patch14_224", "timm:vit_tiny_r_s16_p8_224", "open_clip:ViT-S-32-alt"]
 )
-def test_real_configurations(name, size):
+def test_real_configurations(name):
     library, arch = name.split(":")
-    if library == "torchvision":
-        model = torchvision.models.get_model(arch, image_size=size)
-        nn.init.normal_(model.heads.head.weight)
-    elif library == "timm":
-        model = timm.create_model(arch, global_pool="token")
+    if library == "timm":
+        model = timm.create_model(arch, global_pool="token", depth=2).eval()
     else:
         config = open_clip.get_model_config(arch)
-        model = open_clip.model._build_vision_tower(config["embed_dim"], config["vision_cfg"])
-    model.eval()
-    images = torch.randn(1, 3, size, size)
+        model = open_clip.model._build_vision_tower(config["embed_dim"], {**config["vision_cfg"], "layers": 2}).eval()
+    images = torch.randn(1, 3, 224, 224)
     own, keys = model(images), list(model.state_dict())
     assert torch.equal(attach_pool(model, "cls")(images), own)
     out = dense_forward(attach_last(model, top_k=2), images)
@@ -117,8 +105,9 @@ def test_images_of_another_size_are_refused():
     for host in (model, tower):
         with pytest.raises(ValueError, match="resize the images or build the model for their size"):
             dense_forward(host, images)
-    free = timm.create_model("vit_tiny_patch16_224", dynamic_img_size=True)
-    assert dense_forward(free, torch.zeros(1, 3, 192, 192)).grid_hw == (12, 12)
+    with torch.device("meta"):
+        free = timm.create_model("vit_tiny_patch16_224", dynamic_img_size=True)
+    assert dense_forward(free, images).grid_hw == (12, 12)
 
 
 @pytest.mark.parametrize(
@@ -165,10 +154,10 @@ def test_hosts_that_do_not_pool_need_a_pool():
 
 @pytest.mark.parametrize(
     "images",
-    [torch.rand(3, 32, 32), torch.rand(2, 1, 32, 32), torch.zeros(2, 3, 32, 32, dtype=torch.uint8)],
+    [torch.rand(3, 32, 32), torch.rand(2, 1, 32, 32), torch.zeros(2, 3, 32, 32, dtype=torch.uint8), None],
 )
 def test_wrong_images_are_refused(images):
-    with pytest.raises(ValueError, match=r"images must be float \[B, 3, H, W\], got torch\."):
+    with pytest.raises(ValueError, match=r"images must be float \[B, 3, H, W\], got (torch\.|a NoneType)"):
         dense_forward(tiny_torchvision(), images)
 
 

@@ -3,6 +3,7 @@
 What both ways promise is in test_pooling.py.
 """
 
+import subprocess
 import sys
 
 import pytest
@@ -90,9 +91,17 @@ def test_short_floats(dtype):
 
 
 def test_operators_keep_their_promises():
-    score = rand(2, 9, 6)
-    torch.library.opcheck(cpu.keep_largest, (score, 3))
-    torch.library.opcheck(cpu.list_kept, (cpu.keep_largest(score, 3), 3))
+    score, operators = rand(2, 9, 6), torch.ops.last_vit
+    torch.library.opcheck(operators.keep_largest.default, (score, 3))
+    torch.library.opcheck(operators.list_kept.default, (operators.keep_largest(score, 3), 3))
+
+
+def test_pooling_loads_no_compiler():
+    """Which takes seconds; a command line that pools once should not wait for it."""
+    code = "import sys, torch; from last_vit import last_pool; last_pool(torch.rand(1, 9, 8), 3)"
+    code += "; print('torch._dynamo' in sys.modules, 'last_vit.kernels.cpu' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "False True\n"
 
 
 def test_which_tokens_it_leaves_to_the_formulas(monkeypatch):

@@ -1,80 +1,34 @@
 """Tokens after every block, on every host: the last ones through the host's own norm are dense_forward's."""
 
-from collections.abc import Callable
-from typing import NamedTuple
-
 import open_clip
 import pytest
 import timm
 import torch
-import torchvision
 from open_clip.timm_model import TimmModel
 from open_clip.transformer import VisionTransformer as ClipViT
-from timm.models.eva import Eva
+from test_adapters import HOSTS, IMAGES, TINY_CLIP, TINY_TIMM, tower_of
 from timm.models.vision_transformer import VisionTransformer as TimmViT
 from torch import nn
-from torchvision.models import VisionTransformer
 
 from last_vit.dense import attach_last, dense_forward
 from last_vit.layer_tokens import count_layers, layer_tokens
-
-TINY_TIMM = {"img_size": 32, "patch_size": 8, "embed_dim": 16, "depth": 3, "num_heads": 2, "num_classes": 5}
-TINY_CLIP = {"image_size": 32, "patch_size": 8, "width": 16, "layers": 3, "heads": 2, "mlp_ratio": 2.0, "output_dim": 6}
-IMAGES = torch.randn(4, 3, 32, 32, generator=torch.Generator().manual_seed(0))
-
-
-def tiny_torchvision() -> nn.Module:
-    return VisionTransformer(32, 8, num_layers=3, num_heads=2, hidden_dim=16, mlp_dim=32, num_classes=5)
-
-
-def tiny_clip() -> nn.Module:
-    vision_cfg = {"image_size": 32, "patch_size": 8, "width": 16, "head_width": 8, "layers": 3}
-    text_cfg = {"context_length": 8, "vocab_size": 50, "width": 16, "heads": 2, "layers": 1}
-    return open_clip.model.CLIP(embed_dim=6, vision_cfg=vision_cfg, text_cfg=text_cfg)
 
 
 def sequence_first_clip() -> nn.Module:
     """A tower whose blocks get and return [1 + N, B, D], as open_clip's Transformer also knows them."""
     tower = ClipViT(**TINY_CLIP)
-    tower.transformer = open_clip.transformer.Transformer(16, 3, 2, mlp_ratio=2.0, batch_first=False)
+    tower.transformer = open_clip.transformer.Transformer(16, 2, 2, mlp_ratio=2.0, batch_first=False)
     return tower
 
 
-class Host(NamedTuple):
-    build: Callable[[], nn.Module]
-    blocks: Callable[[nn.Module], list[nn.Module]]
-    norm: Callable[[nn.Module], nn.Module]
+BUILDERS = {name: host.build for name, host in HOSTS.items()} | {"open_clip-sequence-first": sequence_first_clip}
+for _same in ("timm-avg", "open_clip-tokens", "open_clip-avg"):
+    del BUILDERS[_same]
 
 
-HOSTS = {
-    "torchvision": Host(tiny_torchvision, lambda m: list(m.encoder.layers), lambda m: m.encoder.ln),
-    "timm-vit": Host(lambda: TimmViT(**TINY_TIMM), lambda m: list(m.blocks), lambda m: m.norm),
-    "timm-registers": Host(lambda: TimmViT(**TINY_TIMM, reg_tokens=4), lambda m: list(m.blocks), lambda m: m.norm),
-    "timm-fc-norm": Host(
-        lambda: TimmViT(**TINY_TIMM, global_pool="avg"), lambda m: list(m.blocks), lambda m: m.fc_norm
-    ),
-    "timm-no-cls": Host(
-        lambda: TimmViT(**TINY_TIMM, global_pool="avg", fc_norm=False, class_token=False),
-        lambda m: list(m.blocks),
-        lambda m: m.norm,
-    ),
-    "timm-eva": Host(
-        lambda: Eva(**TINY_TIMM, use_rot_pos_emb=True, global_pool="token"), lambda m: list(m.blocks), lambda m: m.norm
-    ),
-    "open_clip": Host(lambda: ClipViT(**TINY_CLIP), lambda m: list(m.transformer.resblocks), lambda m: m.ln_post),
-    "open_clip-sequence-first": Host(sequence_first_clip, lambda m: list(m.transformer.resblocks), lambda m: m.ln_post),
-    "open_clip-ln-after": Host(
-        lambda: ClipViT(**TINY_CLIP, pool_type="avg", final_ln_after_pool=True),
-        lambda m: list(m.transformer.resblocks),
-        lambda m: m.ln_post,
-    ),
-    "open_clip-CLIP": Host(tiny_clip, lambda m: list(m.visual.transformer.resblocks), lambda m: m.visual.ln_post),
-}
-
-
-@pytest.fixture(params=HOSTS)
-def host(request: pytest.FixtureRequest) -> Host:
-    return HOSTS[request.param]
+@pytest.fixture(params=BUILDERS)
+def model(request: pytest.FixtureRequest) -> nn.Module:
+    return build(request.param)
 
 
 @pytest.fixture(autouse=True)
@@ -84,53 +38,65 @@ def _inference():
         yield
 
 
-def build(host: Host) -> nn.Module:
+def build(name: str) -> nn.Module:
     """A host whose final norm is visible: weights and biases other than 1 and 0."""
     with torch.inference_mode(False):
-        model = host.build().eval()
-        for parameter in host.norm(model).parameters():
+        model = BUILDERS[name]().eval()
+        for parameter in norm_of(model).parameters():
             nn.init.normal_(parameter)
     return model
+
+
+def blocks_of(model: nn.Module) -> list[nn.Module]:
+    tower = tower_of(model)
+    if isinstance(tower, ClipViT):
+        return list(tower.transformer.resblocks)
+    return list(tower.blocks if hasattr(tower, "blocks") else tower.encoder.layers)
+
+
+def norm_of(model: nn.Module) -> nn.Module:
+    tower = tower_of(model)
+    if isinstance(tower, ClipViT):
+        return tower.ln_post
+    if hasattr(tower, "encoder"):
+        return tower.encoder.ln
+    return tower.norm if isinstance(tower.fc_norm, nn.Identity) else tower.fc_norm
 
 
 def num_hooks(model: nn.Module) -> int:
     return sum(len(module._forward_hooks) + len(module._forward_pre_hooks) for module in model.modules())
 
 
-def test_last_layer_through_the_hosts_norm_is_the_dense_output(host):
-    model = build(host)
+def test_last_layer_through_the_hosts_norm_is_the_dense_output(model):
     expected = dense_forward(model, IMAGES)
     tokens = layer_tokens(model, IMAGES)
     for found, wanted in zip(tokens.output, expected, strict=True):
         assert found is wanted or (torch.equal(found, wanted) if isinstance(found, torch.Tensor) else found == wanted)
-    assert (len(tokens.layers), tokens.has_final_norm) == (3, True) == count_layers(model)
-    assert {layer.shape for layer in tokens.layers} == {(4, 16, 16)}
-    torch.testing.assert_close(host.norm(model)(tokens.layers[-1]), expected.patch_tokens)
+    assert (len(tokens.layers), tokens.has_final_norm) == (2, True) == count_layers(model)
+    assert {layer.shape for layer in tokens.layers} == {(8, 16, 16)}
+    torch.testing.assert_close(norm_of(model)(tokens.layers[-1]), expected.patch_tokens)
     assert not torch.allclose(tokens.layers[-1], expected.patch_tokens)
 
 
-def test_every_layer_is_what_the_next_block_gets(host):
-    model = build(host)
-    blocks, seen = host.blocks(model), []
+def test_every_layer_is_what_the_next_block_gets(model):
+    blocks, seen = blocks_of(model), []
     hooks = [block.register_forward_pre_hook(lambda _, args: seen.append(args[0])) for block in blocks[1:]]
     tokens = layer_tokens(model, IMAGES)
     for hook in hooks:
         hook.remove()
-    assert len(seen) == 2
+    assert len(seen) == 1
     for layer, received in zip(tokens.layers, seen, strict=False):
         received = received if len(received) == len(IMAGES) else received.transpose(0, 1)
         assert torch.equal(layer, received[:, -16:])
 
 
-def test_a_batch_of_one_is_a_slice_of_the_batch(host):
-    model = build(host)
+def test_a_batch_of_one_is_a_slice_of_the_batch(model):
     whole, single = layer_tokens(model, IMAGES), layer_tokens(model, IMAGES[2:3])
     for all_images, one_image in zip(whole.layers, single.layers, strict=True):
         torch.testing.assert_close(all_images[2:3], one_image)
 
 
-def test_hooks_are_gone_afterwards_and_after_an_error(host):
-    model = build(host)
+def test_hooks_are_gone_afterwards_and_after_an_error(model):
     attach_last(model, top_k=2)
     before = num_hooks(model)
     layer_tokens(model, IMAGES)
@@ -139,7 +105,7 @@ def test_hooks_are_gone_afterwards_and_after_an_error(host):
     def fail(module: nn.Module, args: tuple, output: object) -> None:
         raise RuntimeError("in the middle of the pass")
 
-    with host.blocks(model)[1].register_forward_hook(fail):
+    with blocks_of(model)[1].register_forward_hook(fail):
         before_failure = num_hooks(model)
         with pytest.raises(RuntimeError, match="in the middle"):
             layer_tokens(model, IMAGES)
@@ -148,7 +114,7 @@ def test_hooks_are_gone_afterwards_and_after_an_error(host):
 
 def test_tokens_inserted_behind_the_class_token_are_no_patches():
     """As last_vit's own registers are put into a torchvision ViT: by hooks around its layers."""
-    model = build(HOSTS["torchvision"])
+    model = build("torchvision")
 
     def insert(module: nn.Module, args: tuple) -> tuple:
         registers = torch.full((len(args[0]), 2, 16), 3.0)
@@ -157,7 +123,7 @@ def test_tokens_inserted_behind_the_class_token_are_no_patches():
     model.encoder.layers.register_forward_pre_hook(insert)
     model.encoder.layers.register_forward_hook(lambda _, args, out: torch.cat([out[:, :1], out[:, 3:]], dim=1))
     tokens = layer_tokens(model, IMAGES)
-    assert {layer.shape for layer in tokens.layers} == {(4, 16, 16)}
+    assert {layer.shape for layer in tokens.layers} == {(8, 16, 16)}
     torch.testing.assert_close(model.encoder.ln(tokens.layers[-1]), tokens.output.patch_tokens)
 
 
@@ -168,11 +134,8 @@ def test_a_host_without_final_norm_says_so():
     assert torch.equal(tokens.layers[-1], tokens.output.patch_tokens)
 
 
-@pytest.mark.parametrize(
-    "build_convnet", [lambda: torchvision.models.resnet18(), lambda: timm.create_model("test_resnet", num_classes=5)]
-)
-def test_a_convnet_has_its_last_map_only(build_convnet):
-    model = build_convnet().eval()
+def test_a_convnet_has_its_last_map_only():
+    model = timm.create_model("test_resnet", num_classes=5).eval()
     images = torch.randn(2, 3, 64, 64)
     tokens = layer_tokens(model, images)
     assert count_layers(model) == (1, False)
@@ -188,10 +151,10 @@ def test_a_timm_tower_is_read_through_its_trunk():
 
 
 def test_blocks_that_drop_patches_are_an_error():
-    model = tiny_torchvision().eval()
-    model.encoder.layers[1].register_forward_hook(lambda _, args, out: out[:, :9])
-    model.encoder.layers[2].register_forward_hook(lambda _, args, out: torch.cat([out, out[:, :8]], dim=1))
-    with pytest.raises(ValueError, match=r"block 1 of this VisionTransformer.*16 patch tokens of its \(4, 4\) grid"):
+    model = build("torchvision")
+    model.encoder.layers[0].register_forward_hook(lambda _, args, out: out[:, :9])
+    model.encoder.layers[1].register_forward_hook(lambda _, args, out: torch.cat([out, out[:, :8]], dim=1))
+    with pytest.raises(ValueError, match=r"block 0 of this VisionTransformer.*16 patch tokens of its \(4, 4\) grid"):
         layer_tokens(model, IMAGES)
 
 

@@ -18,7 +18,6 @@ COMPUTED = {
     "torchvision:shufflenet_v2_x0_5": 1024,
     "timm:convnext_atto": 320,
     "timm:mambaout_femto": 288,
-    "timm:efficientvit_m0": 192,  # MSRA's
 }
 SHAPES_ONLY = {
     "torchvision:mobilenet_v2": 1280,
@@ -35,6 +34,7 @@ SHAPES_ONLY = {
     "timm:csatv2": 386,
     "timm:efficientvit_b0": 1024,  # MIT's, as its larger form
     "timm:efficientvit_l1": 3072,
+    "timm:efficientvit_m0": 192,  # MSRA's
 }
 STRIDE_64 = ("timm:csatv2", "timm:efficientvit_m0")  # of the last feature map; 32 elsewhere
 WITHOUT_GAP = {"torchvision:vgg11": 512, "torchvision:squeezenet1_1": 512}

@@ -9,6 +9,7 @@ Letters: C classes, E numbers per embedding.
 
 import difflib
 import json
+import math
 from argparse import Namespace
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -63,17 +64,20 @@ class ClassEmbeddings:
             raise ValueError(
                 f"{len(self.names)} classes need embeddings [{len(self.names)}, E], got {list(self.embeddings.shape)}"
             )
-        if self.background is not None and self.background.shape != self.embeddings.shape[1:]:
-            raise ValueError(f"the background's embedding must be [{self.width}], got {list(self.background.shape)}")
-        rows = dict(zip(self.names, self.embeddings.float(), strict=True))
+        names, rows = list(self.names), self.embeddings.float()
         if self.background is not None:
-            rows[BACKGROUND + " (its own)"] = self.background.float()
-        bad = [name for name, row in rows.items() if not (torch.isfinite(row).all() and row.norm() > 0)]
+            if self.background.shape != rows.shape[1:]:
+                raise ValueError(
+                    f"the background's embedding must be [{self.width}], got {list(self.background.shape)}"
+                )
+            names, rows = [*names, BACKGROUND], torch.cat([rows, self.background.float()[None]])
+        bad = [name for name, norm in zip(names, rows.norm(dim=1).tolist(), strict=True) if not 0 < norm < math.inf]
         if bad:
             raise ValueError(f"embeddings that are zero or not finite: {shorten(bad)}; make the file again")
-        object.__setattr__(self, "embeddings", F.normalize(self.embeddings.float(), dim=-1))
+        rows = F.normalize(rows, dim=-1)
+        object.__setattr__(self, "embeddings", rows[: len(self.names)])
         if self.background is not None:
-            object.__setattr__(self, "background", F.normalize(self.background.float(), dim=-1))
+            object.__setattr__(self, "background", rows[-1])
 
     def __len__(self) -> int:
         return len(self.names)
@@ -120,11 +124,7 @@ def check_vocabulary(names: Sequence[str]) -> None:
 
 
 def split_names(text: str) -> list[str]:
-    """The names of --vocabulary, which commas separate.
-
-    Raises:
-        ValueError: As `check_vocabulary`.
-    """
+    """The names of --vocabulary, which commas separate; checked as `check_vocabulary` does."""
     names = [name.strip() for name in text.split(",")] if text.strip() else []
     check_vocabulary(names)
     return names
@@ -138,7 +138,7 @@ def embed_class_names(
     prompts: str = "vild",
     batch_size: int = 256,
 ) -> ClassEmbeddings:
-    """Embed class names and "background" with the text tower of a CLIP.
+    """Embed class names and "background" with the text tower of a CLIP, `batch_size` prompts at a time.
 
     Args:
         model: With `encode_text`, in eval mode.
@@ -146,10 +146,7 @@ def embed_class_names(
         names: Class names as the data set spells them.
         tower: What the tower is called, for the record.
         prompts: "vild" (mean over 63 templates) or "a" ("a {name}").
-        batch_size: Prompts at a time.
-
-    Returns:
-        The embeddings, on the CPU.
+        batch_size: See above.
 
     Raises:
         ValueError: A vocabulary that `check_vocabulary` refuses, or unknown prompts.
@@ -166,12 +163,7 @@ def embed_class_names(
 
 
 def save_class_embeddings(path: str | Path, embeddings: ClassEmbeddings) -> None:
-    """Write a `.safetensors` file; an older one stays until the new one is whole.
-
-    Raises:
-        ValueError: Another ending.
-        OSError: The folder or the disk refuses.
-    """
+    """Write a `.safetensors` file, whole or not at all; another ending is a ValueError."""
     if Path(path).suffix != ".safetensors":
         raise ValueError(f"class embeddings are written as .safetensors, got {path}")
     tensors = {"embeddings": embeddings.embeddings.contiguous()}
@@ -247,12 +239,7 @@ def _of_own_file(path: Path, content: dict[str, Tensor]) -> ClassEmbeddings:
 
 
 def build_file(args: Namespace) -> None:
-    """Embed names with a tower, or read what others embedded; write the file and say what is in it.
-
-    Raises:
-        FileNotFoundError: No such file.
-        ValueError: Flags that do not go together; see `embed_class_names` and `load_class_embeddings`.
-    """
+    """Embed names with a tower, or read what others embedded; write the file and say what is in it."""
     names = _read_names(args)
     if args.convert is not None:
         if args.model or args.checkpoint:

@@ -33,29 +33,16 @@ VILD_TEMPLATES = _vild_templates()
 
 
 def readable_name(name: str) -> str:
-    """A class name as running text: "Bow_(weapon)" -> "bow (weapon)", "flip/flop" -> "flip or flop".
-
-    Args:
-        name: As COCO or LVIS spells it.
-
-    Returns:
-        The text that stands in a prompt; lower-case, without the full stops at its end.
-    """
+    """COCO's or LVIS's class name as running text: "Bow_(weapon)" -> "bow (weapon)", "flip/flop" -> "flip or flop"."""
     return name.replace("_", " ").replace("/", " or ").lower().rstrip(".")
 
 
 def group_by_templates(names: Sequence[str], prompts: str) -> dict[tuple[str, ...], list[int]]:
-    """Which templates each class name takes.
+    """Which templates class names take: templates with {} for the name -> places in `names`.
 
     Args:
-        names: Class names as the data set spells them, none empty; the first letter decides between "a" and "an".
-        prompts: One of `PROMPTS`.
-
-    Returns:
-        Templates, with {} for the name -> places in `names`.
-
-    Raises:
-        ValueError: Unknown prompts.
+        names: As the data set spells them, none empty; the first letter decides between "a" and "an".
+        prompts: One of `PROMPTS`; any other is a ValueError.
     """
     if prompts not in PROMPTS:
         raise ValueError(f"prompts must be one of {', '.join(PROMPTS)}, got {prompts!r}")

@@ -16,7 +16,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import chain
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from faster_coco_eval.core.coco import COCO
@@ -28,6 +28,7 @@ from last_vit.data.coco import encode_segmentation
 
 KINDS = ("box", "mask")
 _CLASSES_AT_A_TIME = 8
+_Entries = list[dict[str, Any]]  # objects or detections as faster-coco-eval takes them
 
 
 @dataclass(frozen=True)
@@ -49,14 +50,8 @@ class ImageDetections:
     masks: list[dict[str, Any]] | None = None
 
 
-@dataclass(frozen=True)
-class ClassAP:
-    """AP of every class.
-
-    Attributes:
-        ap: float64 [C], mean over the IoU thresholds 0.5, 0.55, ..., 0.95.
-        ap50: float64 [C], at the IoU threshold 0.5.
-    """
+class ClassAP(NamedTuple):
+    """AP of every class, float64 [C]: the mean over the IoU thresholds 0.5, 0.55, ..., 0.95, and at 0.5."""
 
     ap: np.ndarray
     ap50: np.ndarray
@@ -92,20 +87,20 @@ def detection_ap(
         max_dets: Limit per image, see above.
 
     Raises:
-        ValueError: An unknown kind, an image that the file does not list or that comes twice, arrays that do not fit,
-            values that are not finite, labels outside [0, C), or masks asked for and not given.
+        ValueError: Boxes or scores that are not finite, or an annotation without such a shape or area.
     """
-    if kind not in KINDS:
-        raise ValueError(f"kind must be one of {', '.join(KINDS)}, got {kind!r}")
     images = {entry["id"]: entry for entry in content["images"]}
-    _check_detections(detections, images, len(classes), kind)
-    objects: list[list[dict[str, Any]]] = [[] for _ in range(len(classes))]
+    objects: list[_Entries] = [[] for _ in range(len(classes))]
     for entry in content["annotations"]:
         label = classes.label_of[entry["category_id"]]
         objects[label].append(_object(entry, kind, images[entry["image_id"]]))
-    guesses: list[list[dict[str, Any]]] = [[] for _ in range(len(classes))]
+    guesses: list[_Entries] = [[] for _ in range(len(classes))]
     counted = _counted_labels(content, classes) if classes.is_lvis else None
     for image in detections:
+        if not (np.isfinite(image.scores).all() and np.isfinite(image.boxes_xyxy).all()):
+            raise ValueError(
+                f"image {image.image_id}: boxes or scores are not finite; the detector's weights may be broken"
+            )
         order = np.argsort(-image.scores, kind="stable")
         if counted is not None:
             order = order[:max_dets]
@@ -131,13 +126,7 @@ def detection_ap(
     return ClassAP(ap, ap50)
 
 
-def _precision(
-    head: dict[str, Any],
-    truth: list[dict[str, Any]],
-    guess: list[dict[str, Any]],
-    max_dets: int,
-    is_lvis: bool,
-) -> np.ndarray:
+def _precision(head: dict[str, Any], truth: _Entries, guess: _Entries, max_dets: int, is_lvis: bool) -> np.ndarray:
     """Precision [10 IoU thresholds, 101 recalls, categories]; -1 for a category without objects."""
     for side in (truth, guess):
         for number, entry in enumerate(side, start=1):  # 0 is the code's mark for "not matched"
@@ -178,26 +167,17 @@ def _object(entry: Mapping[str, Any], kind: str, image: Mapping[str, Any]) -> di
     return {**kept, "shape": shape, "iscrowd": entry.get("iscrowd", 0)}
 
 
-def _found(image: ImageDetections, order: np.ndarray, classes: OvClasses, kind: str) -> list[dict[str, Any]]:
-    """The chosen detections of one image as faster-coco-eval takes them."""
+def _found(image: ImageDetections, order: np.ndarray, classes: OvClasses, kind: str) -> _Entries:
+    """The chosen detections of one image."""
     x1, y1, x2, y2 = image.boxes_xyxy[order].astype(np.float64).T
     boxes = np.stack([x1, y1, x2 - x1, y2 - y1], axis=1)
+    shapes = boxes.tolist() if kind == "box" else [image.masks[place] for place in order.tolist()]
+    categories = [classes.category_ids[label] for label in image.labels[order].tolist()]
+    columns = (categories, shapes, image.scores[order].tolist(), (boxes[:, 2] * boxes[:, 3]).tolist())
+    names = ("category_id", "shape", "score", "area")
     return [
-        {
-            "image_id": image.image_id,
-            "category_id": classes.category_ids[label],
-            "shape": shape,
-            "score": score,
-            "area": area,
-            "iscrowd": 0,
-        }
-        for shape, score, area, label in zip(
-            boxes.tolist() if kind == "box" else [image.masks[place] for place in order.tolist()],
-            image.scores[order].tolist(),
-            (boxes[:, 2] * boxes[:, 3]).tolist(),
-            image.labels[order].tolist(),
-            strict=True,
-        )
+        {"image_id": image.image_id, "iscrowd": 0, **dict(zip(names, values, strict=True))}
+        for values in zip(*columns, strict=True)
     ]
 
 
@@ -208,30 +188,3 @@ def _counted_labels(content: Mapping[str, Any], classes: OvClasses) -> dict[int,
     for entry in content["annotations"]:
         counted[entry["image_id"]].add(label_of[entry["category_id"]])
     return counted
-
-
-def _check_detections(
-    detections: Sequence[ImageDetections], images: Mapping[int, Any], num_classes: int, kind: str
-) -> None:
-    seen: set[int] = set()
-    for image in detections:
-        if image.image_id not in images:
-            raise ValueError(f"detections on image {image.image_id}, which the file does not list")
-        if image.image_id in seen:
-            raise ValueError(f"image {image.image_id} comes twice: each image counts once")
-        seen.add(image.image_id)
-        n, labels = len(image.scores), image.labels
-        shapes = (image.boxes_xyxy.shape, image.scores.shape, labels.shape)
-        if shapes != ((n, 4), (n,), (n,)):
-            raise ValueError(f"image {image.image_id}: boxes, scores and labels of shapes {shapes} do not fit together")
-        if not (np.isfinite(image.scores).all() and np.isfinite(image.boxes_xyxy).all()):
-            raise ValueError(
-                f"image {image.image_id}: boxes or scores are not finite; the detector's weights may be broken"
-            )
-        if n and not (labels.min() >= 0 and labels.max() < num_classes):
-            raise ValueError(
-                f"image {image.image_id}: labels from {labels.min()} to {labels.max()}, the file has {num_classes} "
-                "classes: detector and file must have the same"
-            )
-        if kind == "mask" and (image.masks is None or len(image.masks) != n):
-            raise ValueError(f"image {image.image_id}: mask AP needs one mask per detection, {n}")

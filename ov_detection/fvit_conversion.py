@@ -42,13 +42,7 @@ _LEFT_OUT = {
 
 
 def rename(weights: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, list[str]]]:
-    """Names of mmdet -> ours.
-
-    Args:
-        weights: F-ViT's state dict.
-
-    Returns:
-        Our name -> the same tensors; and beginning of a name -> the names that are left out for it.
+    """A state dict of mmdet under our names; and beginning of a name -> the names that are left out for it.
 
     Raises:
         ValueError: A name that is none of F-ViT's.
@@ -73,11 +67,7 @@ def rename(weights: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, 
 
 
 def build_like(weights: Mapping[str, Tensor], arch: str | None) -> nn.Module:
-    """Our detector with the sizes of a state dict in our names, and random weights.
-
-    Args:
-        weights: As `rename` gives them.
-        arch: Tower to hold, or None for none.
+    """Our detector with the sizes of what `rename` gave, random weights, and the tower `arch`, if any.
 
     Raises:
         ValueError: A tensor that tells a size is not there; an unknown tower.

@@ -140,8 +140,7 @@ def check_links(content: Mapping[str, Any]) -> None:
     """Refuse what `read_coco_json` gave if its parts do not belong together; only ids are looked at.
 
     Raises:
-        ValueError: An image or annotation without id, two of one id, no image at all, an annotation of an image or a
-            category that is not listed.
+        ValueError: No image, an image or annotation without id of its own, an annotation of what is not listed.
     """
     images = _ids(content["images"], "images")
     if not images:
@@ -158,10 +157,7 @@ def check_lvis_lists(content: Mapping[str, Any]) -> None:
     """Refuse LVIS's content without the lists of what is known to be absent, or not fully annotated, per image.
 
     LVIS annotates a few classes per image only: without the lists, a detection of any other class would be counted as
-    wrong, or not be counted, without anyone knowing.
-
-    Raises:
-        ValueError: An image without `neg_category_ids` or `not_exhaustive_category_ids`.
+    wrong, or not be counted, without anyone knowing. So an image that lacks one is a ValueError.
     """
     for name in ("neg_category_ids", "not_exhaustive_category_ids"):
         bad = [entry.get("id") for entry in content["images"] if not isinstance(entry.get(name), list)]

@@ -37,13 +37,8 @@ MIN_BOX_SIDE = 0.01
 class OvImageSet(Dataset):
     """The images of a JSON file, one mapped sample per image; random numbers come from torch's generator alone.
 
-    A file that is not there is a FileNotFoundError; an image that cannot be read, of another size than its record
-    says, or with a broken mask is a ValueError when it is asked for.
-
-    Attributes:
-        classes: Of the file.
-        json_file, size, novel: As given.
-        image_ids: Of the images, in order.
+    An image that cannot be read, of another size than its record says, or with a broken mask is a ValueError when it is
+    asked for.
 
     Args:
         json_file: As in `load_ov_json`.
@@ -130,17 +125,10 @@ def synthetic_ov_set(
     masks: bool,
     augment: bool,
 ) -> OvImageSet:
-    """Synthetic images with one labelled object each, written in COCO's layout when they are first asked for.
+    """Synthetic images with one labelled object each; the last `num_novel` classes are novel.
 
-    Args:
-        folder: Where the images are, or go; several processes may ask at once.
-        split: "train" or "val".
-        num_images: Of the split.
-        size: Side of the images in pixels, and of the square that they are brought to.
-        num_classes: As in `SyntheticObjects`.
-        num_novel: How many of them are novel: the last ones.
-        masks: As in `OvImageSet`.
-        augment: As in `OvImageSet`.
+    They are written to `folder` in COCO's layout when they are first asked for; several processes may ask at once.
+    `split` is "train" or "val", the other arguments are those of `SyntheticObjects` and `OvImageSet`.
     """
     samples = SyntheticObjects(num_images, split, size, num_classes)
     final = Path(folder) / f"{split}_{num_images}_{size}px_{num_classes}"
@@ -173,11 +161,7 @@ def as_list(samples: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def check_same_classes(first: OvClasses, second: OvClasses) -> None:
-    """Refuse sets whose labels do not mean the same.
-
-    Raises:
-        ValueError: Other names, order or split.
-    """
+    """Refuse sets whose labels do not mean the same: other names, another order or split are a ValueError."""
     if first.names != second.names or first.base_names != second.base_names:
         differing = sorted(set(first.names) ^ set(second.names))[:5]
         raise ValueError(

@@ -50,11 +50,7 @@ def about_detector(model: FViT) -> dict[str, Any]:
 
 
 def load_detector(model: FViT, path: str | Path) -> dict[str, Any]:
-    """Load the weights of a checkpoint into a detector; returns the file's content.
-
-    Args:
-        model: Whose frozen CLIP must be the one that the weights were trained on.
-        path: Of this file's layout, or of ov_detection/convert_fvit_checkpoint.py's.
+    """Load a checkpoint of lazy_train.py or convert_fvit_checkpoint.py into a detector; returns the file's content.
 
     Raises:
         FileNotFoundError: No such file.

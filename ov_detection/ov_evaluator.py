@@ -85,12 +85,10 @@ class OvEvaluator(DatasetEvaluator):
             outputs: With `instances` (pred_boxes, scores, pred_classes, for masks pred_masks) in the image's own size.
 
         Raises:
-            ValueError: An image that is not to be evaluated, instances of another size than the image's, or no masks.
+            ValueError: Instances of another size than the image's, or no masks.
         """
         for sample, output in zip(inputs, outputs, strict=True):
             number, instances = sample["image_id"], output["instances"]
-            if number not in self._sizes:
-                raise ValueError(f"image {number} is none of the {self.num_images} to be evaluated")
             if tuple(instances.image_size) != self._sizes[number]:
                 raise ValueError(
                     f"image {number} is {self._sizes[number]} (height, width), its detections are for "
@@ -112,12 +110,7 @@ class OvEvaluator(DatasetEvaluator):
         gathered = comm.gather(self._found)
         if not comm.is_main_process():
             return {}
-        every: dict[int, ImageDetections] = {}
-        for image in (image for part in gathered for image in part):
-            every.setdefault(image.image_id, image)
-        repeated = sum(map(len, gathered)) - len(every)
-        if repeated:
-            get_logger().warning("%d images came more than once and were counted once", repeated)
+        every = {image.image_id: image for part in gathered for image in part}  # samplers may fill up with repeats
         missing = self._sizes.keys() - every.keys()
         if missing:
             raise ValueError(
@@ -168,14 +161,11 @@ def group_metrics(class_ap: ClassAP, classes: OvClasses) -> dict[str, float]:
 
 def _restrict(content: dict[str, Any], image_ids: set[int]) -> dict[str, Any]:
     """The content of some images alone."""
-    unknown = image_ids - {entry["id"] for entry in content["images"]}
-    if unknown or not image_ids:
-        raise ValueError(f"image_ids must be images of the file, got {shorten(sorted(unknown), 3) or 'none'}")
-    return {
-        **content,
-        "images": [entry for entry in content["images"] if entry["id"] in image_ids],
-        "annotations": [entry for entry in content["annotations"] if entry["image_id"] in image_ids],
-    }
+    images = [entry for entry in content["images"] if entry["id"] in image_ids]
+    if len(images) != len(image_ids):
+        raise ValueError(f"{len(image_ids) - len(images)} of the images to be evaluated are not in the file")
+    annotations = [entry for entry in content["annotations"] if entry["image_id"] in image_ids]
+    return {**content, "images": images, "annotations": annotations}
 
 
 def _to_detections(image_id: int, instances: Instances, masks: bool) -> ImageDetections:

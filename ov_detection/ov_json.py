@@ -28,17 +28,11 @@ MIN_SIDE = 32
 
 
 class OvImages(NamedTuple):
-    """The images of one file.
+    """The images of one file."""
 
-    Attributes:
-        records: detectron2's dictionaries (file_name, height, width, image_id; in training annotations), by image id.
-        classes: Of the file; annotations' category_id are its labels.
-        left_out: What the rule above has left out, reason -> count.
-    """
-
-    records: list[dict[str, Any]]
-    classes: OvClasses
-    left_out: Counter[str]
+    records: list[dict[str, Any]]  # detectron2's dictionaries, by image id
+    classes: OvClasses  # whose labels the annotations' category_id are
+    left_out: Counter[str]  # by the rule above, reason -> count
 
 
 def load_ov_json(
@@ -51,7 +45,7 @@ def load_ov_json(
     """Read a file of instances.
 
     Args:
-        json_file: COCO's or LVIS's, as ov_detection/make_ov_coco.py and ov_detection/make_ov_lvis.py make them.
+        json_file: COCO's or LVIS's, as make_ov_coco.py and make_ov_lvis.py make them.
         image_root: COCO: the folder with the images (train2017/). LVIS, whose images come from both: the folder that
             holds train2017/ and val2017/.
         train: Whether to train on the images (rule above) or to test.
@@ -138,10 +132,10 @@ def clip_box(bbox: Any, height: int, width: int) -> list[float] | None:
 
 
 def _is_usable(record: Mapping[str, Any], left_out: Counter[str]) -> bool:
+    reason = None
     if not record["annotations"]:
-        left_out["image without objects"] += 1
-        return False
-    if min(record["height"], record["width"]) < MIN_SIDE:
-        left_out[f"image with a side of less than {MIN_SIDE} pixels"] += 1
-        return False
-    return True
+        reason = "image without objects"
+    elif min(record["height"], record["width"]) < MIN_SIDE:
+        reason = f"image with a side of less than {MIN_SIDE} pixels"
+    left_out.update([reason] if reason else [])
+    return reason is None

@@ -28,12 +28,7 @@ _SHORT_SIDE = 480  # smaller images are enlarged, for their labels to be readabl
 
 
 def predict(args: Namespace) -> None:
-    """Load, detect, draw, write.
-
-    Raises:
-        FileNotFoundError: No such image, config, checkpoint or file of embeddings.
-        ValueError: A vocabulary that is none, without embeddings or of another width; a threshold out of range.
-    """
+    """Load, detect, draw, write; whatever the user can mend is refused before the first image."""
     if not 0 <= args.threshold <= 1:
         raise ValueError(f"--threshold must be in [0, 1], got {args.threshold}")
     missing = [str(path) for path in args.image if not path.is_file()]
@@ -73,9 +68,7 @@ def load_predictor(cfg: Any, checkpoint: Path, vocabulary: ClassEmbeddings) -> F
     """The trained detector with a vocabulary of which the classes that it was trained on are base.
 
     Raises:
-        FileNotFoundError: No such checkpoint, or no CLIP where the config says.
-        ValueError: A checkpoint of another architecture or CLIP, or one that does not say which classes it was trained
-            on; embeddings of another width.
+        ValueError: As `load_detector`; a checkpoint that does not say which classes it was trained on.
     """
     trained_on = read_checkpoint(checkpoint).get("detector", {}).get("base_names")
     if trained_on is None:

@@ -3,6 +3,8 @@
 import json
 from argparse import Namespace
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -25,11 +27,8 @@ def make_ov_coco(args: Namespace) -> None:
     made = {}
     for split in args.split:
         source = args.coco / "annotations" / f"instances_{split}2017.json"
-        content = _read(source, _COCO_HINT)
-        try:
+        with _reading(source, _COCO_HINT) as content:
             made[split] = coco_split(content, split)
-        except ValueError as error:
-            raise ValueError(f"{source}: {error}") from error
         num_images = len(made[split]["images"])
         if args.count_check and num_images != COCO_IMAGES[split]:
             raise ValueError(
@@ -45,14 +44,7 @@ def make_ov_coco(args: Namespace) -> None:
 
 
 def coco_split(content: dict[str, Any], split: str) -> dict[str, Any]:
-    """The content of one output file.
-
-    Args:
-        content: Of COCO's instances file, with all 80 classes.
-        split: "train" (annotations of base classes) or "val" (of all 65).
-
-    Returns:
-        The same with 65 categories, the split's annotations and the images that have one, each in the file's order.
+    """COCO's content with 65 categories, annotations of base classes ("train") or of all 65 ("val"), and their images.
 
     Raises:
         ValueError: Content that does not fit together, or without one of the 65 classes.
@@ -80,11 +72,8 @@ def make_ov_lvis(args: Namespace) -> None:
     made = {}
     for split in args.split:
         source = args.lvis / f"lvis_v1_{split}.json"
-        content = _read(source, "--lvis is the folder that holds LVIS v1's files (lvisdataset.org)")
-        try:
+        with _reading(source, "--lvis is the folder that holds LVIS v1's files (lvisdataset.org)") as content:
             check_lvis(content, split, args.count_check)
-        except ValueError as error:
-            raise ValueError(f"{source}: {error}") from error
         num_images, num_classes = len(content["images"]), len(content["categories"])
         print(f"{split}: {num_images:,} images, {len(content['annotations']):,} annotations, {num_classes:,} classes")
         if split == "val":
@@ -100,13 +89,9 @@ def make_ov_lvis(args: Namespace) -> None:
 def check_lvis(content: dict[str, Any], split: str, count_check: bool) -> None:
     """Refuse content that is not LVIS v1's.
 
-    Args:
-        content: Of lvis_v1_train.json or lvis_v1_val.json.
-        split: "train" or "val".
-        count_check: Compare with the published counts.
-
     Raises:
-        ValueError: Parts that do not belong together, no frequencies, images without LVIS's lists, or other counts.
+        ValueError: Parts that do not belong together, no frequencies, images without LVIS's lists, or, where they are
+            checked, other counts than the published ones.
     """
     check_links(content)
     classes = read_ov_classes(content["categories"], novel=())
@@ -126,10 +111,16 @@ def check_lvis(content: dict[str, Any], split: str, count_check: bool) -> None:
         )
 
 
-def _read(source: Path, hint: str) -> dict[str, Any]:
+@contextmanager
+def _reading(source: Path, hint: str) -> Iterator[dict[str, Any]]:
+    """A file's content, and its name before what the block says against it."""
     if not source.is_file():
         raise FileNotFoundError(f"no {source}: {hint}")
-    return read_coco_json(source)
+    content = read_coco_json(source)
+    try:
+        yield content
+    except ValueError as error:
+        raise ValueError(f"{source}: {error}") from error
 
 
 def _write(made: dict[Path, dict[str, Any]], count_check: bool) -> None:

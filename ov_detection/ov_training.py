@@ -37,19 +37,12 @@ class OvTrainer(RepeatableSteps, SimpleTrainer):
 
 
 class OvEvaluation(NamedTuple):
-    """What one pass over a test set found.
+    """What one pass over a test set found."""
 
-    Attributes:
-        metrics: As `OvEvaluator.evaluate` names them; {} in every process but the main one.
-        num_images: All processes together.
-        seconds: Wall time of detection and AP together.
-        size: Side of the square that images were brought to, in pixels.
-    """
-
-    metrics: dict[str, float]
-    num_images: int
-    seconds: float
-    size: int
+    metrics: dict[str, float]  # as `OvEvaluator.evaluate` names them; {} in every process but the main one
+    num_images: int  # all processes together
+    seconds: float  # wall time of detection and AP
+    size: int  # side of the square that images were brought to, in pixels
 
 
 def run(args: argparse.Namespace) -> None:
@@ -102,15 +95,7 @@ def evaluate_checkpoint(cfg: Any, device: torch.device, row: str | None = None) 
 
 
 def evaluate(model: nn.Module, loader: DataLoader, device: torch.device, kinds: list[str], bf16: bool) -> OvEvaluation:
-    """Detect on this process's share of the images, and evaluate in the main process.
-
-    Args:
-        model: The bare detector; put into eval mode.
-        loader: From `build_ov_test_loader`.
-        device: Where the model is.
-        kinds: As in `OvEvaluator`.
-        bf16: Forward under bfloat16 autocast.
-    """
+    """Detect on this process's share of the images, and evaluate in the main process; the model stays in eval mode."""
     model.eval()
     dataset: OvImageSet = loader.dataset.dataset  # the loader takes a Subset of the data set
     evaluator = OvEvaluator(dataset.json_file, tuple(kinds), dataset.novel, dataset.image_ids)

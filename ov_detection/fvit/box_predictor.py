@@ -11,11 +11,7 @@ each row by its sum (F-VLM, arXiv:2209.15639).
 
 import torch
 from detectron2.layers import ShapeSpec
-from detectron2.modeling.roi_heads.fast_rcnn import (
-    FastRCNNOutputLayers,
-    _log_classification_stats,
-    fast_rcnn_inference,
-)
+from detectron2.modeling.roi_heads.fast_rcnn import FastRCNNOutputLayers
 from detectron2.structures import Instances
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -114,6 +110,16 @@ class OpenVocabularyPredictor(FastRCNNOutputLayers):
         logits = self.classifier(self.cls_fc(x).relu())
         return logits, self.bbox_pred(self.reg_fc(x).relu()).float()
 
+    def scores(self, logits: Tensor, region_embeddings: Tensor | None) -> Tensor:
+        """Class logits and vision-language features [R, E] of the same regions -> fused scores [R, C + 1].
+
+        Without features, the scores are the detector's alone.
+        """
+        if region_embeddings is None:
+            return logits.softmax(dim=1)
+        vlm_logits = self.classifier.cosines(region_embeddings) * self.vlm_temperature
+        return fuse_scores(logits, vlm_logits, self.classifier.is_base, **self.fusion)
+
     def losses(self, predictions: tuple[Tensor, Tensor], proposals: list[Instances]) -> dict[str, Tensor]:
         """Weighted class loss "loss_cls", and "loss_box_reg", L1 on the deltas of objects over the number of regions.
 
@@ -121,40 +127,9 @@ class OpenVocabularyPredictor(FastRCNNOutputLayers):
             predictions: Of `forward`.
             proposals: Sampled regions with gt_classes and, where an image has objects, gt_boxes.
         """
-        logits, deltas = predictions
-        labels = torch.cat([image.gt_classes for image in proposals])
-        _log_classification_stats(logits, labels)
-        regions = torch.cat([image.proposal_boxes.tensor for image in proposals])
-        # an image without objects has no such field, and no region that would read it
-        targets = [(image.gt_boxes if image.has("gt_boxes") else image.proposal_boxes).tensor for image in proposals]
-        return {
-            "loss_cls": self.classifier.loss(logits, labels),
-            "loss_box_reg": self.box_reg_loss(regions, torch.cat(targets), deltas, labels),
-        }
+        loss_cls = self.classifier.loss(predictions[0], torch.cat([image.gt_classes for image in proposals]))
+        return {**super().losses(predictions, proposals), "loss_cls": loss_cls}
 
-    def inference(
-        self, predictions: tuple[Tensor, Tensor], proposals: list[Instances], region_embeddings: Tensor | None
-    ) -> tuple[list[Instances], list[Tensor]]:
-        """Detections with fused scores.
-
-        Args:
-            predictions: Of `forward`.
-            proposals: Regions of the images.
-            region_embeddings: [R, E] vision-language features of the same regions; None leaves the detector's score.
-
-        Returns:
-            Per image pred_boxes, scores and pred_classes, best first; and the index of each one's region.
-        """
-        if region_embeddings is None:
-            scores = predictions[0].softmax(dim=1)
-        else:
-            vlm_logits = self.classifier.cosines(region_embeddings) * self.vlm_temperature
-            scores = fuse_scores(predictions[0], vlm_logits, self.classifier.is_base, **self.fusion)
-        return fast_rcnn_inference(
-            self.predict_boxes(predictions, proposals),
-            scores.split([len(image) for image in proposals]),
-            [image.image_size for image in proposals],
-            self.test_score_thresh,
-            self.test_nms_thresh,
-            self.test_topk_per_image,
-        )
+    def predict_probs(self, predictions: tuple[Tensor, Tensor], proposals: list[Instances]) -> tuple[Tensor, ...]:
+        """The scores, which stand in the logits' place here, of each image: for detectron2's `inference`."""
+        return predictions[0].split([len(image) for image in proposals])

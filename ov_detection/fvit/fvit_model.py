@@ -1,4 +1,4 @@
-"""F-ViT on detectron2: `GeneralizedRCNN` over a frozen CLIP, with a vocabulary that can be replaced.
+"""F-ViT on detectron2: `GeneralizedRCNN` over a frozen CLIP, with the text of class names for a classifier.
 
 `build_fvit` puts the detector together; a LazyConfig writes it as `L(build_fvit)(clip=L(FrozenClip)(...), ...)`.
 """
@@ -6,7 +6,6 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import torch
 from class_embeddings import ClassEmbeddings
 from detectron2.modeling.meta_arch.rcnn import GeneralizedRCNN
 from detectron2.structures import ImageList
@@ -40,48 +39,18 @@ class FViT(GeneralizedRCNN):
         is_base = self.roi_heads.box_predictor.classifier.is_base.tolist()
         self.base_names = frozenset(name for name, base in zip(vocabulary.names, is_base, strict=True) if base)
 
-    def set_vocabulary(self, vocabulary: ClassEmbeddings, is_base: Tensor | None = None) -> None:
-        """Detect other classes from now on. No weight changes, so any vocabulary can follow any other.
-
-        Args:
-            vocabulary: Embeddings of the same CLIP's text tower.
-            is_base: bool [C], classes whose scores are weighted as base ones (alpha); None takes those whose name is a
-                base class of the vocabulary that the detector was built with.
-
-        Raises:
-            ValueError: As `TextClassifier.set_vocabulary`; the old vocabulary then stays.
-        """
-        if is_base is None:
-            is_base = torch.tensor([name in self.base_names for name in vocabulary.names], dtype=torch.bool)
-        predictor = self.roi_heads.box_predictor
-        predictor.classifier.set_vocabulary(vocabulary, is_base)
-        self.roi_heads.num_classes = predictor.num_classes = len(vocabulary)
-        self.vocabulary = vocabulary
-
-    def forward(self, batched_inputs: list[dict[str, Any]]) -> dict[str, Tensor] | list[dict[str, Any]]:
-        """See the class.
-
-        Raises:
-            ValueError: In training, an image with an empty box; an image larger than the backbone's square.
-        """
-        for sample in batched_inputs if self.training else ():
-            boxes = sample["instances"].gt_boxes
-            if not boxes.nonempty().all():
-                bad = boxes.tensor[~boxes.nonempty()][0].tolist()
-                raise ValueError(
-                    f"{_name(sample)} has the object box {bad}, which is empty: leave such objects out when the data "
-                    "is read"
-                )
-        return super().forward(batched_inputs)
-
     def preprocess_image(self, batched_inputs: list[dict[str, Any]]) -> ImageList:
-        """Normalise, then pad with zeros, the mean colour, at the right and the bottom."""
+        """Normalise, then pad with zeros, the mean colour, at the right and the bottom.
+
+        Raises:
+            ValueError: An image larger than the backbone's square, which detectron2 would cut without a word.
+        """
         square = self.backbone.square_size
         for sample in batched_inputs:
             if 0 < square < max(sample["image"].shape[1:]):
                 raise ValueError(
-                    f"{_name(sample)} is {tuple(sample['image'].shape[1:])} (height, width), larger than "
-                    f"the backbone's square_size {square}: resize it to fit, or set square_size=0"
+                    f"image {sample.get('file_name', 'without name')} is {tuple(sample['image'].shape[1:])} (height, "
+                    f"width), larger than the backbone's square_size {square}: resize it to fit, or set square_size=0"
                 )
         return super().preprocess_image(batched_inputs)
 
@@ -139,7 +108,3 @@ def build_fvit(
         pixel_mean=tuple(pixel_mean),
         pixel_std=tuple(pixel_std),
     )
-
-
-def _name(sample: dict[str, Any]) -> str:
-    return f"image {sample.get('file_name', sample.get('image_id', 'without name'))}"

@@ -20,13 +20,7 @@ from fvit.text_classifier import TextClassifier
 def region_embeddings(dense: Tensor, boxes: Sequence[Boxes], stride: float) -> Tensor:
     """Vision-language feature of each box: the mean of the normalised dense map over it (RoIAlign 1x1), normalised.
 
-    Args:
-        dense: [B, E, h, w], every place of length 1.
-        boxes: Of B images, in pixels of the network's input.
-        stride: Pixels per cell of the map, the patch size.
-
-    Returns:
-        [R, E] float32 of length 1.
+    The map is [B, E, h, w] with `stride` pixels per cell, boxes are in pixels; the answer is [R, E] float32.
     """
     regions = convert_boxes_to_pooler_format(list(boxes)).float()
     return F.normalize(roi_align(dense.float(), regions, 1, 1 / stride, aligned=True).flatten(1), dim=1)
@@ -35,13 +29,11 @@ def region_embeddings(dense: Tensor, boxes: Sequence[Boxes], stride: float) -> T
 class FViTRoIHeads(StandardROIHeads):
     """`StandardROIHeads` whose test also looks at the dense vision-language map, on the proposals themselves.
 
-    Args:
-        dense_stride: Pixels per cell of that map.
-        kwargs: As `StandardROIHeads`; `box_predictor` is an `OpenVocabularyPredictor`.
+    `dense_stride` is the pixels per cell of that map; the `box_predictor` is an `OpenVocabularyPredictor`.
     """
 
-    def __init__(self, *, dense_stride: float, **kwargs: object) -> None:
-        super().__init__(**kwargs)
+    def __init__(self, *, dense_stride: float, **parts: object) -> None:
+        super().__init__(**parts)
         self.dense_stride = dense_stride
 
     def _forward_box(
@@ -50,12 +42,12 @@ class FViTRoIHeads(StandardROIHeads):
         """As `StandardROIHeads`; in test mode `features` may also hold "dense"."""
         boxes = [image.proposal_boxes for image in proposals]
         pooled = self.box_pooler([features[name] for name in self.box_in_features], boxes)
-        predictions = self.box_predictor(self.box_head(pooled))
+        logits, deltas = self.box_predictor(self.box_head(pooled))
         if self.training:
-            return self.box_predictor.losses(predictions, proposals)
+            return self.box_predictor.losses((logits, deltas), proposals)
         dense = features.get("dense")
         seen = None if dense is None else region_embeddings(dense, boxes, self.dense_stride)
-        return self.box_predictor.inference(predictions, proposals, seen)[0]
+        return self.box_predictor.inference((self.box_predictor.scores(logits, seen), deltas), proposals)[0]
 
 
 def build_roi_heads(
@@ -68,7 +60,6 @@ def build_roi_heads(
     norm: str = "auto",
     low_quality: bool = False,
     batch_size_per_image: int = 512,
-    positive_fraction: float = 0.25,
     fc_width: int | None = None,
     num_convs: int = 4,
     conv_width: int = 256,
@@ -84,8 +75,7 @@ def build_roi_heads(
         masks: Whether to add the class-agnostic mask head. F-ViT: on LVIS.
         norm: Of the convolutions, see `choose_norm`. F-ViT: synchronised.
         low_quality: See `IoUMatcher`. F-ViT: off on COCO, on on LVIS.
-        batch_size_per_image: Regions sampled for the losses.
-        positive_fraction: Largest share of objects among them.
+        batch_size_per_image: Regions sampled for the losses, at most a quarter of them objects.
         fc_width: Of the box head's two FCs; None is the text embeddings' width, as in F-ViT.
         num_convs: 3x3 convolutions of the box head and of the mask head.
         conv_width: Their channels.
@@ -120,7 +110,7 @@ def build_roi_heads(
         dense_stride=dense_stride,
         num_classes=classifier.num_classes,
         batch_size_per_image=batch_size_per_image,
-        positive_fraction=positive_fraction,
+        positive_fraction=0.25,
         proposal_matcher=IoUMatcher(0.5, 0.5, low_quality=low_quality, min_low_quality=0.5),
         box_in_features=names,
         box_pooler=PyramidRoIAlign(7, strides),

@@ -61,45 +61,38 @@ def build_rpn(
     *,
     num_convs: int = 2,
     norm: str = "",
-    anchor_scale: float = 8.0,
-    aspect_ratios: Sequence[float] = (0.5, 1.0, 2.0),
     batch_size_per_image: int = 256,
-    positive_fraction: float = 0.5,
     pre_nms_topk: Sequence[int] = (2000, 2000),
     post_nms_topk: Sequence[int] = (1000, 1000),
-    nms_thresh: float = 0.7,
 ) -> ProposalNetwork:
     """F-ViT's proposal network, a module with detectron2's RPN interface; defaults are OV-COCO's.
+
+    A level has three anchors per place, of the area of a square of 8 strides and of heights over widths of 0.5, 1 and
+    2; their centres lie on the corners of the cells.
 
     Args:
         levels: Pyramid level -> stride in pixels.
         channels: Of every level.
         num_convs: See `ProposalHead`.
         norm: Of these convolutions: "" on OV-COCO, "auto" on OV-LVIS (see `choose_norm`).
-        anchor_scale: Side of the square anchor of a level in its strides.
-        aspect_ratios: Heights over widths of the anchors; all have the square one's area. Centres lie on the corners
-            of the cells (offset 0).
-        batch_size_per_image: Anchors sampled for the losses.
-        positive_fraction: Largest share of objects among them.
+        batch_size_per_image: Anchors sampled for the losses, at most half of them objects.
         pre_nms_topk: Anchors kept per level before NMS (training, test).
         post_nms_topk: Proposals kept per image (training, test).
-        nms_thresh: IoU of the NMS within a level.
     """
-    ratios = [float(ratio) for ratio in aspect_ratios]
     return ProposalNetwork(
         in_features=list(levels),
-        head=ProposalHead(channels, len(ratios), num_convs, choose_norm(norm)),
+        head=ProposalHead(channels, 3, num_convs, choose_norm(norm)),
         anchor_generator=DefaultAnchorGenerator(
-            sizes=[[anchor_scale * stride] for stride in levels.values()],
-            aspect_ratios=[ratios],
+            sizes=[[8.0 * stride] for stride in levels.values()],
+            aspect_ratios=[[0.5, 1.0, 2.0]],
             strides=list(levels.values()),
             offset=0.0,
         ),
         anchor_matcher=IoUMatcher(0.3, 0.7, low_quality=True, min_low_quality=0.3),
         box2box_transform=ClampedBoxTransform((1.0, 1.0, 1.0, 1.0)),
         batch_size_per_image=batch_size_per_image,
-        positive_fraction=positive_fraction,
+        positive_fraction=0.5,
         pre_nms_topk=tuple(pre_nms_topk),
         post_nms_topk=tuple(post_nms_topk),
-        nms_thresh=nms_thresh,
+        nms_thresh=0.7,
     )

@@ -16,7 +16,6 @@ from ov_parts import (
     coco_categories,
     lvis_categories,
     of_pycocotools,
-    polygon,
     random_content,
     random_detections,
 )
@@ -117,24 +116,10 @@ def test_perfect_detections_and_none():
 def test_errors_say_what_is_wrong():
     content, classes = lvis_image()
     good = one_image([(1, 2, 3, 4)], [0], [0.5])
-    for changed, text in (
-        ({"image_id": 7}, "image 7, which the file does not list"),
-        ({"scores": np.array([np.nan])}, "not finite"),
-        ({"boxes_xyxy": np.array([[1, 2, 3, np.inf]])}, "not finite"),
-        ({"labels": np.array([4])}, "labels from 4 to 4, the file has 4 classes"),
-        ({"labels": np.array([-1])}, "labels from -1 to -1"),
-        ({"labels": np.array([1, 2])}, "do not fit together"),
-    ):
-        with pytest.raises(ValueError, match=text):
+    for changed in ({"scores": np.array([np.nan])}, {"boxes_xyxy": np.array([[1, 2, 3, np.inf]])}):
+        with pytest.raises(ValueError, match=r"image 1: .* not finite"):
             detection_ap(content, classes, [dataclasses.replace(good, **changed)])
     assert gc.isenabled()
-    with pytest.raises(ValueError, match="image 1 comes twice"):
-        detection_ap(content, classes, [good, good])
-    with pytest.raises(ValueError, match="kind must be one of box, mask, got 'segm'"):
-        detection_ap(content, classes, [good], "segm")
-    content["annotations"][0]["segmentation"] = [polygon(10, 10, 30, 30)]
-    with pytest.raises(ValueError, match="mask AP needs one mask per detection, 1"):
-        detection_ap(content, classes, [good], "mask")
     for name in ("bbox", "area"):
         broken = {**content["annotations"][0]}
         del broken[name]

@@ -5,14 +5,13 @@ import json
 
 import pytest
 import torch
-from fvit.frozen_clip import FrozenClip
+from fvit.frozen_clip import ClipFeatureCache, FrozenClip
 from torch import nn
 from torch.nn import functional as F
 
 from last_vit.checkpoint import save_checkpoint
 from last_vit.clip_models import load_clip
 
-pytest.importorskip("open_clip")
 TEXT = {"context_length": 8, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 1}
 NATIVE = {"embed_dim": 12, "vision_cfg": {"image_size": 32, "patch_size": 8, "layers": 4, "width": 24, "head_width": 8}}
 EVA = {
@@ -134,12 +133,6 @@ def test_bfloat16_is_close_and_answers_in_float32(native):
     assert (exact.dense * rounded.dense).sum(dim=1).min() > 0.999
 
 
-def test_batch_of_one_is_a_slice(native):
-    clip, images = native(), torch.randn(3, 3, 32, 48)
-    for ours, alone in zip(clip(images).blocks, clip(images[1:2]).blocks, strict=True):
-        torch.testing.assert_close(ours[1:2], alone, rtol=1e-4, atol=1e-5)
-
-
 def test_cache_serves_training_only(native):
     clip, images = native(cache_images=2), torch.randn(2, 3, 32, 32)
     clip.train()
@@ -171,3 +164,44 @@ def test_checkpoint_weights_are_the_ones_used(arch, tmp_path):
 def test_errors(arch, options, match):
     with pytest.raises(ValueError, match=match):
         FrozenClip(arch(NATIVE, "fvit_native"), **{"random_seed": 0, **options})
+
+
+class Counting:
+    """Two maps per image, and how many images were computed."""
+
+    def __init__(self):
+        self.images = 0
+
+    def __call__(self, images):
+        self.images += len(images)
+        return images * 2, images[:, :, ::2, ::2] + 1
+
+
+def test_cache_computes_each_image_once():
+    cache, compute = ClipFeatureCache(10, torch.float32), Counting()
+    images = torch.randn(4, 3, 8, 8)
+    for batch in (images[:2], images[1:3], images[:4], images[[0, 0]]):
+        maps = cache.get(batch, compute)
+        for ours, expected in zip(maps, (batch * 2, batch[:, :, ::2, ::2] + 1), strict=True):
+            assert torch.equal(ours, expected)
+    assert (compute.images, cache.hits, cache.misses, len(cache)) == (4, 6, 4, 4)
+    for view in (images[:1].flip(3), images[:1, :, :, :4]):  # another image
+        assert torch.equal(cache.get(view, compute)[0], view * 2)
+    assert compute.images == 6
+
+
+def test_cache_keeps_the_first_images():
+    cache, compute = ClipFeatureCache(2, torch.float32), Counting()
+    images = torch.randn(5, 3, 8, 8)
+    for _ in range(3):
+        for image in images:
+            assert torch.equal(cache.get(image[None], compute)[0], image[None] * 2)
+    assert (len(cache), compute.images) == (2, 2 + 3 * 3)
+
+
+def test_cache_in_bfloat16_is_the_same_at_the_first_step_and_later():
+    cache, image = ClipFeatureCache(4, torch.bfloat16), torch.randn(1, 3, 8, 8)
+    first, second = (cache.get(image, Counting())[0] for _ in range(2))
+    assert torch.equal(first, second)
+    assert first.dtype == torch.float32
+    torch.testing.assert_close(first, image * 2, rtol=1e-2, atol=1e-2)

@@ -1,18 +1,13 @@
 """The whole detector on a tiny stand-in tower: it learns, answers in its vocabulary, and survives odd inputs."""
 
-import copy
 import json
 
 import pytest
 import torch
-from class_embeddings import ClassEmbeddings, load_class_embeddings, save_class_embeddings
-from detectron2.checkpoint import DetectionCheckpointer
-from detectron2.config import LazyCall, LazyConfig, instantiate
-from detectron2.structures import Boxes
 from detectron2.utils.events import EventStorage
 from fvit.frozen_clip import FrozenClip
 from fvit.fvit_model import build_fvit
-from fvit_parts import NAMES, SMALL_HEADS, SMALL_RPN, TINY_CLIP, StubClip, is_base, sample, small_fvit, vocabulary
+from fvit_parts import SMALL_HEADS, SMALL_RPN, TINY_CLIP, StubClip, is_base, sample, small_fvit, vocabulary
 
 LOOSE = {"score_thresh": 0.0, "alpha": 0.0, "beta": 0.0}  # everything found, by the detector alone
 
@@ -36,16 +31,10 @@ def detect(model, samples):
     return [answer["instances"] for answer in model.eval()(samples)]
 
 
-@pytest.fixture(scope="module")
-def overfitted():
+def test_overfits_one_image():
     """Trained on one image until it finds both objects; detector's score alone, as the stand-in knows no classes."""
     model = small_fvit(clip=StubClip(embed_dim=32), roi_heads={**LOOSE, "masks": True, "score_thresh": 0.3})
-    totals = train(model, [sample(masks=True)], 100)
-    return model, totals
-
-
-def test_overfits_one_image(overfitted):
-    model, totals = overfitted
+    totals = train(model, [sample(masks=True)], 60, lr=3e-3)
     assert sum(totals[-10:]) < 0.4 * sum(totals[:10])
     found = detect(model, [sample()])[0]
     best = {int(label): box for label, box in reversed(list(zip(found.pred_classes, found.pred_boxes, strict=True)))}
@@ -56,31 +45,6 @@ def test_overfits_one_image(overfitted):
         union = (x1[0] - x0[0]) * (y1[0] - y0[0]) + (x1[1] - x0[1]) * (y1[1] - y0[1]) - overlap
         assert overlap / union > 0.5
     assert found.pred_masks.shape == (len(found), 96, 96)
-
-
-def test_another_vocabulary_finds_the_same_objects_under_other_numbers(overfitted):
-    model = copy.deepcopy(overfitted[0])
-    before = detect(model, [sample()])[0]
-    words = model.vocabulary
-    order = [2, 3, 0]
-    new = ClassEmbeddings(
-        ("lamp post", "sofa", *(NAMES[place] for place in order)),
-        torch.cat([-torch.eye(32)[20:22], words.embeddings[order]]),  # a ReLU makes no feature like the first two
-        words.background,
-        "test tower",
-        "none",
-    )
-    model.set_vocabulary(new)
-    after = detect(model, [sample()])[0]
-    assert model.roi_heads.box_predictor.classifier.is_base.tolist() == [False, False, True, False, True]
-    assert {new.names[label] for label in after.pred_classes[:2]} == {NAMES[label] for label in before.pred_classes[:2]}
-    assert model.state_dict().keys() == overfitted[0].state_dict().keys()
-    model.set_vocabulary(words)
-    again = detect(model, [sample()])[0]
-    assert torch.equal(before.scores, again.scores)
-    with pytest.raises(ValueError, match="have 5 numbers"):
-        model.set_vocabulary(vocabulary(width=5))
-    assert model.vocabulary is words
 
 
 @pytest.mark.parametrize("masks", [False, True])
@@ -129,28 +93,9 @@ def test_nothing_found():
     assert found.pred_masks.shape == (0, 96, 96)
 
 
-def test_empty_boxes_are_named():
-    model, bad = small_fvit(), sample()
-    bad["instances"].gt_boxes = Boxes(torch.tensor([[8.0, 8, 56, 72], [40, 16, 40, 60]]))
-    with EventStorage(), pytest.raises(ValueError, match=r"image0.jpg has the object box \[40.0, 16.0, 40.0, 60.0\]"):
-        model([bad])
-
-
 def test_an_image_larger_than_the_square():
     with pytest.raises(ValueError, match=r"image0.jpg is \(96, 96\) .* square_size 64"):
         detect(small_fvit(square_size=64), [sample()])
-
-
-def test_checkpoint_of_detectron2_and_strict_load(overfitted, tmp_path):
-    model = overfitted[0]
-    DetectionCheckpointer(model, str(tmp_path)).save("model")
-    other = small_fvit(seed=9, clip=StubClip(embed_dim=32), roi_heads={**LOOSE, "masks": True, "score_thresh": 0.3})
-    DetectionCheckpointer(other).load(str(tmp_path / "model.pth"))
-    one, two = (detect(m, [sample()])[0] for m in (model, other))
-    assert torch.equal(one.scores, two.scores)
-    other.load_state_dict(model.state_dict(), strict=True)
-    names = set(model.state_dict())
-    assert not any("text" in name or "clip" in name or "class_weights" in name for name in names)
 
 
 @pytest.fixture
@@ -196,26 +141,6 @@ def test_a_step_in_bfloat16(tiny_clip):
     assert totals[1] == pytest.approx(totals[0], rel=0.1)
 
 
-def test_lazy_config(tiny_clip, tmp_path):
-    """As a recipe writes it, with overrides by key; lists of a config stand for tuples."""
-    save_class_embeddings(tmp_path / "words.safetensors", vocabulary())
-    config = LazyCall(build_fvit)(
-        clip=LazyCall(FrozenClip)(arch=tiny_clip, random_seed=0, blocks=[0, 1, 2, 3], dense="plain"),
-        vocabulary=LazyCall(load_class_embeddings)(path=str(tmp_path / "words.safetensors")),
-        is_base=LazyCall(is_base)(),
-        channels=16,
-        pixel_mean=[122.0, 116.0, 104.0],
-        classifier={"background_weight": 0.9},
-        rpn={"post_nms_topk": [30, 30]},
-        roi_heads={"conv_width": 16, "alpha": 0.1},
-    )
-    model = instantiate(LazyConfig.apply_overrides(config, ["roi_heads.alpha=0.35", "clip.dense=last-block-value"]))
-    assert model.roi_heads.box_predictor.fusion["alpha"] == 0.35
-    assert model.roi_heads.box_predictor.classifier.weights[2] == 0.9
-    assert model.backbone.clip.dense == "last-block-value"
-    assert len(detect(model, [sample(64, 64, [[8, 8, 40, 40]], [1])])) == 1
-
-
 def test_parts_that_do_not_fit():
     with pytest.raises(ValueError, match=r"is_base must be bool \[4\]"):
         build_fvit(StubClip(), vocabulary(), is_base((True, False)))
@@ -242,7 +167,7 @@ def test_defaults_are_the_papers():
     assert [tuple(conv.weight.shape) for conv in heads.box_head.conv_norm_relus] == [(256, 256, 3, 3)] * 4
     assert [fc.in_features for fc in heads.box_head.fcs] == [12544, 8]
     assert predictor.classifier.temperature.item() == 50
-    assert predictor.classifier.weights == (1.0, 0.0, 0.6)
+    assert predictor.classifier.class_weights.tolist() == pytest.approx([1, 1, 1, 0, 0.6])
     assert predictor.fusion == {"alpha": 0.1, "beta": 0.8, "fusion": "f-vit"}
     assert predictor.vlm_temperature == 75
     assert (predictor.test_score_thresh, predictor.test_nms_thresh, predictor.test_topk_per_image) == (0.01, 0.4, 100)

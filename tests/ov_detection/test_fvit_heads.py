@@ -1,30 +1,159 @@
-"""Region heads: boxes, losses, the vision-language score and the fused detections, against plain versions."""
+"""Region heads: text classifier, fusion of scores, boxes, losses and detections, against plain versions."""
+
+import math
 
 import pytest
 import torch
 from detectron2.layers import ShapeSpec
-from detectron2.modeling.roi_heads.box_head import FastRCNNConvFCHead
 from detectron2.structures import Boxes, Instances
 from detectron2.utils.events import EventStorage
-from fvit.box_predictor import OpenVocabularyPredictor
+from fvit.box_predictor import OpenVocabularyPredictor, fuse_scores
 from fvit.fvit_roi_heads import build_roi_heads, region_embeddings
 from fvit.text_classifier import TextClassifier
 from fvit_parts import BASE, roi_align64, vocabulary
 from torch.nn import functional as F
 
 LEVELS = {"p2": 4.0, "p3": 8.0, "p4": 16.0, "p5": 32.0}
+FUSED_BASE = torch.tensor([True, False, True, False, False])
+
+
+def plain_loss(logits, labels, weights):
+    """Sum over regions of weight times cross entropy over classes that have weight, over the number of regions."""
+    total = 0.0
+    for row, label in zip(logits.double().tolist(), labels.tolist(), strict=True):
+        if weights[label]:
+            scores = [math.exp(value - max(row)) for value, weight in zip(row, weights, strict=True) if weight]
+            total += weights[label] * -math.log(math.exp(row[label] - max(row)) / sum(scores))
+    return total / max(len(labels), 1)
+
+
+def classifier(words=None, is_base=BASE, **options):
+    return TextClassifier(words or vocabulary(), torch.tensor(is_base), 8, **options)
+
+
+def test_logits_are_cosines_times_temperature():
+    words, features = vocabulary(), torch.randn(6, 8)
+    model = classifier(words)
+    logits = model(features)
+    unit = features.double() / features.double().norm(dim=1, keepdim=True)
+    text = torch.cat([words.embeddings, words.background[None]]).double()
+    torch.testing.assert_close(logits.double(), 50 * unit @ text.T, rtol=1e-5, atol=1e-5)
+    assert logits.shape == (6, 5)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(model(features), logits)
+    assert list(model.state_dict()) == ["temperature"]
+    logits.sum().backward()
+    assert model.temperature.grad.abs() > 0
+
+
+@pytest.mark.parametrize("background", [0.6, 0.9])
+def test_class_loss(background):
+    model = classifier(background_weight=background)
+    logits = torch.randn(20, 5, generator=torch.Generator().manual_seed(0)) * 5
+    labels = torch.tensor([0, 1, 2, 4, 4] * 4)
+    expected = plain_loss(logits, labels, [1, 1, 1, 0, background])
+    assert model.loss(logits, labels).item() == pytest.approx(expected, rel=1e-5)
+
+
+def test_novel_classes_do_not_compete_and_add_nothing():
+    model = classifier()
+    logits = torch.randn(3, 5, requires_grad=True)
+    loss = model.loss(logits, torch.tensor([0, 3, 4]))  # the second region is novel
+    loss.backward()
+    assert torch.isfinite(loss)
+    assert logits.grad[:, 3].abs().sum() == 0
+    assert logits.grad[1].abs().sum() == 0
+    assert model.loss(logits, torch.tensor([3, 3, 3])).item() == 0
+    assert model.loss(torch.zeros(0, 5), torch.zeros(0, dtype=torch.long)).item() == 0
+
+
+@pytest.mark.parametrize(
+    ("words", "is_base", "options", "match"),
+    [
+        (vocabulary(width=6), BASE, {}, "have 6 numbers"),
+        (vocabulary(background=False), BASE, {}, "zero_background=True"),
+        (vocabulary(), BASE[:2], {}, r"bool \[4\]"),
+        (vocabulary(), [1.0] * 4, {}, r"bool \[4\]"),
+        (vocabulary(), BASE, {"background_weight": 0.0}, "background_weight must be above 0"),
+    ],
+)
+def test_text_that_does_not_fit(words, is_base, options, match):
+    with pytest.raises(ValueError, match=match):
+        classifier(words, is_base, **options)
+
+
+def test_labels_out_of_range():
+    with pytest.raises(ValueError, match=r"go from 0 to 7, the vocabulary has 4"):
+        classifier().loss(torch.randn(2, 5), torch.tensor([0, 7]))
+
+
+def test_a_background_without_embedding_scores_zero():
+    features = torch.randn(6, 8)
+    for words in (vocabulary(background=False), vocabulary()):
+        logits = classifier(words, zero_background=True)(features)
+        assert (logits[:, -1] == 0).all()
+        torch.testing.assert_close(logits[:, :-1], classifier()(features)[:, :-1])
+
+
+def random_logits(seed, rows=40):
+    generator = torch.Generator().manual_seed(seed)
+    return (torch.rand(rows, 6, generator=generator) * 2 - 1) * 75
+
+
+def plain_fusion(det, vlm, alpha, beta, fusion):
+    det, vlm = det.double().softmax(1), vlm.double().softmax(1)
+    out = torch.zeros_like(det)
+    for place in range(6):
+        if place == 5:
+            out[:, 5] = det[:, 5] if fusion == "f-vlm" else det[:, 5] ** (1 - alpha) * vlm[:, 5] ** alpha
+        else:
+            weight = alpha if FUSED_BASE[place] else beta
+            out[:, place] = det[:, place] ** (1 - weight) * vlm[:, place] ** weight
+    return out / out.sum(dim=1, keepdim=True) if fusion == "f-vlm" else out
+
+
+@pytest.mark.parametrize("fusion", ["f-vit", "f-vlm"])
+@pytest.mark.parametrize(("alpha", "beta"), [(0.1, 0.8), (0.35, 0.65), (0.2, 0.2), (0.0, 1.0)])
+def test_fusion_against_float64(fusion, alpha, beta):
+    det, vlm = random_logits(0), random_logits(1)
+    ours = fuse_scores(det, vlm, FUSED_BASE, alpha, beta, fusion)
+    torch.testing.assert_close(ours.double(), plain_fusion(det, vlm, alpha, beta, fusion), rtol=2e-4, atol=1e-12)
+    sums = ours.sum(dim=1)
+    assert torch.allclose(sums, torch.ones(40)) == (fusion == "f-vlm")
+
+
+def test_fusion_at_its_ends():
+    det, vlm = random_logits(0), random_logits(1)
+    torch.testing.assert_close(fuse_scores(det, vlm, FUSED_BASE, 0.0, 0.0), det.softmax(1))
+    only_vlm = fuse_scores(det, vlm, FUSED_BASE, 1.0, 1.0)
+    torch.testing.assert_close(only_vlm, vlm.softmax(1))
+
+
+def test_far_logits_stay_finite():
+    det = torch.tensor([[500.0, -500, 0, 0, 0, 0]])
+    for fusion in ("f-vit", "f-vlm"):
+        assert torch.isfinite(fuse_scores(det, -det, FUSED_BASE, 0.1, 0.8, fusion)).all()
+    assert fuse_scores(torch.zeros(0, 6), torch.zeros(0, 6), FUSED_BASE, 0.1, 0.8).shape == (0, 6)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "match"),
+    [((0.1, 0.8, "mean"), "f-vit, f-vlm"), ((1.5, 0.8), "alpha must be"), ((0.1, -0.1), "beta must be")],
+)
+def test_fusion_errors(arguments, match):
+    with pytest.raises(ValueError, match=match):
+        fuse_scores(random_logits(0), random_logits(1), FUSED_BASE, *arguments)
 
 
 def predictor(**options):
     torch.manual_seed(0)
-    return OpenVocabularyPredictor(12, TextClassifier(vocabulary(), torch.tensor(BASE), 8), **options)
+    return OpenVocabularyPredictor(12, classifier(), **options)
 
 
 def region_heads(**options):
     torch.manual_seed(0)
-    classifier = TextClassifier(vocabulary(), torch.tensor(BASE), 8)
     small = {"conv_width": 8, "num_convs": 2, "norm": "BN", "score_thresh": 0.0}
-    return build_roi_heads(classifier, LEVELS, 16, 8, **{**small, **options})
+    return build_roi_heads(classifier(), LEVELS, 16, 8, **{**small, **options})
 
 
 def pyramid(batch=1, side=128):
@@ -74,23 +203,17 @@ def test_box_loss_is_l1_over_all_regions():
     assert losses["loss_cls"].item() == pytest.approx(model.classifier.loss(logits, labels).item())
 
 
-def test_region_embeddings():
+@pytest.mark.parametrize("stride", [16, 14])
+def test_region_embeddings(stride):
     dense = pyramid(2)["dense"]
     boxes = [Boxes(torch.tensor([[0.0, 0, 128, 128], [20, 30, 61, 47]])), Boxes(torch.tensor([[100.0, 3, 127, 120]]))]
-    ours = region_embeddings(dense, boxes, 16)
+    ours = region_embeddings(dense, boxes, stride)
     expected = []
     for image, part in enumerate(boxes):
         for box in part.tensor:
-            mean = roi_align64(dense[image].double(), box.tolist(), 1, 16).flatten()
+            mean = roi_align64(dense[image].double(), box.tolist(), 1, stride).flatten()
             expected.append(mean / mean.norm())
     torch.testing.assert_close(ours.double(), torch.stack(expected), rtol=1e-5, atol=1e-5)
-
-
-def test_patch_14_map():
-    dense = F.normalize(torch.randn(1, 8, 6, 6), dim=1)
-    box = torch.tensor([[9.0, 13, 70, 61]])
-    mean = roi_align64(dense[0].double(), box[0].tolist(), 1, 14).flatten()
-    torch.testing.assert_close(region_embeddings(dense, [Boxes(box)], 14)[0].double(), mean / mean.norm())
 
 
 @pytest.mark.parametrize("fusion", ["f-vit", "f-vlm"])
@@ -154,9 +277,8 @@ def test_nothing_to_look_at(masks):
     assert len(found[1]) > 0
 
 
-def test_box_head_is_detectron2s_with_xavier_fcs():
+def test_box_head_starts_with_xavier_fcs():
     heads = region_heads()
-    assert isinstance(heads.box_head, FastRCNNConvFCHead)
     weight = heads.box_head.fc1.weight
     limit = (6 / sum(weight.shape)) ** 0.5
     assert 0.99 * limit < weight.abs().max() <= limit
@@ -167,7 +289,3 @@ def test_box_head_is_detectron2s_with_xavier_fcs():
 def test_unknown_options():
     with pytest.raises(TypeError, match="alpah"):
         region_heads(alpah=0.1)
-    with pytest.raises(ValueError, match="fusion must be"):
-        region_heads(fusion="sum")
-    with pytest.raises(ValueError, match="beta must be"):
-        region_heads(beta=2.0)

@@ -104,7 +104,19 @@ def read_config(file: str, overrides: Sequence[str], recipes: str) -> Any:
     """
     if not Path(file).is_file():
         raise FileNotFoundError(f"no config file {file}; the recipes are {recipes}")
-    return apply_overrides(LazyConfig.load(file), overrides)
+    return apply_overrides(load_file(file), overrides)
+
+
+def load_file(path: str | Path) -> Any:
+    """A LazyConfig file; classes of its trainer are found beside it or its configs/, whichever command asks."""
+    path = Path(path).resolve()
+    folder = next((above.parent for above in path.parents if above.name == "configs"), path.parent)
+    before = sys.path.copy()
+    sys.path += [str(folder)]
+    try:
+        return LazyConfig.load(str(path))
+    finally:
+        sys.path[:] = before
 
 
 def apply_overrides(cfg: Any, overrides: Sequence[str]) -> Any:
@@ -249,12 +261,8 @@ def run_iterations(
 
 def _check_numbers(train: Any) -> None:
     """detectron2's hooks divide by these; only train.eval_period may be 0, for no evaluation before the end."""
-    numbers = {
-        "max_iter": train.max_iter,
-        "log_period": train.log_period,
-        "checkpointer.period": train.checkpointer.period,
-    }
-    for name, number in numbers.items():
+    numbers = (train.max_iter, train.log_period, train.checkpointer.period)
+    for name, number in zip(("max_iter", "log_period", "checkpointer.period"), numbers, strict=True):
         if number < 1:
             raise ValueError(f"train.{name} must be at least 1 iteration, got {number}")
     if train.eval_period < 0:
@@ -276,11 +284,8 @@ def _build_hooks(cfg: Any, checkpoints: RunCheckpoints, evaluate: Callable[[], d
     if not is_main_process():
         return every
     folder = cfg.train.output_dir
-    writers = [
-        CommonMetricPrinter(cfg.train.max_iter),
-        JSONWriter(f"{folder}/metrics.json"),
-        TensorboardXWriter(folder),
-    ]
+    metrics, events = JSONWriter(f"{folder}/metrics.json"), TensorboardXWriter(folder)
+    writers = [CommonMetricPrinter(cfg.train.max_iter), metrics, events]
     return [
         *every,
         hooks.PeriodicWriter(writers, period=cfg.train.log_period),

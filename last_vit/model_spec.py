@@ -181,14 +181,12 @@ def _load_config(path: str, opts: Sequence[str]) -> Any:
     if not Path(path).is_file():
         raise FileNotFoundError(f"no config file at {path!r}; a model is given as {FORMS}")
     try:
-        from detectron2.config import LazyConfig
+        from last_vit.lazy_config import apply_overrides, load_file
     except ImportError as error:
         raise ImportError(
             f"{path} is a detectron2 LazyConfig: install detectron2 with tools/install_detectron2.sh"
         ) from error
-    from last_vit.lazy_config import apply_overrides
-
-    cfg = LazyConfig.load(path)
+    cfg = load_file(path)
     if "model" not in cfg:
         raise ValueError(f"{path} defines no 'model'; it defines {', '.join(map(str, cfg))}")
     return apply_overrides(cfg, opts)

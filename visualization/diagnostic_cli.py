@@ -1,42 +1,18 @@
-"""What the command lines of this folder share: flags for models, images, batches and output, and the result.
+"""Flags of this folder's commands beside those of last_vit/command_line.py: images, their objects, the picture.
 
-Imports neither torch nor a host library, so that --help needs neither.
+Imports nothing heavy, so that --help needs neither torch nor a host library.
 """
 
 import argparse
-from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
-from last_vit.command_line import MODEL_HELP, positive
-
-if TYPE_CHECKING:
-    import torch
-    from foreground_images import ForegroundImages
-    from torch.utils.data import DataLoader, Dataset
-
-    from last_vit.data.transforms import EvalTransform
-    from last_vit.models import ModelArgument, TrainedModel
-    from last_vit.preprocessing import Preprocessing
+from last_vit.command_line import positive
 
 FIGURE_ENDINGS = (".png", ".pdf", ".svg")
 
 
-def add_model_flags(parser: argparse.ArgumentParser, required: bool = True) -> None:
-    """--model, once per model, and the input size that all of them get."""
-    add = parser.add_argument
-    add("--model", action="append", required=required, metavar="MODEL", help=f"{MODEL_HELP}; once per model")
-    add("--image-size", type=positive, help="crop in pixels; default: each model's")
-    add("--resize", type=positive, help="shorter side before the crop in pixels; default: each model's")
-
-
 def add_image_flags(parser: argparse.ArgumentParser, or_imagenet: bool = False) -> None:
-    """A folder of images, and what is known about the objects on them.
-
-    Args:
-        parser: Gets the flags.
-        or_imagenet: Take ImageNet's layout as well, as --imagenet-root in place of --images.
-    """
+    """A folder of images and what is object on them; with `or_imagenet` also ImageNet's layout in its place."""
     add = parser.add_argument
     images_help = "folder of images, searched in depth"
     if or_imagenet:
@@ -63,12 +39,7 @@ def add_image_flags(parser: argparse.ArgumentParser, or_imagenet: bool = False) 
 def add_imagenet_flags(
     parser: argparse.ArgumentParser, group: "argparse._MutuallyExclusiveGroup | None" = None
 ) -> None:
-    """ImageNet's validation images and boxes, in any of its layouts.
-
-    Args:
-        parser: Gets the flags.
-        group: Of what the images may be named with; None makes --imagenet-root required.
-    """
+    """ImageNet's validation images and boxes, in any of its layouts; --imagenet-root is required outside a group."""
     (group or parser).add_argument(
         "--imagenet-root", type=Path, required=group is None, help="folder that holds val/, or val/ itself"
     )
@@ -77,41 +48,21 @@ def add_imagenet_flags(
     )
 
 
-def check_image_flags(args: argparse.Namespace) -> None:
-    """Refuse flags that would be ignored beside the way in which the images were named.
-
-    Args:
-        args: With the flags of `add_image_flags`, ImageNet's among them.
-
-    Raises:
-        ValueError: Names the flags that go together.
-    """
-    if args.imagenet_root is None and args.imagenet_label_dir is not None:
-        raise ValueError("--imagenet-label-dir goes with --imagenet-root; for --images give --boxes")
-    if args.imagenet_root is not None and (args.boxes is not None or args.masks is not None):
-        raise ValueError("--boxes and --masks go with --images; for --imagenet-root give --imagenet-label-dir")
-
-
-def add_loading_flags(parser: argparse.ArgumentParser) -> None:
-    """Batches, loading processes and the device."""
+def add_protocol_flags(parser: argparse.ArgumentParser) -> None:
+    """The choices that the paper leaves open in Point-in-Box, beside the token."""
     add = parser.add_argument
-    add("--batch-size", type=positive, default=32, help="images per process and step; default 32")
-    add("--num-workers", type=int, default=4, help="loading processes; default 4")
-    add("--device", default="auto", help="auto, cpu, cuda or cuda:<index>; default auto")
-
-
-def add_output_flags(parser: argparse.ArgumentParser, figure: str | None) -> None:
-    """Where pictures and numbers go.
-
-    Args:
-        parser: Gets the flags.
-        figure: Default path of the picture; None for a command that draws none.
-    """
-    add = parser.add_argument
-    if figure is not None:
-        add_figure_flag(parser, figure)
-    add("--output", help="beginning of the names of the files in results/; default: this script's subject")
-    add("--table", action="store_true", help="show the results in README's table, in rows called as the models are")
+    add(
+        "--hit-rule",
+        choices=("release", "center"),
+        default="release",
+        help="which patches lie in a box; default release",
+    )
+    add(
+        "--max-box-area",
+        type=_max_box_area,
+        default=0.25,
+        help="leave out images whose box covers this share or more; none = the paper; default 0.25, as released",
+    )
 
 
 def add_figure_flag(parser: argparse.ArgumentParser, figure: str) -> None:
@@ -122,120 +73,11 @@ def add_figure_flag(parser: argparse.ArgumentParser, figure: str) -> None:
     )
 
 
-def open_images(args: argparse.Namespace, preprocessing: "Preprocessing") -> "ForegroundImages":
-    """The images that `add_image_flags` asked for, as a model takes them; says what was left out.
-
-    Raises:
-        ValueError, FileNotFoundError: As `ForegroundImages`.
-    """
-    from foreground_images import ForegroundImages
-
-    from last_vit.runtime import is_main_process
-
-    images = ForegroundImages(
-        args.images,
-        eval_transform(preprocessing),
-        boxes=args.boxes,
-        masks=args.masks,
-        skip_broken=args.skip_broken,
-    )
-    left_out = ", ".join(f"{count} {reason}" for reason, count in images.skipped.items() if count)
-    if left_out and is_main_process():
-        print(f"left out: {left_out}")
-    return images
-
-
-def eval_transform(preprocessing: "Preprocessing") -> "EvalTransform":
-    """From an image to what a model takes."""
-    from last_vit.data.transforms import EvalTransform
-
-    prep = preprocessing
-    return EvalTransform(prep.resize, prep.crop, prep.mean, prep.std, prep.interpolation)
-
-
-def open_loader(args: argparse.Namespace, images: "Dataset", title: str) -> "DataLoader":
-    """Batches of this process's share of the images, behind a progress bar in the main process.
-
-    Args:
-        args: With the flags of `add_loading_flags`.
-        images: From `open_images`.
-        title: Of the progress bar.
-    """
-    from tqdm import tqdm
-
-    from last_vit.data.loaders import build_test_loader
-    from last_vit.runtime import is_main_process
-
-    loader = build_test_loader(images, args.batch_size, args.num_workers)
-    return tqdm(loader, desc=title, unit="batch", disable=None if is_main_process() else True, leave=False)
-
-
-def write_model_result(
-    args: argparse.Namespace,
-    subject: str,
-    argument: "ModelArgument",
-    trained: "TrainedModel",
-    metrics: Mapping[str, float],
-    *,
-    n_images: int,
-    protocol: str,
-    config: Mapping[str, Any],
-    seconds: float,
-    device: "torch.device",
-) -> Path:
-    """Write `results/<output>_<model>_<images>.json`, in the main process only.
-
-    Args:
-        args: With the flags of `add_output_flags` and `add_image_flags`.
-        subject: What was measured, such as "score_distribution": the table's name, and the file's by default.
-        argument: The model as it was asked for.
-        trained: The model as it was loaded.
-        metrics: Finite numbers.
-        n_images: Images that the metrics are over.
-        protocol: What the numbers depend on besides data and input, in a few words; "" for nothing.
-        config: Everything else that they depend on.
-        seconds: Of the loop.
-        device: Where it ran.
-
-    Returns:
-        The written file.
-    """
-    from last_vit.results import result_name, write_result
-
-    images, prep = image_set_name(args), trained.preprocessing
-    return write_result(
-        result_name(f"{args.output or subject}_{argument.name}_{images}"),
-        metrics,
-        n_images=n_images,
-        dataset=", ".join(part for part in (images, f"{prep.crop} px", protocol) if part),
-        config={
-            "model": argument.spec,
-            "checkpoint": argument.checkpoint,
-            "random_seed": argument.seed,
-            "pooling": trained.pooling,
-            "pooling_source": trained.pooling_source,
-            "resize": prep.resize,
-            "crop": prep.crop,
-            **config,
-        },
-        checkpoint_sha256=trained.checkpoint_sha256,
-        seconds=seconds,
-        device=device,
-        table=subject if args.table else None,
-        row=argument.name if args.table else None,
-    )
-
-
-def image_set_name(args: argparse.Namespace) -> str:
-    """What results call the images: --dataset-name, or the last two folders of --images ("coco/val2017")."""
-    return args.dataset_name or "/".join(args.images.resolve().parts[1:][-2:])
-
-
-def print_table(cells: Sequence[Sequence[str]]) -> None:
-    """Print lines of equally many cells in columns, the first flush left and the others flush right."""
-    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    for line in cells:
-        print("  ".join([line[0].ljust(widths[0]), *map(str.rjust, line[1:], widths[1:])]))
+def add_example_flags(parser: argparse.ArgumentParser) -> None:
+    """Which images are the rows of a picture."""
+    add = parser.add_argument
+    add("--num-images", type=positive, help="rows; default 6, or all images there are")
+    add("--seed", type=int, default=0, help="which images; default 0")
 
 
 def figure_path(text: str) -> Path:
@@ -244,3 +86,12 @@ def figure_path(text: str) -> Path:
     if path.suffix.lower() not in FIGURE_ENDINGS:
         raise argparse.ArgumentTypeError(f"must end in one of {', '.join(FIGURE_ENDINGS)}, got {text}")
     return path
+
+
+def _max_box_area(text: str) -> float | None:
+    if text == "none":
+        return None
+    value = float(text)
+    if not 0 < value <= 1:
+        raise argparse.ArgumentTypeError(f"must be a share of the image in (0, 1], or none; got {text}")
+    return value

@@ -1,15 +1,24 @@
-"""The look of every figure here: colours per model, maps, one way to make a figure and to save it.
+"""The look of every figure here, one way to make and save one, and the images that figures show.
 
 Figures are drawn without pyplot, so they need no display and leave no state behind.
+
+Letters: M images of a figure, S the crop's side in pixels.
 """
 
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+import torch
+from foreground_images import ForegroundImages
 from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from torch import Tensor
+
+from last_vit.preprocessing import Preprocessing
 
 # Okabe and Ito's palette: told apart by colour-blind readers and in print. One colour per model, in the order given.
 MODEL_COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
@@ -29,6 +38,8 @@ _STYLE = {
     "legend.fontsize": 8,
     "figure.facecolor": "white",
 }
+_PANELS_PER_ROW = 3
+_SHOWN = 6  # images of a figure, unless asked for more
 
 
 def house_style() -> AbstractContextManager[None]:
@@ -36,24 +47,34 @@ def house_style() -> AbstractContextManager[None]:
     return rc_context(_STYLE)
 
 
-def new_figure(
-    num_rows: int, num_columns: int, width: float = 4.2, height: float = 3.0
-) -> tuple[Figure, list[list[Axes]]]:
-    """A figure of equal panels.
-
-    Args:
-        num_rows: Rows of panels.
-        num_columns: Columns of panels.
-        width: Of one panel, in inches.
-        height: Of one panel, in inches.
-
-    Returns:
-        The figure, and its axes as rows of columns.
-    """
+def new_figure(num_rows: int, num_columns: int, width: float = 4.2, height: float = 3.0) -> tuple[Figure, np.ndarray]:
+    """A figure of equal panels, each `width` x `height` inches, and its axes [num_rows, num_columns]."""
     with house_style():
         figure = Figure(figsize=(width * num_columns, height * num_rows), dpi=150, layout="constrained")
-        axes = figure.subplots(num_rows, num_columns, squeeze=False)
-    return figure, [list(row) for row in axes]
+        return figure, figure.subplots(num_rows, num_columns, squeeze=False)
+
+
+def model_panels(num_models: int) -> tuple[Figure, list[Axes]]:
+    """A figure with one panel per model, at most three in a row."""
+    num_columns = min(num_models, _PANELS_PER_ROW)
+    figure, axes = new_figure(-(-num_models // num_columns), num_columns, width=4.2, height=3.3)
+    panels = list(axes.flat)
+    for unused in panels[num_models:]:
+        unused.set_visible(False)
+    return figure, panels[:num_models]
+
+
+def finish_panels(figure: Figure, panels: Sequence[Axes], label: str, headroom: float) -> None:
+    """Give the panels of `model_panels` one height from 0 on, a vertical label per row, and one legend below."""
+    top = max(axes.get_ylim()[1] for axes in panels)
+    for axes in panels:
+        axes.set_ylim(0, top * headroom)
+    for axes in panels[::_PANELS_PER_ROW]:
+        axes.set_ylabel(label)
+    handles, labels = panels[0].get_legend_handles_labels()
+    # in as many rows as one panel's width asks for
+    num_columns = len(handles) if len(panels) > 1 else 2
+    figure.legend(handles, labels, loc="outside lower center", ncols=num_columns)
 
 
 def model_color(index: int) -> str:
@@ -62,18 +83,7 @@ def model_color(index: int) -> str:
 
 
 def save_figure(figure: Figure, path: Path) -> None:
-    """Write a figure, making its folder.
-
-    Args:
-        figure: Any.
-        path: Of a format that matplotlib writes, by its ending: .png, .pdf, .svg.
-
-    Raises:
-        ValueError: An ending that matplotlib does not know; the message lists those it does.
-    """
-    known = figure.canvas.get_supported_filetypes()
-    if path.suffix.lstrip(".").lower() not in known:
-        raise ValueError(f"cannot write a figure to {path}: its ending must be one of {', '.join(sorted(known))}")
+    """Write a figure in the format of the path's ending, making its folder."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with house_style():
         figure.savefig(path)
@@ -85,3 +95,70 @@ def hide_ticks(axes: Sequence[Axes]) -> None:
         panel.set(xticks=[], yticks=[])
         panel.grid(visible=False)
         panel.set_frame_on(False)
+
+
+@dataclass(frozen=True)
+class ExampleImages:
+    """Chosen images as one model takes them.
+
+    Attributes:
+        inputs: float32 [M, 3, S, S], normalised.
+        foregrounds: uint8 [M, S, S], as `ForegroundImages` gives them.
+        pictures: float32 [M, S, S, 3] in [0, 1], the inputs without their normalisation.
+    """
+
+    inputs: Tensor
+    foregrounds: Tensor
+    pictures: np.ndarray
+
+
+def choose_images(num_images: int, num_chosen: int | None, seed: int, flag: str) -> list[int]:
+    """Indices of the images that a figure shows, ascending: the same for every model of one command.
+
+    Args:
+        num_images: How many there are.
+        num_chosen: How many are shown; None is 6, or all where there are fewer.
+        seed: Of the draw.
+        flag: What `num_chosen` is called on the command line.
+
+    Raises:
+        ValueError: More than there are.
+    """
+    if num_chosen is None:
+        num_chosen = min(_SHOWN, num_images)
+    if not 0 <= num_chosen <= num_images:
+        raise ValueError(f"{flag} must be in [0, {num_images}] (images), got {num_chosen}")
+    order = torch.randperm(num_images, generator=torch.Generator().manual_seed(seed))
+    return order[:num_chosen].sort().values.tolist()
+
+
+def load_examples(images: ForegroundImages, chosen: Sequence[int], preprocessing: Preprocessing) -> ExampleImages:
+    """Read the chosen images, at least one; `images` have the transform of `preprocessing`."""
+    samples = [images[index] for index in chosen]
+    inputs = torch.stack([sample["image"] for sample in samples])
+    mean, std = (torch.tensor(values)[:, None, None] for values in (preprocessing.mean, preprocessing.std))
+    pictures = (inputs * std + mean).clamp(0, 1).permute(0, 2, 3, 1)
+    return ExampleImages(inputs, torch.stack([sample["foreground"] for sample in samples]), pictures.numpy())
+
+
+def draw_picture(axes: Axes, picture: np.ndarray, foreground: Tensor) -> None:
+    """Show an image with the outline of its objects, if any are known, in the crop's pixels.
+
+    Args:
+        axes: To draw on.
+        picture: [S, S, 3] in [0, 1].
+        foreground: uint8 [S, S], 1 is object.
+    """
+    side = len(picture)
+    axes.imshow(picture, extent=(0, side, side, 0))
+    is_object = (foreground == 1).numpy()
+    if is_object.any():
+        for color, width in (("black", 2.2), (BOX, 1.0)):
+            draw_rim(axes, is_object.astype(float), color, width)
+    axes.set(xlim=(0, side), ylim=(side, 0))
+
+
+def draw_rim(axes: Axes, mask: np.ndarray, color: str, width: float) -> None:
+    """Outline a mask [S, S] of zeros and ones in the crop's pixels, at the image's border too."""
+    centres = np.arange(-1, len(mask) + 1) + 0.5
+    axes.contour(centres, centres, np.pad(mask, 1), levels=[0.5], colors=color, linewidths=width)

@@ -1,15 +1,13 @@
-"""Any folder of images with what is object on them: what the diagnostics look at.
+"""Any folder of images with what is object on them, in pixels and in patches: what the diagnostics look at.
 
 The annotation goes through exactly the image's geometry (shorter side resized, centre cropped), and comes out in the
 crop's pixels. A resized mask takes the nearest pixel; a box covers the pixels whose centres it contains. Padding, where
 an image is smaller than the crop, is no image content: unknown. Crowd regions are unknown, except where an object lies
 on them.
 
-Files are read when a sample is asked for, so a broken one stops there, by name. With `skip_broken` everything is read
-once at the start, and what is broken or has no partner is left out and counted.
+Letters: B images, S the crop's side in pixels, N = h * w patches in row-major order.
 """
 
-import math
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -22,12 +20,12 @@ from torch import Tensor
 from torch.utils.data import Dataset
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms.functional import center_crop, resize
-from tqdm import tqdm
 
-from last_vit.boxes import resize_crop_box
+from last_vit.boxes import is_small_box, resize_crop_box
 from last_vit.data.image_files import IMAGE_SUFFIXES, list_files, load_rgb, pair_by_name, verify_image
 from last_vit.data.imagenet import check_frame
 from last_vit.data.transforms import EvalTransform
+from last_vit.evaluation import progress
 
 
 class ForegroundImages(Dataset):
@@ -37,6 +35,8 @@ class ForegroundImages(Dataset):
     background, 255 unknown; all 255 without annotations); `index` (into this data set); `image_hw` int64 [2], the
     original (height, width); `box_xyxy` float32 [4] in original pixels, NaN unless exactly one object, and no crowd
     region, is annotated and the annotation tells objects apart (boxes, and COCO's masks).
+
+    Files are read when a sample is asked for, so a broken one stops there, by name.
 
     Attributes:
         image_paths: One per image.
@@ -53,8 +53,8 @@ class ForegroundImages(Dataset):
         masks: In place of `boxes`: COCO's instances_*.json, whose segmentations are drawn; or a folder with one mask
             per image of the same name without ending: a one-channel PNG, or integers in an .npy (0 background, 255
             unknown, anything else object, such as VOC's SegmentationObject), or booleans in an .npy.
-        skip_broken: Leave out and count unreadable images and annotations, images without annotation and annotations
-            without image instead of stopping. Right for a folder with a part of the annotated images.
+        skip_broken: Read everything once, now, and leave out and count unreadable images and annotations, images
+            without annotation and annotations without image. Right for a folder with a part of the annotated images.
 
     Raises:
         FileNotFoundError: No such folder, no image in it, no annotations, or an image or annotation without partner.
@@ -83,7 +83,8 @@ class ForegroundImages(Dataset):
             raise FileNotFoundError(f"no image in {self.folder}, searched in depth for {', '.join(IMAGE_SUFFIXES)}")
         self._annotations = boxes if masks is None else masks
         self.has_foreground = self._annotations is not None
-        self._source = self._pairs = None
+        self._source = None
+        self._pairs: list[int | None] = [None] * len(self.image_paths)
         if self.has_foreground:
             self._source = open_boxes(boxes) if masks is None else open_masks(masks)
             self.skipped += self._source.skipped
@@ -121,10 +122,6 @@ class ForegroundImages(Dataset):
             "box_xyxy": box,
         }
 
-    def __repr__(self) -> str:
-        what = f"objects from {self._annotations}" if self.has_foreground else "no objects known"
-        return f"ForegroundImages({self.folder}: {len(self)} images, {what}, skipped {dict(self.skipped)})"
-
     def single_objects(self, max_box_area: float | None = None) -> tuple[list[int], Counter[str]]:
         """The images that Point-in-Box is defined on: exactly one object. Reads annotations, no image.
 
@@ -147,7 +144,7 @@ class ForegroundImages(Dataset):
                 raise ValueError(f"masks in {self._annotations} do not tell objects apart: give boxes, or COCO's masks")
             if len(boxes) != 1 or objects.is_crowd.any():
                 left_out["several objects" if len(boxes) else "no object"] += 1
-            elif max_box_area is not None and _area(boxes[0]) >= max_box_area * math.prod(objects.image_hw):
+            elif max_box_area is not None and not is_small_box(boxes, torch.tensor([objects.image_hw]), max_box_area):
                 left_out["large box"] += 1
             else:
                 kept.append(index)
@@ -158,7 +155,7 @@ class ForegroundImages(Dataset):
         names = [path.relative_to(self.folder) for path in self.image_paths]
         pairs = pair_by_name(names, self._source.names, with_ending=self._source.names_are_images)
         alone = [path for path, pair in zip(self.image_paths, pairs, strict=True) if pair is None]
-        unused = sorted(set(range(len(self._source.names))) - set(pairs))
+        unused = [self._source.names[index] for index in sorted(set(range(len(self._source.names))) - set(pairs))]
         if len(alone) == len(pairs):
             raise FileNotFoundError(
                 f"none of the {len(pairs)} images of {self.folder} (such as {names[0]}) is annotated in "
@@ -169,9 +166,8 @@ class ForegroundImages(Dataset):
             if alone:
                 faults.append(f"{len(alone)} of {len(pairs)} images have no annotation ({_first(alone)})")
             if unused:
-                unused_names = [self._source.names[index] for index in unused]
                 faults.append(
-                    f"{len(unused)} of {len(self._source.names)} annotations have no image ({_first(unused_names)})"
+                    f"{len(unused)} of {len(self._source.names)} annotations have no image ({_first(unused)})"
                 )
             raise FileNotFoundError(
                 f"images {self.folder} and annotations {self._annotations}: {'; '.join(faults)}. Complete them, or if "
@@ -183,41 +179,77 @@ class ForegroundImages(Dataset):
 
     def _leave_out_broken(self) -> None:
         kept = []
-        for index, path in enumerate(
-            tqdm(self.image_paths, desc="checking images", unit=" files", disable=None, leave=False)
-        ):
-            reason = self._fault(index, path)
+        for path, pair in progress(list(zip(self.image_paths, self._pairs, strict=True)), "checking images", "file"):
+            reason = self._fault(path, pair)
             if reason is None:
-                kept.append(index)
+                kept.append((path, pair))
             else:
                 self.skipped[reason] += 1
-        self.image_paths = [self.image_paths[index] for index in kept]
-        if self._pairs is not None:
-            self._pairs = [self._pairs[index] for index in kept]
         if not kept:
             raise ValueError(f"no image of {self.folder} is left: skipped {dict(self.skipped)}")
+        self.image_paths, self._pairs = map(list, zip(*kept, strict=True))
 
-    def _fault(self, index: int, path: Path) -> str | None:
+    def _fault(self, path: Path, pair: int | None) -> str | None:
+        reason = "broken image"
         try:
             image_hw = verify_image(path)
+            if self._source is not None:
+                reason = "broken annotation"
+                objects = self._source.read(pair)
+                reason = "image and annotation of different shape"
+                _check_shape(path, image_hw, objects)
         except ValueError:
-            return "broken image"
-        if self._source is None:
-            return None
-        try:
-            objects = self._source.read(self._pairs[index])
-        except ValueError:
-            return "broken annotation"
-        try:
-            _check_shape(path, image_hw, objects)
-        except ValueError:
-            return "image and annotation of different shape"
+            return reason
         return None
 
 
-def _area(box: Tensor) -> float:
-    x1, y1, x2, y2 = box.tolist()
-    return (x2 - x1) * (y2 - y1)
+def patch_foreground(foreground: Tensor, grid_hw: tuple[int, int]) -> tuple[Tensor, Tensor]:
+    """The patches that show an object, and those of which enough is known to say so (paper Sec. 4, figure 2a).
+
+    Every patch gets exactly its share of each pixel, so any grid fits any side; the shares are whole numbers in units
+    of 1 / (h * w) of a pixel, so ties at one half are exact too.
+
+    Args:
+        foreground: uint8 [B, S, S] in the crop's pixels: 1 object, 255 unknown, anything else background.
+        grid_hw: (h, w) of the patch grid on the crop, in patches; need not divide S.
+
+    Returns:
+        is_foreground: bool [B, N], more than half of the patch's known area is object; false where not known.
+        is_known: bool [B, N], at least half of the patch's area is known.
+
+    Raises:
+        ValueError: Another dtype or shape, or a grid without patches.
+
+    Example:
+        >>> left = torch.tensor([[[1, 1, 0, 0], [1, 0, 0, 0], [1, 0, 255, 255], [0, 0, 255, 255]]], dtype=torch.uint8)
+        >>> patch_foreground(left, (2, 2))
+        (tensor([[ True, False, False, False]]), tensor([[ True,  True,  True, False]]))
+    """
+    if foreground.dtype != torch.uint8 or foreground.ndim != 3 or foreground.shape[1] != foreground.shape[2]:
+        raise ValueError(f"foreground must be uint8 [B, S, S], got {foreground.dtype} {tuple(foreground.shape)}")
+    if min(grid_hw) < 1:
+        raise ValueError(f"grid_hw must be two positive counts, got {tuple(grid_hw)}")
+    side = foreground.shape[-1]
+    rows, columns = (_overlaps(side, num_patches, foreground.device) for num_patches in grid_hw)
+    # double: a CUDA product of whole numbers, exact below 2**53
+    object_area, unknown_area = (
+        (rows @ (foreground == value).double() @ columns.T).flatten(1) for value in (OBJECT, UNKNOWN)
+    )
+    known_area = side * side - unknown_area
+    is_known = 2 * known_area >= side * side
+    return (2 * object_area > known_area) & is_known, is_known
+
+
+def _overlaps(side: int, num_patches: int, device: torch.device) -> Tensor:
+    """Length that each pixel shares with each patch along one axis, in 1 / num_patches of a pixel.
+
+    Returns:
+        float64 [num_patches, side] of whole numbers; every row sums to `side`.
+    """
+    pixel = torch.arange(side, device=device) * num_patches
+    patch = torch.arange(num_patches, device=device)[:, None] * side
+    stop = torch.minimum(pixel + num_patches, patch + side)
+    return (stop - torch.maximum(pixel, patch)).clamp(min=0).double()
 
 
 def _check_shape(path: Path, image_hw: tuple[int, int], objects: ImageObjects) -> None:

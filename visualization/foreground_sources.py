@@ -1,14 +1,16 @@
 """What is object on an image, from any of the four places where that is written down.
 
 COCO's instances as boxes or as masks, a folder of XML boxes (VOC, ImageNet), a folder of one mask per image. Each
-source lists names to pair images with and reads one image's annotation when asked; none opens an image.
+source has `names` to pair images with, which have the images' endings if `names_are_images`, and
+`skipped`, objects left out by reason; `read(index)` reads one annotation, and raises a ValueError that names a broken
+one. None opens an image.
 
 Letters: M objects of one image.
 """
 
 from collections import Counter
 from pathlib import Path, PurePath
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -30,50 +32,9 @@ class ImageObjects(NamedTuple):
     mask: Tensor | None  # uint8 [H, W] of BACKGROUND, OBJECT, UNKNOWN; None where only boxes are known
 
 
-class ForegroundSource(Protocol):
-    """Annotations of many images; index i is the place in `names`.
+class CocoObjects:
+    """COCO's instances_*.json, with its segmentations or with its boxes alone."""
 
-    Attributes:
-        names: Per annotation, what an image's path is compared with.
-        names_are_images: Whether `names` have the images' endings; else the annotation files' own.
-        skipped: Objects that were left out, reason -> count.
-    """
-
-    names: list[PurePath]
-    names_are_images: bool
-    skipped: Counter[str]
-
-    def read(self, index: int) -> ImageObjects:
-        """One image's annotation.
-
-        Raises:
-            ValueError: The annotation is broken; the message names it.
-        """
-
-
-def open_boxes(path: str | Path) -> ForegroundSource:
-    """Boxes: COCO's instances_*.json, or a folder of XML files.
-
-    Raises:
-        FileNotFoundError: No such file or folder, or no XML file in it.
-        ValueError: A file that is not COCO's instances.
-    """
-    path = Path(path).expanduser()
-    return _XmlBoxes(path) if path.is_dir() else _Coco(path, with_masks=False)
-
-
-def open_masks(path: str | Path) -> ForegroundSource:
-    """Masks: COCO's instances_*.json, or a folder with a .png or .npy per image.
-
-    Raises:
-        FileNotFoundError: No such file or folder, or no mask in it.
-        ValueError: A file that is not COCO's instances.
-    """
-    path = Path(path).expanduser()
-    return _MaskFolder(path) if path.is_dir() else _Coco(path, with_masks=True)
-
-
-class _Coco:
     names_are_images = True
 
     def __init__(self, path: Path, with_masks: bool) -> None:
@@ -83,6 +44,7 @@ class _Coco:
         self.skipped = self._coco.skipped
 
     def read(self, index: int) -> ImageObjects:
+        """One image's objects."""
         objects, mask = self._coco.objects(index), None
         if self._with_masks:
             mask = self._coco.union_mask(index, crowd=True).to(torch.uint8) * UNKNOWN
@@ -90,8 +52,8 @@ class _Coco:
         return ImageObjects(tuple(self._coco.image_hw[index].tolist()), objects.boxes_xyxy, objects.is_crowd, mask)
 
 
-class _Folder:
-    """The annotation files below a folder."""
+class AnnotationFolder:
+    """One annotation file per image, in depth below a folder."""
 
     names_are_images = False
 
@@ -106,12 +68,15 @@ class _Folder:
         self.skipped: Counter[str] = Counter()
 
 
-class _XmlBoxes(_Folder):
+class XmlBoxes(AnnotationFolder):
+    """Boxes as VOC and ImageNet write them."""
+
     def __init__(self, folder: Path) -> None:
         super().__init__(folder, (".xml",), "an XML file")
         self._is_voc = {parent: is_voc_folder(parent.parent) for parent in {path.parent for path in self._paths}}
 
     def read(self, index: int) -> ImageObjects:
+        """One image's boxes."""
         path = self._paths[index]
         annotation = read_voc_xml(path)
         if self._is_voc[path.parent]:
@@ -122,11 +87,14 @@ class _XmlBoxes(_Folder):
         return ImageObjects((annotation.height, annotation.width), boxes, is_crowd, None)
 
 
-class _MaskFolder(_Folder):
+class MaskFiles(AnnotationFolder):
+    """One mask per image."""
+
     def __init__(self, folder: Path) -> None:
         super().__init__(folder, MASK_SUFFIXES, "a mask")
 
     def read(self, index: int) -> ImageObjects:
+        """One image's mask."""
         path = self._paths[index]
         values = load_mask(path)
         is_unknown = np.zeros(values.shape, dtype=bool) if values.dtype == bool else values == UNKNOWN
@@ -140,3 +108,15 @@ class _MaskFolder(_Folder):
             )
         mask = np.where(is_unknown, UNKNOWN, is_object).astype(np.uint8)
         return ImageObjects(mask.shape, None, None, torch.from_numpy(mask))
+
+
+def open_boxes(path: str | Path) -> CocoObjects | XmlBoxes:
+    """COCO's instances_*.json as boxes, or a folder of XML files; a missing or foreign file is an error."""
+    path = Path(path).expanduser()
+    return XmlBoxes(path) if path.is_dir() else CocoObjects(path, with_masks=False)
+
+
+def open_masks(path: str | Path) -> CocoObjects | MaskFiles:
+    """COCO's instances_*.json as masks, or a folder with a .png or .npy per image, likewise."""
+    path = Path(path).expanduser()
+    return MaskFiles(path) if path.is_dir() else CocoObjects(path, with_masks=True)

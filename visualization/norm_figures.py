@@ -1,70 +1,145 @@
-"""Drawing of visualize_norms.py: one row per model with its norms by layer, at the output, and against patch score.
+"""Norms of patch tokens over a data set: by layer, at the output, against patch score (paper figures 6, 8, 9, 13, 14).
 
 Norms are on log axes, counts on log colours, because what is looked for is a percent of the patches at several times
 the norm of the rest.
+
+Letters: L layers, X and Y bins of norm and score.
 """
 
+import argparse
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
-from example_images import ExampleImages, draw_picture
-from figure_style import BACKGROUND, COLORMAP, FOREGROUND, hide_ticks, house_style, model_color, new_figure
+import torch
+from figure_style import (
+    BACKGROUND,
+    COLORMAP,
+    FOREGROUND,
+    choose_images,
+    house_style,
+    model_color,
+    new_figure,
+    save_figure,
+)
+from foreground_images import ForegroundImages, patch_foreground
+from map_figures import NormsOnImages, draw_norms_on_images, view_norms
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.collections import QuadMesh
 from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
-from matplotlib.patches import Rectangle
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+from measured_models import Measurement, measure_models
+
+from last_vit.dense_batches import dense_batches
+from last_vit.evaluation import open_loader, print_table
+from last_vit.layer_tokens import count_layers, layer_tokens
+from last_vit.metrics.patch_norms import PatchNorms, token_norms
+from last_vit.models import TrainedModel
+from last_vit.patch_scores import patch_score
 
 _HIDDEN = 0.001  # share of the patches that may lie left of the panels
 _BINS_SHOWN = 90
-_COUNTS = f"{COLORMAP}_r"  # white is none, dark is many
+_DENSITY = f"{COLORMAP}_r"  # white is none, dark is many
+_PLAIN = FuncFormatter(lambda value, _: f"{value:g}")  # 0.01, 1, 50 and not powers of ten
+_COUNTS = ("num_images", "num_patches", "num_outside", "num_constant_maps", "num_split_images")
+_COLUMNS = {
+    "norm_median": "median",
+    "norm_max": "max",
+    "cutoff": "cut-off",
+    "outlier_share": "outliers %",
+    "high_norm": "high norm",
+    "correlation": "r in image",
+    "correlation_pooled": "r pooled",
+    "norm_ratio": "fg / bg",
+    "foreground_higher": "fg higher %",
+    "outliers_in_background": "outliers in bg %",
+    "background_share": "bg patches %",
+}
 
 
-@dataclass(frozen=True)
-class NormView:
-    """What is drawn of one model over a data set.
-
-    Attributes:
-        name: Of the model.
-        stats: As `PatchNorms.compute` gives them, of the output before the final norm.
-        edges: [bins + 1], of all norm histograms.
-        layers: [L, bins], patches after each block.
-        normed: [bins], patches after the final norm; None for a host without one.
-        split: Foreground's and background's patches of the output, two [bins]; None where not annotated.
-        joint: norm edges [X + 1], score edges [Y + 1], patches [X, Y].
-    """
-
-    name: str
-    stats: Mapping[str, float]
-    edges: np.ndarray
-    layers: np.ndarray
-    normed: np.ndarray | None
-    split: tuple[np.ndarray, np.ndarray] | None
-    joint: tuple[np.ndarray, np.ndarray, np.ndarray]
-
-
-@dataclass(frozen=True)
-class ExampleView:
-    """What is drawn of one model on chosen images.
-
-    Attributes:
-        name: Of the model.
-        images: As the model takes them.
-        scores: [M, h, w].
-        norms: [M, h, w].
-        captions: One line per image for below its norms.
-        cutoff: Patches at or above it are marked.
-    """
+class NormView(NamedTuple):
+    """What is drawn of one model over a data set; arrays are counts of patches."""
 
     name: str
-    images: ExampleImages
-    scores: np.ndarray
-    norms: np.ndarray
-    captions: Sequence[str]
-    cutoff: float
+    stats: Mapping[str, float]  # of `PatchNorms`, of the output before the final norm
+    edges: np.ndarray  # [bins + 1], of all norm histograms
+    layers: np.ndarray  # [L, bins], after each block
+    normed: np.ndarray | None  # [bins], after the final norm; None for a host without one
+    split: tuple[np.ndarray, np.ndarray] | None  # foreground's and background's [bins]; None where not annotated
+    joint: tuple[np.ndarray, np.ndarray, np.ndarray]  # norm edges [X + 1], score edges [Y + 1], counts [X, Y]
+
+
+def run(args: argparse.Namespace) -> None:
+    """The command visualize_norms.py."""
+    shown = measure_models(args, "norms", measure)
+    if not shown:  # another process draws and prints
+        return
+    views, examples = zip(*shown, strict=True)
+    _print_rows({view.name: view.stats for view in views})
+    pictures = [(draw_norms(views), args.figure)]
+    if args.examples != 0:
+        pictures.append((draw_norms_on_images(examples), args.figure.with_stem(f"{args.figure.stem}_examples")))
+    for figure, path in pictures:
+        save_figure(figure, path)
+        print(f"written {path}")
+
+
+def measure(
+    name: str, trained: TrainedModel, images: ForegroundImages, args: argparse.Namespace, device: torch.device
+) -> tuple[tuple[NormView, NormsOnImages | None], list[Measurement]]:
+    """One pass of a model over the images, and the chosen ones again for the second picture."""
+    chosen = choose_images(len(images), args.examples, args.seed, "--examples")
+    loader = open_loader(images, name, args.batch_size, args.num_workers)
+    num_layers, has_final_norm = count_layers(trained.model)
+    layers = [PatchNorms() for _ in range(num_layers - 1)] + [PatchNorms(args.cutoff)]
+    last, normed = layers[-1], PatchNorms()
+    for tokens, batch in dense_batches(trained.model, loader, device, layer_tokens):
+        output = tokens.output
+        score = patch_score(output.patch_tokens, output.global_token)
+        foreground, known = patch_foreground(batch["foreground"], output.grid_hw)
+        for norms, patch_tokens in zip(layers[:-1], tokens.layers[:-1], strict=True):
+            norms.update(token_norms(patch_tokens))
+        last.update(token_norms(tokens.layers[-1]), score, foreground if images.has_foreground else None, known)
+        normed.update(token_norms(output.patch_tokens))
+    try:
+        stats = last.compute()
+    except ValueError as error:
+        raise ValueError(f"{error} (--cutoff)") from error
+    split = tuple(part.numpy() for part in last.split_histogram()[1:])
+    view = NormView(
+        name,
+        stats,
+        edges=last.histogram()[0].numpy(),
+        layers=np.stack([layer.histogram()[1].numpy() for layer in layers]),
+        normed=normed.histogram()[1].numpy() if has_final_norm else None,
+        split=split if "norm_ratio" in stats else None,
+        joint=tuple(part.numpy() for part in last.joint_histogram()),
+    )
+    examples = view_norms(name, trained, images, chosen, stats["cutoff"], device) if chosen else None
+    counts = {key: value for key, value in stats.items() if key in _COUNTS}
+    metrics = {key: value for key, value in stats.items() if key not in counts}
+    protocol = "cut-off fitted" if args.cutoff is None else f"cut-off {args.cutoff:g}"
+    config = {**counts, "num_layers": num_layers}
+    return (view, examples), [Measurement(metrics, int(stats["num_images"]), protocol, config)]
+
+
+def _print_rows(rows: Mapping[str, Mapping[str, float]]) -> None:
+    keys = [key for key in _COLUMNS if any(key in stats for stats in rows.values())]
+    cells = [["model", *(_COLUMNS[key] for key in keys)]]
+    for name, stats in rows.items():
+        shown = {key: f"{stats[key]:.4g}" for key in keys if key in stats}
+        shown["high_norm"] = "yes" if stats["high_norm"] else "no"
+        cells.append([name, *(shown.get(key, "-") for key in keys)])
+    print_table(cells)
+    notes = {
+        "num_outside": "norms outside the histogram's range",
+        "num_constant_maps": "images without correlation, their map is constant",
+    }
+    for name, stats in rows.items():
+        line = f"{name}: {int(stats['num_images'])} images, {int(stats['num_patches'])} patches"
+        print(line + "".join(f", {stats[key]:g} {words}" for key, words in notes.items() if stats.get(key)))
 
 
 def draw_norms(views: Sequence[NormView]) -> Figure:
@@ -80,27 +155,6 @@ def draw_norms(views: Sequence[NormView]) -> Figure:
                 panel.set(xlim=(low, high), xlabel="L2 norm of a patch token")
                 _plain_ticks(panel.xaxis, high / low)
             _plain_ticks(row[2].yaxis, row[2].get_ylim()[1] / row[2].get_ylim()[0])
-    return figure
-
-
-def draw_examples(views: Sequence[ExampleView]) -> Figure:
-    """One row per image: the image, and per model its patch score and its norms before the final norm."""
-    num_rows = len(views[0].scores)
-    figure, axes = new_figure(num_rows, 1 + 2 * len(views), width=1.75, height=1.95)
-    for row, panels in enumerate(axes):
-        hide_ticks(panels)
-        draw_picture(panels[0], views[0].images.pictures[row], views[0].images.foregrounds[row])
-        for index, view in enumerate(views):
-            score, norm = panels[1 + 2 * index : 3 + 2 * index]
-            _draw_map(score, view.scores[row])
-            score.set_xlabel(f"{view.scores[row].min():.2f} to {view.scores[row].max():.2f}", fontsize=7)
-            _draw_map(norm, view.norms[row])
-            _mark_outliers(norm, view.norms[row] >= view.cutoff)
-            norm.set_xlabel(view.captions[row], fontsize=7)
-    axes[0][0].set_title("image", fontsize=8)
-    for index, view in enumerate(views):
-        axes[0][1 + 2 * index].set_title(f"{view.name}\npatch score", fontsize=8)
-        axes[0][2 + 2 * index].set_title(f"{view.name}\nnorm", fontsize=8)
     return figure
 
 
@@ -120,17 +174,13 @@ def _draw_layers(figure: Figure, axes: Axes, view: NormView) -> None:
     lowest = max(float(shares[shares > 0].min()), 1e-3)
     for place, share in zip(places, shares, strict=True):
         mesh = axes.pcolormesh(
-            edges, [place - 0.5, place + 0.5], share[None], cmap=_COUNTS, norm=LogNorm(lowest, 100), rasterized=True
+            edges, [place - 0.5, place + 0.5], share[None], cmap=_DENSITY, norm=LogNorm(lowest, 100), rasterized=True
         )
         median = np.sqrt(edges[:-1] * edges[1:])[np.searchsorted(share.cumsum(), 50)]
         axes.plot([median], [place], "|", color="white", markersize=5, markeredgewidth=1.4)
     _count_bar(figure, axes, mesh, "% of the layer's patches")
-    axes.set(
-        xscale="log",
-        ylabel="after block" if "last map" not in names.values() else "",
-        title=f"{view.name}: norms by layer",
-    )
-    axes.set(ylim=(0.3, max(places[-1] + 0.7, 3)))
+    label = "after block" if "last map" not in names.values() else ""
+    axes.set(xscale="log", ylabel=label, title=f"{view.name}: norms by layer", ylim=(0.3, max(places[-1] + 0.7, 3)))
     axes.set_yticks(list(names), list(names.values()))
     axes.grid(visible=False, axis="y")
 
@@ -144,15 +194,13 @@ def _draw_output(axes: Axes, view: NormView, color: str) -> None:
         share = 100 * counts / counts.sum()
         axes.stairs(share, edges, color=group_color, fill=True, alpha=0.18)
         axes.stairs(share, edges, color=group_color, linewidth=1.4, label=label)
-    stats = view.stats
-    axes.axvline(
-        stats["cutoff"], ymax=0.88, color="black", linestyle="--", linewidth=1.1, label=f"cut-off {stats['cutoff']:.3g}"
-    )
+    cutoff = view.stats["cutoff"]
+    axes.axvline(cutoff, ymax=0.88, color="black", linestyle="--", linewidth=1.1, label=f"cut-off {cutoff:.3g}")
     axes.set(xscale="log", yscale="log", ylabel=f"% of {'each group' if view.split else 'all patches'}")
     axes.set_ylim(top=axes.get_ylim()[1] * 6)  # room for the legend
-    axes.yaxis.set_major_formatter(_plain())
-    answer = "yes" if stats["high_norm"] else "no"
-    axes.set_title(f"output, high norm: {answer} ({stats['outlier_share']:.2f} % outliers)")
+    axes.yaxis.set_major_formatter(_PLAIN)
+    answer = "yes" if view.stats["high_norm"] else "no"
+    axes.set_title(f"output, high norm: {answer} ({view.stats['outlier_share']:.2f} % outliers)")
     axes.legend(loc="upper center", ncols=3, columnspacing=1.0, handlelength=1.4)
 
 
@@ -164,28 +212,15 @@ def _draw_joint(figure: Figure, axes: Axes, view: NormView) -> None:
         score_edges[scores.start : scores.stop + 1],
         norm_edges[norms.start : norms.stop + 1],
         np.ma.masked_equal(counts, 0),
-        cmap=_COUNTS,
+        cmap=_DENSITY,
         norm=LogNorm(1, max(2, counts.max())),
         rasterized=True,
     )
     _count_bar(figure, axes, mesh, "patches")
-    parts = [
-        f"r = {view.stats[key]:.2f} {words}"
-        for key, words in (("correlation", "per image"), ("correlation_pooled", "pooled"))
-        if key in view.stats
-    ]
+    names = {"correlation": "per image", "correlation_pooled": "pooled"}
+    parts = [f"r = {view.stats[key]:.2f} {words}" for key, words in names.items() if key in view.stats]
     axes.set(yscale="log", xlabel="patch score", ylabel="norm")
     axes.set_title("; ".join(parts) or "nothing varies, no correlation")
-
-
-def _draw_map(axes: Axes, values: np.ndarray) -> None:
-    height, width = values.shape
-    axes.imshow(values, cmap=COLORMAP, extent=(0, width, height, 0), aspect=width / height)
-
-
-def _mark_outliers(axes: Axes, is_outlier: np.ndarray) -> None:
-    for y, x in np.argwhere(is_outlier):
-        axes.add_patch(Rectangle((x + 0.06, y + 0.06), 0.88, 0.88, fill=False, edgecolor="#56B4E9", linewidth=1.2))
 
 
 def _common_range(views: Sequence[NormView]) -> tuple[float, float]:
@@ -195,8 +230,7 @@ def _common_range(views: Sequence[NormView]) -> tuple[float, float]:
     """
     low, high = np.inf, 0.0
     for view in views:
-        rows = [view.layers.sum(0)] + ([view.normed] if view.normed is not None else [])
-        inside = _occupied(sum(rows), _HIDDEN)
+        inside = _occupied(view.layers.sum(0) + (0 if view.normed is None else view.normed), _HIDDEN)
         low, high = min(low, view.edges[inside.start]), max(high, view.edges[inside.stop], view.stats["cutoff"])
     return low / 1.15, high * 1.15
 
@@ -218,19 +252,14 @@ def _occupied(counts: np.ndarray, hidden: float = 0.0) -> slice:
     return slice(int(first), int(found[-1]) + 1)
 
 
-def _plain() -> FuncFormatter:
-    """0.01, 1, 50 and not powers of ten."""
-    return FuncFormatter(lambda value, _: f"{value:g}")
-
-
 def _plain_ticks(axis: Axis, ratio: float) -> None:
     """1, 2, 5, 10, ... on a log axis over a factor of `ratio`; decades only where there are many."""
     axis.set_major_locator(LogLocator(subs=(1, 2, 5) if ratio < 200 else (1,)))
-    axis.set_major_formatter(_plain())
+    axis.set_major_formatter(_PLAIN)
     axis.set_minor_formatter(NullFormatter())
 
 
 def _count_bar(figure: Figure, axes: Axes, mesh: QuadMesh, label: str) -> None:
     bar = figure.colorbar(mesh, ax=axes, label=label, pad=0.02)
-    bar.ax.yaxis.set_major_formatter(_plain())
+    bar.ax.yaxis.set_major_formatter(_PLAIN)
     bar.ax.yaxis.set_minor_formatter(NullFormatter())

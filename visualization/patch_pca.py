@@ -5,15 +5,38 @@ in, of one image or of many, foreground or all, is the caller's choice. `fit_pat
 `PatchMoments` takes them batch by batch and keeps their mean and covariance only, for the same components.
 """
 
+import argparse
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
+from figure_style import (
+    ExampleImages,
+    choose_images,
+    draw_picture,
+    hide_ticks,
+    house_style,
+    load_examples,
+    new_figure,
+    save_figure,
+)
+from foreground_images import ForegroundImages, patch_foreground
+from matplotlib.figure import Figure
+from measured_models import Measurement, measure_models
 from torch import Tensor
 
+from last_vit.adapters import DenseOutput
+from last_vit.dense import dense_forward
+from last_vit.dense_batches import dense_batches
+from last_vit.evaluation import open_loader, print_table
 from last_vit.metrics.summed_counters import SummedTensors
+from last_vit.models import TrainedModel
+from last_vit.patch_scores import patch_score, threshold_mask
 
 _PERCENTILES = (0.02, 0.98)
 _NUM_STD = 2.0
+_MIN_PATCHES = 3
 
 
 @dataclass(frozen=True)
@@ -36,11 +59,7 @@ class PatchPCA:
     explained: Tensor
 
     def project(self, tokens: Tensor) -> Tensor:
-        """Coordinates on the components: real [..., D] -> float64 [..., 3].
-
-        Raises:
-            ValueError: Tokens of another width.
-        """
+        """Coordinates on the components: real [..., D] -> float64 [..., 3]; another width is a ValueError."""
         if tokens.shape[-1] != len(self.mean):
             raise ValueError(f"this PCA is of tokens of width {len(self.mean)}, got {tuple(tokens.shape)}")
         mean, components = self.mean.to(tokens.device), self.components.to(tokens.device)
@@ -55,13 +74,10 @@ class PatchPCA:
 
 
 def fit_patch_pca(tokens: Tensor) -> PatchPCA:
-    """PCA of tokens in memory; colours run from the 2nd to the 98th percentile of each component.
+    """PCA, on the CPU, of tokens in memory; colours run from the 2nd to the 98th percentile of each component.
 
     Args:
         tokens: Real [M, D], M and D at least 3, finite. Computed in float64 whatever the dtype.
-
-    Returns:
-        The PCA, on the CPU.
 
     Raises:
         ValueError: Fewer than 3 tokens or channels, or tokens that are not finite.
@@ -80,14 +96,7 @@ def fit_patch_pca(tokens: Tensor) -> PatchPCA:
 
 
 class PatchMoments:
-    """Mean and covariance of tokens, summed over batches and processes: a PCA of a data set in D x D memory.
-
-    Args:
-        num_channels: D.
-
-    Raises:
-        ValueError: Fewer than 3 channels.
-    """
+    """Mean and covariance of tokens of D >= 3 channels, summed over batches and processes, in D x D memory."""
 
     def __init__(self, num_channels: int) -> None:
         if num_channels < 3:
@@ -96,11 +105,7 @@ class PatchMoments:
         self._sums = SummedTensors(count=(), total=(num_channels,), products=(num_channels, num_channels))
 
     def update(self, tokens: Tensor) -> None:
-        """Count tokens: real [M, D], M may be 0.
-
-        Raises:
-            ValueError: Another shape.
-        """
+        """Count tokens: real [M, D], M may be 0; another shape is a ValueError."""
         if tokens.ndim != 2 or tokens.shape[1] != self.num_channels:
             raise ValueError(f"tokens must be [M, {self.num_channels}], got {tuple(tokens.shape)}")
         tokens = tokens.detach().double()
@@ -133,3 +138,103 @@ class PatchMoments:
         std = torch.where(is_real, variance, 0.0).sqrt()
         whole = covariance.diagonal().sum().clamp_min(floor + torch.finfo(torch.float64).tiny)
         return PatchPCA(mean, components, -_NUM_STD * std, _NUM_STD * std, std.square() / whole)
+
+
+class PCAView(NamedTuple):
+    """What is drawn and written of one model and M images."""
+
+    name: str
+    images: ExampleImages
+    maps: Tensor  # float32 [M, h, w, 4], colour and 1 on the foreground, 0 in the last channel elsewhere
+    explained: list[float]  # share of the fitted variance per component, in [0, 1]; with a fit per image, their mean
+    num_fitted: int  # images that the components are of
+    num_too_few: int  # images without a fit of their own, for want of foreground patches
+
+
+def run(args: argparse.Namespace) -> None:
+    """The command visualize_pca.py."""
+    views = measure_models(args, "pca", measure)
+    if not views:  # another process draws and prints
+        return
+    cells = [["% of variance", "component 1", "2", "3", "images", "with too few foreground patches"]]
+    for view in views:
+        shares = [f"{100 * share:.1f}" for share in view.explained]
+        cells.append([view.name, *shares, str(view.num_fitted), str(view.num_too_few)])
+    print_table(cells)
+    save_figure(draw_views(views), args.figure)
+    print(f"written {args.figure}")
+
+
+def measure(
+    name: str, trained: TrainedModel, images: ForegroundImages, args: argparse.Namespace, device: torch.device
+) -> tuple[PCAView, list[Measurement]]:
+    """Fit the components of one model, and colour the images drawn by --seed with them.
+
+    Raises:
+        ValueError: No image, or the whole set, with three foreground patches.
+    """
+    chosen = choose_images(len(images), args.num_images, args.seed, "--num-images")
+    examples = load_examples(images, chosen, trained.preprocessing)
+    with torch.inference_mode():
+        output = dense_forward(trained.model, examples.inputs.to(device))
+        masks = foreground_patches(output, examples.foregrounds.to(device), images.has_foreground).cpu()
+    tokens = output.patch_tokens.cpu()
+    if args.fit == "set":
+        moments = PatchMoments(tokens.shape[2])
+        loader = open_loader(images, name, args.batch_size, args.num_workers)
+        for part, batch in dense_batches(trained.model, loader, device):
+            moments.update(part.patch_tokens[foreground_patches(part, batch["foreground"], images.has_foreground)])
+        try:
+            fits, num_fitted = [moments.fit()] * len(masks), len(images)
+        except ValueError as error:
+            raise ValueError(f"foreground of {len(images)} images: {error}") from error
+    else:
+        enough = [int(mask.sum()) >= _MIN_PATCHES for mask in masks]
+        fits = [fit_patch_pca(tokens[i][masks[i]]) if is_enough else None for i, is_enough in enumerate(enough)]
+        num_fitted = sum(enough)
+    if num_fitted == 0:
+        raise ValueError(
+            f"none of the {len(fits)} images has {_MIN_PATCHES} foreground patches on the grid of {output.grid_hw}; "
+            "take --fit set, more images, or a larger --image-size"
+        )
+    maps = torch.zeros(*masks.shape, 4)
+    for colours, image_tokens, mask, fit in zip(maps, tokens, masks, fits, strict=True):
+        if fit is not None:
+            colours[mask] = torch.cat([fit.rgb(image_tokens[mask]), torch.ones(int(mask.sum()), 1)], dim=1)
+    known = [fit.explained for fit in fits if fit is not None]
+    explained = torch.stack(known).mean(dim=0).tolist()
+    maps = maps.unflatten(1, output.grid_hw)
+    view = PCAView(name, examples, maps, explained, num_fitted, num_too_few=len(fits) - len(known))
+    metrics = {f"explained_{i}": 100 * share for i, share in enumerate(explained, start=1)}
+    config = {
+        "foreground": "annotations" if images.has_foreground else "patch score above its mean",
+        "seed": args.seed,
+        "num_too_few_patches": view.num_too_few,
+    }
+    return view, [Measurement(metrics, num_fitted, f"fitted per {args.fit}", config)]
+
+
+def foreground_patches(output: DenseOutput, foreground: Tensor, has_foreground: bool) -> Tensor:
+    """The patches that are coloured, bool [B, N]: by uint8 [B, S, S], or by the patch score where that says nothing."""
+    if has_foreground:
+        return patch_foreground(foreground, output.grid_hw)[0]
+    return threshold_mask(patch_score(output.patch_tokens, output.global_token), num_std=0.0)
+
+
+def draw_views(views: Sequence[PCAView]) -> Figure:
+    """Rows of images, columns of models; patches with hard edges, because that is what they are."""
+    figure, axes = new_figure(len(views[0].maps), 1 + len(views), width=1.9, height=1.9)
+    with house_style():
+        for row, panels in enumerate(axes):
+            hide_ticks(panels)
+            draw_picture(panels[0], views[0].images.pictures[row], views[0].images.foregrounds[row])
+            for panel, view in zip(panels[1:], views, strict=True):
+                picture = view.images.pictures[row]
+                extent = (0, len(picture), len(picture), 0)
+                panel.imshow(picture.mean(axis=2) * 0.35, cmap="gray", vmin=0, vmax=1, extent=extent)
+                panel.imshow(view.maps[row].numpy(), interpolation="nearest", extent=extent)
+                if not view.maps[row, ..., 3].any():
+                    panel.set_xlabel("too few foreground patches", fontsize=7)
+        for panel, title in zip(axes[0], ["image", *(view.name for view in views)], strict=True):
+            panel.set_title(title)
+    return figure

@@ -3,18 +3,20 @@
 One pass per model. Statistics stream and keep nothing; the gallery keeps a few numbers per patch of its own images. All
 of it is computed by the package's metrics; here they are only fed together.
 
-Letters: B images, N = h * w patches in row-major order.
+Letters: N = h * w patches in row-major order.
 """
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
-from typing import Any
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import combinations
+from typing import Any, NamedTuple
 
 import torch
-from patch_foreground import patch_foreground
+from foreground_images import patch_foreground
 from patch_pca import fit_patch_pca
 from score_distribution import ScoreDistribution
 from torch import Tensor, nn
+from torch.nn.functional import grid_sample
 from vote_statistics import VoteStatistics
 
 from last_vit.boxes import resize_crop_box
@@ -28,57 +30,38 @@ from last_vit.preprocessing import Preprocessing
 
 HIT_RULE = "center"
 _NUM_BINS, _NUM_BARS = 40, 64
+_MAX_UINT16, _MAX_DECIMALS = 65535, 3
 
 
-@dataclass(frozen=True)
-class ImageView:
-    """One image of the gallery as one model sees it; tensors on the CPU.
+class ImageView(NamedTuple):
+    """One image of the gallery as one model sees it; tensors on the CPU."""
 
-    Attributes:
-        frame_xyxy: The model's crop, in shares of the original image's width and height; beyond [0, 1] where it pads.
-        box_xyxy: The object's box in shares of the crop, not clipped; None unless exactly one object is annotated.
-        score: float32 [N], the patch score.
-        votes: long [N].
-        norm: float32 [N], before the final norm.
-        rgb: float32 [N, 3] in [0, 1], PCA colours; None for fewer than 3 patches or channels.
-        is_foreground: bool [N]; None when nothing is known about objects.
-        best: Index of the best patch.
-        is_hit: Whether the best patch's centre lies in the box; None without a box.
-        auroc: Of score against object, in percent; None unless the image shows both object and background.
-    """
-
-    frame_xyxy: tuple[float, float, float, float]
-    box_xyxy: tuple[float, float, float, float] | None
-    score: Tensor
-    votes: Tensor
-    norm: Tensor
-    rgb: Tensor | None
-    is_foreground: Tensor | None
-    best: int
-    is_hit: bool | None
-    auroc: float | None
+    frame_xyxy: tuple[float, ...]  # the model's crop in shares of the image's width and height, beyond [0, 1]: padding
+    box_xyxy: tuple[float, ...] | None  # in shares of the crop, not clipped; None unless exactly one object is known
+    score: Tensor  # float32 [N], the patch score
+    votes: Tensor  # long [N]
+    norm: Tensor  # float32 [N], before the final norm
+    rgb: Tensor | None  # float32 [N, 3] in [0, 1], PCA colours; None for fewer than 3 patches or channels
+    is_foreground: Tensor | None  # bool [N]; None when nothing is known about objects
+    best: int  # the best patch
+    is_hit: bool | None  # whether its centre lies in the box; None without a box
+    auroc: float | None  # of score against object, in percent; None unless the image shows object and background
 
 
-@dataclass(frozen=True)
-class ModelMeasures:
+class ModelMeasures(NamedTuple):
     """What one pass of one model gives.
 
-    Attributes:
-        grid_hw: (h, w) of the patch grid.
-        num_channels: Width of the patch tokens.
-        metrics: "point_in_box", "score_distribution", "patch_norms" and "vote_statistics": what those metrics compute
-            over all images. The first is absent without an image of one box, the second without an image that shows
-            object and background.
-        charts: "score": edges and densities "foreground" and "background", absent as above; "norm": edges
-            and percent of the patches per bar; "frequency": percent of the votes at every position, h rows of w.
-        views: Index of the image -> its view, for the images of the gallery.
+    `metrics` are those of "point_in_box" (absent without an image of one box), "score_distribution" (absent without
+    one that shows object and background), "patch_norms" and "vote_statistics" over all images. `charts` are "score":
+    edges and densities "foreground" and "background", absent as above; "norm": edges and percent of the patches per
+    bar; "frequency": percent of the votes at every position, h rows of w.
     """
 
     grid_hw: tuple[int, int]
     num_channels: int
     metrics: dict[str, dict[str, float]]
     charts: dict[str, Any]
-    views: dict[int, ImageView]
+    views: dict[int, ImageView]  # of the images of the gallery, by index
 
 
 def measure_model(
@@ -89,18 +72,15 @@ def measure_model(
     selection: LaStPool,
     chosen: set[int],
 ) -> ModelMeasures:
-    """Run one model over all images.
+    """Run one model, on `device`, over batches of `ForegroundImages`.
 
     Args:
-        model: On `device`, in eval mode, of a host that has an adapter.
-        batches: Of `ForegroundImages`.
+        model: Of a host that has an adapter, in eval mode.
+        batches: All images.
         device: Where to compute.
         prep: What the images went through.
         selection: Whose votes are counted.
         chosen: Indices of the images in the gallery.
-
-    Returns:
-        Its measures.
 
     Raises:
         ValueError: No image, a K above the number of patches, or tokens that are not finite.
@@ -197,3 +177,41 @@ def _norm_bars(norms: PatchNorms, cutoff: float) -> dict[str, list[float]]:
     stops = torch.arange(start, max(last, cut) + step, step).clamp(0, len(counts)).unique()
     below = torch.cat([torch.zeros(1, dtype=counts.dtype), counts.cumsum(dim=0)])
     return {"edges": edges[stops].tolist(), "percent": (100 * below[stops].diff() / counts.sum()).tolist()}
+
+
+def disagreement(views: Sequence[ImageView], grids_hw: Sequence[tuple[int, int]]) -> float | None:
+    """1 - mean Pearson correlation of the score maps of every two models, on the part of the image that all see.
+
+    Score maps are interpolated bilinearly at the centres of a common grid, as fine as the finest; models of one grid
+    and one crop are compared patch by patch.
+
+    Returns:
+        A value in [0, 2]; None for one model, for crops without common part, and where every pair holds a constant map.
+    """
+    frames = torch.tensor([view.frame_xyxy for view in views], dtype=torch.float64)
+    low, high = frames[:, :2].amax(dim=0), frames[:, 2:].amin(dim=0)
+    if len(views) < 2 or bool((high <= low).any()):
+        return None
+    rows, columns = (max(grid[axis] for grid in grids_hw) for axis in (0, 1))
+    x, y = ((torch.arange(count, dtype=torch.float64) + 0.5) / count for count in (columns, rows))
+    place = torch.stack(torch.meshgrid(x, y, indexing="xy"), dim=2) * (high - low) + low  # [rows, columns, 2]
+    samples = []
+    for view, frame, grid_hw in zip(views, frames, grids_hw, strict=True):
+        on_crop = (place - frame[:2]) / (frame[2:] - frame[:2]) * 2 - 1
+        score = view.score.double().unflatten(0, grid_hw)
+        samples.append(grid_sample(score[None, None], on_crop[None], padding_mode="border", align_corners=False))
+    values = torch.cat(samples).flatten(1)
+    centred = values - values.mean(dim=1, keepdim=True)
+    is_flat = centred.abs().amax(dim=1) <= 1e-6 * values.abs().amax(dim=1)
+    found = [
+        float(torch.corrcoef(values[[a, b]])[0, 1])
+        for a, b in combinations(range(len(views)), 2)
+        if not is_flat[a] and not is_flat[b]
+    ]
+    return 1 - sum(found) / len(found) if found else None
+
+
+def norm_decimals(views: Sequence[ImageView]) -> int:
+    """Decimals of the norms of one model that 16 bits hold, at most 3; negative for norms above 65535."""
+    highest = max(float(view.norm.max()) for view in views)
+    return min(_MAX_DECIMALS, math.floor(math.log10(_MAX_UINT16 / max(highest, 1e-9))))

@@ -1,34 +1,286 @@
-"""One HTML file from a report's data and the page's static parts in `report/`: nothing is fetched, nothing is built.
+"""The report: models measured one by one, everything that the page shows as JSON values, and one HTML file of it.
 
-The page's policy (CSP) allows only the two inlined texts by their hash, and pictures from data URIs: no network, and no
-script that a file name could smuggle in. The data are JSON, which the scripts show as text, never as markup.
+Numbers of the gallery are packed as the integers that are shown (a score of 0.412 is 412), so what the page displays is
+exactly the rounded value: little-endian, in base64. The static parts of the page stand in `report/`. Its policy (CSP)
+allows only the two inlined texts by their hash, and pictures from data URIs: no network, and no script that a file name
+could smuggle in. The data are JSON, which the scripts show as text, never as markup.
 """
 
+import argparse
 import base64
 import hashlib
 import html
+import io
 import json
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
+from datetime import datetime, timezone
 from pathlib import Path
 from string import Template
 from typing import Any
 
+import numpy as np
+import torch
+from figure_style import COLORMAP, model_color
+from foreground_images import ForegroundImages
+from matplotlib import colormaps
+from matplotlib.colors import to_hex
+from measured_models import each_model, image_set_name
+from PIL import Image
+from report_data import ImageView, ModelMeasures, disagreement, measure_model, norm_decimals
+from torch import Tensor
+
+from last_vit.data.image_files import load_rgb
+from last_vit.evaluation import open_loader, pooling_words, print_table
+from last_vit.models import ModelArgument, TrainedModel
+from last_vit.results import git_commit, hide_machine_paths, run_command
+from last_vit.runtime import process_group, world_size
+
+THUMBNAIL, SCORE_DECIMALS = 224, 3
+_JPEG_QUALITY, _SAME_FRAME = 82, 1 / THUMBNAIL
 _PARTS = Path(__file__).resolve().parent / "report"
 _SCRIPTS = ("charts.js", "summary.js", "gallery.js", "page.js")
 
 
-def build_page(data: Mapping[str, Any]) -> str:
-    """The page.
+def run(args: argparse.Namespace) -> None:
+    """The command make_report.py."""
+    measured = []
+    with process_group(args.device) as device:
+        if world_size() > 1:
+            raise ValueError(f"one page is made by one process, not {world_size()}: start it with python, not torchrun")
+        for argument, trained, images in each_model(args, device):
+            order = torch.randperm(len(images), generator=torch.Generator().manual_seed(args.seed))
+            chosen = sorted(order[: args.num_images].tolist())
+            loader = open_loader(images, argument.name, args.batch_size, args.num_workers)
+            selection, prep = trained.selection(), trained.preprocessing
+            measures = measure_model(trained.model, loader, device, prep, selection, set(chosen))
+            measured.append((argument, trained, measures))
+    content = report_content(args, images, chosen, measured)
+    page = build_page(content)
+    args.out.mkdir(parents=True, exist_ok=True)
+    (args.out / "index.html").write_text(page, encoding="utf-8")
+    record = json.dumps(report_numbers(content), indent=2, allow_nan=False)
+    (args.out / "report.json").write_text(record + "\n", encoding="utf-8")
+    _print_summary(content)
+    print(f"written {args.out / 'index.html'} ({len(page.encode()) / 1e6:.2f} MB) and {args.out / 'report.json'}")
 
-    Args:
-        data: What `make_report.report_content` makes: JSON values, finite numbers only.
+
+def report_content(
+    args: argparse.Namespace,
+    images: ForegroundImages,
+    chosen: Sequence[int],
+    measured: Sequence[tuple[ModelArgument, TrainedModel, ModelMeasures]],
+) -> dict[str, Any]:
+    """Everything that the page shows, as JSON values.
+
+    `chosen` are the indices of the gallery in the images, `measured` every model as asked for, loaded and measured.
 
     Returns:
-        HTML that needs nothing beside it.
-
-    Raises:
-        ValueError: A number that is not finite.
+        "title", "date", "command", "commit", "colormap" (256 colours, 6 hexadecimal digits each), "images", "models",
+        "gallery" and "notes"; what the last three hold is written down where they are made.
     """
+    all_measures = [measures for _, _, measures in measured]
+    grids = [measures.grid_hw for measures in all_measures]
+    decimals = [norm_decimals(list(measures.views.values())) for measures in all_measures]
+    gallery = []
+    for index in chosen:
+        views = [measures.views[index] for measures in all_measures]
+        path = images.image_paths[index]
+        name = path.relative_to(images.folder).as_posix()
+        packed = pack_image(load_rgb(path), views, decimals)
+        gallery.append({"name": name, "disagreement": disagreement(views, grids), **packed})
+    annotation = "boxes" if args.boxes is not None else "masks" if args.masks is not None else None
+    return {
+        "title": " / ".join(argument.name for argument, _, _ in measured) + " - diagnostics",
+        "date": datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC"),
+        "command": run_command(),
+        "commit": git_commit(),
+        "colormap": "".join(to_hex(color)[1:] for color in colormaps[COLORMAP](range(256))),
+        "images": {
+            "name": image_set_name(args),
+            "count": len(images),
+            "annotation": annotation,
+            "skipped": dict(images.skipped),
+            "seed": args.seed,
+        },
+        "models": [
+            _model_content(place, *entry, num_decimals)
+            for place, (entry, num_decimals) in enumerate(zip(measured, decimals, strict=True))
+        ],
+        "gallery": gallery,
+        "notes": _notes(args, images),
+    }
+
+
+def report_numbers(content: Mapping[str, Any]) -> dict[str, Any]:
+    """The aggregate numbers of a page, and of each image of its gallery how the models did."""
+    models = [{key: value for key, value in model.items() if key != "color"} for model in content["models"]]
+    gallery = [
+        {
+            "name": item["name"],
+            "disagreement": item["disagreement"],
+            "hit": [view["hit"] for view in item["views"]],
+            "auroc": [view["auroc"] for view in item["views"]],
+        }
+        for item in content["gallery"]
+    ]
+    kept = ("title", "date", "command", "commit", "images")
+    return {**{key: content[key] for key in kept}, "models": models, "gallery": gallery}
+
+
+def _model_content(
+    place: int, argument: ModelArgument, trained: TrainedModel, measures: ModelMeasures, num_decimals: int
+) -> dict[str, Any]:
+    """One model: what it is in words, its grid, its numbers and the lines of its charts."""
+    prep, (height, width), selection = trained.preprocessing, measures.grid_hw, trained.selection()
+    weights = f"random, seed {argument.seed}" if argument.seed is not None else f"sha256 {trained.checkpoint_sha256}"
+    return {
+        "name": argument.name,
+        "color": model_color(place),
+        "spec": hide_machine_paths(argument.spec),
+        "weights": weights,
+        "pooling": pooling_words(trained.pooling, trained.pooling_source),
+        "input": f"shorter side {prep.resize}, crop {prep.crop} px",
+        "patches": f"{height} \u00d7 {width}, {measures.num_channels} channels",
+        "votes": f"K = {selection.top_k}, {selection.variant}",
+        "grid": [height, width],
+        "norm_decimals": num_decimals,
+        "metrics": measures.metrics,
+        "charts": measures.charts,
+    }
+
+
+def pack_image(picture: Image.Image, views: Sequence[ImageView], decimals: Sequence[int]) -> dict[str, Any]:
+    """Everything that the page draws of one image.
+
+    `decimals` are those of each model's norms, from `norm_decimals`.
+
+    Returns:
+        "thumbnails", JPEG data URIs, one per crop that differs by a pixel or more; "views", one mapping per model.
+    """
+    thumbnails: list[str] = []
+    frames: list[tuple[float, ...]] = []
+    packed = []
+    for view, num_decimals in zip(views, decimals, strict=True):
+        same = [i for i, frame in enumerate(frames) if math.dist(frame, view.frame_xyxy) < _SAME_FRAME]
+        if not same:
+            frames.append(view.frame_xyxy)
+            thumbnails.append(_data_uri(crop_picture(picture, view.frame_xyxy, THUMBNAIL)))
+        packed.append(
+            {
+                "thumbnail": same[0] if same else len(thumbnails) - 1,
+                "frame": [round(value, 6) for value in view.frame_xyxy],
+                "box": None if view.box_xyxy is None else [round(value, 5) for value in view.box_xyxy],
+                "score": _pack(view.score.double() * 10**SCORE_DECIMALS, "<i2"),
+                "votes": _pack(view.votes, "<u2"),
+                "norm": _pack(view.norm.double() * 10.0**num_decimals, "<u2"),
+                "rgb": None if view.rgb is None else _pack(view.rgb * 255, "u1"),
+                "object": None if view.is_foreground is None else _pack(view.is_foreground, "u1"),
+                "best": view.best,
+                "hit": view.is_hit,
+                "auroc": view.auroc,
+            }
+        )
+    return {"thumbnails": thumbnails, "views": packed}
+
+
+def crop_picture(picture: Image.Image, frame_xyxy: Sequence[float], side: int) -> Image.Image:
+    """The part of an image that a model sees, at a resolution of its own; black where the frame leaves the image.
+
+    `frame_xyxy` is in shares of the image's width and height, `side` of the result in pixels.
+    """
+    size = picture.size * 2
+    x1, y1, x2, y2 = (share * length for share, length in zip(frame_xyxy, size, strict=True))
+    seen = (max(x1, 0), max(y1, 0), min(x2, size[0]), min(y2, size[1]))
+    scale = (side / (x2 - x1), side / (y2 - y1))
+    left, top, right, bottom = (
+        round((value - start) * ratio) for value, start, ratio in zip(seen, (x1, y1) * 2, scale * 2, strict=True)
+    )
+    canvas = Image.new("RGB", (side, side))
+    part = picture.resize((max(1, right - left), max(1, bottom - top)), Image.Resampling.LANCZOS, box=seen)
+    canvas.paste(part, (left, top))
+    return canvas
+
+
+def _pack(values: Tensor, dtype: str) -> str:
+    """Rounded values as base64; Python's and torch's rounding of halves to even."""
+    whole = values.double().round().numpy().astype(np.dtype(dtype))
+    return base64.b64encode(whole.tobytes()).decode("ascii")
+
+
+def _data_uri(picture: Image.Image) -> str:
+    buffer = io.BytesIO()
+    picture.save(buffer, "JPEG", quality=_JPEG_QUALITY, optimize=True)
+    return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
+
+
+def _notes(args: argparse.Namespace, images: ForegroundImages) -> list[tuple[str, str]]:
+    """Terms and what they mean, for the end of the page."""
+    left_out = ", ".join(f"{count} {reason}" for reason, count in images.skipped.items() if count)
+    known = {
+        "boxes": "A patch is object when more than half of its known area lies in a box.",
+        "masks": "A patch is object when more than half of its known area lies in a mask.",
+        None: "Nothing is known about objects on these images.",
+    }["boxes" if args.boxes is not None else "masks" if args.masks is not None else None]
+    return [
+        (
+            "Patch score",
+            "Cosine of a patch token with the token that the model is pooled with, both after the final norm. The best "
+            "patch has the highest score. A hit is a best patch whose centre lies in the box, on images with exactly "
+            "one object and whatever the box's size.",
+        ),
+        ("Object", f"{known} Padding and crowd regions are unknown and count as neither."),
+        (
+            "Votes",
+            "How many channels chose a patch in LaSt's selection, with the model's own K; with K = 1 for a model that "
+            "is not pooled with LaSt.",
+        ),
+        (
+            "Norm",
+            "L2 norm of a patch token at the model's output, before its final norm. The cut-off is the higher of "
+            "Q3 + 3 (Q3 \u2212 Q1) and twice the median of all patches; high norm is yes when at least 0.5 % lie at or "
+            "above it. It is a rule for outliers: look at the histogram too.",
+        ),
+        (
+            "Disagreement",
+            "1 minus the mean Pearson correlation of the score maps of every two models, on the part of the image that "
+            "all of them see, interpolated to the finest of their grids: 0 is the same map, 1 unrelated ones.",
+        ),
+        (
+            "Colours",
+            "Of a map, they run from its lowest to its highest value (votes from 0): they compare patches of one map, "
+            "never images or models. Numbers beside the maps are rounded, never clipped.",
+        ),
+        (
+            "Not here",
+            "The masking probe and the dynamics of training, which need labels and runs: they are made by "
+            "probe_masking.py and plot_dynamics.py.",
+        ),
+        ("Left out", f"{left_out}." if left_out else "No image."),
+        ("Command", f"{run_command()} (commit {git_commit()})"),
+    ]
+
+
+def _print_summary(content: Mapping[str, Any]) -> None:
+    """The page's main numbers, one line per model."""
+    columns = (
+        ("PiB", "point_in_box", "point_in_box"),
+        ("AUROC", "score_distribution", "auroc"),
+        ("bg top 10", "score_distribution", "background_top_10"),
+        ("votes in", "vote_statistics", "votes_inside"),
+        ("lift", "vote_statistics", "votes_lift"),
+        ("outliers", "patch_norms", "outlier_share"),
+        ("corr", "patch_norms", "correlation"),
+    )
+    cells = [["model", *(title for title, _, _ in columns)]]
+    for model in content["models"]:
+        values = [model["metrics"].get(metric, {}).get(key) for _, metric, key in columns]
+        cells.append([model["name"], *("-" if value is None else f"{value:.2f}" for value in values)])
+    print_table(cells)
+
+
+def build_page(data: Mapping[str, Any]) -> str:
+    """HTML that needs nothing beside it, from `report_content`; a number that is not finite is a ValueError."""
     style = _read("page.css")
     script = "\n".join(_read(name) for name in _SCRIPTS)
     policy = (

@@ -5,16 +5,48 @@ pooled. What depends on the order within an image (shares among the best patches
 ties in expectation, as if tied patches were ordered at random. Only known patches count, and everything is over the
 images that show both object and background; the others are counted.
 
-Letters: B images, N patches.
+Letters: B images, N patches. A pair of groups is (background, object).
 """
 
-import torch
-from torch import Tensor
+import argparse
+from collections.abc import Iterable, Mapping, Sequence
+from typing import NamedTuple
 
+import numpy as np
+import torch
+from figure_style import BACKGROUND, FOREGROUND, finish_panels, house_style, model_panels, save_figure
+from foreground_images import ForegroundImages, patch_foreground
+from matplotlib.figure import Figure
+from measured_models import Measurement, measure_models
+from torch import Tensor, nn
+
+from last_vit.dense_batches import dense_batches
+from last_vit.evaluation import open_loader, print_table, token_words
 from last_vit.metrics.summed_counters import SummedTensors
+from last_vit.models import TrainedModel
+from last_vit.patch_hit import choose_global_token
+from last_vit.patch_scores import patch_score
+from last_vit.pooling import LaStPool
 
 TOP_PERCENTS = (1, 5, 10, 50)
 _FINE = 100  # bins of the pooled AUROC per bin of the drawing
+_DRAWN_BINS = 120
+_KERNEL = np.array([1, 2, 3, 2, 1]) / 9  # the released plot's smoothing; numbers never come from it
+_COLUMNS = {
+    "auroc": "AUROC",
+    "auroc_pooled": "pooled",
+    "background_top_1": "bg top 1 %",
+    "background_top_5": "bg top 5 %",
+    "background_top_10": "bg top 10 %",
+    "background_top_50": "bg top 50 %",
+    "background_share": "bg all",
+}
+_LEFT_OUT = {
+    "num_unknown": "nothing known",
+    "num_no_foreground": "no object patch",
+    "num_no_background": "no background patch",
+    "num_constant": "scores all the same (counted)",
+}
 
 
 class ScoreDistribution:
@@ -41,7 +73,7 @@ class ScoreDistribution:
             auroc=(),
             background=(),
             background_top=(len(TOP_PERCENTS),),
-            histogram=(2, num_bins * _FINE),  # background, foreground
+            histogram=(2, num_bins * _FINE),
         )
 
     def update(self, score: Tensor, is_foreground: Tensor, is_known: Tensor) -> None:
@@ -103,8 +135,7 @@ class ScoreDistribution:
         for percent, total in zip(TOP_PERCENTS, totals["background_top"].tolist(), strict=True):
             found[f"background_top_{percent}"] = 100 * total / num_images
         found["background_share"] = 100 * float(totals["background"]) / num_images
-        counters = ("num_images", "num_unknown", "num_no_foreground", "num_no_background", "num_constant")
-        return found | {name: int(totals[name]) for name in counters}
+        return found | {name: int(totals[name]) for name in ("num_images", *_LEFT_OUT)}
 
     def histograms(self) -> tuple[Tensor, Tensor, Tensor]:
         """Densities of the normalised score; every process must call this together.
@@ -137,11 +168,7 @@ class ScoreDistribution:
 
 
 def _min_max(score: Tensor, known: Tensor) -> tuple[Tensor, Tensor]:
-    """Scores in [0, 1] over each image's known patches, 0.5 in a constant map, and whether a map is constant.
-
-    Returns:
-        float64 [B, N], only meaningful where known; bool [B].
-    """
+    """Float64 scores in [0, 1] over each image's known patches, 0.5 in a constant map; whether it is constant [B]."""
     score = score.double()
     low = score.masked_fill(~known, torch.inf).amin(dim=1, keepdim=True)
     high = score.masked_fill(~known, -torch.inf).amax(dim=1, keepdim=True)
@@ -151,15 +178,7 @@ def _min_max(score: Tensor, known: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _auroc(score: Tensor, groups: Tensor) -> Tensor:
-    """Exact area under the ROC curve of every image, from ranks; tied pairs count half.
-
-    Args:
-        score: [B, N].
-        groups: bool [B, 2, N], (background, object).
-
-    Returns:
-        float64 [B] in [0, 1]; 0 for images that lack one of the two.
-    """
+    """Exact area under the ROC curve of every image, float64 [B], from ranks; 0 for images that lack one group."""
     background, foreground = groups.unbind(dim=1)
     score = score.double()
     ranked = score.masked_fill(~background, torch.inf).sort(dim=1).values
@@ -170,15 +189,7 @@ def _auroc(score: Tensor, groups: Tensor) -> Tensor:
 
 
 def _background_among_best(score: Tensor, groups: Tensor) -> Tensor:
-    """Background's share of the best patches of every image, patches that tie at the limit in equal parts.
-
-    Args:
-        score: [B, N].
-        groups: bool [B, 2, N], (background, object).
-
-    Returns:
-        float64 [B, len(TOP_PERCENTS)] in [0, 1]; 0 for images without a known patch.
-    """
+    """Background's share of the best patches of every image, float64 [B, len(TOP_PERCENTS)]; ties in equal parts."""
     known = groups.any(dim=1)
     num_known = known.sum(dim=1, keepdim=True)
     percents = torch.tensor(TOP_PERCENTS, device=score.device)
@@ -194,15 +205,100 @@ def _background_among_best(score: Tensor, groups: Tensor) -> Tensor:
 
 
 def _histogram(normalised: Tensor, groups: Tensor, num_bins: int) -> Tensor:
-    """Counts of each group's scores, float64 [2, num_bins]; a score of 1 is in the last bin.
-
-    Args:
-        normalised: float64 [B, N], in [0, 1] wherever a group is.
-        groups: bool [B, 2, N].
-        num_bins: Over [0, 1].
-    """
+    """Counts of each group's scores over [0, 1], float64 [2, num_bins]; a score of 1 is in the last bin."""
     bins = (torch.where(groups.any(dim=1), normalised, 0.0) * num_bins).long().clamp(0, num_bins - 1)
     counts = torch.zeros(2, num_bins, dtype=torch.float64, device=normalised.device)
     for group, row in zip(groups.unbind(dim=1), counts, strict=True):
         row.scatter_add_(0, bins.flatten(), group.flatten().double())
     return counts
+
+
+def count_patch_scores(
+    model: nn.Module,
+    batches: Iterable[Mapping[str, Tensor]],
+    device: torch.device,
+    distribution: ScoreDistribution,
+    global_token: str,
+    last_pool: LaStPool,
+) -> None:
+    """Feed a model's patch scores to the metric; each process over its share of the batches of `ForegroundImages`."""
+    for output, batch in dense_batches(model, batches, device):
+        score = patch_score(output.patch_tokens, choose_global_token(output, global_token, last_pool))
+        distribution.update(score, *patch_foreground(batch["foreground"], output.grid_hw))
+
+
+class ScoreView(NamedTuple):
+    """What is drawn and printed of one model: `ScoreDistribution`'s numbers, edges [bins + 1] and densities [bins]."""
+
+    name: str
+    stats: Mapping[str, float]
+    edges: np.ndarray
+    foreground: np.ndarray
+    background: np.ndarray
+
+
+def run(args: argparse.Namespace) -> None:
+    """The command visualize_patch_score_distribution.py."""
+    if args.boxes is None and args.masks is None:
+        raise ValueError("what is object is not known: give --boxes or --masks")
+    views = measure_models(args, "score_distribution", measure)
+    if not views:  # another process draws and prints
+        return
+    print_table([["model", *_COLUMNS.values(), "images"], *map(_row, views)])
+    for view in views:
+        notes = ", ".join(f"{view.stats[key]} {words}" for key, words in _LEFT_OUT.items() if view.stats[key])
+        if notes:
+            print(f"{view.name}: {notes}")
+    save_figure(draw_distributions(views), args.figure)
+    print(f"written {args.figure}")
+
+
+def measure(
+    name: str, trained: TrainedModel, images: ForegroundImages, args: argparse.Namespace, device: torch.device
+) -> tuple[ScoreView, list[Measurement]]:
+    """One pass of a model over the images."""
+    distribution, token = ScoreDistribution(_DRAWN_BINS), args.global_token
+    loader = open_loader(images, name, args.batch_size, args.num_workers)
+    count_patch_scores(trained.model, loader, device, distribution, token, trained.selection())
+    stats = distribution.compute()
+    config = {
+        "global_token": token,
+        "objects": "masks" if args.boxes is None else "boxes",
+        "batch_size": args.batch_size,
+        **{key: stats[key] for key in _LEFT_OUT},
+    }
+    metrics = {key: stats[key] for key in _COLUMNS}
+    found = Measurement(metrics, stats["num_images"], token_words(token, trained), config)
+    return ScoreView(name, stats, *(part.numpy() for part in distribution.histograms())), [found]
+
+
+def _row(view: ScoreView) -> list[str]:
+    return [view.name, *(f"{view.stats[key]:.1f}" for key in _COLUMNS), f"{view.stats['num_images']:,}"]
+
+
+def draw_distributions(views: Sequence[ScoreView]) -> Figure:
+    """Densities of the normalised score of object and background patches, with the numbers; all on the same axes."""
+    figure, panels = model_panels(len(views))
+    with house_style():
+        for view, axes in zip(views, panels, strict=True):
+            for label, density, color in (
+                ("background patches", view.background, BACKGROUND),
+                ("object patches", view.foreground, FOREGROUND),
+            ):
+                height = smooth(density)
+                axes.stairs(height, view.edges, color=color, fill=True, alpha=0.2)
+                axes.stairs(height, view.edges, color=color, linewidth=1.4, label=label)
+            axes.set(title=view.name, xlim=(0, 1), xlabel="patch score, min-max per image")
+            shares = " / ".join(f"{view.stats[f'background_top_{percent}']:.1f}" for percent in TOP_PERCENTS)
+            numbers = (
+                f"AUROC {view.stats['auroc']:.1f} %\nbackground among the top 1 / 5 / 10 / 50 % and all:\n"
+                f"{shares} and {view.stats['background_share']:.1f} %"
+            )
+            axes.text(0.03, 0.98, numbers, transform=axes.transAxes, va="top", fontsize=8, linespacing=1.4)
+        finish_panels(figure, panels, "density", headroom=1.35)  # room for the numbers
+    return figure
+
+
+def smooth(density: np.ndarray) -> np.ndarray:
+    """The released plot's smoothing, mirrored at both ends so that nothing is lost: [bins] -> [bins], of equal sum."""
+    return np.convolve(np.pad(density, len(_KERNEL) // 2, mode="symmetric"), _KERNEL, mode="valid")

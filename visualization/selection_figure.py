@@ -1,32 +1,131 @@
-"""The picture of visualize_token_selection.py: maps of how often each position is selected."""
+"""How often each position is selected over a data set, for several K: the maps of visualize_token_selection.py."""
 
+import argparse
+import sys
 import textwrap
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
-from figure_style import hide_ticks, house_style, new_figure
+import torch
+from figure_style import choose_images, hide_ticks, house_style, new_figure, save_figure
+from foreground_images import ForegroundImages, patch_foreground
 from matplotlib.colors import TwoSlopeNorm
 from matplotlib.figure import Figure
+from measured_models import Measurement, measure_models
 from torch import Tensor
+from torch.utils.data import Subset
+from vote_statistics import VoteStatistics
+
+from last_vit.data.imagenet_layout import find_annotation_folder, find_split_folder
+from last_vit.dense import dense_forward
+from last_vit.dense_batches import dense_batches
+from last_vit.evaluation import open_loader, print_table
+from last_vit.models import TrainedModel
+from last_vit.pooling import last_select, resolve_top_k, vote_count
+from last_vit.runtime import is_main_process
 
 _COLORMAP = "PuOr_r"  # two-sided: below uniform purple, above it orange
+_COLUMNS = {
+    "votes_inside": "inside %",
+    "votes_inside_uniform": "uniform %",
+    "votes_lift": "lift",
+    "top_vote_inside": "top patch inside %",
+    "vote_area_50": "patches > max / 2 %",
+    "position_peak": "peak position",
+}
 
 
-@dataclass(frozen=True)
-class SelectionView:
-    """What is drawn, printed and written of one model and one K.
-
-    Attributes:
-        name: Of the model.
-        k: Patches kept per channel.
-        frequency: float64 [h, w], share of all votes, sums to 1.
-        metrics: As `VoteStatistics.compute`.
-    """
+class SelectionView(NamedTuple):
+    """What is drawn and printed of one model and one K."""
 
     name: str
-    k: int
-    frequency: Tensor
-    metrics: dict[str, float]
+    k: int  # patches kept per channel
+    frequency: Tensor  # float64 [h, w], share of all votes, sums to 1
+    metrics: dict[str, float]  # of `VoteStatistics`
+    num_images: int  # that there are, of which `metrics` are over the drawn ones
+
+
+def run(args: argparse.Namespace) -> None:
+    """The command visualize_token_selection.py."""
+    find_images(args)
+    rows = measure_models(args, "votes", measure)
+    if not rows:  # another process draws and prints
+        return
+    _print_rows(rows)
+    save_figure(draw_rows(rows), args.figure)
+    print(f"written {args.figure}")
+
+
+def find_images(args: argparse.Namespace) -> None:
+    """Turn --imagenet-root into --images and, where the boxes are found and nothing else is asked for, --boxes.
+
+    Raises:
+        ValueError: --imagenet-label-dir that would be ignored.
+        FileNotFoundError: No val/ below the root, no boxes in --imagenet-label-dir.
+    """
+    label_dir, has_objects = args.imagenet_label_dir, args.boxes is not None or args.masks is not None
+    if label_dir is not None and (args.imagenet_root is None or has_objects):
+        raise ValueError("--imagenet-label-dir goes with --imagenet-root, and with neither --boxes nor --masks")
+    if args.imagenet_root is None:
+        return
+    args.images = find_split_folder(args.imagenet_root, "val")
+    if has_objects:
+        return
+    try:
+        args.boxes = find_annotation_folder(args.images, "val", label_dir)
+    except FileNotFoundError:
+        if label_dir is not None:
+            raise
+        if is_main_process():
+            print(f"no XML boxes beside {args.images}: the share of votes inside objects is left out", file=sys.stderr)
+
+
+def measure(
+    name: str, trained: TrainedModel, images: ForegroundImages, args: argparse.Namespace, device: torch.device
+) -> tuple[list[SelectionView], list[Measurement]]:
+    """One pass of a model over the images drawn by --seed: votes per K of --k.
+
+    Raises:
+        ValueError: K larger than the number of patches, or two that are the same.
+    """
+    chosen = choose_images(len(images), min(args.num_images, len(images)), args.seed, "--num-images")
+    crop = trained.preprocessing.crop
+    with torch.inference_mode():  # the grid, for every process, also one that gets no image
+        grid_hw = dense_forward(trained.model, torch.zeros(1, 3, crop, crop, device=device)).grid_hw
+    kept = [resolve_top_k(k, grid_hw[0] * grid_hw[1]) for k in args.k]
+    if len(set(kept)) < len(kept):
+        raise ValueError(f"--k {args.k} gives {kept} patches, of which some are the same")
+    counted = [(trained.selection(top_k=k), VoteStatistics(grid_hw)) for k in kept]
+    loader = open_loader(Subset(images, chosen), name, args.batch_size, args.num_workers)
+    for output, batch in dense_batches(trained.model, loader, device):
+        is_foreground, is_known = patch_foreground(batch["foreground"], grid_hw)
+        for pool, statistics in counted:
+            topk_idx = last_select(output.patch_tokens, pool.top_k, pool.sigma, pool.variant)
+            statistics.update(vote_count(topk_idx, output.patch_tokens.shape[1]), is_foreground, is_known)
+    source = "masks, " if args.masks else "boxes, " if args.boxes else ""
+    views, found = [], []
+    for asked, (pool, statistics) in zip(args.k, counted, strict=True):
+        view = SelectionView(name, pool.top_k, statistics.frequency(), statistics.compute(), len(images))
+        metrics = {key: value for key, value in view.metrics.items() if key != "num_images"}
+        protocol = f"{source}votes of K = {view.k} of {view.frequency.numel()}"
+        config = {"seed": args.seed, "variant": pool.variant, "k": asked, "grid_hw": list(grid_hw)}
+        views.append(view)
+        found.append(Measurement(metrics, int(view.metrics["num_images"]), protocol, config))
+    return views, found
+
+
+def _print_rows(rows: Sequence[Sequence[SelectionView]]) -> None:
+    views = [view for row in rows for view in row]
+    keys = [key for key in _COLUMNS if any(key in view.metrics for view in views)]
+    cells = [["model", "K", *(_COLUMNS[key] for key in keys)]]
+    for view in views:
+        numbers = [f"{view.metrics[key]:.4g}" if key in view.metrics else "-" for key in keys]
+        cells.append([view.name, f"{view.k} of {view.frequency.numel()}", *numbers])
+    print_table(cells)
+    counted = views[0].metrics
+    with_object = counted.get("num_object_images")
+    inside = "" if with_object is None else f"; inside: over the {with_object} that show both object and background"
+    print(f"{counted['num_images']} of {views[0].num_images} images{inside}")
 
 
 def draw_rows(rows: Sequence[Sequence[SelectionView]]) -> Figure:
@@ -48,7 +147,7 @@ def draw_rows(rows: Sequence[Sequence[SelectionView]]) -> Figure:
                 panel.set_frame_on(True)
                 for spine in panel.spines.values():
                     spine.set(visible=True, color="0.7", linewidth=0.8)
-            bar = figure.colorbar(shown, ax=panels, shrink=0.8, pad=0.02, ticks=[0, 1, highest])
+            bar = figure.colorbar(shown, ax=list(panels), shrink=0.8, pad=0.02, ticks=[0, 1, highest])
             bar.ax.set_yticklabels(["0", "uniform", f"{highest:.3g} x"], fontsize=8)
             bar.ax.axhline(1, color="black", linewidth=1)
     return figure

@@ -1,31 +1,87 @@
-"""Accuracy and Point-in-Box over a training run: from the log that it left, or which checkpoints to measure it with.
+"""Accuracy and Point-in-Box over a training run, from the log that it left or measured on its checkpoints (figure 3).
 
 Reads `metrics.json` as detectron2's JSONWriter writes it, which is what cls_pretrain/ logs to: one JSON object a line,
-of which those with "acc1" are evaluations. Draws nothing and loads no model.
+of which those with "acc1" are evaluations.
 """
 
+import argparse
 import json
 import re
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
+
+from figure_style import house_style, model_color, new_figure, save_figure
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from point_in_box_protocol import closing_words, measure_model, open_imagenet, print_metrics
+
+from last_vit.models import parse_model_arguments
+from last_vit.runtime import is_main_process, process_group
+
+_PANELS = {"acc1": "top-1 accuracy (%)", "point_in_box": "Point-in-Box (%)"}
+_BASELINES = {"point_in_box_random": (":", "random patch"), "point_in_box_center": ("--", "image centre")}
+_SHARED = "#777777"
 
 
-@dataclass(frozen=True)
-class TrainingCurve:
+class TrainingCurve(NamedTuple):
     """The evaluations of one run, in order.
 
-    Attributes:
-        name: What the picture calls it; several runs may share one, such as the seeds of one recipe.
-        source: Its folder.
-        points: Step -> metrics in percent ("acc1", "point_in_box", "point_in_box_random", "point_in_box_center"; those
-            that were measured). A step is the iteration as the log counts it, from 0, or a checkpoint's number.
-        left_out: What was not read, in words; "" for nothing.
+    `points` are step -> metrics in percent ("acc1", "point_in_box", "point_in_box_random", "point_in_box_center"; those
+    that were measured). A step is the iteration as the log counts it, from 0, or a checkpoint's number.
     """
 
-    name: str
+    name: str  # several runs may share one, such as the seeds of one recipe
     source: Path
     points: dict[int, dict[str, float]]
-    left_out: str = ""
+    left_out: str = ""  # what was not read, in words
+
+
+def run(args: argparse.Namespace) -> None:
+    """The command plot_dynamics.py."""
+    if bool(args.model) != (args.imagenet_root is not None):
+        raise ValueError("--model SPEC@FOLDER and --imagenet-root belong together; --run needs neither")
+    if args.run:
+        curves = [read_training_curve(text) for text in args.run]
+        notes, steps = [f"{curve.source}: left out {curve.left_out}" for curve in curves if curve.left_out], "iteration"
+    else:
+        curves, notes = measure_checkpoints(args)
+        steps = "number of the checkpoint"
+    if not curves:  # another process draws and prints
+        return
+    names = [curve.name for curve in curves]
+    rows = {
+        f"{curve.name} {'' if names.count(curve.name) == 1 else f'({curve.source}) '}{step}": row
+        for curve in curves
+        for step, row in curve.points.items()
+    }
+    print_metrics(rows)
+    save_figure(draw_curves(curves, steps), args.figure)
+    print("\n".join([*notes, f"written {args.figure}"]))
+
+
+def measure_checkpoints(args: argparse.Namespace) -> tuple[list[TrainingCurve], list[str]]:
+    """Every numbered checkpoint of every model's folder: the curves, in the main process, and what to say of them."""
+    arguments = parse_model_arguments(args.model)
+    for argument in arguments:
+        if argument.checkpoint is None:
+            raise ValueError(f"model {argument.name!r} has no checkpoints: give a folder of them, SPEC@FOLDER")
+    folders = [numbered_checkpoints(Path(argument.checkpoint)) for argument in arguments]
+    images = open_imagenet(args)
+    args.dataset_name = images.name
+    curves, notes = [], []
+    with process_group(args.device) as device:
+        for argument, (checkpoints, others) in zip(arguments, folders, strict=True):
+            points = {}
+            for number, path in checkpoints.items():
+                one = replace(argument, name=f"{argument.name} {number}", checkpoint=str(path))
+                points[number], _ = measure_model(one, args, images, device)
+            curves.append(TrainingCurve(argument.name, Path(argument.checkpoint), points))
+            if others:
+                notes.append(f"{argument.checkpoint}: left out {', '.join(others)} (no number)")
+        return (curves if is_main_process() else []), [*notes, closing_words(args, images)]
 
 
 def read_training_curve(text: str) -> TrainingCurve:
@@ -102,3 +158,36 @@ def numbered_checkpoints(folder: Path) -> tuple[dict[int, Path], list[str]]:
             f"{', '.join(others) or 'no .pth file'}"
         )
     return dict(sorted(found.items())), others
+
+
+def draw_curves(curves: Sequence[TrainingCurve], steps: str) -> Figure:
+    """One panel per metric over `steps`; curves of one name share a colour and an entry of the legend."""
+    names = list(dict.fromkeys(curve.name for curve in curves))
+    colors = {name: model_color(index) for index, name in enumerate(names)}
+    look = {"marker": "o", "markersize": 3.5, "linewidth": 1.4}
+    panels = [key for key in _PANELS if any(key in row for curve in curves for row in curve.points.values())]
+    figure, (axes,) = new_figure(1, len(panels), width=4.6, height=3.4)
+    with house_style():
+        for panel, key in zip(axes, panels, strict=True):
+            for curve in curves:
+                points = {step: row[key] for step, row in curve.points.items() if key in row}
+                panel.plot(points.keys(), points.values(), color=colors[curve.name], **look)
+            panel.set(title=_PANELS[key], xlabel=steps)
+            panel.set_xlim(left=0)
+        _draw_baselines(axes[-1], curves, colors)
+        handles = [Line2D([], [], color=color, label=name, **look) for name, color in colors.items()]
+        figure.legend(handles=handles, loc="outside lower center", ncols=min(4, len(names)))
+    return figure
+
+
+def _draw_baselines(axes: Axes, curves: Sequence[TrainingCurve], colors: dict[str, str]) -> None:
+    """One thin line per value: in the run's colour where it is of one of several runs (grids differ), else grey."""
+    for key, (style, words) in _BASELINES.items():
+        values = {curve.name: row[key] for curve in curves for row in curve.points.values() if key in row}
+        for value in dict.fromkeys(values.values()):
+            names = [name for name, other in values.items() if other == value]
+            color = colors[names[0]] if len(names) == 1 < len(values) else _SHARED
+            label = words if len(names) == len(values) else f"{words}, {', '.join(names)}"
+            axes.axhline(value, linestyle=style, linewidth=0.9, color=color, zorder=1)
+            place = {"xycoords": axes.get_yaxis_transform(), "textcoords": "offset points"}
+            axes.annotate(label, (0, value), (3, 2), va="bottom", fontsize=7, color=color, **place)

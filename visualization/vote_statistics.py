@@ -46,12 +46,7 @@ def vote_levels(votes: Tensor, levels: Sequence[float] = LEVELS) -> Tensor:
 class VoteStatistics:
     """Where votes fall, streaming and summed over all processes.
 
-    Args:
-        grid_hw: (h, w) of the patch grid.
-        levels: As in `vote_levels`.
-
-    Raises:
-        ValueError: A grid without patches.
+    `grid_hw` is (h, w) of the patch grid; `levels` are those of `vote_levels`.
     """
 
     def __init__(self, grid_hw: tuple[int, int], levels: Sequence[float] = LEVELS) -> None:
@@ -130,10 +125,7 @@ class VoteStatistics:
     def frequency(self) -> Tensor:
         """Share of all votes that each position gets, mean over the images: float64 [h, w], sums to 1.
 
-        Every process must call this together.
-
-        Raises:
-            ValueError: As `compute`.
+        Every process must call this together; errors as `compute`.
         """
         totals = self._counted()
         return totals["position"] / totals["num_images"]
@@ -172,13 +164,9 @@ class VoteStatistics:
 def _object_sums(
     share: Tensor, above: Tensor, is_foreground: Tensor | None, is_known: Tensor | None
 ) -> dict[str, Tensor]:
-    """Sums over the images that show both object and background; pairs are (background, object).
+    """Sums over the images that show both object and background, in pairs (background, object).
 
-    Args:
-        share: float64 [B, N], votes as shares of the image's.
-        above: bool [B, L, N] of `vote_levels`.
-        is_foreground: As in `VoteStatistics.update`.
-        is_known: As in `VoteStatistics.update`.
+    `share` float64 [B, N] are votes as shares of the image's, `above` bool [B, L, N] those of `vote_levels`.
     """
     front = torch.zeros_like(share, dtype=torch.bool) if is_foreground is None else is_foreground
     known = torch.ones_like(front) if is_known is None else is_known

@@ -1,0 +1,314 @@
+"""Accuracy when patches are blanked out by their rank: the masking probe (paper Sec. 4, figure 2b).
+
+A masked pixel is 0 in normalised space, the data set's mean colour, as in the released code of June 2025. Ranks come
+from a model's patch scores, or from `random_scores` as the control. No label is looked at.
+
+Letters: B images, N = h * w patches in row-major order.
+"""
+
+import argparse
+import math
+import time
+from collections.abc import Iterable, Mapping, Sequence
+
+import numpy as np
+import torch
+from figure_style import BACKGROUND, FOREGROUND, finish_panels, house_style, model_panels, save_figure
+from matplotlib.figure import Figure
+from measured_models import Measurement, record_model
+from torch import Tensor, nn
+from torch.utils.data import Subset
+
+from last_vit.data.imagenet import ImageNetDataset
+from last_vit.dense import dense_forward
+from last_vit.dense_batches import dense_batches
+from last_vit.evaluation import check_model, eval_transform, naming, open_loader, print_table, token_words
+from last_vit.metrics.top_k import TopK
+from last_vit.models import ModelArgument, parse_model_arguments
+from last_vit.patch_hit import choose_global_token
+from last_vit.patch_scores import patch_score
+from last_vit.pooling import LaStPool
+from last_vit.results import dataset_name
+from last_vit.runtime import is_main_process, process_group
+
+MASKED_PERCENTS = tuple(range(10, 100, 10))
+ORDERS = ("top", "bottom")
+CURVES = (*ORDERS, "random")
+_LOOKS = {
+    "top": ("best-scoring patches masked", FOREGROUND, "o"),
+    "bottom": ("worst-scoring patches masked", BACKGROUND, "s"),
+    "random": ("random patches masked", "#777777", "^"),
+}
+
+
+def choose_patches(score: Tensor, share: float, order: str = "top") -> Tensor:
+    """The share of every image's patches that score highest, or lowest.
+
+    "bottom" counts from the end of the same ranking that "top" counts from the start of, so the two are disjoint up to
+    a half and complete each other: the bottom p are all but the top 1 - p (where both are whole numbers of patches).
+
+    Args:
+        score: Real [B, N] without NaN. Of patches that tie, the first ranks highest.
+        share: In [0, 1]; exactly the nearest whole number to share * N is chosen in each image, halves up.
+        order: One of `ORDERS`.
+
+    Returns:
+        bool [B, N].
+
+    Raises:
+        ValueError: Another rank, a share outside [0, 1], or an unknown order.
+
+    Example:
+        >>> choose_patches(torch.tensor([[0.3, 0.9, 0.1, 0.5]]), share=0.5)
+        tensor([[False,  True, False,  True]])
+    """
+    if score.ndim != 2:
+        raise ValueError(f"score must be [B, N], got {tuple(score.shape)}")
+    if not 0 <= share <= 1:
+        raise ValueError(f"share must be in [0, 1], got {share}")
+    if order not in ORDERS:
+        raise ValueError(f"order must be one of {', '.join(ORDERS)}, got {order!r}")
+    num_patches = score.shape[1]
+    # 9 digits: 0.29 * 50 is meant to be 14.5, of which binary fractions make a little less
+    num_chosen = math.floor(round(share * num_patches, 9) + 0.5)
+    ranking = score.argsort(dim=1, descending=True, stable=True)
+    chosen = ranking[:, :num_chosen] if order == "top" else ranking[:, num_patches - num_chosen :]
+    return torch.zeros_like(score, dtype=torch.bool).scatter_(1, chosen, True)
+
+
+def mask_patches(images: Tensor, drop: Tensor, grid_hw: tuple[int, int]) -> Tensor:
+    """A copy of the images with all pixels of chosen patches 0.
+
+    A pixel belongs to the patch that its centre lies in (the lower or right one on a border), which is the patch itself
+    where the grid divides the image and the nearest there is where it does not.
+
+    Args:
+        images: Float [B, 3, H, W], normalised, so that 0 is the mean colour.
+        drop: bool [B, N], the patches to blank out.
+        grid_hw: (h, w) of the patch grid on the image, in patches.
+
+    Raises:
+        ValueError: Shapes that disagree, or a grid finer than the image.
+
+    Example:
+        >>> mask_patches(torch.ones(1, 1, 2, 4), torch.tensor([[True, False]]), (1, 2))
+        tensor([[[[0., 0., 1., 1.],
+                  [0., 0., 1., 1.]]]])
+    """
+    (height, width), num_patches = grid_hw, math.prod(grid_hw)
+    if images.ndim != 4 or drop.dtype != torch.bool or drop.shape != (len(images), num_patches):
+        raise ValueError(
+            f"expected images [B, 3, H, W] and drop bool [B, {num_patches}] for a grid of {tuple(grid_hw)}, got "
+            f"{tuple(images.shape)} and {drop.dtype} {tuple(drop.shape)}"
+        )
+    if not (1 <= height <= images.shape[2] and 1 <= width <= images.shape[3]):
+        raise ValueError(f"a grid of {tuple(grid_hw)} does not fit an image of {tuple(images.shape[2:])} pixels")
+    # along each axis the patch of every pixel's centre; whole numbers, so exact
+    rows, columns = (
+        (2 * torch.arange(num_pixels, device=drop.device) + 1) * cells // (2 * num_pixels)
+        for num_pixels, cells in zip(images.shape[2:], grid_hw, strict=True)
+    )
+    pixels = drop.unflatten(1, grid_hw)[:, rows[:, None], columns]
+    return images.masked_fill(pixels[:, None], 0.0)
+
+
+def random_scores(image_index: Sequence[int], num_patches: int, seed: int) -> Tensor:
+    """Scores that rank patches at random, the same for an image whatever batch, process or order it comes in.
+
+    Args:
+        image_index: B >= 1 numbers of images, such as their places in the data set.
+        num_patches: N.
+        seed: Not negative; draws another ranking of every image.
+
+    Returns:
+        float32 [B, N], uniform in [0, 1), on the CPU.
+
+    Raises:
+        ValueError: A negative index or seed.
+    """
+    if seed < 0 or min(image_index) < 0:
+        raise ValueError(f"seed and image indices must not be negative, got {seed} and {list(image_index)}")
+    # numpy's generator takes the pair as it is; of torch's seeds the CPU generator uses the low 32 bits only
+    rows = [np.random.default_rng([seed, int(index)]).random(num_patches, dtype=np.float32) for index in image_index]
+    return torch.from_numpy(np.stack(rows))
+
+
+class MaskedAccuracy:
+    """Top-1 accuracy by what is masked: nothing, or the top, the bottom or a random p percent of the patches.
+
+    Args:
+        percents: The values of p, in (0, 100).
+
+    Raises:
+        ValueError: No value, one outside the range, or one twice.
+    """
+
+    def __init__(self, percents: Sequence[int] = MASKED_PERCENTS) -> None:
+        if not percents or len(set(percents)) < len(percents) or not all(0 < percent < 100 for percent in percents):
+            raise ValueError(f"masked percents must be different numbers in [1, 99], got {list(percents)}")
+        self.percents = tuple(percents)
+        self.unmasked = TopK((1,))
+        self.masked = {(curve, percent): TopK((1,)) for curve in CURVES for percent in self.percents}
+
+    def compute(self) -> dict[str, float]:
+        """Percent over all processes: "top1" of whole images, "top1_<curve>_<p>"; and "num_images"."""
+        whole = self.unmasked.compute()
+        found = {f"top1_{curve}_{percent}": top_k.compute()["acc1"] for (curve, percent), top_k in self.masked.items()}
+        return {"top1": whole["acc1"], **found, "num_images": whole["num_images"]}
+
+
+@torch.inference_mode()
+def count_masked(
+    model: nn.Module,
+    batches: Iterable[Mapping[str, Tensor]],
+    device: torch.device,
+    accuracy: MaskedAccuracy,
+    num_classes: int,
+    global_token: str = "trained",  # noqa: S107 (no password)
+    last_pool: LaStPool | None = None,
+    seed: int = 0,
+) -> None:
+    """Mask each image by the model's own patch scores of the whole image and classify it again.
+
+    One forward pass for the scores and one per curve and percentage. Labels are only compared with the answers.
+
+    Args:
+        model: On `device`, in eval mode, of a host that has an adapter.
+        batches: Mappings with "image" [B, 3, H, W], normalised, "label" and "index" [B], as `ImageNetDataset`'s.
+        device: Where to compute.
+        accuracy: Updated; says which percentages.
+        num_classes: Classes of the labels, which must be the model's.
+        global_token: What the scores compare with.
+        last_pool: For the token "last"; K = 1 by default.
+        seed: Of the random curve, whose masks belong to "index" and not to the batch.
+
+    Raises:
+        ValueError: As `choose_global_token`, or a model of another number of classes.
+    """
+    last_pool = last_pool or LaStPool(top_k=1)
+    for output, batch in dense_batches(model, batches, device):
+        images, labels, grid_hw = batch["image"], batch["label"], output.grid_hw
+        if output.logits.shape[1] != num_classes:
+            raise ValueError(
+                f"the model answers with {output.logits.shape[1]} numbers, the images have {num_classes} classes: "
+                "masking needs a classifier of these classes"
+            )
+        score = patch_score(output.patch_tokens, choose_global_token(output, global_token, last_pool))
+        noise = random_scores(batch["index"].tolist(), score.shape[1], seed).to(device)
+        accuracy.unmasked.update(output.logits, labels)
+        for (curve, percent), top_k in accuracy.masked.items():
+            ranked, order = (noise, "top") if curve == "random" else (score, curve)
+            masked = mask_patches(images, choose_patches(ranked, percent / 100, order), grid_hw)
+            top_k.update(dense_forward(model, masked).logits, labels)
+
+
+def run(args: argparse.Namespace) -> None:
+    """The command probe_masking.py."""
+    arguments, percents = parse_model_arguments(args.model), sorted(args.shares)
+    MaskedAccuracy(args.shares)  # wrong ones stop here
+    dataset = ImageNetDataset(args.imagenet_root, "val", skip_broken=args.skip_broken)
+    num_classes = len(dataset.classes)
+    chosen = spread_over_classes(dataset.labels, args.num_images or len(dataset), args.seed)
+    args.dataset_name = f"{args.dataset_name or dataset_name(args.imagenet_root, 'val')} val"
+    drawn = "" if len(chosen) == len(dataset) else f"{len(chosen)} images by seed {args.seed}, "
+    found = {}
+    with process_group(args.device) as device:
+        for argument in arguments:
+            check_model(argument, device, args.image_size, args.resize, args.global_token)
+            check_classifier(argument, args, num_classes)
+        for argument in arguments:
+            trained, accuracy = argument.load(args.image_size, args.resize), MaskedAccuracy(percents)
+            dataset.transform = eval_transform(trained.preprocessing)
+            loader = open_loader(Subset(dataset, chosen), argument.name, args.batch_size, args.num_workers)
+            model, token, pool = trained.model.to(device), args.global_token, trained.selection()
+            with naming(argument):
+                start = time.perf_counter()
+                count_masked(model, loader, device, accuracy, num_classes, token, pool, args.seed)
+                stats = found[argument.name] = accuracy.compute()
+                seconds = time.perf_counter() - start
+            metrics = {key: value for key, value in stats.items() if key != "num_images"}
+            config = {
+                "global_token": token,
+                "num_images": args.num_images,
+                "seed": args.seed,
+                "batch_size": args.batch_size,
+                "left_out": dict(dataset.skipped),
+            }
+            measurement = Measurement(metrics, stats["num_images"], drawn + token_words(token, trained), config)
+            record_model(args, "masking_probe", argument, trained, measurement, seconds, device)
+        if not is_main_process():
+            return
+    cells = [["model", "masked", "0 %", *(f"{percent} %" for percent in percents)]]
+    for name, stats in found.items():
+        cells += [[name, curve, *(f"{value:.1f}" for value in _curve(stats, curve, percents))] for curve in CURVES]
+    print_table(cells)
+    print(f"top-1 in percent, {len(chosen):,} of {len(dataset):,} images of {args.dataset_name}")
+    save_figure(draw_masking(found, percents, num_classes), args.figure)
+    print(f"written {args.figure}")
+
+
+def check_classifier(argument: ModelArgument, args: argparse.Namespace, num_classes: int) -> None:
+    """Refuse, before anything is measured, a model whose answers are not the images' classes.
+
+    Random weights pass when they answer with as many numbers, which `count_masked` looks at.
+
+    Raises:
+        ValueError: Names the model and what its weights hold.
+    """
+    has = None
+    if argument.spec.startswith("open_clip:"):
+        has = "a CLIP tower answers with an embedding"
+    elif argument.seed is None:
+        head = argument.load(args.image_size, args.resize).num_classes
+        if head is None:
+            has = "its weights hold no classifier"
+        elif head != num_classes:
+            has = f"its classifier has {head} classes"
+    if has is not None:
+        raise ValueError(
+            f"model {argument.name!r}: {has}, and the {num_classes} classes of --imagenet-root {args.imagenet_root} "
+            "need a classifier of their own; give a model that was trained on them"
+        )
+
+
+def spread_over_classes(labels: np.ndarray, num_images: int, seed: int) -> list[int]:
+    """Draw images, from each class as many as from any other, or one more.
+
+    Args:
+        labels: Integers [len], in any order; a class with too few images gives all that it has.
+        num_images: How many to draw.
+        seed: Of the draw.
+
+    Returns:
+        Ascending indices into `labels`.
+
+    Raises:
+        ValueError: More than there are.
+    """
+    if num_images > len(labels):
+        raise ValueError(f"--num-images must be at most {len(labels)} (images), got {num_images}")
+    order = np.random.default_rng(seed).permutation(len(labels))
+    by_class = np.argsort(labels[order], kind="stable")
+    _, starts, sizes = np.unique(labels[order][by_class], return_index=True, return_counts=True)
+    turn = np.empty(len(labels), dtype=np.int64)  # an image's place among those of its class
+    turn[by_class] = np.arange(len(labels)) - np.repeat(starts, sizes)
+    return sorted(order[np.argsort(turn, kind="stable")[:num_images]].tolist())
+
+
+def draw_masking(found: Mapping[str, Mapping[str, float]], percents: Sequence[int], num_classes: int) -> Figure:
+    """Each model's accuracies by the share of masked patches, three curves; chance is that of `num_classes`."""
+    figure, panels = model_panels(len(found))
+    with house_style():
+        for (name, stats), axes in zip(found.items(), panels, strict=True):
+            for curve, (label, color, marker) in _LOOKS.items():
+                look = {"color": color, "marker": marker, "markersize": 4, "linewidth": 1.6}
+                axes.plot([0, *percents], _curve(stats, curve, percents), label=label, **look)
+            axes.axhline(100 / num_classes, color="black", linestyle=":", linewidth=1.0, label="chance")
+            axes.set(title=name, xlim=(-2, 100), xlabel="masked patches (%)")
+            axes.set_xticks(range(0, 101, 20))
+        finish_panels(figure, panels, "top-1 (%)", headroom=1.05)
+    return figure
+
+
+def _curve(stats: Mapping[str, float], curve: str, percents: Sequence[int]) -> list[float]:
+    return [stats["top1"], *(stats[f"top1_{curve}_{percent}"] for percent in percents)]

@@ -17,7 +17,7 @@ from last_vit.model_argument import ModelArgument
 from last_vit.patch_hit import choose_global_token
 from last_vit.preprocessing import Preprocessing
 from last_vit.results import RESULTS_DIR, record_name, write_result
-from last_vit.runtime import is_main_process
+from last_vit.runtime import error_text, is_main_process
 from last_vit.trained_model import TrainedModel
 
 OUTPUT_DIR = Path("output")
@@ -52,7 +52,7 @@ def naming(argument: ModelArgument) -> Iterator[None]:
     try:
         yield
     except (ValueError, FileNotFoundError) as error:
-        raise type(error)(f"model {argument.name!r}: {error}") from error
+        raise type(error)(f"model {argument.name!r}: {error_text(error)}") from error
 
 
 def check_model(

@@ -1,0 +1,236 @@
+"""What all diagnostics promise: light --help, one line for every mistake, every image once over several processes."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import compare_models
+import evaluate_patch_hit
+import make_report
+import plot_dynamics
+import pytest
+import torch
+from diagnostic_parts import BOXES, FOLDER, IMAGENET, LAST, MASKS, RESNET, SIZE, SMALL, VIT, read_records
+from PIL import Image
+
+SCRIPTS = Path(compare_models.__file__).parent
+NAMES = sorted(
+    path.name for path in SCRIPTS.glob("*.py") if "build_parser()" in path.read_text() or path.stem.endswith("table")
+)
+MANY = ["--model", VIT, "--model", RESNET]
+
+
+def test_help_is_light():
+    """No --help waits for torch or matplotlib."""
+    code = "import contextlib, runpy, sys\nsys.argv = ['x', '--help']\nsys.path.insert(0, '.')\n"
+    for name in NAMES:
+        code += f"with contextlib.suppress(SystemExit): runpy.run_path({name!r}, run_name='__main__')\n"
+    code += "print('heavy', {'torch', 'matplotlib', 'timm'} & set(sys.modules))"
+    environment = {**os.environ, "PYTHONPATH": str(SCRIPTS.parent)}
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment, cwd=SCRIPTS
+    )
+    assert len(NAMES) == 11
+    assert done.stdout.count("usage: ") == 11
+    for flag in ("--global-token", "--max-box-area", "--cutoff", "--fit", "--shares", "--k ", "--run", "--out "):
+        assert flag in done.stdout
+    assert done.stdout.endswith("heavy set()\n")
+
+
+SHARED = """
+from last_vit.runtime import process_group
+with process_group("cpu"):
+    for name, flags in {calls!r}:
+        __import__(name).main(flags)
+"""
+
+
+def test_two_processes_count_every_image_once(call):
+    """Each command alone and under torchrun; the votes of one image, of which one process sees none."""
+    small = ["--model", LAST, *SMALL]
+    calls = [
+        ("evaluate_patch_hit", [*small, *IMAGENET, "--max-box-area", "none"]),
+        ("probe_masking", [*small, *IMAGENET, "--shares", "50"]),
+        ("visualize_norms", [*small, *MASKS, "--examples", "0"]),
+        ("visualize_patch_score_distribution", [*small, *MASKS]),
+        ("visualize_pca", [*small, *MASKS, "--fit", "set", "--num-images", "2"]),
+        ("visualize_token_selection", [*small, *MASKS, "--num-images", "1", "--seed", "3", "--k", "1", "0.5"]),
+    ]
+    for name, flags in calls:
+        __import__(name).main(flags)
+    alone = {record["name"]: record for record in read_records()}
+    Path("shared.py").write_text(SHARED.format(calls=calls))
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--standalone"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": f"{SCRIPTS}:{SCRIPTS.parent}"}
+    subprocess.run([*launcher, "shared.py"], check=True, env=environment, capture_output=True, timeout=240)
+    two = {record["name"]: record for record in read_records()}
+    assert len(alone) == 7
+    assert alone.keys() == two.keys()
+    assert {record["num_processes"] for record in two.values()} == {2}
+    for name, record in alone.items():
+        assert two[name]["n_images"] == record["n_images"], name
+        assert two[name]["metrics"] == pytest.approx(record["metrics"], abs=2e-4), name
+
+
+COMPARE = [*SIZE, "--num-images", "2"]
+CASES = {
+    "compare_models": [
+        ([*COMPARE, *IMAGENET, "--model", VIT, "--model", VIT], "two models are called 'ViT'"),
+        ([*COMPARE, *IMAGENET, "--model", VIT, "--num-images", "7"], "must be in [0, 6]"),
+        ([*COMPARE, *IMAGENET, "--model", VIT, "--num-images", "0"], "at least 1"),
+        ([*COMPARE, *IMAGENET, "--model", VIT, "--imagenet-label-dir", "nowhere"], "nowhere"),
+        ([*COMPARE, *IMAGENET, "--model", VIT, "--boxes", "masks"], "go with --images"),
+        ([*COMPARE, *IMAGENET, "--model", VIT, *FOLDER], "not allowed with"),
+        ([*COMPARE, *FOLDER, "--model", VIT, "--imagenet-label-dir", "x"], "goes with --imagenet-root"),
+        ([*COMPARE, *IMAGENET, "--model", VIT, "--figure", "picture.doc"], "must end in one of .png, .pdf, .svg"),
+    ],
+    "evaluate_patch_hit": [
+        ([*SMALL, *IMAGENET, *MANY, "--global-token", "cls"], "model 'ResNet': this model has no class token"),
+        ([*SMALL, *IMAGENET, *MANY, "--model", "gone=timm:test_vit@gone.pth"], "model 'gone': no checkpoint file"),
+        ([*SMALL, *IMAGENET, *MANY, "--model", f"big{LAST[4:].replace('=3', '=17')}"], "model 'big': top_k must be in"),
+        ([*SMALL, *IMAGENET, *MANY, "--pool", "mean"], "go with one model"),
+        ([*SMALL, *IMAGENET, *MANY, "--checkpoint", "vit.pth"], "--checkpoint is for one --model that names no"),
+        ([*SMALL, *IMAGENET], "no model: give --model"),
+        ([*SMALL, *IMAGENET, "--model", VIT, "--boxes", "masks"], "go with --images"),
+        ([*SMALL, *IMAGENET, "--model", VIT, "--max-box-area", "0.0001"], "no image"),
+        ([*SMALL, *IMAGENET, "--model", VIT, "--max-box-area", "2"], "or none; got 2"),
+        ([*SMALL, *IMAGENET, "--model", VIT, "--imagenet-meta", "meta.bin"], "it is not needed"),
+        ([*SMALL, *IMAGENET, "--model", VIT, "--device", "tpu"], "device must be"),
+        ([*SMALL, *IMAGENET, "--model", "timm:vit_nope", "--checkpoint", "vit.pth"], "unknown timm model"),
+        ([*SMALL, *IMAGENET, "--model", "timm:test_vit", "--checkpoint", "no.pth"], "no.pth"),
+        ([*SMALL, *IMAGENET, "--model", VIT, "--pool", "mean", "--top-k", "3"], "pool 'last'"),
+        ([*SMALL, *IMAGENET, "--model", VIT, "--global-token", "last", "--top-k", "0"], "top_k"),
+        ([*SMALL, "--imagenet-root", "nowhere", "--model", VIT], "nowhere"),
+        ([*SMALL, *FOLDER, "--model", VIT], "give their boxes"),
+        ([*SMALL, *BOXES, "--model", VIT, "--max-box-area", "0.0001"], "no image of imagenet/val has exactly one"),
+        ([*SMALL, "--images", "imagenet/val", "--boxes", "masks", "--model", VIT], "no .xml file in masks"),
+    ],
+    "plot_dynamics": [
+        ([], "one of the arguments --run --imagenet-root is required"),
+        (["--run", "run", *IMAGENET], "not allowed with"),
+        (["--run", "run", "--model", VIT], "belong together"),
+        (IMAGENET, "belong together"),
+        (["--model", RESNET, *IMAGENET], "give a folder of them, SPEC@FOLDER"),
+        (["--model", "timm:test_vit@imagenet", *IMAGENET], "no checkpoint whose name ends in"),
+        (["--model", "timm:test_vit@gone", *IMAGENET], "no folder gone"),
+        (["--run", "gone"], "a run is given as [NAME=]FOLDER"),
+    ],
+    "probe_masking": [
+        ([*SMALL, *IMAGENET, "--model", RESNET], "answers with 1000 numbers, the images have 3 classes"),
+        ([*SMALL, *IMAGENET, "--model", "R=timm:test_resnet@bare.pth"], "model 'R': its weights hold no classifier"),
+        ([*SMALL, "--imagenet-root", "two", "--model", VIT], "model 'ViT': its classifier has 3 classes, and the 2"),
+        ([*SMALL, *IMAGENET, "--model", VIT, "--shares", "50", "100"], "different numbers in [1, 99], got [50, 100]"),
+        ([*SMALL, *IMAGENET, "--model", VIT, "--num-images", "9"], "--num-images must be at most 8 (images), got 9"),
+        ([*SMALL, *IMAGENET, "--model", VIT, "--seed", "-1"], "must not be negative, got -1"),
+        ([*SMALL, "--imagenet-root", "broken", "--model", VIT], "0.png"),
+    ],
+    "visualize_norms": [
+        ([*SMALL, *MASKS, "--model", VIT, "--cutoff", "0"], "cutoff must be a norm between"),
+        ([*SMALL, *MASKS, "--model", VIT, "--examples", "9"], "--examples must be in [0, 8]"),
+        ([*SMALL, *MASKS, "--model", VIT, "--examples", "-1"], "--examples must be in [0, 8]"),
+        ([*SMALL, *FOLDER, "--model", VIT, "--masks", "nowhere"], "nowhere"),
+    ],
+    "visualize_patch_score_distribution": [
+        ([*SMALL, *FOLDER, "--model", VIT], "give --boxes or --masks"),
+        ([*SMALL, *MASKS, "--model", VIT, "--boxes", "imagenet"], "give one of the two"),
+        ([*SMALL, "--images", "empty", "--masks", "masks", "--model", VIT], "no image in empty"),
+        ([*SMALL, *MASKS, "--model", "ViT=timm:test_vit"], "no weights"),
+        ([*SMALL, *FOLDER, "--model", VIT, "--masks", "black"], "model 'ViT': no image shows both object and"),
+        ([*SMALL, *FOLDER, "--model", VIT, "--masks", "small"], "masks must have their image's size"),
+    ],
+    "visualize_pca": [
+        ([*SMALL, *FOLDER, "--masks", "black", "--model", VIT], "model 'ViT': none of the 6 images has 3 foreground"),
+        ([*SMALL, *FOLDER, "--masks", "black", "--model", VIT, "--fit", "set"], "at least 3 tokens"),
+        ([*SMALL, *MASKS, "--model", VIT, "--fit", "batch"], "invalid choice"),
+        ([*SMALL, *MASKS, "--model", VIT, "--num-images", "9"], "--num-images must be in [0, 8]"),
+    ],
+    "visualize_token_selection": [
+        ([*SMALL, *FOLDER, "--model", VIT, "--k", "17"], "model 'ViT': top_k must be in [1, 16] (number of patches)"),
+        ([*SMALL, *FOLDER, "--model", VIT, "--k", "8", "0.5"], "--k [8, 0.5] gives [8, 8] patches"),
+        ([*SMALL, *FOLDER, "--model", VIT, "--k", "0"], "got 0"),
+        ([*SMALL, *FOLDER, "--model", VIT, "--k", "1.5"], "got 1.5"),
+        ([*SMALL, *FOLDER, "--model", VIT, "--k", "many"], "'many'"),
+        ([*SMALL, *FOLDER], "no model"),
+        ([*SMALL, "--model", VIT], "--imagenet-root is required"),
+        ([*SMALL, "--imagenet-root", "empty", "--model", VIT], "has no such split"),
+        ([*SMALL, *IMAGENET, "--imagenet-label-dir", "nowhere", "--model", VIT], "nowhere"),
+        ([*SMALL, *FOLDER, "--imagenet-label-dir", "x", "--model", VIT], "goes with --imagenet-root"),
+        ([*SMALL, *FOLDER, "--model", VIT, "--checkpoint", "w.pth"], "one --model that names no weights"),
+    ],
+    "visualize_votes": [
+        ([*SIZE, *FOLDER, "--model", LAST.replace("=3", "=17")], "model 'LaSt': top_k must be in [1, 16]"),
+        ([*SIZE, *FOLDER], "--model"),
+    ],
+    "make_report": [
+        ([*SMALL, "--images", "nowhere", "--model", VIT], "nowhere"),
+        ([*SMALL, *FOLDER, "--model", VIT, "--num-images", "0"], "at least 1"),
+        ([*SMALL, *FOLDER, "--model", "timm:test_resnet@random,pool=last,top_k=26"], "top_k must be in [1, 4]"),
+        ([*SMALL, *MASKS, "--model", VIT, "--boxes", "masks"], "give one of the two"),
+    ],
+}
+
+
+@pytest.fixture(scope="module")
+def broken_sets(tmp_path_factory, diagnostic_root) -> Path:
+    """What the mistakes need: masks without object or of another size, folders of two and of broken classes."""
+    timm = pytest.importorskip("timm")
+    root = tmp_path_factory.mktemp("broken")
+    for name in ("black", "small"):
+        (root / name).mkdir()
+        for path in (diagnostic_root / "masks").iterdir():
+            Image.new("L", Image.open(path).size if name == "black" else (5, 5)).save(root / name / path.name)
+    for name, classes in (("two", "ab"), ("broken", "abc")):
+        for label in classes:
+            (root / name / "val" / label).mkdir(parents=True)
+            Image.new("RGB", (80, 80)).save(root / name / "val" / label / "0.png")
+    (root / "broken/val/a/0.png").write_bytes(b"no image")
+    torch.save(timm.create_model("test_resnet", num_classes=0).state_dict(), root / "bare.pth")
+    for name in ("empty", "run"):
+        (root / name).mkdir()
+    return root
+
+
+@pytest.mark.parametrize(("name", "flags", "match"), [(name, *case) for name, cases in CASES.items() for case in cases])
+def test_one_line_for_every_mistake(here, broken_sets, capsys, name, flags, match):
+    for path in broken_sets.iterdir():
+        Path(path.name).symlink_to(path)
+    with pytest.raises(SystemExit) as stop:
+        __import__(name).main(flags)
+    message = capsys.readouterr().err
+    assert stop.value.code == 2
+    assert match in message.splitlines()[-1]
+    assert "Traceback" not in message
+    assert not [path for path in ("results", "output", "report") if Path(path).exists()]
+
+
+def test_a_worker_names_the_image_that_it_cannot_read(here, capsys):
+    shutil.copytree("imagenet", "cut", symlinks=False)
+    path = Path("cut/val/n02/2.png")
+    path.write_bytes(path.read_bytes()[:-3000])
+    for num_workers in ("0", "1"):
+        with pytest.raises(SystemExit):
+            evaluate_patch_hit.main(["--imagenet-root", "cut", "--model", VIT, *SMALL, "--num-workers", num_workers])
+        lines = capsys.readouterr().err.splitlines()
+        assert len(lines) == 1
+        assert lines[0].startswith("evaluate_patch_hit.py: error: ")
+        assert "2.png" in lines[0]
+
+
+def test_pictures_are_written_in_the_format_of_their_name(here, capsys):
+    compare_models.main([*SIZE, *IMAGENET, "--model", VIT, "--num-images", "1", "--figure", "out/picture.png"])
+    assert Image.open("out/picture.png").format == "PNG"
+    Path("run").mkdir()
+    line = '{"iteration": 4, "acc1": 10.0, "point_in_box": 40.0}\n'
+    Path("run/metrics.json").write_text(line + '{"acc')
+    plot_dynamics.main(["--run", "run", "--figure", "dynamics.svg"])
+    assert "<svg" in Path("dynamics.svg").read_text()[:600]
+    assert "run: left out 1 unreadable line of the log" in capsys.readouterr().out
+
+
+def test_one_page_is_made_by_one_process(here, monkeypatch, capsys):
+    monkeypatch.setattr("report_page.world_size", lambda: 2)
+    with pytest.raises(SystemExit):
+        make_report.main([*FOLDER, *SMALL, "--model", VIT])
+    assert "made by one process, not 2" in capsys.readouterr().err

@@ -1,0 +1,121 @@
+"""compare_models.py and visualize_votes.py: what is drawn is what the model computes."""
+
+from pathlib import Path
+
+import compare_models
+import numpy as np
+import pytest
+import torch
+import visualize_votes
+from diagnostic_parts import BOXES, FOLDER, IMAGENET, LAST, MASKS, RESNET, SIZE, VIT, read_by_hand
+from figure_style import HIT
+from foreground_images import ForegroundImages
+from map_figures import draw_votes, show_selected, view_scores, view_votes
+from matplotlib.colors import to_rgb
+from matplotlib.figure import Figure
+from PIL import Image
+
+from last_vit import last_select, vote_count
+from last_vit.evaluation import eval_transform
+from last_vit.models import parse_model_argument
+
+CPU = torch.device("cpu")
+
+
+def load(text: str, **objects: str):
+    """The argument, the model, and its images."""
+    argument = parse_model_argument(text)
+    trained = argument.load(64, 72)
+    return argument, trained, ForegroundImages("imagenet/val", eval_transform(trained.preprocessing), **objects)
+
+
+def test_scores_are_what_the_model_computes(here):
+    _, trained, images = load(LAST, masks="masks")
+    chosen = [0, 2, 7]
+    view = view_scores("LaSt", trained, images, chosen, CPU)
+    assert view.titles == ("LaSt\npatch score", "LaSt\nvotes, K = 3")
+    exact = read_by_hand(LAST)
+    for row, index in enumerate(chosen):
+        torch.testing.assert_close(view.scores[row].flatten(), exact[index].score)
+        votes = vote_count(last_select(exact[index].tokens[None], 3, variant="paper"), 16)
+        assert torch.equal(view.votes[row].flatten(), votes[0])
+        column, line = (view.peaks_xy[row] / 16).long().tolist()
+        assert view.scores[row, line, column] == view.scores[row].max()
+        assert view.peaks_on[row] == images[index]["foreground"][16 * line + 8, 16 * column + 8]
+
+
+def test_the_mark_follows_the_annotation(here):
+    """The best patch is on an object where everything is object, beside where nothing is, unknown without masks."""
+    Path("marks").mkdir()
+    for path in Path("masks").iterdir():
+        value = int(path.stem) % 2
+        Image.new("L", Image.open(path).size, value).save(Path("marks") / path.name)
+    _, trained, images = load(LAST, masks="marks")
+    found = view_scores("LaSt", trained, images, [0, 1, 2, 3], CPU).peaks_on.tolist()
+    assert found == [int(path.stem) % 2 for path in images.image_paths[:4]]
+    _, trained, images = load(LAST)
+    assert view_scores("LaSt", trained, images, [0, 1], CPU).peaks_on.tolist() == [255, 255]
+
+
+@pytest.mark.parametrize(
+    ("text", "top_k", "variant", "title"),
+    [
+        (VIT, 1, "release", "ViT: votes, K = 1 (the model is not pooled with LaSt)"),
+        (LAST, 3, "paper", "LaSt: votes, K = 3"),
+    ],
+)
+def test_votes_are_what_the_selection_gives(here, text, top_k, variant, title):
+    argument, trained, images = load(text, masks="masks")
+    chosen, exact = [0, 2, 5], read_by_hand(text)
+    view = view_votes(argument, trained, images, chosen, CPU)
+    assert view.title == title
+    for row, index in enumerate(chosen):
+        votes = vote_count(last_select(exact[index].tokens[None], top_k, variant=variant), 16)[0].tolist()
+        assert view.votes[row].flatten().tolist() == votes
+        shown = [[vote > level * max(votes) for vote in votes] for level in (0.5, 0.3, 0.2)]
+        assert view.above[row].flatten(1).tolist() == shown
+        for weights, caption in zip([*shown, votes], view.captions[row], strict=True):
+            inside = sum(weight for weight, is_front in zip(weights, exact[index].front, strict=True) if is_front)
+            assert caption == f"object {100 * inside / sum(weights):.0f} %"
+
+
+def test_selected_patches_keep_their_colours_and_the_rest_is_grey(here):
+    view = view_votes(*load(VIT, masks="masks"), [0], CPU)
+    figure = draw_votes([view])
+    _, *levels, votes = figure.axes
+    picture = view.images.pictures[0]
+    for panel, mask in zip(levels, view.above[0], strict=True):
+        shown = panel.images[0].get_array()
+        inside = mask.repeat_interleave(16, 0).repeat_interleave(16, 1).numpy()
+        np.testing.assert_allclose(shown[inside], picture[inside], atol=1e-6)
+        np.testing.assert_allclose(shown[~inside], 0.35 * picture.mean(2)[~inside][:, None].repeat(3, 1), atol=1e-6)
+        assert tuple(panel.collections[0].get_edgecolor()[0][:3]) == pytest.approx(to_rgb(HIT))
+    np.testing.assert_allclose(votes.images[0].get_array(), view.votes[0])
+    assert votes.images[0].norm.vmin == 0
+    assert [panel.get_title().strip() for panel in figure.axes] == ["image", "> 50 %", "> 30 %", "> 20 %", "votes"]
+    axes, whole = Figure().add_subplot(), np.random.default_rng(0).random((16, 16, 3))
+    show_selected(axes, whole, np.ones((16, 16)))  # all is selected: the picture as it is
+    np.testing.assert_allclose(axes.images[0].get_array(), whole)
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (IMAGENET, "2 of 6 images of imagenet/val"),  # only single objects
+        (BOXES, "2 of 8 images of imagenet/val"),
+        ([*FOLDER, "--dataset-name", "mine"], "2 of 8 images of mine"),
+    ],
+)
+def test_a_row_per_image_and_two_columns_per_model(call, capsys, flags, words):
+    call(compare_models, *flags, "--num-images", "2", "--figure", "a.png", models=(VIT, LAST), size=SIZE)
+    assert words in capsys.readouterr().out
+    figure = call.figures["a.png"]
+    assert len(figure.axes) == 2 * (1 + 2 * 2)
+    assert tuple(figure.get_size_inches()) == pytest.approx((1.7 * 5, 1.7 * 2))
+
+
+def test_a_row_per_image_and_four_columns_per_model(call, capsys):
+    """A ResNet's 2 x 2 and a ViT's 4 x 4 patches side by side."""
+    assert call(visualize_votes, *MASKS, "--num-images", "2", models=(VIT, RESNET), size=SIZE) == []
+    assert "2 of the 8 images of imagenet/val" in capsys.readouterr().out
+    assert len(call.figures["results/votes.png"].axes) == 2 * (1 + 4 * 2)

@@ -1,0 +1,109 @@
+"""visualize_token_selection.py against loops channel by channel, and its maps."""
+
+import numpy as np
+import pytest
+import torch
+import visualize_token_selection
+from diagnostic_parts import BOXES, FOLDER, IMAGENET, LAST, MASKS, VIT, read_by_hand
+from selection_figure import SelectionView, draw_rows
+
+from last_vit.pooling import stability
+
+
+def by_hand(text: str, k: int, variant: str, chosen=range(8)) -> tuple[np.ndarray, float, float]:
+    """Votes per position, and the share of votes and patches inside, channel by channel."""
+    position, inside, front_patches, patches, counted = np.zeros(16), 0, 0, 0, 0
+    images = read_by_hand(text)
+    for image in (images[index] for index in chosen):
+        score = stability(image.tokens[None], variant=variant)[0].numpy()
+        votes = np.zeros(16)
+        for channel in range(score.shape[1]):
+            for patch in np.argsort(-score[:, channel], kind="stable")[:k]:
+                votes[patch] += 1
+        position += votes
+        front = image.front.numpy()
+        if 0 < front.sum() < 16:
+            inside, counted = inside + votes[front].sum(), counted + votes.sum()
+            front_patches, patches = front_patches + front.sum(), patches + 16
+    return position / position.sum(), 100 * inside / counted, 100 * front_patches / patches
+
+
+@pytest.mark.parametrize(("text", "variant"), [(VIT, "release"), (LAST, "paper")])
+def test_numbers_against_loops(call, text, variant, capsys):
+    flags = [*MASKS, "--dataset-name", "mini", "--k", "1", "3", "0.5"]
+    records = {record["config"]["k"]: record for record in call(visualize_token_selection, *flags, models=(text,))}
+    panels = call.figures["results/token_selection.png"].axes
+    for asked, k, panel in zip((1, 3, 0.5), (1, 3, 8), panels, strict=False):
+        frequency, inside, uniform = by_hand(text, k, variant)
+        np.testing.assert_allclose(panel.images[0].get_array().flatten(), 16 * frequency, atol=1e-9)
+        record = records[asked]
+        assert record["dataset"] == f"mini, 64 px, masks, votes of K = {k} of 16"
+        assert (record["n_images"], record["config"]["variant"]) == (8, variant)
+        metrics = record["metrics"]
+        assert metrics["votes_inside"] == pytest.approx(inside, abs=1e-3)
+        assert metrics["votes_inside_uniform"] == pytest.approx(uniform, abs=1e-3)
+        assert metrics["votes_lift"] == pytest.approx(inside / uniform, abs=1e-3)
+        assert metrics["position_peak"] == pytest.approx(16 * frequency.max(), abs=1e-3)
+        assert metrics["num_object_images"] == 7
+    printed = capsys.readouterr().out
+    assert "8 of 16" in printed
+    assert "8 of 8 images; inside: over the 7 that show both object and background" in printed
+
+
+def test_images_are_drawn_by_seed(call):
+    """A row of maps per model; the same images again for the same seed."""
+    flags = [*MASKS, "--num-images", "2", "--seed", "2", "--table"]
+    records = call(visualize_token_selection, *flags, models=(VIT, LAST))
+    assert {(record["row"], record["table"]) for record in records} == {("ViT", "votes"), ("LaSt", "votes")}
+    chosen = torch.randperm(8, generator=torch.Generator().manual_seed(2))[:2].sort().values.tolist()
+    for record in records:
+        text, variant = (VIT, "release") if record["row"] == "ViT" else (LAST, "paper")
+        _, inside, uniform = by_hand(text, 1, variant, chosen)
+        assert record["n_images"] == 2
+        assert record["metrics"]["votes_inside"] == pytest.approx(inside, abs=1e-3)
+        assert record["metrics"]["votes_inside_uniform"] == pytest.approx(uniform, abs=1e-3)
+
+
+def test_every_patch_kept_is_uniform(call):
+    (record,) = call(visualize_token_selection, *MASKS, "--k", "16")
+    metrics = record["metrics"]
+    assert (metrics["votes_lift"], metrics["position_peak"], metrics["vote_area_50"]) == (1, 1, 100)
+
+
+def test_imagenet_root_finds_images_and_boxes(call, here, capfd):
+    (found,) = call(visualize_token_selection, *IMAGENET)
+    assert found["dataset"] == "imagenet/val, 64 px, boxes, votes of K = 1 of 16"
+    (plain,) = call(visualize_token_selection, *BOXES)
+    (masks,) = call(visualize_token_selection, *IMAGENET, "--masks", "masks")
+    assert found["metrics"] == plain["metrics"] == masks["metrics"]  # the masks are filled boxes
+    assert "masks" in masks["dataset"]
+    (here / "bare").mkdir()
+    (here / "bare/val").symlink_to(here / "imagenet/val")
+    (record,) = call(visualize_token_selection, "--imagenet-root", "bare")
+    assert "votes_inside" not in record["metrics"]
+    assert "no XML boxes beside" in capfd.readouterr().err
+
+
+def test_checkpoint_goes_to_the_model_that_names_none(call):
+    (apart,) = call(visualize_token_selection, *FOLDER, "--checkpoint", "vit.pth", models=("timm:test_vit",))
+    (together,) = call(visualize_token_selection, *FOLDER)
+    assert all(apart[key] == together[key] for key in ("metrics", "checkpoint_sha256"))
+    assert apart["config"]["checkpoint"] == "vit.pth"
+
+
+def test_the_releases_command(call, released_weights, capsys):
+    flags = ["--checkpoint", "ViT_190k.pth", *IMAGENET, "--batch-size", "32"]
+    (record,) = call(visualize_token_selection, *flags, "--num-workers", "0", models=(), size=())
+    assert record["dataset"].endswith("224 px, boxes, votes of K = 1 of 196")
+    assert record["config"]["pooling"] == {"pool": "last", "top_k": 1, "variant": "release", "sigma": None}
+    assert "1 of 196" in capsys.readouterr().out
+
+
+def test_scale_is_shared_by_a_row_and_uniform_stays_white():
+    views = [SelectionView("m", k, torch.tensor([[peak, 1 - peak]]), {}, 1) for k, peak in ((1, 0.9), (2, 0.5))]
+    first, second = (panel.images[0] for panel in draw_rows([views]).axes[:2])
+    assert first.norm is second.norm
+    assert (first.norm(1.0), first.norm(0.0), first.norm(2.0)) == (0.5, 0.0, 1.0)
+    assert second.get_array().tolist() == [[1.0, 1.0]]
+    views = [SelectionView("m", 1, torch.tensor([[0.7, 0.1], [0.1, 0.1]]), {}, 1)]
+    assert draw_rows([views]).axes[0].images[0].norm.vmax == pytest.approx(2.8)

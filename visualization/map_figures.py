@@ -240,7 +240,7 @@ def draw_votes(views: Sequence[VoteView]) -> Figure:
                     shown = interpolate(mask[None, None].float(), size=(side, side), mode="nearest")[0, 0].numpy()
                     show_selected(panel, picture, shown)
                 extent = (0, side, side, 0)
-                group[-1].imshow(view.votes[row], cmap=COLORMAP, vmin=0, interpolation="nearest", extent=extent)
+                group[-1].imshow(view.votes[row].numpy(), cmap=COLORMAP, vmin=0, interpolation="nearest", extent=extent)
                 for panel, caption in zip(group, view.captions[row], strict=True):
                     panel.set_xlabel(caption, fontsize=7, labelpad=2)
         axes[0][0].set_title("image")
@@ -265,7 +265,7 @@ def draw_norms_on_images(views: Sequence[NormsOnImages]) -> Figure:
             score, norm = panels[1 + 2 * index : 3 + 2 * index]
             for panel, values in ((score, view.scores[row]), (norm, view.norms[row])):
                 height, width = values.shape
-                panel.imshow(values, cmap=COLORMAP, extent=(0, width, height, 0), aspect=width / height)
+                panel.imshow(values.numpy(), cmap=COLORMAP, extent=(0, width, height, 0), aspect=width / height)
             score.set_xlabel(f"{view.scores[row].min():.2f} to {view.scores[row].max():.2f}", fontsize=7)
             for y, x in (view.norms[row] >= view.cutoff).nonzero().tolist():
                 look = {"fill": False, "edgecolor": "#56B4E9", "linewidth": 1.2}
@@ -297,4 +297,4 @@ def _draw_over_grey(axes: Axes, images: ExampleImages, row: int, values: Tensor,
     picture = images.pictures[row].mean(axis=2, keepdims=True).repeat(3, axis=2)
     draw_picture(axes, picture, images.foregrounds[row])
     highest, side = max(float(values.max()), lowest + 1e-12), len(picture)
-    axes.imshow(values, cmap=COLORMAP, alpha=0.7, vmin=lowest, vmax=highest, extent=(0, side, side, 0))
+    axes.imshow(values.numpy(), cmap=COLORMAP, alpha=0.7, vmin=lowest, vmax=highest, extent=(0, side, side, 0))

@@ -1,6 +1,7 @@
 """What the tests of visualization/ share: the images' sizes and boxes, models, flags, and a reading of them by hand."""
 
 import json
+from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -40,6 +41,7 @@ def read_records() -> list[dict]:
     return [json.loads(path.read_text()) for path in sorted(paths)]
 
 
+@cache
 def read_by_hand(text: str) -> list[SimpleNamespace]:
     """Every image of the set as a model sees it, read alone; in the order of the commands, which is by path."""
     trained = parse_model_argument(text).load(64, 72)

@@ -6,14 +6,12 @@ import os
 import re
 import shutil
 from decimal import ROUND_HALF_UP, Decimal
-from pathlib import Path
 
 import make_report
 import numpy as np
 import pytest
 import torch
-from foreground_images import ForegroundImages
-from patch_foreground import patch_foreground
+from foreground_images import ForegroundImages, patch_foreground
 from PIL import Image
 from score_distribution import ScoreDistribution
 from torch.utils.data import default_collate
@@ -196,24 +194,6 @@ def test_without_annotation_nothing_is_made_up(report, tmp_path, capsys):
     assert "votes_inside" not in numbers["models"][0]["metrics"]["vote_statistics"]
     assert [item["hit"] + item["auroc"] + [item["disagreement"]] for item in numbers["gallery"]] == [[None] * 3] * 2
     assert "-" in capsys.readouterr().out.splitlines()[1]
-
-
-@pytest.mark.parametrize(
-    ("extra", "match"),
-    [
-        (["--images", "nowhere"], "nowhere"),
-        (["--num-images", "0"], "at least 1"),
-        (["--model", "timm:test_resnet@random,pool=last,top_k=26"], "top_k must be in [1, 25]"),
-        (["--masks", "nowhere"], "give one of the two"),
-    ],
-)
-def test_one_line_for_every_mistake(report, tmp_path, monkeypatch, capsys, extra, match):
-    monkeypatch.chdir(tmp_path)
-    with pytest.raises(SystemExit) as stop:
-        make_report.main([*report["arguments"], "--out", "other", *extra])
-    assert stop.value.code == 2
-    assert match in capsys.readouterr().err
-    assert not Path("other").exists()
 
 
 # In a browser ---------------------------------------------------------------------------------------------------------

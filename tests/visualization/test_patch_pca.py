@@ -3,6 +3,8 @@
 import numpy as np
 import pytest
 import torch
+import visualize_pca
+from diagnostic_parts import FOLDER, MASKS, VIT, read_by_hand
 from patch_pca import PatchMoments, fit_patch_pca
 
 
@@ -97,3 +99,55 @@ def test_unusable_tokens_are_refused(tokens, match):
 def test_tokens_of_another_width_are_refused():
     with pytest.raises(ValueError, match=r"width 12, got \(5, 11\)"):
         fit_patch_pca(sample()).rgb(torch.zeros(5, 11))
+
+
+def colours_of(call, row: int) -> np.ndarray:
+    """What one row of the picture shows of the first model, [N, 4]."""
+    figure = call.figures["results/pca.png"]
+    dark, colours = figure.axes[2 * row + 1].get_images()
+    assert colours.get_interpolation() == "nearest"
+    assert colours.get_extent() == dark.get_extent()
+    assert dark.get_array().max() <= 0.35
+    return torch.as_tensor(np.asarray(colours.get_array())).flatten(0, 1)
+
+
+def test_a_fit_per_image_colours_the_annotated_patches(call, capsys):
+    (record,) = call(visualize_pca, *MASKS, "--num-images", "8")
+    explained = []
+    for row, image in enumerate(read_by_hand(VIT)):
+        colours, mask = colours_of(call, row), image.front
+        if mask.sum() < 3:
+            assert not colours.any()
+            continue
+        assert torch.equal(colours[:, 3] == 1, mask)
+        assert not colours[~mask].any()
+        pca = fit_patch_pca(image.tokens[mask])
+        assert torch.allclose(colours[mask, :3].float(), pca.rgb(image.tokens[mask]), atol=1e-4)
+        explained.append(pca.explained)
+    num_fitted = len(explained)
+    assert 0 < num_fitted < 8
+    assert (record["n_images"], record["config"]["num_too_few_patches"]) == (num_fitted, 8 - num_fitted)
+    expected = 100 * torch.stack(explained).mean(0)
+    assert [record["metrics"][f"explained_{i}"] for i in (1, 2, 3)] == pytest.approx(expected.tolist(), abs=1e-2)
+    assert capsys.readouterr().out.splitlines()[1].split()[-2:] == [str(num_fitted), str(8 - num_fitted)]
+
+
+def test_a_fit_on_the_set_is_one_fit_for_all_images(call):
+    (record,) = call(visualize_pca, *MASKS, "--fit", "set", "--num-images", "2", "--seed", "1")
+    images = read_by_hand(VIT)
+    tokens = torch.cat([image.tokens[image.front] for image in images])
+    whole = fit_patch_pca(tokens)
+    std = whole.project(tokens).std(dim=0, correction=0)
+    order = torch.randperm(8, generator=torch.Generator().manual_seed(1))[:2].sort().values
+    for row, index in enumerate(order.tolist()):
+        mask = images[index].front
+        expected = (whole.project(images[index].tokens[mask]) / std / 4 + 0.5).clamp(0, 1)
+        assert torch.allclose(colours_of(call, row)[mask, :3].float(), expected.float(), atol=1e-4)
+    assert (record["n_images"], record["dataset"]) == (8, "imagenet/val, 64 px, fitted per set")
+
+
+def test_without_annotations_the_patch_score_decides(call):
+    (record,) = call(visualize_pca, *FOLDER, "--num-images", "8")
+    for row, image in enumerate(read_by_hand(VIT)):
+        assert torch.equal(colours_of(call, row)[:, 3] == 1, image.score > image.score.mean())
+    assert record["config"]["foreground"] == "patch score above its mean"

@@ -44,10 +44,10 @@ def test_numbers_against_loops(call, text, variant, capsys):
         assert metrics["votes_inside_uniform"] == pytest.approx(uniform, abs=1e-3)
         assert metrics["votes_lift"] == pytest.approx(inside / uniform, abs=1e-3)
         assert metrics["position_peak"] == pytest.approx(16 * frequency.max(), abs=1e-3)
-        assert metrics["num_object_images"] == 7
+        assert metrics["num_object_images"] == 6
     printed = capsys.readouterr().out
     assert "8 of 16" in printed
-    assert "8 of 8 images; inside: over the 7 that show both object and background" in printed
+    assert "8 of 8 images; inside: over the 6 that show both object and background" in printed
 
 
 def test_images_are_drawn_by_seed(call):

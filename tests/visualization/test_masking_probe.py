@@ -1,0 +1,304 @@
+"""The masking probe: exact counts and pixels, against image-by-image loops, and its command."""
+
+import math
+from decimal import ROUND_HALF_UP, Decimal
+
+import numpy as np
+import probe_masking
+import pytest
+import torch
+from diagnostic_parts import IMAGENET, LAST, VIT
+from masking_probe import (
+    CURVES,
+    MASKED_PERCENTS,
+    MaskedAccuracy,
+    check_classifier,
+    choose_patches,
+    count_masked,
+    draw_masking,
+    mask_patches,
+    random_scores,
+    spread_over_classes,
+)
+from torch.nn import functional as F
+from torchvision.models import VisionTransformer
+
+from last_vit import patch_score
+from last_vit.data.imagenet import ImageNetDataset
+from last_vit.dense import dense_forward
+from last_vit.evaluation import eval_transform
+from last_vit.models import parse_model_argument
+
+CPU = torch.device("cpu")
+NUM_IMAGES, NUM_CLASSES = 12, 3
+
+
+def some_scores(num_images=5, num_patches=49, seed=0):
+    return torch.randn(num_images, num_patches, generator=torch.Generator().manual_seed(seed))
+
+
+@pytest.mark.parametrize("order", ["top", "bottom"])
+@pytest.mark.parametrize("num_patches", [1, 4, 10, 49, 50, 196])
+def test_exactly_the_nearest_number_halves_up(order, num_patches):
+    for percent in range(101):
+        chosen = choose_patches(some_scores(num_patches=num_patches), percent / 100, order)
+        exact = (Decimal(percent) * num_patches / 100).quantize(Decimal(1), ROUND_HALF_UP)
+        assert chosen.dtype == torch.bool
+        assert chosen.sum(dim=1).tolist() == [int(exact)] * 5, percent
+
+
+def test_chosen_ones_score_higher_and_lower():
+    score = some_scores()
+    for share in (0.1, 0.5, 0.9):
+        top, bottom = choose_patches(score, share, "top"), choose_patches(score, share, "bottom")
+        for row, high, low in zip(score, top, bottom, strict=True):
+            assert row[high].min() > row[~high].max()
+            assert row[low].max() < row[~low].min()
+
+
+def test_bottom_completes_top_even_where_scores_tie():
+    score = some_scores(num_patches=50).round()
+    for percent in range(0, 101, 10):
+        rest = ~choose_patches(score, 1 - percent / 100, "top")
+        assert torch.equal(choose_patches(score, percent / 100, "bottom"), rest)
+    first = choose_patches(torch.zeros(1, 4), 0.5)
+    assert first.tolist() == [[True, True, False, False]]
+
+
+def test_choosing_goes_with_the_patches():
+    score = some_scores()
+    permutation = torch.randperm(49, generator=torch.Generator().manual_seed(1))
+    assert torch.equal(choose_patches(score[:, permutation], 0.3), choose_patches(score, 0.3)[:, permutation])
+    assert torch.equal(choose_patches(score[2:3], 0.3), choose_patches(score, 0.3)[2:3])
+
+
+@pytest.mark.parametrize(("grid_hw", "image_hw"), [((4, 4), (16, 16)), ((2, 3), (8, 15)), ((1, 1), (5, 5))])
+def test_masks_of_grids_that_divide_are_blocks(grid_hw, image_hw):
+    images = torch.randn(3, 3, *image_hw) + 9
+    drop = torch.rand(3, math.prod(grid_hw), generator=torch.Generator().manual_seed(0)) < 0.5
+    kept = images.clone()
+    patch_h, patch_w = (size // cells for size, cells in zip(image_hw, grid_hw, strict=True))
+    for image in range(3):
+        for patch in drop[image].nonzero().flatten().tolist():
+            row, column = divmod(patch, grid_hw[1])
+            rows = slice(row * patch_h, (row + 1) * patch_h)
+            kept[image, :, rows, column * patch_w : (column + 1) * patch_w] = 0
+    before = images.clone()
+    assert torch.equal(mask_patches(images, drop, grid_hw), kept)
+    assert torch.equal(images, before)
+
+
+@pytest.mark.parametrize(("grid_hw", "image_hw"), [((3, 3), (32, 32)), ((7, 5), (50, 64)), ((13, 20), (31, 21))])
+def test_masks_of_grids_that_do_not_divide(grid_hw, image_hw):
+    """The patch that holds a pixel's centre, as torch's nearest-exact has it; patches as even as they can be."""
+    images = torch.randn(2, 3, *image_hw) + 9
+    drop = torch.rand(2, math.prod(grid_hw), generator=torch.Generator().manual_seed(0)) < 0.5
+    masked = mask_patches(images, drop, grid_hw)
+    mask = F.interpolate(drop.unflatten(1, grid_hw)[:, None].double(), image_hw, mode="nearest-exact")
+    assert torch.equal(masked, torch.where(mask.bool(), 0.0, images))
+    ones = torch.eye(math.prod(grid_hw), dtype=torch.bool)
+    blank = mask_patches(torch.ones(len(ones), 3, *image_hw), ones, grid_hw) == 0
+    sizes = blank[:, 0].sum(dim=(1, 2))
+    assert sizes.sum() == math.prod(image_hw)  # every pixel is in one patch
+    smallest, largest = (
+        math.prod(rounded(size / cells) for size, cells in zip(image_hw, grid_hw, strict=True))
+        for rounded in (math.floor, math.ceil)
+    )
+    assert smallest <= sizes.min() <= sizes.max() <= largest
+
+
+def test_all_and_nothing():
+    images = torch.randn(2, 3, 8, 8)
+    for share, expected in ((0.0, images), (1.0, torch.zeros_like(images))):
+        assert torch.equal(mask_patches(images, choose_patches(some_scores(2, 16), share), (4, 4)), expected)
+    half = images.bfloat16()
+    assert mask_patches(half, torch.ones(2, 16, dtype=torch.bool), (4, 4)).dtype == torch.bfloat16
+
+
+def test_random_scores_belong_to_the_image():
+    together = random_scores([3, 0, 99_999], 64, seed=1)
+    assert together.shape == (3, 64)
+    for row, index in zip(together, (3, 0, 99_999), strict=True):
+        assert torch.equal(random_scores([index], 64, seed=1)[0], row)
+    assert not torch.equal(random_scores([3], 64, seed=2), together[:1])
+    assert len(random_scores(torch.arange(100), 64, seed=0).unique(dim=0)) == 100
+
+
+@pytest.mark.parametrize(
+    ("call", "match"),
+    [
+        (lambda: choose_patches(torch.zeros(4), 0.5), r"score must be \[B, N\], got \(4,\)"),
+        (lambda: choose_patches(torch.zeros(1, 4), 50), r"share must be in \[0, 1\], got 50"),
+        (lambda: choose_patches(torch.zeros(1, 4), 0.5, "random"), "one of top, bottom, got 'random'"),
+        (lambda: mask_patches(torch.zeros(1, 3, 8, 8), torch.zeros(1, 15) > 0, (4, 4)), r"bool \[B, 16\] for a grid"),
+        (lambda: mask_patches(torch.zeros(1, 3, 8, 8), torch.zeros(1, 16), (4, 4)), r"torch.float32 \(1, 16\)"),
+        (lambda: mask_patches(torch.zeros(1, 3, 2, 8), torch.zeros(1, 16) > 0, (4, 4)), "does not fit an image of"),
+        (lambda: random_scores([-1], 4, seed=0), "must not be negative, got 0 and"),
+        (lambda: random_scores([1], 4, seed=-1), "must not be negative, got -1 and"),
+    ],
+)
+def test_errors(call, match):
+    with pytest.raises(ValueError, match=match):
+        call()
+
+
+@pytest.fixture(scope="module")
+def vit() -> VisionTransformer:
+    torch.manual_seed(0)
+    model = VisionTransformer(32, 8, num_layers=2, num_heads=2, hidden_dim=16, mlp_dim=32, num_classes=NUM_CLASSES)
+    torch.nn.init.normal_(model.heads.head.weight)
+    return model.eval()
+
+
+@pytest.fixture(scope="module")
+def samples() -> dict[str, torch.Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    return {
+        "image": 3 * torch.randn(NUM_IMAGES, 3, 32, 32, generator=generator),
+        "label": torch.randint(NUM_CLASSES, (NUM_IMAGES,), generator=generator),
+        "index": torch.arange(100, 100 + NUM_IMAGES),
+    }
+
+
+def batches(samples, size, order=None):
+    order = torch.arange(NUM_IMAGES) if order is None else order
+    return [{name: values[part] for name, values in samples.items()} for part in order.split(size)]
+
+
+def masked_accuracy(model, samples, size=NUM_IMAGES, order=None, **kwargs):
+    accuracy = MaskedAccuracy(kwargs.pop("percents", (20, 50)))
+    count_masked(model, batches(samples, size, order), CPU, accuracy, NUM_CLASSES, **kwargs)
+    return accuracy.compute()
+
+
+@torch.no_grad()
+def by_hand(model, samples, percents, seed, patch=8):
+    """One image, one patch, one pixel block at a time."""
+    hits = {"top1": 0, **{f"top1_{curve}_{percent}": 0 for curve in CURVES for percent in percents}}
+    for i in range(len(samples["image"])):
+        image, label = samples["image"][i : i + 1], int(samples["label"][i])
+        output = dense_forward(model, image)
+        hits["top1"] += int(model(image).argmax()) == label
+        score = patch_score(output.patch_tokens, output.global_token)[0].tolist()
+        noise = random_scores([int(samples["index"][i])], 16, seed)[0].tolist()
+        for percent in percents:
+            kept = round(16 * percent / 100)
+            for curve, values, largest in (("top", score, True), ("bottom", score, False), ("random", noise, True)):
+                masked = image.clone()
+                for place in sorted(range(16), key=lambda p: values[p], reverse=largest)[:kept]:
+                    row, column = divmod(place, 4)
+                    masked[:, :, patch * row :, patch * column :][:, :, :patch, :patch] = 0
+                hits[f"top1_{curve}_{percent}"] += int(model(masked).argmax()) == label
+    total = len(samples["image"])
+    return {name: 100 * count / total for name, count in hits.items()} | {"num_images": total}
+
+
+def test_masking_against_a_plain_loop(vit, samples):
+    percents, seed = (10, 50, 90), 3
+    found = masked_accuracy(vit, samples, percents=percents, seed=seed)
+    assert found == pytest.approx(by_hand(vit, samples, percents, seed))
+    assert len(set(found.values())) > 3  # masks do change answers here
+
+
+@pytest.mark.parametrize("size", [1, 5])
+def test_batch_size_and_order_change_nothing(vit, samples, size):
+    order = torch.randperm(NUM_IMAGES, generator=torch.Generator().manual_seed(size))
+    assert masked_accuracy(vit, samples, size, order) == masked_accuracy(vit, samples)
+
+
+def seen_images(model, samples, **kwargs):
+    """Everything that the model is shown."""
+    seen = []
+    hook = model.register_forward_pre_hook(lambda _, args: seen.append(args[0].clone()))
+    try:
+        masked_accuracy(model, samples, **kwargs)
+    finally:
+        hook.remove()
+    return seen
+
+
+def test_labels_do_not_choose_and_the_seed_moves_the_random_masks_only(vit, samples):
+    seen = seen_images(vit, samples)
+    assert len(seen) == 1 + 3 * 2
+    other = seen_images(vit, {**samples, "label": (samples["label"] + 1) % NUM_CLASSES})
+    assert all(map(torch.equal, seen, other))
+    moved = [not torch.equal(a, b) for a, b in zip(seen, seen_images(vit, samples, seed=1), strict=True)]
+    assert moved == [False] * 5 + [True] * 2  # whole, top, bottom, random
+
+
+def test_default_shares_take_28_passes(vit, samples):
+    assert len(seen_images(vit, samples, percents=MASKED_PERCENTS)) == 28
+
+
+def test_token_chooses_the_ranking(vit, samples):
+    shown = {kind: seen_images(vit, samples, global_token=kind) for kind in ("trained", "cls", "mean", "last")}
+    assert all(map(torch.equal, shown["trained"], shown["cls"]))
+    assert not torch.equal(shown["mean"][1], shown["cls"][1])
+    assert not torch.equal(shown["last"][1], shown["cls"][1])
+
+
+def test_errors_of_the_probe(vit, samples):
+    for percents in ((), (50, 50), (0,), (100,)):
+        with pytest.raises(ValueError, match=r"different numbers in \[1, 99\]"):
+            MaskedAccuracy(percents)
+    with pytest.raises(ValueError, match="answers with 3 numbers, the images have 10 classes"):
+        count_masked(vit, batches(samples, 4), CPU, MaskedAccuracy(), num_classes=10)
+
+
+def test_the_command_against_the_loop(call, capsys):
+    """The images of ImageNet's layout, their labels, the model's own head."""
+    flags = ["--shares", "50", "--seed", "2", "--num-images", "6", "--dataset-name", "Mini", "--table"]
+    records = call(probe_masking, *IMAGENET, *flags, models=(VIT, LAST))
+    record = next(record for record in records if record["row"] == "ViT")
+    trained = parse_model_argument(VIT).load(64, 72)
+    dataset = ImageNetDataset("imagenet", "val", eval_transform(trained.preprocessing))
+    chosen = spread_over_classes(dataset.labels, 6, 2)
+    samples = [dataset[index] for index in chosen]
+    loaded = {key: torch.as_tensor([sample[key] for sample in samples]) for key in ("label", "index")}
+    loaded["image"] = torch.stack([sample["image"] for sample in samples])
+    expected = by_hand(trained.model, loaded, (50,), 2, patch=16)
+    assert record["metrics"] == pytest.approx({k: v for k, v in expected.items() if k != "num_images"}, abs=1e-3)
+    assert record["dataset"] == "Mini val, 64 px, 6 images by seed 2, trained token"
+    assert (record["n_images"], record["config"]["seed"], record["table"]) == (6, 2, "masking_probe")
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].split() == ["model", "masked", "0", "%", "50", "%"]
+    whole, top = (f"{record['metrics'][name]:.1f}" for name in ("top1", "top1_top_50"))
+    assert lines[1].split() == ["ViT", "top", whole, top]
+    assert [line.split()[1] for line in lines[1:7]] == ["top", "bottom", "random"] * 2
+    assert lines[7] == "top-1 in percent, 6 of 8 images of Mini val"
+    assert list(call.figures) == ["results/masking_probe.png"]
+
+
+def test_the_picture_shows_what_it_is_given():
+    stats = {"top1": 80.0, **{f"top1_{c}_{p}": 80.0 - p / 2 for c in ("top", "random") for p in (20, 60)}}
+    stats |= {"top1_bottom_20": 33.0, "top1_bottom_60": 22.0}
+    figure = draw_masking({"A": stats, "B": stats}, (20, 60), 10)
+    assert [axes.get_title() for axes in figure.axes] == ["A", "B"]
+    lines = {line.get_label(): line for line in figure.axes[1].lines}
+    assert lines["worst-scoring patches masked"].get_xdata().tolist() == [0, 20, 60]
+    assert lines["worst-scoring patches masked"].get_ydata().tolist() == [80, 33, 22]
+    assert lines["best-scoring patches masked"].get_ydata().tolist() == [80, 70, 50]
+    assert lines["chance"].get_ydata()[0] == 10
+    assert len(figure.legends[0].texts) == 4
+
+
+def test_drawn_images_are_spread_over_the_classes():
+    labels = np.random.default_rng(0).permutation(np.repeat(np.arange(10), 20))
+    for num_images in (1, 10, 73, 200):
+        chosen = spread_over_classes(labels, num_images, seed=1)
+        counts = np.bincount(labels[chosen], minlength=10)
+        assert len(set(chosen)) == num_images
+        assert chosen == sorted(chosen)
+        assert counts.max() - counts.min() <= 1
+    assert spread_over_classes(labels, 50, seed=1) == spread_over_classes(labels, 50, 1)
+    assert spread_over_classes(labels, 50, seed=2) != spread_over_classes(labels, 50, 1)
+    few = np.array([4, 4, 4, 4, 9])
+    assert sorted(few[spread_over_classes(few, 4, seed=0)].tolist()) == [4, 4, 4, 9]
+
+
+def test_a_clip_tower_is_no_classifier():
+    """Refused by its spec, before anything of it is loaded again."""
+    argument = parse_model_argument("CLIP=open_clip:ViT-B-16@clip.pt")
+    args = probe_masking.build_parser().parse_args(["--model", "x", "--imagenet-root", "root"])
+    with pytest.raises(ValueError, match="model 'CLIP': a CLIP tower answers with an embedding, and the 100 classes"):
+        check_classifier(argument, args, 100)

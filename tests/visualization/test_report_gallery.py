@@ -1,0 +1,114 @@
+"""The gallery of a report: packed numbers are the measured ones, crops the models', disagreement a correlation."""
+
+import base64
+import io
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from report_data import ImageView, disagreement, norm_decimals
+from report_page import THUMBNAIL, crop_picture, pack_image
+from torchvision import transforms
+
+
+def view(score, frame=(0.0, 0.0, 1.0, 1.0), norm=None, **others) -> ImageView:
+    score = torch.as_tensor(score, dtype=torch.float32)
+    return ImageView(
+        frame_xyxy=frame,
+        score=score,
+        norm=torch.ones_like(score) if norm is None else torch.as_tensor(norm),
+        **{
+            "box_xyxy": None,
+            "votes": torch.zeros(len(score), dtype=torch.long),
+            "rgb": None,
+            "is_foreground": None,
+            "best": 0,
+            "is_hit": None,
+            "auroc": None,
+            **others,
+        },
+    )
+
+
+def test_models_of_one_grid_and_crop_are_compared_patch_by_patch():
+    scores = np.random.default_rng(0).normal(size=(3, 12)).astype(np.float32)
+    found = disagreement([view(score) for score in scores], [(3, 4)] * 3)
+    pairs = [np.corrcoef(scores[a], scores[b])[0, 1] for a, b in ((0, 1), (0, 2), (1, 2))]
+    assert found == pytest.approx(1 - np.mean(pairs), abs=1e-6)
+
+
+def test_disagreement_of_equal_opposite_and_rescaled_maps():
+    score = torch.rand(16, generator=torch.Generator().manual_seed(0))
+    grids = [(4, 4)] * 2
+    assert disagreement([view(score), view(3 * score - 1)], grids) == pytest.approx(0, abs=1e-6)
+    assert disagreement([view(score), view(-score)], grids) == pytest.approx(2, abs=1e-6)
+
+
+def test_disagreement_follows_the_image_not_the_crop():
+    """A score that rises from left to right of the image, read off by two grids on two crops."""
+    near, far = (0.25, 0.25, 0.75, 0.75), (0.0, 0.0, 1.0, 1.0)
+    ramps = [torch.linspace(x1, x2, 2 * n + 1)[1::2].repeat(n) for (x1, _, x2, _), n in ((near, 8), (far, 16))]
+    assert disagreement([view(ramps[0], near), view(ramps[1], far)], [(8, 8), (16, 16)]) == pytest.approx(0, abs=1e-3)
+    turned = ramps[1].reshape(16, 16).T.flatten()
+    assert disagreement([view(ramps[0], near), view(turned, far)], [(8, 8), (16, 16)]) == pytest.approx(1, abs=1e-6)
+
+
+def test_no_disagreement_where_none_is_defined():
+    score = torch.rand(4)
+    grids = [(2, 2)] * 2
+    assert disagreement([view(score)], grids[:1]) is None
+    assert disagreement([view(score), view(torch.full((4,), 0.3))], grids) is None
+    assert disagreement([view(score, (0, 0, 0.4, 1)), view(score, (0.5, 0, 1, 1))], grids) is None
+
+
+@pytest.mark.parametrize(("highest", "expected"), [(0.5, 3), (65.5, 3), (66.0, 2), (6553.5, 1), (60_000, 0), (9e4, -1)])
+def test_norms_fit_into_16_bits_with_as_many_decimals_as_there_is_room_for(highest, expected):
+    decimals = norm_decimals([view([0.0, 0.0], norm=[0.1, highest])])
+    assert decimals == expected
+    assert round(highest * 10.0**decimals) <= 65535
+
+
+def test_packed_numbers_are_the_rounded_ones():
+    score = torch.tensor([-1.0, -0.0004, 0.12349, 1.0])
+    votes = torch.tensor([0, 1, 768, 65535])
+    norm = torch.tensor([0.0, 1.2344, 50.5, 60.0])
+    rgb = torch.tensor([[0.0, 0.5, 1.0]] * 4)
+    one = view(score, norm=norm, votes=votes, rgb=rgb, is_foreground=torch.tensor([True, False, True, False]))
+    packed = pack_image(Image.new("RGB", (30, 20)), [one], [3])["views"][0]
+
+    def read(key, dtype):
+        return np.frombuffer(base64.b64decode(packed[key]), dtype).tolist()
+
+    assert read("score", "<i2") == [-1000, 0, 123, 1000]
+    assert read("votes", "<u2") == votes.tolist()
+    assert read("norm", "<u2") == [0, 1234, 50500, 60000]
+    assert read("rgb", "u1") == [0, 128, 255] * 4
+    assert read("object", "u1") == [1, 0, 1, 0]
+
+
+def test_models_with_one_crop_share_a_thumbnail():
+    picture = Image.new("RGB", (80, 60))
+    frame, almost, other = (0.1, 0.0, 0.9, 1.0), (0.1005, 0.0, 0.9005, 1.0), (0.2, 0.1, 0.8, 0.9)
+    packed = pack_image(picture, [view([0.1], f) for f in (frame, other, almost)], [3] * 3)
+    assert [entry["thumbnail"] for entry in packed["views"]] == [0, 1, 0]
+    for uri in packed["thumbnails"]:
+        head, text = uri.split(",")
+        assert head == "data:image/jpeg;base64"
+        assert Image.open(io.BytesIO(base64.b64decode(text))).size == (THUMBNAIL, THUMBNAIL)
+
+
+def test_a_crop_is_what_torchvision_crops():
+    ramp = np.add.outer(np.arange(90), np.arange(150)).astype(np.uint8)
+    picture = Image.fromarray(np.stack([ramp, ramp // 2, 255 - ramp], axis=2))
+    expected = transforms.Compose([transforms.Resize(64), transforms.CenterCrop(48)])(picture)
+    width, left, top = int(64 * 150 / 90), round((int(64 * 150 / 90) - 48) / 2), (64 - 48) // 2
+    frame = (left / width, top / 64, (left + 48) / width, (top + 48) / 64)
+    found = crop_picture(picture, frame, 48)
+    assert np.abs(np.asarray(found, int) - np.asarray(expected, int)).max() <= 3  # another filter, on a smooth image
+
+
+def test_a_crop_beyond_the_image_is_black_there():
+    found = np.asarray(crop_picture(Image.new("RGB", (20, 20), "white"), (-0.5, -0.5, 1.5, 1.5), 40))
+    assert (found[10:30, 10:30] == 255).all()
+    assert found.sum() == 20 * 20 * 3 * 255

@@ -69,11 +69,12 @@ def show_progress(metrics: Path, bar: tqdm) -> None:
         bar.set_postfix(loss=f"{steps[-1]['total_loss']:.2f}")
 
 
-def run_tool(*arguments: str) -> None:
-    """Run one of our commands quietly; show what it said if it fails."""
+def run_tool(*arguments: str) -> str:
+    """Run one of our commands quietly and return what it printed; show that if it fails."""
     done = subprocess.run([sys.executable, "-W", "ignore", *arguments], capture_output=True, text=True)
     if done.returncode:
         sys.exit(f"{arguments[0]} failed:\n{done.stdout}{done.stderr}")
+    return done.stdout
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -84,24 +85,15 @@ def main(argv: Sequence[str] | None = None) -> None:
     FOLDER.mkdir(parents=True)
     draw_data()
     train_both()
-    compare = ["visualization/compare_models.py", "--imagenet-root", str(DATA), "--figure", str(FOLDER / "demo.png")]
-    rows = []
-    for run, (title, _) in tqdm(RUNS.items(), desc="measure", unit="model"):
-        checkpoint = str(FOLDER / run / "model_final.pth")
-        run_tool(
-            "visualization/evaluate_patch_hit.py", "--model", CONFIG, "--checkpoint", checkpoint,
-            "--imagenet-root", str(DATA), "--max-box-area", "none", "--output", run,
-            "--dataset-name", "synthetic", "--num-workers", "0", "--batch-size", "100",
-        )  # fmt: skip
-        compare += ["--model", f"{title}={CONFIG}@{checkpoint}"]
-        rows.append((title, json.loads(Path(f"results/{run}.json").read_text())["metrics"]))
-    run_tool(*compare)
-    print(f"\nSynthetic images ({NUM_CLASSES} classes, {NUM_VAL} validation images), percent:")
-    columns = ("acc1", "point_in_box", "point_in_box_random", "point_in_box_center")
-    print(f"{'':10}" + "".join(f"{name:>14}" for name in ("top-1", "Point-in-Box", "random patch", "image centre")))
-    for title, metrics in rows:
-        print(f"{title:10}" + "".join(f"{metrics[name]:14.2f}" for name in columns))
-    print(f"\npicture: {FOLDER / 'demo.png'}   results: results/demo_cls.json, results/demo_last.json")
+    measured = ["--imagenet-root", str(DATA)]
+    for run, (title, _) in RUNS.items():
+        measured += ["--model", f"{title}={CONFIG}@{FOLDER / run / 'model_final.pth'}"]
+    loading = ["--num-workers", "0", "--batch-size", "100"]
+    names = ["--max-box-area", "none", "--dataset-name", "synthetic", "--output", "demo"]
+    table = run_tool("visualization/evaluate_patch_hit.py", *measured, *loading, *names)
+    run_tool("visualization/compare_models.py", *measured, "--figure", str(FOLDER / "demo.png"))
+    print(f"\nSynthetic images ({NUM_CLASSES} classes, {NUM_VAL} validation images), percent:\n{table}")
+    print(f"picture: {FOLDER / 'demo.png'}")
     print(f"{time.perf_counter() - start:.0f} s")
 
 

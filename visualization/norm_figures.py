@@ -32,7 +32,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 from measured_models import Measurement, measure_models
 
-from last_vit.dense_batches import dense_batches
+from last_vit.dense import dense_batches
 from last_vit.evaluation import open_loader, print_table
 from last_vit.layer_tokens import count_layers, layer_tokens
 from last_vit.metrics.patch_norms import PatchNorms, token_norms

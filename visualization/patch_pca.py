@@ -27,8 +27,7 @@ from measured_models import Measurement, measure_models
 from torch import Tensor
 
 from last_vit.adapters import DenseOutput
-from last_vit.dense import dense_forward
-from last_vit.dense_batches import dense_batches
+from last_vit.dense import dense_batches, dense_forward
 from last_vit.evaluation import open_loader, print_table
 from last_vit.metrics.summed_counters import SummedTensors
 from last_vit.models import TrainedModel

@@ -20,7 +20,7 @@ from matplotlib.figure import Figure
 from measured_models import Measurement, measure_models
 from torch import Tensor, nn
 
-from last_vit.dense_batches import dense_batches
+from last_vit.dense import dense_batches
 from last_vit.evaluation import open_loader, print_table, token_words
 from last_vit.metrics.summed_counters import SummedTensors
 from last_vit.models import TrainedModel

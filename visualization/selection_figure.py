@@ -17,8 +17,7 @@ from torch.utils.data import Subset
 from vote_statistics import VoteStatistics
 
 from last_vit.data.imagenet_layout import find_annotation_folder, find_split_folder
-from last_vit.dense import dense_forward
-from last_vit.dense_batches import dense_batches
+from last_vit.dense import dense_batches, dense_forward
 from last_vit.evaluation import open_loader, print_table
 from last_vit.models import TrainedModel
 from last_vit.pooling import last_select, resolve_top_k, vote_count

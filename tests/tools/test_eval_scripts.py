@@ -62,9 +62,9 @@ def test_point_in_box_of_what_is_there(imagenet, tmp_path):
     assert done.returncode == 0, done.stderr
     for name in ("resnet50-0676ba61.pth", "vit_b_16-c867db91.pth", "dino_deitsmall16_pretrain.pth", "ViT-B-16.pt"):
         assert f"left out: weights/{name} is not there" in done.stdout
-    assert "| ViT-B/16, LaSt, released" in done.stdout
-    assert "| EfficientNet-Lite0" in done.stdout
-    records = [json.loads(path.read_text()) for path in Path("results").glob("*.json")]
+    assert "\nViT-B/16, LaSt, released " in done.stdout
+    assert "\nEfficientNet-Lite0 " in done.stdout
+    records = [json.loads(path.read_text()) for path in Path("output/point_in_box").glob("*.json")]
     assert {(each["config"]["model"], each["config"]["global_token"]) for each in records} == {
         ("torchvision:vit_b_16", "cls"),
         ("torchvision:vit_b_16", "trained"),

@@ -3,7 +3,6 @@
 from pathlib import Path
 
 import evaluate_patch_hit
-import make_results_tables
 import point_in_box_table
 import pytest
 import torch
@@ -14,7 +13,6 @@ from last_vit import last_pool, patch_score
 from last_vit.metrics import box_patch_mask
 from last_vit.metrics.patch_norms import PatchNorms
 from last_vit.models import load_trained_model
-from last_vit.results import ResultRecord
 
 ONE = [index for index, (_, _, boxes) in enumerate(IMAGES) if len(boxes) == 1]
 ANY_BOX = ["--max-box-area", "none"]
@@ -179,20 +177,6 @@ def test_the_releases_command_with_its_three_arguments(here, released_weights, c
     assert "box < 25 %, release rule, trained token" in printed
     assert "pool=last, top_k=1, variant=release" in printed
     assert "records no pooling" in printed
-
-
-def test_the_papers_row_meets_two_protocols_of_ours(call):
-    lines = []
-    for rule in ("release", "center"):
-        shown = ["--row", "ResNet, labels", "--dataset-name", "ImageNet-1k", "--hit-rule", rule]
-        (record,) = call(evaluate_patch_hit, *IMAGENET, *shown, models=(RESNET,))
-        lines.append(ResultRecord(**{**record, "dataset": record["dataset"].replace("64 px", "224 px")}))
-    table = make_results_tables.TABLES["point_in_box"]
-    rendered = make_results_tables.render_table(table, lines).splitlines()
-    cells = [[cell.strip() for cell in line.split("|")[1:-1]] for line in rendered if "ResNet, labels" in line]
-    assert sorted(row[1] for row in cells) == [
-        f"ImageNet-1k val, 224 px, box < 25 %, {rule} rule, trained token" for rule in ("center", "release")
-    ]
 
 
 def test_bare_weights_are_read_by_their_host(call):

@@ -19,15 +19,15 @@ from open_clip_train.data import expand_urls, get_dataset_size
 from open_clip_train.distributed import is_using_distributed, world_info_from_env
 from open_clip_train.params import parse_args
 
-from last_vit.clip_models import (
+from last_vit.clip_checkpoints import (
     Activation,
     ClipCheckpoint,
     check_activation,
     check_towers,
     config_uses_quick_gelu,
     read_clip_checkpoint,
-    resolve_architecture,
 )
+from last_vit.clip_models import resolve_architecture
 from last_vit.dense import attach_pool
 from last_vit.pooling import resolve_top_k
 

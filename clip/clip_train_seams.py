@@ -25,7 +25,8 @@ from torch.nn.parallel import DistributedDataParallel
 
 from last_vit.atomic_file import atomic_file
 from last_vit.checkpoint import check_finite, save_checkpoint
-from last_vit.clip_models import RECORD_FILE, ClipCheckpoint, load_clip_weights, read_clip_record
+from last_vit.clip_checkpoints import RECORD_FILE, ClipCheckpoint, read_clip_record
+from last_vit.clip_models import load_clip_weights
 from last_vit.dense import attach_pool
 from last_vit.train_lib import LateScalars
 
@@ -126,9 +127,9 @@ def check_record(checkpoint: Path, args: argparse.Namespace) -> None:
         if checkpoint.is_file():
             logging.warning(f"no {RECORD_FILE} beside {checkpoint}, which is taken to be pooled as this run is")
         return
-    differing = [name for name in wanted if getattr(record, name) != wanted[name]]
+    differing = [name for name in wanted if record[name] != wanted[name]]
     if differing:
-        listed = ", ".join(f"{name} {getattr(record, name)!r} -> {wanted[name]!r}" for name in differing)
+        listed = ", ".join(f"{name} {record[name]!r} -> {wanted[name]!r}" for name in differing)
         raise ValueError(
             f"--resume goes on with a run of another kind ({listed}); give its own flags, or begin a new run from its "
             f"weights with --pretrained FILE and another --name"

@@ -85,7 +85,7 @@ def _train(cfg: Any, model: ClassificationNet, device: torch.device, resume: boo
 
 def _evaluate_checkpoint(cfg: Any, model: ClassificationNet, device: torch.device, row: str | None) -> None:
     checkpoint = Path(cfg.train.init_checkpoint)
-    trained_with = load_checkpoint(model, checkpoint)["pooling"]
+    trained_with = load_checkpoint(model, checkpoint).pooling
     if trained_with is not None and trained_with["pool"] != model.pooling["pool"]:
         raise ValueError(
             f"{checkpoint} was trained with pool {trained_with['pool']!r}, the config pools with "
@@ -120,4 +120,4 @@ def load_same_pooling(model: ClassificationNet, path: Path) -> dict[str, Any]:
 
 def _start_from(model: ClassificationNet, path: str) -> None:
     loaded = load_checkpoint(model, path)
-    logger.info("Starting from %s (layout %s, sha256 %s)", path, loaded["layout"], loaded["sha256"])
+    logger.info("Starting from %s (layout %s, sha256 %s)", path, loaded.layout, loaded.sha256[:16])

@@ -17,7 +17,7 @@ from eval_options import RANDOM
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from last_vit.checkpoint import load_checkpoint, read_checkpoint, save_checkpoint, unwrap_state_dict
+from last_vit.checkpoint import load_checkpoint, read_checkpoint, read_weights, save_checkpoint
 from last_vit.data.imagenet import ImageNetDataset
 from last_vit.data.loaders import process_share
 from last_vit.dense import pooling_of
@@ -53,18 +53,16 @@ def load_backbone(args: argparse.Namespace, image_size: int | None = None, resiz
     path, is_random = args.pretrained_weights, args.pretrained_weights == RANDOM
     # "teacher" is what is taken by default where there is one; released backbones have no such entry
     key = None if args.checkpoint_key == "teacher" else args.checkpoint_key
-    checkpoint = {} if is_random else read_checkpoint(path)
     try:
-        weights = {} if is_random else unwrap_state_dict(checkpoint, key)
+        checkpoint = None if is_random else read_weights(path, key)
     except ValueError as error:
         raise ValueError(f"--pretrained_weights {path}, --checkpoint_key {args.checkpoint_key}: {error}") from error
-    trained_size = trained_img_size(weights, args.patch_size) or _IMAGE_SIZE
+    trained_size = trained_img_size({} if is_random else checkpoint.weights, args.patch_size) or _IMAGE_SIZE
     with seeded_weights(_RANDOM_SEED):
         model, _ = build_backbone(args.arch, args.patch_size, trained_size)
-    metadata: dict[str, Any] = {"sha256": None, "layout": "bare", "pooling": None, "iteration": None}
     if not is_random:
-        metadata = load_checkpoint(model, path, key)
-    source = attach_trained_pooling(model, metadata, args.pooling, args.top_k, args.variant)
+        load_checkpoint(model, checkpoint)
+    source = attach_trained_pooling(model, checkpoint, args.pooling, args.top_k, args.variant)
     crop = image_size or trained_size
     if isinstance(model, DinoVisionTransformer) and crop % args.patch_size:
         raise ValueError(f"--image_size must be a multiple of --patch_size {args.patch_size}, got {crop} pixels")
@@ -75,7 +73,9 @@ def load_backbone(args: argparse.Namespace, image_size: int | None = None, resiz
         pooling = pooling_of(model)
     except ValueError:  # XCiT, to which nothing can be attached, pools in its own way
         pooling = {"pool": "host"}
-    return TrainedModel(model.eval(), preprocessing, pooling, source, metadata["sha256"], None)
+    return TrainedModel(
+        model.eval(), preprocessing, pooling, source, None if is_random else checkpoint.sha256[:16], None
+    )
 
 
 def open_splits(

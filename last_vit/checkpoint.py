@@ -1,153 +1,205 @@
-"""Load weights into a model: safe read -> unwrap -> rename -> strict load, with the difference printed when it fails.
+"""Checkpoint files: safe reading, atomic writing, and strict loading, with the difference printed when it fails.
 
-`checkpoint_files.py` reads and writes the files, `checkpoint_layouts.py` knows the layouts; this file compares with the
-model. Nothing is resized and nothing is guessed: a tensor that does not fit is an error unless a pattern allows it.
+Reading runs no code from the file unless the caller says `allow_pickle=True`. Loading resizes nothing and guesses
+nothing: a tensor that does not fit is an error unless a pattern allows it. Where the weights lie in a file, and how
+their names become those of a model, is in checkpoint_layouts.py.
 """
 
+import errno
+import hashlib
+import pickle
 import re
-from collections.abc import Iterable, Mapping
-from fnmatch import fnmatchcase
+import shutil
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
+import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from last_vit.checkpoint_files import UnsafeCheckpointError, file_sha256, read_checkpoint, save_checkpoint, shorten
-from last_vit.checkpoint_layouts import OPENAI_ATTRIBUTES, find_state_dict, fit_names, unwrap_state_dict
+from last_vit.atomic_file import atomic_file
+from last_vit.checkpoint_layouts import SAFE_GLOBALS, find_state_dict, fit_names, read_torchscript, shorten
 
-__all__ = [
-    "OPENAI_ATTRIBUTES",
-    "UnsafeCheckpointError",
-    "check_finite",
-    "file_sha256",
-    "find_classifier",
-    "fit_names",
-    "load_checkpoint",
-    "load_strict",
-    "read_checkpoint",
-    "save_checkpoint",
-    "shorten",
-    "unwrap_state_dict",
-]
-
-_CLASSIFIERS = (
-    "heads.head.weight",
-    "head.weight",
-    "head.fc.weight",
-    "head.fc.fc2.weight",  # timm's MetaFormer
-    "head.fc2.weight",  # timm's InceptionNeXt
-    "head.linear.weight",  # timm's EfficientViT of MSRA
-    "head.classifier.4.weight",  # timm's EfficientViT of MIT
-    "head.head.l.weight",  # timm's RepViT
-    "fc.weight",
-    "classifier.weight",
-    "last_linear.weight",  # timm's NASNet, SENet and their time
-    "classif.weight",  # timm's Inception-ResNet
+_SUFFIXES = (".pth", ".pt", ".bin", ".ckpt", ".safetensors")
+_CLASSIFIER = re.compile(
+    r"(?:model\.)?(?:heads\.head|head(?:\.fc|\.fc\.fc2|\.fc2|\.linear|\.classifier\.4|\.head\.l)?"
+    r"|fc|classifier(?:\.\d+)?|last_linear|classif)\.weight"
 )
-# torchvision's MobileNet, EfficientNet, ConvNeXt, VGG, ...: the last layer of a Sequential is the classifier.
-_IN_SEQUENTIAL = re.compile(r"classifier\.(\d+)\.weight")
-# What cls_pretrain's ablations add to a host (vit_ablations.py) and the options that do.
+# What cls_pretrain's ablations (vit_ablations.py) add to a host, and the options that do.
 _ABLATIONS = {
     "register_tokens": ("register tokens", "model.num_registers"),
     "window_size": ("window attention", "model.window_layers and model.window_size"),
 }
-_POSITIONS = ("pos_embed", "pos_embedding", "positional_embedding")
 
 
-def load_checkpoint(
-    model: nn.Module,
-    path: str | Path,
-    key: str | None = None,
-    allow_pickle: bool = False,
-    allow_missing: Iterable[str] = (),
-    allow_unexpected: Iterable[str] = (),
-) -> dict[str, Any]:
-    """Load a checkpoint file of any known layout into a model, strictly.
+class UnsafeCheckpointError(ValueError):
+    """The file can only be read by running code that it carries, and the caller did not allow that."""
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A file read once: its weights and what is known about them.
+
+    Attributes:
+        path: The file.
+        weights: Name -> tensor on the CPU, without the prefixes of what wrapped the model.
+        layout: Entry that held the weights, or "bare".
+        sha256: Of the bytes that were read, 64 hex digits.
+        pooling: What the weights were trained to be pooled with, in the form of `pooling_of`, or None (the release's
+            files do not say).
+        pooling_source: Who says so, in words.
+        iteration: Training iterations done, or None.
+    """
+
+    path: Path
+    weights: dict[str, Tensor]
+    layout: str
+    sha256: str
+    pooling: dict[str, Any] | None
+    pooling_source: str
+    iteration: int | None
+
+
+def read_weights(path: str | Path, key: str | None = None, allow_pickle: bool = False) -> Checkpoint:
+    """Read a checkpoint file of any known layout.
 
     Args:
-        model: Target, changed in place (only on success).
-        path: See `read_checkpoint`.
-        key: Entry with the weights, for example "student"; see `unwrap_state_dict`.
-        allow_pickle: See `read_checkpoint`; runs code from the file.
-        allow_missing: See `load_strict`.
-        allow_unexpected: See `load_strict`.
-
-    Returns:
-        "sha256": first 16 hex digits of the file's hash; "layout": entry that held the weights, or "bare"; "pooling":
-        the pooling that the weights were trained with, or None (the release's files do not say); "iteration": training
-        iterations done, or None.
+        path: As in `read_checkpoint`.
+        key: Entry with the weights, for example "student"; see `find_state_dict`.
+        allow_pickle: As in `read_checkpoint`; runs code from the file.
 
     Raises:
         FileNotFoundError: No such file.
-        ValueError: Unreadable, refused, no state dict in it, or another architecture; the message names the file.
+        ValueError: Unreadable, refused, or no state dict in it; the message names the file.
     """
-    checkpoint = read_checkpoint(path, allow_pickle)
+    content, sha256 = _read(Path(path), allow_pickle, hashed=True)
     try:
-        layout, weights = find_state_dict(checkpoint, key)
-        load_strict(model, fit_names(weights, model.state_dict()), allow_missing, allow_unexpected)
+        layout, weights = find_state_dict(content, key)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
-    pooling, iteration = checkpoint.get("pooling"), checkpoint.get("iteration")
-    return {
-        "sha256": file_sha256(path)[:16],
-        "layout": layout,
-        "pooling": pooling if isinstance(pooling, dict) else None,
-        "iteration": iteration if isinstance(iteration, int) else None,
-    }
+    pooling, iteration = content.get("pooling"), content.get("iteration")
+    return Checkpoint(
+        path=Path(path),
+        weights=weights,
+        layout=layout,
+        sha256=sha256,
+        pooling=pooling if isinstance(pooling, dict) else None,
+        pooling_source="recorded in the checkpoint",
+        iteration=iteration if isinstance(iteration, int) else None,
+    )
 
 
-def load_strict(
-    model: nn.Module,
-    state_dict: Mapping[str, Tensor],
-    allow_missing: Iterable[str] = (),
-    allow_unexpected: Iterable[str] = (),
-) -> None:
+def load_checkpoint(model: nn.Module, checkpoint: Checkpoint | str | Path) -> Checkpoint:
+    """Load weights of any known layout into a model, strictly.
+
+    Args:
+        model: Target, changed in place (only on success).
+        checkpoint: What was read, or the file.
+
+    Raises:
+        FileNotFoundError, ValueError: As `read_weights`; another architecture. The message names the file.
+    """
+    if not isinstance(checkpoint, Checkpoint):
+        checkpoint = read_weights(checkpoint)
+    try:
+        load_strict(model, fit_names(checkpoint.weights, model.state_dict()))
+    except ValueError as error:
+        raise ValueError(f"{checkpoint.path}: {error}") from error
+    return checkpoint
+
+
+def read_checkpoint(path: str | Path, allow_pickle: bool = False) -> dict[str, Any]:
+    """Read all that a checkpoint file holds to the CPU.
+
+    Args:
+        path: A file written by `torch.save`, a `.safetensors` file, or a TorchScript archive (OpenAI's CLIP files; the
+            answer is then its bare state dict, read without running the program in it).
+        allow_pickle: Read by full unpickling, or as TorchScript, what cannot be read otherwise. Both can run any code
+            that the file's author put there, with your rights: only for files whose source you trust.
+
+    Returns:
+        The content, numpy scalars as plain Python numbers.
+
+    Raises:
+        FileNotFoundError: No such file; the message says what was expected.
+        UnsafeCheckpointError: (a ValueError) The file needs `allow_pickle=True`; the message names what was refused.
+        ValueError: The file is truncated, corrupt, of another kind, or does not hold a dict.
+    """
+    return _read(Path(path), allow_pickle, hashed=False)[0]
+
+
+def save_checkpoint(path: str | Path, checkpoint: Mapping[str, Any]) -> None:
+    """Write a checkpoint so that `path` holds either its old content or the whole new one, whatever happens.
+
+    A killed process leaves at most a temporary file, which the next save overwrites: one writer per path.
+
+    Args:
+        path: The final file.
+        checkpoint: Anything `torch.save` takes; only tensors, containers, strings and plain numbers read back safely.
+
+    Raises:
+        OSError: The disk is full, the folder is read-only, ...: same errno, text with path and free bytes. Existing
+            files are untouched and the temporary file is gone.
+    """
+    path = Path(path)
+    try:
+        with atomic_file(path, sole_writer=True) as file:
+            torch.save(dict(checkpoint), file)
+    except (OSError, RuntimeError) as error:
+        # torch's zip writer turns a failed write into a RuntimeError raised on top of the OSError.
+        reason = error.__context__ if isinstance(error, RuntimeError) else error
+        if not isinstance(reason, OSError):
+            raise
+        free = f"{shutil.disk_usage(path.parent).free} bytes free in {path.parent}" if path.parent.is_dir() else ""
+        raise OSError(
+            reason.errno,
+            f"cannot write checkpoint {path}: {reason.strerror or reason} ({free or 'no such folder'}); the last good "
+            "checkpoint is untouched: make room or fix the folder, then resume from it",
+        ) from error
+
+
+def file_sha256(path: str | Path) -> str:
+    """SHA-256 of a file, 64 lower-case hex digits."""
+    with open(path, "rb") as file:
+        return _sha256(file)
+
+
+def load_strict(model: nn.Module, state_dict: Mapping[str, Tensor]) -> None:
     """Load a state dict whose names and shapes must be the model's.
 
     Args:
         model: Target; untouched when this raises.
         state_dict: Name -> tensor; values are cast to the model's dtype and device.
-        allow_missing: Patterns (fnmatch, on full names) of model tensors that may keep their own values.
-        allow_unexpected: Patterns of checkpoint tensors that may be left out. A tensor of another shape is both
-            unexpected and missing, so it needs a pattern in both.
 
     Raises:
-        ValueError: Names or shapes differ beyond the patterns, or nothing would be loaded; the message lists both
-            sides.
+        ValueError: Names or shapes differ; the message lists both sides and the likely reason.
     """
-    patterns = {"allow_missing": allow_missing, "allow_unexpected": allow_unexpected}
-    for argument, value in patterns.items():
-        # The characters of "head.*" would each be a pattern, and "*" allows everything.
-        if isinstance(value, str):
-            raise ValueError(f"{argument} must be a sequence of patterns, got the string {value!r}; write ({value!r},)")
-    may_miss, may_exceed = tuple(allow_missing), tuple(allow_unexpected)
     own = model.state_dict()
+    missing = [name for name in own if name not in state_dict]
+    unexpected = [name for name in state_dict if name not in own]
     reshaped = [name for name in state_dict if name in own and state_dict[name].shape != own[name].shape]
-    fitting = [name for name in state_dict if name in own and state_dict[name].shape == own[name].shape]
-    bad_shape = [name for name in reshaped if not (_matches(name, may_miss) and _matches(name, may_exceed))]
-    missing = [name for name in own if name not in state_dict and not _matches(name, may_miss)]
-    unexpected = [name for name in state_dict if name not in own and not _matches(name, may_exceed)]
-    if bad_shape or missing or unexpected or not fitting:
-        shapes = [f"{name} {list(state_dict[name].shape)} -> {list(own[name].shape)}" for name in bad_shape]
+    if missing or unexpected or reshaped:
+        differing = {
+            "missing (the model has them, the checkpoint has not)": missing,
+            "unexpected (the checkpoint has them, the model has not)": unexpected,
+            "other shape (checkpoint -> model)": [
+                f"{name} {list(state_dict[name].shape)} -> {list(own[name].shape)}" for name in reshaped
+            ],
+        }
+        matching = len(own) - len(missing) - len(reshaped)
         lines = [
-            f"the checkpoint does not fit {type(model).__name__}: {len(fitting)} of its {len(own)} tensors match",
-            _listed("missing (the model has them, the checkpoint has not)", missing),
-            _listed("unexpected (the checkpoint has them, the model has not)", unexpected),
-            _listed("other shape (checkpoint -> model)", shapes),
-            *_hints(own, state_dict, missing, unexpected, bad_shape),
-            "Differences that are meant are passed as patterns: allow_missing, allow_unexpected.",
+            f"the checkpoint does not fit {type(model).__name__}: {matching} of its {len(own)} tensors match",
+            *(f"{title}, {len(names)}: {shorten(names)}" for title, names in differing.items() if names),
+            *_hints(own, state_dict, missing, unexpected, reshaped),
         ]
-        raise ValueError("\n".join(line for line in lines if line))
-    # Allowed gaps keep the model's own values, so that torch's own load is strict in every case.
-    model.load_state_dict({**own, **{name: state_dict[name] for name in fitting}}, strict=True)
+        raise ValueError("\n".join(lines))
+    model.load_state_dict(state_dict, strict=True)
 
 
 def check_finite(state_dict: Mapping[str, Tensor]) -> None:
     """Refuse weights with NaN or infinity, so that a trainer never writes them over good ones.
-
-    Args:
-        state_dict: Name -> tensor; integer tensors pass.
 
     Raises:
         FloatingPointError: Names the first bad tensor and how many of its values are bad.
@@ -159,33 +211,84 @@ def check_finite(state_dict: Mapping[str, Tensor]) -> None:
 
 
 def find_classifier(state_dict: Mapping[str, Tensor]) -> str | None:
-    """Name of the weight whose rows are the classes.
+    """Name of the weight [C, D] (or [C, D, 1, 1]) whose rows are the classes of a torchvision or timm model.
 
     Args:
-        state_dict: Of a torchvision or timm model, bare or held as `.model`.
+        state_dict: Of the model, bare or held as `.model`.
 
     Returns:
-        Name of a tensor [C, D] (or [C, D, 1, 1]); None for a backbone, or a classifier of unknown name.
+        None for a backbone, or a classifier of unknown name.
     """
-    names = {name.removeprefix("model."): name for name in state_dict}
-    known = next((names[short] for short in _CLASSIFIERS if short in names), None)
-    if known is not None:
-        return known
-    # norms among these layers have weights too, of one dimension
-    layers = [
-        (int(match[1]), name)
-        for short, name in names.items()
-        if (match := _IN_SEQUENTIAL.fullmatch(short)) and state_dict[name].ndim > 1
-    ]
-    return max(layers)[1] if layers else None
+    # of the layers of a Sequential (torchvision's VGG, MobileNet, ...) the last; norms have 1-D weights
+    found = [name for name, weight in state_dict.items() if weight.ndim > 1 and _CLASSIFIER.fullmatch(name)]
+    return found[-1] if found else None
 
 
-def _matches(name: str, patterns: tuple[str, ...]) -> bool:
-    return any(fnmatchcase(name, pattern) for pattern in patterns)
+def _read(path: Path, allow_pickle: bool, hashed: bool) -> tuple[dict[str, Any], str]:
+    """Content of a file, and the hash of the same bytes."""
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"no checkpoint file at {path}: expected one written by torch.save or safetensors; {_describe_folder(path)}"
+        )
+    with path.open("rb") as file:
+        sha256 = _sha256(file) if hashed else ""
+        file.seek(0)
+        try:
+            is_plain = path.suffix == ".safetensors"
+            content = safetensors.torch.load(file.read()) if is_plain else _read_torch(file, path, allow_pickle)
+        except (MemoryError, ImportError, UnsafeCheckpointError):
+            raise
+        except Exception as error:  # a damaged file can fail in any way that its bytes suggest to the reader
+            # torch seeks before the start of a truncated archive (EINVAL); other system errors tell their own story.
+            if isinstance(error, OSError) and error.errno != errno.EINVAL:
+                raise
+            raise ValueError(
+                f"{path} ({path.stat().st_size} bytes) cannot be read as a checkpoint ({type(error).__name__}): it is "
+                "truncated, corrupt or of another kind; fetch or save it again and compare its size with the source's"
+            ) from error
+    if not isinstance(content, Mapping):
+        raise ValueError(
+            f"{path} holds a {type(content).__name__}, expected a dict: save model.state_dict(), not the model itself"
+        )
+    return dict(content), sha256
 
 
-def _listed(title: str, names: list[str]) -> str:
-    return f"{title}, {len(names)}: {shorten(names)}" if names else ""
+def _read_torch(file: BinaryIO, path: Path, allow_pickle: bool) -> Any:
+    try:
+        weights = read_torchscript(file)
+        if weights is not None:
+            return weights
+        file.seek(0)
+        with torch.serialization.safe_globals(SAFE_GLOBALS):
+            return torch.load(file, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        if allow_pickle:
+            file.seek(0)
+            content = torch.load(file, map_location="cpu", weights_only=False)
+            return content.state_dict() if isinstance(content, torch.jit.ScriptModule) else content
+        refused = re.search(r"GLOBAL (\S+) w", str(error))
+        if refused is None:
+            raise
+        raise UnsafeCheckpointError(
+            f"{path} was refused: it asks for {refused[1]}, which is not plain weights; unpickling it (an archive: "
+            "torch.jit.load) can run any code that the file's author chose. If you trust its source, read it once with "
+            "allow_pickle=True, save its state dict alone and use that"
+        ) from error
+
+
+def _sha256(file: BinaryIO) -> str:
+    digest = hashlib.sha256()
+    while block := file.read(1 << 20):
+        digest.update(block)
+    return digest.hexdigest()
+
+
+def _describe_folder(path: Path) -> str:
+    folder = path if path.is_dir() else path.parent
+    if not folder.is_dir():
+        return f"its folder {folder} does not exist"
+    names = sorted(file.name for file in folder.iterdir() if file.suffix in _SUFFIXES)
+    return f"the folder {folder} holds {shorten(names) or 'no such file'}"
 
 
 def _hints(
@@ -193,33 +296,25 @@ def _hints(
     state_dict: Mapping[str, Tensor],
     missing: list[str],
     unexpected: list[str],
-    bad_shape: list[str],
-) -> list[str]:
+    reshaped: list[str],
+) -> Iterator[str]:
     """The likely reasons, from the differences alone."""
-    hints = []
-    for name in bad_shape:
-        theirs, ours = list(state_dict[name].shape), list(own[name].shape)
+    for name in reshaped:
+        theirs, ours = state_dict[name].shape, own[name].shape
         if name == find_classifier(state_dict) and theirs[1:] == ours[1:]:
-            head = name.removesuffix("weight") + "*"
-            hints.append(
-                f"The checkpoint has {theirs[0]} classes, the model {ours[0]}: build the model with "
-                f"num_classes={theirs[0]}, or start a new head with allow_missing=({head!r},) and "
-                f"allow_unexpected=({head!r},)."
-            )
-        if name.endswith(_POSITIONS):
-            hints.append(f"{name} differs: build the model for the checkpoint's image and patch size.")
-    differing = {name.rpartition(".")[2] for name in (*missing, *unexpected, *bad_shape)}
+            yield f"The checkpoint has {theirs[0]} classes, the model {ours[0]}: build it with num_classes={theirs[0]}."
+        if name.endswith(("pos_embed", "pos_embedding", "positional_embedding")):
+            yield f"{name} differs: build the model for the checkpoint's image and patch size."
+    leaves = {name.rpartition(".")[2] for name in (*missing, *unexpected, *reshaped)}
     for name, (meaning, options) in _ABLATIONS.items():
-        if name in differing:
-            hints.append(
+        if name in leaves:
+            yield (
                 f"The checkpoint and the model differ in their {meaning}: build the model as it was trained; in "
                 f"cls_pretrain's configs with {options}."
             )
-    wanted = {"." + name: name for name in missing}
     for name in unexpected:
-        match = next((wanted[name[i:]] for i, letter in enumerate(name) if letter == "." and name[i:] in wanted), None)
+        match = next((own_name for own_name in missing if name.endswith(f".{own_name}")), None)
         if match is not None:
             prefix = name.removesuffix(match)
-            hints.append(f"{name!r} is the model's {match!r} behind the unknown prefix {prefix!r}: strip that first.")
-            break
-    return hints
+            yield f"{name!r} is the model's {match!r} behind the unknown prefix {prefix!r}: strip that first."
+            return

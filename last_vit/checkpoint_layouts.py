@@ -11,16 +11,21 @@ one, a name is rewritten only by an anchored pattern of a known source. What no 
 | open_clip training checkpoint            | "state_dict"         | wrapper "module."                                |
 | torchvision, timm, DINO backbone, others | the file itself      | torchvision's old MLP names; timm -> torchvision |
 | original EVA-CLIP                        | the file itself      | EVA -> timm, "visual." -> "visual.trunk."        |
-| OpenAI's CLIP                            | the file itself      | three attributes that are no weights left out    |
+| OpenAI's CLIP (TorchScript archive)      | the modules in it    | three attributes that are no weights left out    |
 """
 
+import argparse
+import ast
+import io
+import pickletools
 import re
-from collections.abc import Iterable, Mapping
-from typing import Any
+import zipfile
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, BinaryIO
 
+import numpy as np
+import torch
 from torch import Tensor
-
-from last_vit.checkpoint_files import shorten
 
 # What OpenAI's CLIP files keep among the weights; no model takes them as tensors.
 OPENAI_ATTRIBUTES = frozenset({"input_resolution", "context_length", "vocab_size"})
@@ -57,34 +62,37 @@ _OLD_TORCHVISION = (
 )
 
 
-def unwrap_state_dict(checkpoint: Mapping[str, Any], key: str | None = None) -> dict[str, Tensor]:
-    """Take the state dict out of a checkpoint and strip the prefixes of what wrapped its model.
+def shorten(names: Iterable[object], limit: int = 8) -> str:
+    """The first names of a list and how many more there are, for error messages."""
+    names = [str(name) for name in names]
+    rest = len(names) - limit
+    return ", ".join(names[:limit]) + (f" and {rest} more" if rest > 0 else "")
+
+
+def find_state_dict(content: Mapping[str, Any], key: str | None = None) -> tuple[str, dict[str, Tensor]]:
+    """Take the state dict out of a file's content and strip the prefixes of what wrapped its model.
 
     Args:
-        checkpoint: As `last_vit.checkpoint.read_checkpoint` returns it.
+        content: As `last_vit.checkpoint.read_checkpoint` returns it.
         key: Entry that holds the weights, for example "student"; None takes the first of "teacher", "model",
-            "state_dict" that is there, else the checkpoint itself.
+            "state_dict" that is there, else the content itself.
 
     Returns:
-        Name -> tensor. Of names "backbone.*" and "head.*" (DINO) only the backbone, without that prefix.
+        The entry, or "bare"; and name -> tensor, of names "backbone.*" and "head.*" (DINO) only the backbone's, without
+        that prefix.
 
     Raises:
         ValueError: No such entry, or it is not a non-empty dict of tensors; the message lists what is there.
     """
-    return find_state_dict(checkpoint, key)[1]
-
-
-def find_state_dict(checkpoint: Mapping[str, Any], key: str | None = None) -> tuple[str, dict[str, Tensor]]:
-    """`unwrap_state_dict`, and before it where the weights lay: the entry's name or "bare"."""
     if key is None:
-        key = next((name for name in _STATE_KEYS if isinstance(checkpoint.get(name), Mapping)), None)
-    elif key not in checkpoint:
-        raise ValueError(f"the checkpoint has no entry {key!r}; it holds {shorten(checkpoint)}")
+        key = next((name for name in _STATE_KEYS if isinstance(content.get(name), Mapping)), None)
+    elif key not in content:
+        raise ValueError(f"the checkpoint has no entry {key!r}; it holds {shorten(content)}")
     layout = "bare" if key is None else key
-    entries = checkpoint if key is None else checkpoint[key]
+    entries = content if key is None else content[key]
     if not isinstance(entries, Mapping) or not entries:
         raise ValueError(
-            f"no weights: {layout!r} is not a filled dict; the checkpoint holds {shorten(checkpoint) or 'nothing'}"
+            f"no weights: {layout!r} is not a filled dict; the checkpoint holds {shorten(content) or 'nothing'}"
         )
     strangers = [name for name, value in entries.items() if not (isinstance(name, str) and isinstance(value, Tensor))]
     if strangers:
@@ -94,18 +102,15 @@ def find_state_dict(checkpoint: Mapping[str, Any], key: str | None = None) -> tu
         )
     wrapper = _wrapper_of(entries)
     weights = {name.removeprefix(wrapper): tensor for name, tensor in entries.items()}
-    if any(name.startswith("backbone.") for name in weights) and all(
-        name.startswith(("backbone.", "head.")) for name in weights
-    ):
-        weights = _take(weights, "backbone.")
-    return layout, weights
+    roots = {name.partition(".")[0] for name in weights}
+    return layout, _take(weights, "backbone.") if "backbone" in roots and roots <= {"backbone", "head"} else weights
 
 
 def fit_names(state_dict: Mapping[str, Tensor], model_names: Iterable[str]) -> dict[str, Tensor]:
     """Rewrite the names of a state dict of another origin to those of a model.
 
     Args:
-        state_dict: As `unwrap_state_dict` returns it.
+        state_dict: As `find_state_dict` returns it.
         model_names: Names in the model's own state dict; they decide which rules apply.
 
     Returns:
@@ -158,3 +163,119 @@ def _rewrite(weights: Mapping[str, Tensor], rules: Iterable[tuple[str, str]]) ->
             raise ValueError(f"two tensors of the checkpoint become {name!r}; one of them is {old_name!r}")
         rewritten[name] = tensor
     return rewritten
+
+
+# What files hold beside tensors
+
+
+class _NumpyDtype:
+    """Stands in for `numpy.dtype` while unpickling: a type code and byte order, no way into numpy's own state."""
+
+    def __init__(self, code: str, *_: object) -> None:
+        self.code = code
+
+    def __setstate__(self, state: tuple[Any, ...]) -> None:
+        self.code = state[1].replace("|", "=") + self.code
+
+
+def _numpy_scalar(dtype: _NumpyDtype, data: bytes) -> float | int | bool:
+    """Stands in for numpy's scalar constructor: the same number as a plain Python one; objects are refused."""
+    return np.frombuffer(data, dtype.code)[0].item()
+
+
+# What DINO's training checkpoints hold beside tensors. A Namespace only holds attributes. The learning rates in the
+# optimizer state are numpy scalars (they come from a schedule array), written as `numpy.core` before numpy 2.
+SAFE_GLOBALS = [
+    argparse.Namespace,
+    (_NumpyDtype, "numpy.dtype"),
+    (_numpy_scalar, "numpy.core.multiarray.scalar"),
+    (_numpy_scalar, "numpy._core.multiarray.scalar"),
+]
+
+
+# TorchScript archives
+
+
+def read_torchscript(file: BinaryIO) -> dict[str, Tensor] | None:
+    """Parameters and buffers of a TorchScript archive, as the loaded module's `state_dict()` has them.
+
+    An archive is a zip of torch.save with a program beside it, which `torch.jit.load` would compile. A copy without
+    the program is read by torch's own weights-only unpickler, with empty stand-ins for the modules; of the program only
+    the lists of parameter and buffer names are read, as text.
+
+    Args:
+        file: Open for reading; its position does not matter.
+
+    Returns:
+        Name -> tensor on the CPU; None for a file of another kind.
+
+    Raises:
+        pickle.UnpicklingError: The archive asks for anything but tensors, containers and modules.
+        Exception: Any, for a damaged file.
+    """
+    if not zipfile.is_zipfile(file):
+        return None
+    with zipfile.ZipFile(file) as archive:
+        names = archive.namelist()
+        data = next((name for name in names if re.fullmatch(r"[^/]+/data\.pkl", name)), "")
+        root = data.partition("/")[0]
+        if f"{root}/constants.pkl" not in names:
+            return None
+        plain = io.BytesIO()
+        with zipfile.ZipFile(plain, "w") as copy:
+            for name in names:
+                if not name.startswith((f"{root}/constants.pkl", f"{root}/code/")):
+                    copy.writestr(name, archive.read(name))
+        plain.seek(0)
+        asked = {arg.replace(" ", ".") for op, arg, _ in pickletools.genops(archive.read(data)) if op.name == "GLOBAL"}
+        modules = [
+            (type("Module", (_Module,), {"script": name}), name) for name in asked if name.startswith("__torch__.")
+        ]
+        with torch.serialization.safe_globals([*_SCRIPT_GLOBALS, *modules]):
+            module = torch.load(plain, map_location="cpu", weights_only=True)
+        return dict(_weights_of(module, archive, root))
+
+
+class _Module:
+    """Stands in for a module of the archive: holds its attributes, does nothing."""
+
+    script = ""  # its class in the archive's program
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.attributes = state
+
+
+def _untagged(value: Any, *_: Any) -> Any:
+    """Stands in for torch's `restore_type_tag`, which adds a type that nothing here needs."""
+    return value
+
+
+_SCRIPT_GLOBALS = [
+    (_untagged, "torch.jit._pickle.restore_type_tag"),
+    *((list, f"torch.jit._pickle.build_{kind}list") for kind in ("int", "double", "bool", "tensor")),
+]
+
+
+def _weights_of(module: _Module, archive: zipfile.ZipFile, root: str) -> Iterator[tuple[str, Tensor]]:
+    """Names and tensors of a stand-in and of those in it."""
+    names = _weight_names(module.script, archive, root)
+    for name, value in module.attributes.items():
+        if isinstance(value, Tensor) and (names is None or name in names):
+            yield name, value
+        elif isinstance(value, _Module):
+            for inner, tensor in _weights_of(value, archive, root):
+                yield f"{name}.{inner}", tensor
+
+
+def _weight_names(script: str, archive: zipfile.ZipFile, root: str) -> set[str] | None:
+    """What a class of the archive's program lists as parameters and buffers; None where it does not say."""
+    folder, _, name = script.rpartition(".")
+    path = f"{root}/code/{folder.replace('.', '/')}.py"
+    if path not in archive.namelist():
+        return None
+    lists = re.search(
+        rf"^class {re.escape(name)}\(Module\):\n  __parameters__ = (\[.*\])\n  __buffers__ = (\[.*\])\n",
+        archive.read(path).decode(),
+        re.MULTILINE,
+    )
+    return None if lists is None else {*ast.literal_eval(lists[1]), *ast.literal_eval(lists[2])}

@@ -1,4 +1,4 @@
-"""CLIP checkpoint files: read safely, fitted to open_clip's names and to a model's patch grid, loaded strictly.
+"""CLIP checkpoint files, and what is known of them: pooling, activation, towers.
 
 | file                                      | layout                                                                  |
 |-------------------------------------------|-------------------------------------------------------------------------|
@@ -9,71 +9,162 @@
 | `.safetensors` of any of them             | bare state dict                                                         |
 
 "module." in front of all names, and logit_scale as [1] or [], make no difference. Both towers must be there.
+
+The activation trap: OpenAI's, MetaCLIP's and DFN's weights need QuickGELU, LAION's and DataComp's GELU; into the other
+they load without an error and score wrong, and a state dict does not say which. The first of these that speaks is
+believed: `last_vit.json` beside the file, which clip/train_clip.py writes; the three attributes that OpenAI's files
+hold among their weights; the file's SHA-256 or name, where open_clip's table of published weights has it; a word in its
+name (openai, metaclip, dfn2b, dfn5b or quickgelu; laion..., datacomp..., commonpool...). Words of both kinds, and every
+other file, leave it unknown: it is loaded as the architecture says.
 """
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+import json
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, fields
+from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-import torch
+import open_clip
 from torch import Tensor, nn
 
-from last_vit.checkpoint import file_sha256, load_strict, read_checkpoint
-from last_vit.checkpoint_layouts import find_state_dict, fit_names
-from last_vit.clip_activation import Activation, known_activation
-from last_vit.clip_positions import resize_positions
-from last_vit.clip_record import ClipRecord, read_clip_record, recorded_pooling
-from last_vit.clip_towers import describe_clip, differing, fitting_architectures, in_words
+from last_vit.checkpoint import Checkpoint, read_weights
+from last_vit.checkpoint_layouts import OPENAI_ATTRIBUTES
+from last_vit.names import POOLS
+from last_vit.weights import WEIGHTS
+
+RECORD_FILE = "last_vit.json"
+_QUICK_WORDS = ("openai", "metaclip", "dfn2b", "dfn5b")
+_GELU_WORDS = ("laion", "datacomp", "commonpool")
+# MetaCLIP's and DFN's later files, of which open_clip's table takes some for GELU.
+_UNSURE_WORDS = {"altogether", "worldwide", "s39b", "39b"}
+
+
+class Activation(NamedTuple):
+    """Whether weights were trained with QuickGELU, and how that is known."""
+
+    quick_gelu: bool
+    why: str
 
 
 @dataclass(frozen=True)
-class ClipCheckpoint:
-    """A read file.
+class ClipCheckpoint(Checkpoint):
+    """A read file of a CLIP.
 
     Attributes:
-        path: The file.
-        weights: Name -> tensor, as the file has them, without wrapper prefixes.
-        sha256: 64 hex digits of the file's hash.
         record: `last_vit.json` of its folder, or None.
         activation: What it was trained with, or None where nothing tells.
-        pooling: What it was trained to be pooled with, in the form of `pooling_of`, or None.
-        pooling_source: Who says so, in words.
     """
 
-    path: Path
-    weights: dict[str, Tensor]
-    sha256: str
-    record: ClipRecord | None
+    record: dict[str, Any] | None
     activation: Activation | None
-    pooling: dict[str, Any] | None
-    pooling_source: str
 
 
 def read_clip_checkpoint(path: str | Path) -> ClipCheckpoint:
-    """Read a checkpoint file of a CLIP, and what is known about it.
+    """Read a file in one of the layouts above, and what is known about it.
 
-    Args:
-        path: A file in one of the layouts above.
+    Its pooling is what it records itself, or `last_vit.json` beside it; of the released file, known by its name, LaSt
+    with K = 1.
 
     Raises:
         FileNotFoundError: No such file.
         ValueError: Unreadable or refused (see `read_checkpoint`), no state dict in it, a `last_vit.json` beside it that
             cannot be read.
     """
-    path = Path(path)
-    content = read_checkpoint(path)
+    read, record = read_weights(path), read_clip_record(path)
+    known = {field.name: getattr(read, field.name) for field in fields(read)} | {"iteration": None}
+    if read.pooling is None and record is not None:
+        pooling = {"sigma": None, **{name: record[name] for name in ("pool", "top_k", "variant")}}
+        known |= {"pooling": pooling, "pooling_source": f"recorded in {RECORD_FILE} beside the checkpoint"}
+    elif read.pooling is None and read.path.name == WEIGHTS["vitb16_clip_last"].file:
+        source = f"LaSt-ViT's release, known by the file's name {read.path.name}"
+        source += "; its K is not published, 1 is that of the release's code"
+        known |= {"pooling": {**WEIGHTS["vitb16_clip_last"].pooling, "top_k": 1}, "pooling_source": source}
+    activation = known_activation(read.path, read.sha256, read.weights, record)
+    return ClipCheckpoint(**known, record=record, activation=activation)
+
+
+def read_clip_record(checkpoint: str | Path) -> dict[str, Any] | None:
+    """What `last_vit.json` in a checkpoint's folder says of all of them; None where there is none.
+
+    Returns:
+        "model": open_clip architecture of the training; "pool": one of `POOLS`, or "host" for the tower's own read-out;
+        "top_k" and "variant" of LaSt, None for another pool; "force_quick_gelu": whether the architecture was trained
+        with QuickGELU although its configuration says GELU.
+
+    Raises:
+        ValueError: It cannot be read, or holds something else.
+    """
+    path = Path(checkpoint).parent / RECORD_FILE
+    if not path.is_file():
+        return None
     try:
-        weights = find_state_dict(content)[1]
-    except ValueError as error:
-        raise ValueError(f"{path}: {error}") from error
-    sha256, record = file_sha256(path), read_clip_record(path)
-    if isinstance(content.get("pooling"), dict):
-        pooling, source = content["pooling"], "recorded in the checkpoint"
-    else:
-        pooling, source = recorded_pooling(path, record)
-    activation = known_activation(path, sha256, weights, record)
-    return ClipCheckpoint(path, weights, sha256, record, activation, pooling, source)
+        content = json.loads(path.read_text(encoding="utf-8"))
+        record = {"top_k": None, "variant": None, "force_quick_gelu": False, **content}
+        record["pool"] = record["pool"] or "host"
+        has_top_k = isinstance(record["top_k"], int | float) and not isinstance(record["top_k"], bool)
+        is_sound = isinstance(record["model"], str) and record["pool"] in ("host", *POOLS)
+        if is_sound and (has_top_k or record["pool"] != "last"):
+            return record
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{path} is no record of a CLIP training ({error!r}); restore or remove it") from error
+    raise ValueError(
+        f"{path} is no record of a CLIP training: it needs a model name, a pool of host, {', '.join(POOLS)}, and a "
+        f"top_k for last; it holds {content}. Restore or remove it"
+    )
+
+
+def known_activation(
+    path: Path, sha256: str, names: Iterable[str], record: Mapping[str, Any] | None = None
+) -> Activation | None:
+    """What a checkpoint was trained with, where that can be told.
+
+    Args:
+        path: The file; of it only the name is read here.
+        sha256: Its 64 hex digits.
+        names: Of its weights, before `fit_names`.
+        record: As `read_clip_record` gives it.
+    """
+    if record is not None and (recorded := _recorded_activation(path.parent, record)):
+        return recorded
+    if OPENAI_ATTRIBUTES.issubset(names):
+        return Activation(True, "OpenAI's own layout")
+    for by in (sha256[:64], sha256[:8], path.name):
+        if by in _published_activations():
+            return _published_activations()[by]
+    words = re.split(r"[^a-z0-9]+", path.name.lower())
+    if "quickgelu" in words:
+        return Activation(True, "quickgelu in the file's name")
+    quick = [word for word in words if word.startswith(_QUICK_WORDS)]
+    gelu = [word for word in words if word.startswith(_GELU_WORDS)]
+    if bool(quick) == bool(gelu) or _UNSURE_WORDS.intersection(words):
+        return None
+    return Activation(bool(quick), f"{(quick or gelu)[0]} in the file's name")
+
+
+def check_activation(arch: str, uses_quick_gelu: bool, path: Path, known: Activation | None) -> None:
+    """Refuse weights of one activation in an architecture of the other.
+
+    Raises:
+        ValueError: Names the architecture to use instead.
+    """
+    if known is None or known.quick_gelu == uses_quick_gelu:
+        return
+    theirs, ours = ("QuickGELU", "GELU") if known.quick_gelu else ("GELU", "QuickGELU")
+    other = f"{arch}-quickgelu" if known.quick_gelu else arch.removesuffix("-quickgelu")
+    way_out = f'use a model config that has "quick_gelu": {json.dumps(known.quick_gelu)}'
+    if other != arch and other in open_clip.list_models():
+        way_out = f"use {other}"
+    raise ValueError(
+        f"{path} holds weights trained with {theirs} ({known.why}), and the architecture {arch} computes {ours}; they "
+        f"would load without an error and score wrong: {way_out}"
+    )
+
+
+def config_uses_quick_gelu(arch: str) -> bool:
+    """Whether an open_clip architecture computes QuickGELU."""
+    return bool(open_clip.get_model_config(arch).get("quick_gelu", False))
 
 
 def check_towers(model: nn.Module, arch: str, checkpoint: ClipCheckpoint) -> None:
@@ -83,7 +174,7 @@ def check_towers(model: nn.Module, arch: str, checkpoint: ClipCheckpoint) -> Non
         ValueError: Describes both, and names the architectures that fit the file.
     """
     theirs, ours = describe_clip(checkpoint.weights), describe_clip(model.state_dict())
-    if not differing(theirs, ours):
+    if not _differ(theirs, ours):
         return
     missing = [tower for tower in ("image tower", "text tower") if theirs[tower] == "none"]
     if missing:
@@ -91,65 +182,118 @@ def check_towers(model: nn.Module, arch: str, checkpoint: ClipCheckpoint) -> Non
         hint += "; perhaps it is an image tower alone" if len(missing) == 2 else ""
     else:
         hint = f"Architectures of open_clip like the file: {', '.join(fitting_architectures(theirs)) or 'none'}"
+    described = [", ".join(f"{name} {value}" for name, value in each.items()) for each in (theirs, ours)]
     raise ValueError(
         f"{checkpoint.path} does not fit {arch}, which takes a whole checkpoint, image and text tower. The file has "
-        f"{in_words(theirs)}; {arch} has {in_words(ours)}. {hint}"
+        f"{described[0]}; {arch} has {described[1]}. {hint}"
     )
 
 
-def load_clip_weights(model: nn.Module, arch: str, checkpoint: ClipCheckpoint) -> tuple[str, ...]:
-    """Load a checkpoint strictly into an open_clip model of its kind.
+def describe_clip(state_dict: Mapping[str, Tensor]) -> dict[str, Any]:
+    """Kind and sizes of both towers, under readable names; what cannot be told is left out.
 
     Args:
-        model: `CLIP`, `CustomTextCLIP` or `CoCa`, changed in place (only on success).
-        arch: Its architecture, for messages.
-        checkpoint: As `read_clip_checkpoint` gives it.
+        state_dict: Of a whole CLIP in open_clip's names, also before EVA's are rewritten.
 
     Returns:
-        What was changed on the way, in words: position embeddings of another grid are resized as open_clip does
-        (bicubic, antialiased), those of another context length linearly.
-
-    Raises:
-        ValueError: Weights of other towers, or whose names or shapes differ; the message names the file.
+        For example {"image tower": "ViT", "image width": 768, "image blocks": 12, "patch": 16, "embedding": 512, "text
+        tower": "transformer", "text width": 512, "text blocks": 12, "vocabulary": 49408}.
     """
-    from open_clip.convert import convert_state_dict
-    from open_clip.model import convert_to_custom_text_state_dict, resize_text_pos_embed
 
-    check_towers(model, arch, checkpoint)
-    own = model.state_dict()
-    weights = convert_state_dict(model, fit_names(checkpoint.weights, own))
-    if "positional_embedding" in weights and "text.positional_embedding" in own:
-        weights = convert_to_custom_text_state_dict(weights)
-    for name in ("logit_scale", "logit_bias"):
-        if name in weights and name in own and weights[name].numel() == 1:
-            weights[name] = weights[name].reshape(own[name].shape)
-    weights.pop("text.transformer.embeddings.position_ids", None)  # transformers no longer keeps it
-    notes = [*_resize_grid(model.visual, weights)]
-    text = next((name for name in ("positional_embedding", "text.positional_embedding") if name in own), None)
-    if text in weights and weights[text].shape != own[text].shape:
-        notes.append(f"text position embedding resized from {len(weights[text])} to {len(own[text])} tokens")
-        weights[text] = weights[text].float()
-        resize_text_pos_embed(weights, model)
-    try:
-        load_strict(model, weights)
-    except ValueError as error:
-        raise ValueError(f"{checkpoint.path}: {error}") from error
-    return tuple(notes)
+    def size(axis: int, *names: str) -> int | None:
+        return next((state_dict[name].shape[axis] for name in names if name in state_dict), None)
+
+    def depth(prefix: str) -> int:
+        return len({match[1] for name in state_dict if (match := re.match(rf"{prefix}(\d+)\.", name))})
+
+    trunk = "visual.trunk." if "visual.trunk.patch_embed.proj.weight" in state_dict else "visual."
+    patches = "visual.conv1.weight" if "visual.class_embedding" in state_dict else f"{trunk}patch_embed.proj.weight"
+    found = {
+        "image tower": "none",
+        "image width": size(0, patches),
+        "patch": size(2, patches) if size(0, patches) else 0,
+    }
+    text = "text." if any(name.startswith("text.") for name in state_dict) else ""
+    found |= {
+        "image blocks": depth(r"visual\.transformer\.resblocks\.") or depth(re.escape(trunk) + r"blocks\."),
+        "embedding": size(1, "visual.proj")
+        or size(0, f"{trunk}head.weight", "visual.head.proj.weight", "visual.head.mlp.fc2.weight"),
+        "text tower": "of another kind" if text else "none",
+    }
+    if patches == "visual.conv1.weight" and patches in state_dict:
+        found["image tower"] = "ViT"
+    elif patches in state_dict:
+        eva = r"blocks\.\d+\.(attn\.(q_proj|q_bias|norm|inner_attn_ln)|mlp\.w1)"
+        is_eva = any(re.match(re.escape(trunk) + eva, name) for name in state_dict)
+        found["image tower"] = "EVA" if is_eva else "timm ViT"
+    elif any(name.startswith("visual.layer1.") for name in state_dict):
+        found["image tower"] = "ResNet"
+    elif any(name.startswith("visual.") for name in state_dict):
+        found["image tower"] = "of another kind"
+    if f"{text}token_embedding.weight" in state_dict:
+        found |= {
+            "text tower": "transformer",
+            "text width": size(1, f"{text}token_embedding.weight"),
+            "text blocks": depth(re.escape(text) + r"transformer\.resblocks\."),
+            "vocabulary": size(0, f"{text}token_embedding.weight"),
+        }
+    return {name: value for name, value in found.items() if value}
 
 
-def _resize_grid(tower: nn.Module, weights: dict[str, Tensor]) -> Iterable[str]:
-    """Bring the image position embedding to the tower's grid, in place."""
-    trunk = getattr(tower, "trunk", None)
-    name = "visual.positional_embedding" if trunk is None else "visual.trunk.pos_embed"
-    own = getattr(tower, "positional_embedding", None) if trunk is None else getattr(trunk, "pos_embed", None)
-    if name not in weights or own is None or weights[name].shape == own.shape:
-        return
-    if trunk is None:
-        num_prefix, new_hw = 1, tower.grid_size
-    else:
-        num_prefix, new_hw = 0 if trunk.no_embed_class else trunk.num_prefix_tokens, trunk.patch_embed.grid_size
-    side = round((weights[name].shape[-2] - num_prefix) ** 0.5)
-    if weights[name].ndim != own.ndim or num_prefix + side**2 != weights[name].shape[-2]:
-        return  # no square grid: load_strict tells
-    weights[name] = resize_positions(weights[name].to(torch.float32), num_prefix, (side, side), new_hw, "open_clip")
-    yield f"image position embedding resized from {side} x {side} to {new_hw[0]} x {new_hw[1]} patches"
+def fitting_architectures(description: Mapping[str, Any]) -> list[str]:
+    """open_clip's architectures with the described sizes, as far as their configurations tell."""
+    fitting = []
+    for arch in open_clip.list_models():
+        theirs = _describe_config(open_clip.get_model_config(arch))
+        if {"image tower", "embedding"} <= description.keys() & theirs.keys() and not _differ(description, theirs):
+            fitting.append(arch)
+    return fitting
+
+
+def _describe_config(config: Mapping[str, Any]) -> dict[str, Any]:
+    """As `describe_clip`, from a model configuration; a timm tower's width and depth are not in it."""
+    image, text = config["vision_cfg"], config["text_cfg"]
+    name = image.get("timm_model_name")
+    found = {"embedding": config["embed_dim"]}
+    if name is None and isinstance(image.get("layers", 12), int):
+        found |= {"image tower": "ViT", "patch": image.get("patch_size", 16)}
+        found |= {"image width": image.get("width", 768), "image blocks": image.get("layers", 12)}
+    elif name is not None and (patch := re.search(r"patch(\d+)", name)):
+        found |= {"image tower": "EVA" if "eva" in name else "timm ViT", "patch": int(patch[1])}
+    if "hf_model_name" not in text:
+        found |= {"text width": text.get("width", 512), "text blocks": text.get("layers", 12)}
+    return found
+
+
+def _differ(first: Mapping[str, Any], second: Mapping[str, Any]) -> bool:
+    return any(first[name] != second[name] for name in first.keys() & second.keys())
+
+
+def _recorded_activation(folder: Path, record: Mapping[str, Any]) -> Activation | None:
+    why = f"{RECORD_FILE} beside it records {record['model']}"
+    if record["force_quick_gelu"]:
+        return Activation(True, why + " with force_quick_gelu")
+    if record["model"] in open_clip.list_models():
+        return Activation(config_uses_quick_gelu(record["model"]), why)
+    beside = folder / f"{Path(record['model']).name}.json"  # the training's own config
+    if not beside.is_file():
+        return None
+    return Activation(bool(json.loads(beside.read_text(encoding="utf-8")).get("quick_gelu", False)), why)
+
+
+@cache
+def _published_activations() -> dict[str, Activation]:
+    """SHA-256 (whole or its first 8 digits) or file name -> activation, of the files in open_clip's table.
+
+    OpenAI's names (ViT-B-16.pt) are left out: they say nothing of a file that is not in OpenAI's own layout.
+    """
+    found: dict[str, Activation] = {}
+    for arch, tag in open_clip.list_pretrained():
+        cfg = open_clip.get_pretrained_cfg(arch, tag)
+        folder, _, name = cfg.get("url", "").rpartition("/")
+        known = Activation(bool(cfg.get("quick_gelu", False)), f"{name} of open_clip's table, {arch} {tag}")
+        start = re.search(r"-([0-9a-f]{8})\.pth?$", name)
+        keys = [re.search(r"[0-9a-f]{64}|$", folder)[0], start[1] if start else "", name if tag != "openai" else ""]
+        for key in filter(None, keys):
+            found.setdefault(key, known)
+    return found

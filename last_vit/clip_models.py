@@ -3,129 +3,59 @@
     clip = load_clip("ViT-B-16-quickgelu", "ViT-B-16.pt")
     clip.model.encode_image(images), clip.tokenizer(["a photo of a dog"]), clip.preprocessing
 
-Nothing is downloaded. open_clip is imported only when a function here is called.
+Nothing is downloaded. What is known of a file is in clip_checkpoints.py.
 """
 
 import difflib
 import json
 import logging
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import open_clip
 import torch
-from torch import nn
+from open_clip.convert import convert_state_dict
+from open_clip.model import convert_to_custom_text_state_dict, resize_text_pos_embed
+from torch import Tensor, nn
 
-from last_vit.clip_activation import Activation, check_activation, config_uses_quick_gelu, known_activation
-from last_vit.clip_checkpoints import ClipCheckpoint, check_towers, load_clip_weights, read_clip_checkpoint
-from last_vit.clip_record import RECORD_FILE, ClipRecord, read_clip_record
-from last_vit.clip_towers import describe_clip, fitting_architectures
+from last_vit.checkpoint import load_strict
+from last_vit.checkpoint_layouts import fit_names
+from last_vit.clip_checkpoints import (
+    ClipCheckpoint,
+    check_activation,
+    check_towers,
+    config_uses_quick_gelu,
+    read_clip_checkpoint,
+)
+from last_vit.clip_dense import resize_positions
 from last_vit.dense import pooling_of
 from last_vit.preprocessing import Preprocessing
 from last_vit.runtime import seeded_weights
-from last_vit.trained_pooling import attach_trained_pooling
-
-__all__ = [
-    "RECORD_FILE",
-    "Activation",
-    "ClipCheckpoint",
-    "ClipRecord",
-    "LoadedClip",
-    "build_clip",
-    "check_activation",
-    "check_towers",
-    "clip_preprocessing",
-    "config_uses_quick_gelu",
-    "describe_clip",
-    "fitting_architectures",
-    "known_activation",
-    "load_clip",
-    "load_clip_weights",
-    "read_clip_checkpoint",
-    "read_clip_record",
-    "resolve_architecture",
-    "split_clip_spec",
-]
+from last_vit.weights import TrainedModel, attach_trained_pooling
 
 PRECISIONS = ("fp32", "fp16", "bf16", "pure_fp16", "pure_bf16")
 
 
 @dataclass(frozen=True)
-class LoadedClip:
-    """What `load_clip` returns.
+class LoadedClip(TrainedModel):
+    """A CLIP ready to be measured: `CLIP`, `CustomTextCLIP` or `CoCa` of open_clip.
 
     Attributes:
-        model: open_clip `CLIP`, `CustomTextCLIP` or `CoCa`, in eval mode, with its pooling attached.
         arch: Architecture as open_clip knows it.
-        preprocessing: The images it takes.
-        pooling: As `last_vit.dense.pooling_of` reports it.
-        pooling_source: In words, why it is pooled so.
-        checkpoint_sha256: First 16 hex digits; None for random weights.
         notes: What was changed while loading, in words, such as a resized position embedding.
     """
 
-    model: nn.Module
-    arch: str
-    preprocessing: Preprocessing
-    pooling: dict[str, Any]
-    pooling_source: str
-    checkpoint_sha256: str | None
+    arch: str = ""
     notes: tuple[str, ...] = ()
 
     @cached_property
     def tokenizer(self) -> Any:
         """open_clip's tokenizer for the architecture: list of texts -> int64 [B, context length]."""
-        import open_clip
-
         return open_clip.get_tokenizer(self.arch)
-
-
-def resolve_architecture(name_or_json: str | Path) -> str:
-    """The name by which open_clip knows an architecture.
-
-    Args:
-        name_or_json: A name of `open_clip.list_models()`, or the path of an open_clip model configuration (a JSON
-            file), which is registered under its stem for the life of the process.
-
-    Returns:
-        The name.
-
-    Raises:
-        FileNotFoundError: No such JSON file.
-        ValueError: No such name (with the closest ones); a JSON file that is no model configuration, or that hides
-            another one of the same name.
-    """
-    import open_clip
-
-    text = str(name_or_json)
-    if text.endswith(".json"):
-        return _register(Path(text))
-    known = open_clip.list_models()
-    if text not in known:
-        close = difflib.get_close_matches(text, known, n=3, cutoff=0.5)
-        hint = f"close ones: {', '.join(close)}" if close else f"there are {len(known)}, for example {known[0]}"
-        raise ValueError(f"unknown open_clip architecture {text!r}; {hint}; a model config is given by its .json path")
-    return text
-
-
-def split_clip_spec(text: str) -> tuple[str, str]:
-    """What stands behind `open_clip:` in a model spec -> architecture or JSON path, and checkpoint file ("" if none).
-
-    Example:
-        >>> split_clip_spec("ViT-B-16/weights/last.pt")
-        ('ViT-B-16', 'weights/last.pt')
-        >>> split_clip_spec("clip/model_configs/mini.json@mini.pt")
-        ('clip/model_configs/mini.json', 'mini.pt')
-    """
-    import open_clip
-
-    arch, *file = re.split("[/@]", text, maxsplit=1)
-    config = re.fullmatch(r"(.*?\.json)(?:[/@](.*))?", text)
-    if config is None or arch in open_clip.list_models():
-        return arch, "".join(file)
-    return config[1], config[2] or ""
 
 
 def load_clip(
@@ -140,15 +70,12 @@ def load_clip(
     device: str | torch.device = "cpu",
     precision: str = "fp32",
 ) -> LoadedClip:
-    """Build a CLIP, load its weights strictly, and attach its pooling.
-
-    Without `pool`: what `last_vit.json` beside the checkpoint records (see record.py), or the checkpoint itself;
-    for LaSt-ViT's released file, known by its name, LaSt with K = 1; else the tower's own read-out.
+    """Build a CLIP, load its weights strictly, and attach its pooling (see `read_clip_checkpoint` for the default).
 
     Args:
         arch: As in `resolve_architecture`. It decides between GELU and QuickGELU; only a recorded force_quick_gelu of
             the same architecture is followed.
-        checkpoint: A file in a layout of checkpoints.py, never a name of one to download; None only for random
+        checkpoint: A file in a layout of clip_checkpoints.py, never a name of one to download; None only for random
             weights.
         pool: One of `POOLS`, in place of the default.
         top_k: For pool "last", in place of the recorded one; 1 when nothing is recorded.
@@ -159,93 +86,92 @@ def load_clip(
         device: Where the model goes.
         precision: One of `PRECISIONS`, as open_clip has them.
 
-    Returns:
-        The model and what is known about it.
-
     Raises:
         FileNotFoundError: No such file.
         ValueError: Unknown architecture or precision; no weights, or two sorts of them; a file that cannot be read or
             does not fit (the message describes both sides); weights trained with QuickGELU for a GELU architecture or
-            the reverse, as far as that can be known (see activation.py); `top_k` or `variant` without pool "last".
+            the reverse, as far as that can be known; `top_k` or `variant` without pool "last".
     """
     if (checkpoint is None) == (random_seed is None):
         raise ValueError(
             f"give {arch} either a checkpoint or a random_seed, for a random model is not measured by accident; got "
             f"{checkpoint!r} and {random_seed!r}"
         )
+    arch, found, notes = resolve_architecture(arch), None, ()
+    if checkpoint is not None:
+        if not Path(checkpoint).is_file():
+            raise FileNotFoundError(
+                f"no checkpoint for {arch} at {str(checkpoint)!r}: it must be a local file (in a model spec, an "
+                f"absolute path is open_clip:{arch}//path.pt or open_clip:{arch}@/path.pt), never the name of one to "
+                "download"
+            )
+        found = read_clip_checkpoint(checkpoint)
+    forced = bool(found and found.record and found.record["force_quick_gelu"] and found.record["model"] == arch)
     with seeded_weights(random_seed or 0):
-        model, arch, found, notes = build_clip(arch, checkpoint, image_size, device, precision)
-    metadata = {
-        "pooling": None if found is None else found.pooling,
-        "pooling_source": "" if found is None else found.pooling_source,
-        "layout": "bare",
-        "iteration": None,
-    }
-    source = attach_trained_pooling(model, metadata, pool, top_k, variant)
+        model = create_clip(arch, forced, image_size, device, precision)
+    if found is not None:
+        check_towers(model, arch, found)
+        check_activation(arch, forced or config_uses_quick_gelu(arch), found.path, found.activation)
+        notes = load_clip_weights(model, arch, found)
+    source = attach_trained_pooling(model, found, pool, top_k, variant)
     return LoadedClip(
         model=model,
-        arch=arch,
         preprocessing=clip_preprocessing(model),
         pooling=pooling_of(model),
         pooling_source=source,
         checkpoint_sha256=None if found is None else found.sha256[:16],
+        arch=arch,
         notes=notes,
     )
 
 
-def build_clip(
-    arch: str | Path,
-    checkpoint: str | Path | None,
+def load_clip_weights(model: nn.Module, arch: str, checkpoint: ClipCheckpoint) -> tuple[str, ...]:
+    """Load a checkpoint strictly into an open_clip model of its kind.
+
+    Args:
+        model: `CLIP`, `CustomTextCLIP` or `CoCa`, changed in place (only on success).
+        arch: Its architecture, for messages.
+        checkpoint: As `read_clip_checkpoint` gives it.
+
+    Returns:
+        What was changed on the way, in words: position embeddings of another grid are resized as open_clip does
+        (bicubic, antialiased), those of another context length linearly.
+
+    Raises:
+        ValueError: Weights of other towers, or whose names or shapes differ; the message names the file.
+    """
+    check_towers(model, arch, checkpoint)
+    own = model.state_dict()
+    weights = convert_state_dict(model, fit_names(checkpoint.weights, own))
+    if "positional_embedding" in weights and "text.positional_embedding" in own:
+        weights = convert_to_custom_text_state_dict(weights)
+    for name in ("logit_scale", "logit_bias"):
+        if name in weights and name in own and weights[name].numel() == 1:
+            weights[name] = weights[name].reshape(own[name].shape)
+    weights.pop("text.transformer.embeddings.position_ids", None)  # transformers no longer keeps it
+    notes = [*_resize_grid(model.visual, weights)]
+    text = next((name for name in ("positional_embedding", "text.positional_embedding") if name in own), None)
+    if text in weights and weights[text].shape != own[text].shape:
+        notes.append(f"text position embedding resized from {len(weights[text])} to {len(own[text])} tokens")
+        weights[text] = weights[text].float()
+        resize_text_pos_embed(weights, model)
+    try:
+        load_strict(model, weights)
+    except ValueError as error:
+        raise ValueError(f"{checkpoint.path}: {error}") from error
+    return tuple(notes)
+
+
+def create_clip(
+    arch: str,
+    quick_gelu: bool = False,
     image_size: int | tuple[int, int] | None = None,
     device: str | torch.device = "cpu",
     precision: str = "fp32",
-) -> tuple[nn.Module, str, ClipCheckpoint | None, tuple[str, ...]]:
-    """`load_clip` without pooling.
-
-    Args:
-        arch: As in `load_clip`.
-        checkpoint: As in `load_clip`; without one the weights are random.
-        image_size: As in `load_clip`.
-        device: As in `load_clip`.
-        precision: As in `load_clip`.
-
-    Returns:
-        The model in eval mode, its architecture, what was read (None for random weights), and notes on the loading.
-
-    Raises:
-        FileNotFoundError, ValueError: As `load_clip`.
-    """
-    arch = resolve_architecture(arch)
+) -> nn.Module:
+    """open_clip's model of an architecture with random weights, in eval mode; arguments as in `load_clip`."""
     if precision not in PRECISIONS:
         raise ValueError(f"precision must be one of {', '.join(PRECISIONS)}, got {precision!r}")
-    if checkpoint is None:
-        return _create(arch, False, image_size, device, precision), arch, None, ()
-    if not Path(checkpoint).is_file():
-        raise FileNotFoundError(
-            f"no checkpoint for {arch} at {str(checkpoint)!r}: it must be a local file (in a model spec, an absolute "
-            f"path is open_clip:{arch}//path.pt or open_clip:{arch}@/path.pt), never the name of one to download"
-        )
-    found = read_clip_checkpoint(checkpoint)
-    record = found.record
-    forced = record is not None and record.force_quick_gelu and record.model == arch
-    model = _create(arch, forced, image_size, device, precision)
-    check_towers(model, arch, found)
-    check_activation(arch, forced or config_uses_quick_gelu(arch), found.path, found.activation)
-    return model, arch, found, load_clip_weights(model, arch, found)
-
-
-def clip_preprocessing(model: nn.Module) -> Preprocessing:
-    """The evaluation preprocessing that open_clip records in a model."""
-    cfg = model.visual.preprocess_cfg
-    side = cfg["size"] if isinstance(cfg["size"], int) else cfg["size"][0]
-    return Preprocessing(tuple(cfg["mean"]), tuple(cfg["std"]), side, side, cfg["interpolation"])
-
-
-def _create(
-    arch: str, quick_gelu: bool, image_size: int | tuple[int, int] | None, device: str | torch.device, precision: str
-) -> nn.Module:
-    import open_clip
-
     disabled = logging.root.manager.disable
     logging.disable(logging.WARNING)  # open_clip warns of random weights, which are loaded later or were asked for
     try:
@@ -261,9 +187,29 @@ def _create(
         logging.disable(disabled)
 
 
-def _register(path: Path) -> str:
-    import open_clip
+def clip_preprocessing(model: nn.Module) -> Preprocessing:
+    """The evaluation preprocessing that open_clip records in a model."""
+    cfg = model.visual.preprocess_cfg
+    side = cfg["size"] if isinstance(cfg["size"], int) else cfg["size"][0]
+    return Preprocessing(tuple(cfg["mean"]), tuple(cfg["std"]), side, side, cfg["interpolation"])
 
+
+def resolve_architecture(name_or_json: str | Path) -> str:
+    """The name by which open_clip knows an architecture.
+
+    Args:
+        name_or_json: A name of `open_clip.list_models()`, or the path of an open_clip model configuration (a JSON
+            file), which is registered under its stem for the life of the process.
+
+    Raises:
+        FileNotFoundError: No such JSON file.
+        ValueError: No such name (with the closest ones); a JSON file that is no model configuration, or that hides
+            another one of the same name.
+    """
+    if not str(name_or_json).endswith(".json"):
+        check_name(str(name_or_json), open_clip.list_models(), "open_clip architecture")
+        return str(name_or_json)
+    path = Path(name_or_json)
     if not path.is_file():
         raise FileNotFoundError(f"no open_clip model config at {str(path)!r}")
     try:
@@ -274,8 +220,55 @@ def _register(path: Path) -> str:
     if not isinstance(config, dict) or any(name not in config for name in needed):
         raise ValueError(f"{path} is no open_clip model config: it needs {', '.join(needed)}")
     known = open_clip.get_model_config(path.stem) if path.stem in open_clip.list_models() else None
-    if known is not None and known != config:
-        raise ValueError(f"{path} would hide another model config called {path.stem!r}; rename the file")
     if known is None:
         open_clip.add_model_config(path)
+    elif known != config:
+        raise ValueError(f"{path} would hide another model config called {path.stem!r}; rename the file")
     return path.stem
+
+
+def split_clip_spec(text: str) -> tuple[str, str]:
+    """What stands behind `open_clip:` in a model spec -> architecture or JSON path, and checkpoint file ("" if none).
+
+    Example:
+        >>> split_clip_spec("ViT-B-16/weights/last.pt")
+        ('ViT-B-16', 'weights/last.pt')
+        >>> split_clip_spec("clip/model_configs/mini.json@mini.pt")
+        ('clip/model_configs/mini.json', 'mini.pt')
+    """
+    arch, *file = re.split("[/@]", text, maxsplit=1)
+    config = re.fullmatch(r"(.*?\.json)(?:[/@](.*))?", text)
+    if config is None or arch in open_clip.list_models():
+        return arch, "".join(file)
+    return config[1], config[2] or ""
+
+
+def check_name(name: str, known: Iterable[str], kind: str) -> None:
+    """Refuse a name that is not known.
+
+    Raises:
+        ValueError: With the closest known ones.
+    """
+    known = list(known)
+    if name not in known:
+        close = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
+        hint = f"close ones: {', '.join(close)}" if close else f"there are {len(known)}, for example {known[0]}"
+        raise ValueError(f"unknown {kind} {name!r}; {hint}")
+
+
+def _resize_grid(tower: nn.Module, weights: dict[str, Tensor]) -> Iterable[str]:
+    """Bring the image position embedding to the tower's grid, in place."""
+    trunk = getattr(tower, "trunk", None)
+    name = "visual.positional_embedding" if trunk is None else "visual.trunk.pos_embed"
+    own = getattr(tower, "positional_embedding", None) if trunk is None else getattr(trunk, "pos_embed", None)
+    if name not in weights or own is None or weights[name].shape == own.shape:
+        return
+    if trunk is None:
+        num_prefix, new_hw = 1, tower.grid_size
+    else:
+        num_prefix, new_hw = 0 if trunk.no_embed_class else trunk.num_prefix_tokens, trunk.patch_embed.grid_size
+    side = round((weights[name].shape[-2] - num_prefix) ** 0.5)
+    if weights[name].ndim != own.ndim or num_prefix + side**2 != weights[name].shape[-2]:
+        return  # no square grid: load_strict tells
+    weights[name] = resize_positions(weights[name].to(torch.float32), num_prefix, (side, side), new_hw, "open_clip")
+    yield f"image position embedding resized from {side} x {side} to {new_hw[0]} x {new_hw[1]} patches"

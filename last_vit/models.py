@@ -1,46 +1,53 @@
-"""One text per model for every command that takes several: what it is called, what it is, where its weights are.
+"""Models from one text, with their weights: what a model is called, what it is, where its weights are.
 
     [NAME=]SPEC[@CHECKPOINT][,pool=KIND][,top_k=K][,variant=release|paper][,seed=S]
 
     timm:vit_small_patch16_224.dino@dino_deitsmall16_pretrain.pth
     "LaSt K=1=cls_pretrain/conf.py@ViT_190k.pth,top_k=1"
     open_clip:ViT-B-16-quickgelu@ViT-B-16.pt
-    "LaSt=dino:vit_small/16@output/dino/checkpoint.pth"
     control=torchvision:resnet50@random
 
-SPEC is that of model_spec.py. CHECKPOINT is a local file in any layout that checkpoint.py reads, or the word `random`
-for random weights as a control, drawn with `seed` (0). `pool`, `top_k` and `variant` stand in place of what the
-checkpoint records, as in `load_trained_model`, which does the loading.
+| SPEC                        | model                                                                                  |
+|-----------------------------|----------------------------------------------------------------------------------------|
+| torchvision:<name>          | torchvision classification model                                                       |
+| timm:<name>                 | timm model; a tag (`vit_small_patch16_224.dino`) picks the preprocessing               |
+| open_clip:<arch>[/<file>]   | open_clip model, arch also the path of a model config (.json), see clip_models.py      |
+| dino:<arch>/<patch>         | DINO's ViT (`dino:vit_small/16`), see dino_vit.py                                      |
+| <config>.py                 | the `model` of a detectron2 LazyConfig file                                            |
+
+CHECKPOINT is a local file in any layout that checkpoint_layouts.py knows, or the word `random` for random weights as a
+control, drawn with `seed` (0). `pool`, `top_k` and `variant` stand in place of what the checkpoint records. Nothing is
+downloaded.
 """
 
+import math
 import re
-from dataclasses import dataclass
+from argparse import ArgumentTypeError
+from collections.abc import Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
-from last_vit.model_spec import FORMS, build_model, preprocessing_of
+import timm
+from torch import nn
+from torchvision import models as torchvision_models
+
+from last_vit import clip_models
+from last_vit.checkpoint import find_classifier, load_checkpoint, read_weights
+from last_vit.command_line import MODEL_HELP, patch_count
+from last_vit.dense import pooling_of
+from last_vit.dino_vit import build_dino_vit, trained_img_size
 from last_vit.names import POOLS
-from last_vit.native_size import find_patch_size, takes_any_size
-from last_vit.trained_model import TrainedModel, load_trained_model
-from last_vit.trained_pooling import attach_trained_pooling
+from last_vit.preprocessing import Preprocessing
+from last_vit.runtime import seeded_weights
+from last_vit.weights import TrainedModel, attach_trained_pooling
 
-__all__ = [
-    "ModelArgument",
-    "TrainedModel",
-    "attach_trained_pooling",
-    "build_model",
-    "find_patch_size",
-    "load_trained_model",
-    "parse_model_argument",
-    "parse_model_arguments",
-    "preprocessing_of",
-    "takes_any_size",
-]
-
-GRAMMAR = "[NAME=]SPEC[@CHECKPOINT][,pool=KIND][,top_k=K][,variant=release|paper][,seed=S]"
-_RANDOM = "random"
+FORMS = "torchvision:<name>, timm:<name>, open_clip:<arch or .json>[/<file>], dino:<arch>/<patch> or <config>.py"
+_HOSTS = ("torchvision", "timm", "open_clip", "dino")
 _OPTIONS = ("pool", "top_k", "variant", "seed")
 # A name may hold "=" ("LaSt K=1"): it is everything before the "=" behind which a spec begins.
-_NAMED = re.compile(r"(?P<name>.*)=(?P<rest>(?:torchvision|timm|open_clip|dino):.*|[^=]*\.py(?:[@,].*)?)", re.DOTALL)
+_NAMED = re.compile(rf"(?P<name>.*)=(?P<rest>(?:{'|'.join(_HOSTS)}):.*|[^=]*\.py(?:[@,].*)?)", re.DOTALL)
 
 
 @dataclass(frozen=True)
@@ -49,10 +56,8 @@ class ModelArgument:
 
     Attributes:
         name: What tables and pictures call the model.
-        spec: As in `build_model`.
-        checkpoint: File of the weights; None for random weights and where the spec names the file.
+        spec, checkpoint, pool, top_k, variant: As in `load_trained_model`.
         seed: Of random weights; None with real ones.
-        pool, top_k, variant: As in `load_trained_model`; None is what the checkpoint records.
     """
 
     name: str
@@ -64,26 +69,10 @@ class ModelArgument:
     variant: str | None = None
 
     def load(self, image_size: int | None = None, resize: int | None = None) -> TrainedModel:
-        """Build the model and load its weights.
-
-        Args:
-            image_size: As in `load_trained_model`.
-            resize: As in `load_trained_model`.
-
-        Raises:
-            ValueError, FileNotFoundError: As `load_trained_model`; the message names the model.
-        """
+        """`load_trained_model` with these parts; its errors, with the model's name before them."""
+        parts = {"pool": self.pool, "top_k": self.top_k, "variant": self.variant, "random_seed": self.seed}
         try:
-            return load_trained_model(
-                self.spec,
-                self.checkpoint,
-                image_size=image_size,
-                resize=resize,
-                pool=self.pool,
-                top_k=self.top_k,
-                variant=self.variant,
-                random_seed=self.seed,
-            )
+            return load_trained_model(self.spec, self.checkpoint, image_size=image_size, resize=resize, **parts)
         except (ValueError, FileNotFoundError) as error:
             raise type(error)(f"model {self.name!r}: {error}") from error
 
@@ -91,11 +80,7 @@ class ModelArgument:
 def parse_model_argument(text: str) -> ModelArgument:
     """Read one model text; checks its form, opens no file.
 
-    Args:
-        text: In the form of `GRAMMAR`.
-
-    Returns:
-        Its parts. Without NAME the model is called after its checkpoint's folder and file, or after its spec.
+    Without NAME the model is called after its checkpoint's folder and file, or after its spec.
 
     Raises:
         ValueError: Not that form, an unknown option, or a value outside its range.
@@ -103,35 +88,45 @@ def parse_model_argument(text: str) -> ModelArgument:
     Example:
         >>> parse_model_argument("LaSt K=1=timm:vit_tiny_patch16_224@run/last.pth,top_k=1").name
         'LaSt K=1'
-        >>> parse_model_argument("torchvision:resnet50@random").seed
-        0
     """
     named = _NAMED.fullmatch(text)
     name, rest = (named["name"].strip(), named["rest"]) if named else ("", text)
-    rest, options = _split_options(rest, text)
-    spec, has_checkpoint, checkpoint = rest.partition("@")
-    if not spec or (has_checkpoint and not checkpoint):
-        raise ValueError(f"a model is given as {GRAMMAR} with SPEC {FORMS}, got {text!r}")
-    is_random = checkpoint == _RANDOM
-    if "seed" in options and not is_random:
-        raise ValueError(f"seed is for random weights, @{_RANDOM}, got {text!r}")
+    options: dict[str, str] = {}
+    while found := re.fullmatch(r"(.*),(\w+)=([^,@/]*)", rest, re.DOTALL):
+        rest, key, value = found.groups()
+        if key not in _OPTIONS or key in options:
+            what = f"option {key!r} stands twice" if key in options else f"unknown option {key!r}"
+            raise ValueError(f"{what} in model {text!r}; known: {', '.join(_OPTIONS)}")
+        options[key] = value
+    spec, has_checkpoint, file = rest.partition("@")
+    if not spec or (has_checkpoint and not file):
+        raise ValueError(f"a model is given as {MODEL_HELP}; got {text!r}")
+    is_random, pool = file == "random", options.get("pool")
+    if pool not in (None, *POOLS):
+        raise ValueError(f"pool must be one of {', '.join(POOLS)}, got {pool!r} in model {text!r}")
+    try:
+        top_k = patch_count(options["top_k"]) if "top_k" in options else None
+    except ArgumentTypeError as error:
+        raise ValueError(f"top_k {error} in model {text!r}") from error
+    if "seed" in options and not (is_random and options["seed"].isdecimal()):
+        raise ValueError(f"seed must be a whole number, for random weights (@random) only, got {text!r}")
+    if is_random:
+        called = f"{spec.partition(':')[2] or Path(spec).stem}, random"
+    else:
+        called = "/".join((*Path(file).parent.parts[-1:], Path(file).stem)) or spec
     return ModelArgument(
-        name=name or _default_name(spec, checkpoint, is_random),
+        name=name or called,
         spec=spec,
-        checkpoint=None if is_random or not checkpoint else checkpoint,
-        seed=_whole_number("seed", options.get("seed", "0"), text) if is_random else None,
-        pool=options.get("pool"),
-        top_k=_top_k(options["top_k"], text) if "top_k" in options else None,
+        checkpoint=None if is_random or not file else file,
+        seed=int(options.get("seed", "0")) if is_random else None,
+        pool=pool,
+        top_k=top_k,
         variant=options.get("variant"),
     )
 
 
-def parse_model_arguments(texts: list[str]) -> list[ModelArgument]:
-    """Read the model texts of one command, whose names must differ, for they label its rows and pictures.
-
-    Raises:
-        ValueError: As `parse_model_argument`, or a name that stands twice.
-    """
+def parse_model_arguments(texts: Sequence[str]) -> list[ModelArgument]:
+    """Read the model texts of one command, whose names must differ, for they label its rows and pictures."""
     arguments = [parse_model_argument(text) for text in texts]
     names = [argument.name for argument in arguments]
     for name in names:
@@ -140,41 +135,186 @@ def parse_model_arguments(texts: list[str]) -> list[ModelArgument]:
     return arguments
 
 
-def _split_options(rest: str, text: str) -> tuple[str, dict[str, str]]:
-    """`SPEC@CHECKPOINT,key=value,...` -> the part before the options, and the options."""
-    options: dict[str, str] = {}
-    while True:
-        found = re.fullmatch(r"(.*),(\w+)=([^,@/]*)", rest, re.DOTALL)
-        if found is None:
-            break
-        rest, key, value = found.groups()
-        if key not in _OPTIONS:
-            raise ValueError(f"unknown option {key!r} in model {text!r}; known: {', '.join(_OPTIONS)}")
-        if key in options:
-            raise ValueError(f"option {key!r} stands twice in model {text!r}")
-        options[key] = value
-    if "pool" in options and options["pool"] not in POOLS:
-        raise ValueError(f"pool must be one of {', '.join(POOLS)}, got {options['pool']!r} in model {text!r}")
-    return rest, options
+def load_trained_model(
+    spec: str,
+    checkpoint: str | Path | None,
+    *,
+    opts: Sequence[str] = (),
+    image_size: int | None = None,
+    resize: int | None = None,
+    pool: str | None = None,
+    top_k: int | float | None = None,
+    variant: str | None = None,
+    random_seed: int | None = None,
+) -> TrainedModel:
+    """Build a model on the CPU, load its weights strictly, and attach its pooling (see `attach_trained_pooling`).
+
+    Args:
+        spec: One of `FORMS`.
+        checkpoint: The file; None only for `open_clip:<arch>/<file>` and for random weights.
+        opts: `key=value` overrides, for configs only.
+        image_size: As in `build_model`, and the crop of the preprocessing.
+        resize: Another length of the shorter side in pixels.
+        pool: One of `POOLS`, in place of what the checkpoint records.
+        top_k: For pool "last", likewise.
+        variant: For pool "last", likewise.
+        random_seed: Keep the host's random initial weights, drawn with this seed: a control, never a default.
+
+    Returns:
+        The model and what is known about it; for open_clip a `LoadedClip`.
+
+    Raises:
+        ValueError: Bad spec, weights that do not fit, no weights at all, `top_k` or `variant` without pool "last".
+        FileNotFoundError: No such file.
+    """
+    host, name = _parse(spec)
+    arch, file = clip_models.split_clip_spec(name) if host == "open_clip" else ("", "")
+    given = [weights for weights in (file or None, checkpoint, random_seed) if weights is not None]
+    if len(given) != 1:
+        raise ValueError(
+            f"{'several sets of' if given else 'no'} weights for {spec!r}: give one checkpoint, or ask for random "
+            f"weights as a control (random_seed, or {spec}@random on a command line); they are no default"
+        )
+    asked = {"pool": pool, "top_k": top_k, "variant": variant}
+    if host == "open_clip":
+        clip = clip_models.load_clip(arch, file or checkpoint, **asked, random_seed=random_seed, image_size=image_size)
+        return replace(clip, preprocessing=_resized(clip.preprocessing, image_size, resize))
+    read = None if checkpoint is None else read_weights(checkpoint)
+    weights = {} if read is None else read.weights
+    classifier = find_classifier(weights)
+    num_classes = None if classifier is None else len(weights[classifier])
+    is_backbone = host == "timm" and read is not None and classifier is None
+    asked_classes = 0 if is_backbone else None if host == "config" else num_classes
+    size = trained_img_size(weights, _dino_parts(name)[1]) if host == "dino" else None
+    with nullcontext() if random_seed is None else seeded_weights(random_seed):
+        model = build_model(spec, asked_classes, size or image_size, opts)
+    if read is not None:
+        load_checkpoint(model, read)
+    source = attach_trained_pooling(model, read, **asked, from_config=host == "config")
+    return TrainedModel(
+        model=model,
+        preprocessing=preprocessing_of(spec, model, image_size, resize, opts),
+        pooling=pooling_of(model),
+        pooling_source=source,
+        checkpoint_sha256=None if read is None else read.sha256[:16],
+        num_classes=num_classes,
+    )
 
 
-def _default_name(spec: str, checkpoint: str, is_random: bool) -> str:
-    if is_random:
-        return f"{spec.partition(':')[2] or Path(spec).stem}, random"
-    if not checkpoint:
-        return spec
-    path = Path(checkpoint)
-    return "/".join((*path.parent.parts[-1:], path.stem))
+def build_model(
+    spec: str, num_classes: int | None = None, image_size: int | None = None, opts: Sequence[str] = ()
+) -> nn.Module:
+    """Build the model that `spec` names with random weights, in eval mode on the CPU.
+
+    Args:
+        spec: One of `FORMS`, without a file.
+        num_classes: Size of the classifier for torchvision and timm; None is the host's own.
+        image_size: Side of the square input in pixels; None is the host's own. Ignored by models that take any size
+            and by configs, which set their own. A DINO ViT takes any size; its position embedding is made for this.
+        opts: `key=value` overrides, for configs only.
+
+    Raises:
+        ValueError: Unknown form or name (with the closest known ones), `opts` without a config, an unknown override.
+        FileNotFoundError, ImportError: No such config; no detectron2 to read it with.
+    """
+    host, name = _parse(spec)
+    kwargs: dict[str, Any] = {} if num_classes is None else {"num_classes": num_classes}
+    if opts and host != "config":
+        raise ValueError(f"overrides are for a <config>.py, but the model is {spec!r}; leave out {list(opts)}")
+    if host == "config":
+        return _instantiated(name, opts, "model").eval()
+    if host == "open_clip":
+        return clip_models.create_clip(clip_models.resolve_architecture(name), image_size=image_size)
+    if host == "dino":
+        return build_dino_vit(*_dino_parts(name), 224 if image_size is None else image_size).eval()
+    if host == "timm":
+        clip_models.check_name(name.partition(".")[0], timm.list_models(), "timm model")
+        cfg = timm.get_pretrained_cfg(name)
+        if image_size is not None and cfg is not None and cfg.fixed_input_size:
+            kwargs["img_size"] = image_size
+        return timm.create_model(name, pretrained=False, **kwargs).eval()
+    known = torchvision_models.list_models(module=torchvision_models)
+    clip_models.check_name(name, known, "torchvision classification model")
+    if image_size is not None and name.startswith("vit_"):
+        kwargs["image_size"] = image_size
+    return torchvision_models.get_model(name, weights=None, **kwargs).eval()
 
 
-def _top_k(value: str, text: str) -> int | float:
+def preprocessing_of(
+    spec: str, model: nn.Module, image_size: int | None = None, resize: int | None = None, opts: Sequence[str] = ()
+) -> Preprocessing:
+    """The evaluation preprocessing that belongs to `model`, which is `build_model(spec)`.
+
+    timm and open_clip record it in the model; a config in `dataloader.test.dataset.transform`; a DINO ViT gets the size
+    that it was trained on and a shorter side of 256 / 224 of it; everything else gets ImageNet's 256 / 224. Images are
+    always resized by the shorter side and centre-cropped, which is what boxes are mapped with, also where a host would
+    squash them. `image_size` is another crop in pixels, for which `resize`, the shorter side, keeps its ratio to it.
+
+    Raises:
+        ValueError: A config whose transform does not tell resize, crop, mean and std; a crop larger than resize.
+    """
+    host, name = _parse(spec)
+    found = Preprocessing()
+    if host == "timm":
+        cfg, crop = model.pretrained_cfg, model.pretrained_cfg["input_size"][-1]
+        how = cfg["interpolation"] if cfg["interpolation"] in ("bilinear", "bicubic") else "bicubic"
+        found = Preprocessing(tuple(cfg["mean"]), tuple(cfg["std"]), math.floor(crop / cfg["crop_pct"]), crop, how)
+    elif host == "open_clip":
+        found = clip_models.clip_preprocessing(model)
+    elif host == "dino":
+        side = model.patch_embed.img_size[0]
+        found = Preprocessing(resize=round(side * 256 / 224), crop=side, interpolation="bicubic")
+    elif host == "config" and (own := _instantiated(name, opts, "dataloader.test.dataset.transform")) is not None:
+        try:
+            found = Preprocessing(tuple(own.mean), tuple(own.std), own.resize, own.crop, own.interpolation)
+        except AttributeError as error:
+            raise ValueError(
+                f"{name}: dataloader.test.dataset.transform must be an EvalTransform (last_vit.data.transforms), which "
+                f"tells its resize, crop, mean and std; got {type(own).__name__}"
+            ) from error
+    return _resized(found, image_size, resize)
+
+
+def _parse(spec: str) -> tuple[str, str]:
+    """Spec -> one of `_HOSTS` or "config", and the rest."""
+    host, _, name = spec.partition(":")
+    if host in _HOSTS and name:
+        return host, name
+    if spec.endswith(".py"):
+        return "config", spec
+    raise ValueError(f"a model is given as {FORMS}, got {spec!r}")
+
+
+def _dino_parts(name: str) -> tuple[str, int]:
+    arch, _, patch_size = name.partition("/")
+    if not patch_size.isdecimal():
+        raise ValueError(f"a DINO ViT is given as dino:<arch>/<patch>, such as dino:vit_small/16, got 'dino:{name}'")
+    return arch, int(patch_size)
+
+
+def _resized(found: Preprocessing, image_size: int | None, resize: int | None) -> Preprocessing:
+    if image_size is not None:
+        found = replace(found, resize=round(image_size * found.resize / found.crop), crop=image_size)
+    if resize is not None:
+        found = replace(found, resize=resize)
+    if not 1 <= found.crop <= found.resize:
+        raise ValueError(f"the crop must be in [1, resize], got crop {found.crop} and resize {found.resize} pixels")
+    return found
+
+
+def _instantiated(path: str, opts: Sequence[str], key: str) -> Any:
+    """What a node of a LazyConfig describes; None where there is no such node, but for the model."""
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"no config file at {path!r}; a model is given as {FORMS}")
     try:
-        return float(value) if "." in value else int(value)
-    except ValueError as error:
-        raise ValueError(f"top_k must be a number of patches or a share such as 0.5, got {text!r}") from error
+        from detectron2.config import instantiate
+        from omegaconf import OmegaConf
 
-
-def _whole_number(key: str, value: str, text: str) -> int:
-    if not value.isdecimal():
-        raise ValueError(f"{key} must be a whole number, got {value!r} in model {text!r}")
-    return int(value)
+        from last_vit.lazy_config import apply_overrides, load_file
+    except ImportError as error:
+        raise ImportError(f"{path} is for detectron2: install it with tools/install_detectron2.sh") from error
+    cfg = load_file(path)
+    if "model" not in cfg:
+        raise ValueError(f"{path} defines no 'model'; it defines {', '.join(map(str, cfg))}")
+    node = OmegaConf.select(apply_overrides(cfg, opts), key)
+    return None if node is None else instantiate(node)

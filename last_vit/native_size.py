@@ -1,7 +1,4 @@
-"""What a host makes of images of another size than its own: the side of its patches, and whether it takes them at all.
-
-Found out by running it on zeros, so that every host is asked in the same way.
-"""
+"""What a host makes of images of another size than its own, found by running it on zeros, in the same way for all."""
 
 import torch
 from torch import nn
@@ -31,13 +28,7 @@ def find_patch_size(model: nn.Module, side: int) -> int:
 
 @torch.inference_mode()
 def takes_any_size(model: nn.Module, side: int, patch_size: int) -> bool:
-    """Whether a host takes an image that is a patch wider than what it was made for.
-
-    Args:
-        model: As in `find_patch_size`.
-        side: As in `find_patch_size`.
-        patch_size: In pixels.
-    """
+    """Whether a host, as in `find_patch_size`, takes an image that is a patch wider than what it was made for."""
     try:
         dense_forward(model, _zeros(model, side, side + patch_size))
     except (ValueError, AssertionError):  # timm asserts its input size

@@ -1,137 +1,202 @@
-"""Records of the released LaSt-ViT weights: what is published about each file, and nothing else. No logic.
-
-`None` means: not published. A field named in `inferred` is not stated with the release; it follows from the file's
-name, the training code it points to, or the paper, and `caveats` says how. No hash of any file is published, and none
-was computed here. All three files belong to https://github.com/ChengShiest/LAST-ViT.
-"""
+"""What is known of trained weights: how they are pooled, and what was published about the files of the release."""
 
 from dataclasses import dataclass
 from typing import Any
 
-from last_vit.preprocessing import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
+from torch import nn
 
-_RELEASES = "https://github.com/ChengShiest/LAST-ViT/releases/download"
+from last_vit.checkpoint import Checkpoint
+from last_vit.dense import attach_pool, pooling_of
+from last_vit.pooling import LaStPool
+from last_vit.preprocessing import Preprocessing
+
+_OPENAI_MEAN, _OPENAI_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
+
+
+@dataclass(frozen=True)
+class TrainedModel:
+    """A model ready to be measured.
+
+    Attributes:
+        model: In eval mode, with its pooling attached.
+        preprocessing: The images it takes.
+        pooling: As `last_vit.dense.pooling_of` reports it.
+        pooling_source: In words, why it is pooled so.
+        checkpoint_sha256: First 16 hex digits; None for random weights.
+        num_classes: Size of the classifier in the weights; None when they hold none.
+    """
+
+    model: nn.Module
+    preprocessing: Preprocessing
+    pooling: dict[str, Any]
+    pooling_source: str
+    checkpoint_sha256: str | None
+    num_classes: int | None = None
+
+    def selection(self, top_k: int | float | None = None, variant: str | None = None) -> LaStPool:
+        """LaSt's selection for votes and for the token "last": as the model was trained, K = 1 if without LaSt.
+
+        Args:
+            top_k: In place of the model's own K.
+            variant: In place of the model's own; "release" for a model that is not pooled with LaSt.
+        """
+        return LaStPool(
+            top_k if top_k is not None else self.pooling.get("top_k") or 1,
+            sigma=self.pooling.get("sigma"),
+            variant=variant or self.pooling.get("variant") or "release",
+        )
+
+
+def attach_trained_pooling(
+    model: nn.Module,
+    checkpoint: Checkpoint | None,
+    pool: str | None = None,
+    top_k: int | float | None = None,
+    variant: str | None = None,
+    from_config: bool = False,
+) -> str:
+    """Attach the pooling that the arguments, the checkpoint or its layout ask for.
+
+    Without `pool`: what the checkpoint records; else what a config's model sets; else, for files in the released
+    trainer's layout, LaSt with K = 1 as released; else the host's own read-out (CLS for a plain ViT).
+
+    Args:
+        model: Changed in place.
+        checkpoint: Whose weights it has; None for random ones.
+        pool: One of `POOLS`, in place of the default.
+        top_k: For pool "last", in place of the recorded one; 1 when nothing is recorded.
+        variant: For pool "last", in place of the recorded one; "release" when nothing is recorded.
+        from_config: Whether what the model is pooled with now was set by a config.
+
+    Returns:
+        The reason in words.
+
+    Raises:
+        ValueError: `top_k` or `variant` without pool "last"; a config and a record that contradict each other.
+    """
+    recorded = dict(checkpoint.pooling or {}) if checkpoint else {}
+    configured = pooling_of(model) if from_config else {"pool": "host"}
+    if pool is None and recorded.get("pool") == "host" and configured["pool"] != "host":
+        raise ValueError(
+            f"the checkpoint records the host's own read-out, but the config pools with {configured['pool']!r}; "
+            "override it (model.pool=host), or name the pool that you want"
+        )
+    is_release = checkpoint is not None and checkpoint.layout == "model" and checkpoint.iteration is not None
+    if pool is not None:
+        kind, source = pool, "asked for"
+    elif recorded.get("pool", "host") != "host":
+        kind, source = recorded["pool"], checkpoint.pooling_source
+    elif configured["pool"] != "host":
+        recorded = configured
+        kind, source = recorded["pool"], "set by the config; the checkpoint records none"
+    elif recorded:
+        kind, source = None, f"the host's own read-out, {checkpoint.pooling_source}"
+    elif is_release:
+        kind, source = "last", "assumed: the released trainer's layout, which records no pooling"
+    else:
+        kind, source = None, "the host's own read-out; the checkpoint records none"
+    if kind != "last" and (top_k is not None or variant is not None):
+        raise ValueError(f"top_k and variant are for pool 'last', and this model's pooling is {kind or 'host'!r}")
+    if kind == "last":
+        own = recorded if recorded.get("pool") == "last" else {"top_k": 1}
+        top_k = own["top_k"] if top_k is None else top_k
+        attach_pool(model, "last", top_k, own.get("sigma"), variant or own.get("variant") or "release")
+    elif kind is not None:
+        attach_pool(model, kind)
+    return source
 
 
 @dataclass(frozen=True, kw_only=True)
 class WeightsRecord:
-    """One released file.
+    """What is published about one file of LaSt-ViT's release; None means: not published.
 
-    Args:
-        name: Key in `WEIGHTS`, `<backbone>_<pretraining>_<pooling>`.
+    Attributes:
         file: File name of the release asset.
-        source: Where the file is published (URL).
-        training_code: Code that the release names as the training script (URL).
-        architecture: Model spec as `--model` takes it, or None.
+        source: Where it is published (URL).
+        training_code: What the release names as the training script (URL).
+        architecture: Model spec as `--model` takes it.
         pooling: Arguments of `attach_pool`; "top_k" is None where it is not published.
         preprocessing: For evaluation.
-        licence: SPDX identifier.
-        sha256: 64 hex digits, or None.
-        published_metrics: Protocol -> metric -> percent, or None.
         caveats: What a user must know before trusting a number from this file.
-        inferred: Fields above that are deduced, not stated with the release.
+        inferred: Fields above that are not stated with the release: they follow from the file's name, the training
+            code or the paper.
+        published_metrics: Protocol -> metric -> percent.
+        licence: The repository's; none is stated for the weights themselves.
+        sha256: 64 hex digits.
     """
 
-    name: str
     file: str
     source: str
     training_code: str
     architecture: str | None
     pooling: dict[str, Any]
     preprocessing: Preprocessing
-    licence: str
-    sha256: str | None
-    published_metrics: dict[str, dict[str, float]] | None
     caveats: tuple[str, ...]
     inferred: tuple[str, ...]
+    published_metrics: dict[str, dict[str, float]] | None = None
+    licence: str = "MIT"
+    sha256: str | None = None
 
 
-_OPENAI_MEAN, _OPENAI_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
-
-_LICENCE_CAVEAT = "The licence is the repository's; none is stated for the weights themselves."
+_RELEASES = "https://github.com/ChengShiest/LAST-ViT/releases/download"
 _TOP_K_CAVEAT = "The K of training is not published: the README's code has K = 1, the paper's Tab. 8 favours 49 to 98."
 
-_RECORDS = (
-    WeightsRecord(
-        name="vitb16_in1k_last",
+WEIGHTS: dict[str, WeightsRecord] = {
+    "vitb16_in1k_last": WeightsRecord(
         file="ViT_190k.pth",
         source=f"{_RELEASES}/weights2/ViT_190k.pth",
         training_code="https://github.com/ChengShiest/LAST-ViT/tree/main/cls_pretrain",
         architecture="torchvision:vit_b_16",
         pooling={"pool": "last", "top_k": 1, "sigma": None, "variant": "release"},
-        preprocessing=Preprocessing(
-            resize=256, crop=224, interpolation="bilinear", mean=IMAGENET_MEAN, std=IMAGENET_STD
-        ),
-        licence="MIT",
-        sha256=None,
+        preprocessing=Preprocessing(),
         published_metrics={
             "imagenet1k_val_top_k_1": {"acc1": 67.4, "acc5": 87.6},
             "imagenet1k_val_top_k_7": {"acc1": 67.6, "acc5": 87.8},
         },
         caveats=(
-            "The accuracies are given as approximate ('~') in cls_pretrain/README of the release; to run K = 7 its "
-            "code has to be edited. A user measured 67.382 / 87.578 (issue 9 of the repository).",
-            "cls_pretrain/README says 100 epochs, the file name 190k iterations: together they fit a global batch "
-            "of about 672, not the 4096 of the paper and of the released config (31,278 iterations).",
+            "The accuracies are approximate ('~' in cls_pretrain/README); K = 7 needs an edit of the release's code. A "
+            "user measured 67.382 / 87.578 (issue 9 of the repository).",
+            "cls_pretrain/README says 100 epochs, the file name 190k iterations: together they fit a global batch of "
+            "about 672, not the 4096 of the paper and of the released config (31,278 iterations).",
             "The encoder's CLS token never got a loss in LaSt training, yet the released Point-in-Box script scores "
             "with it; no Point-in-Box is published for this file.",
-            "That its weight names start with 'model.' is deduced from the trainer that wrote it; both forms load.",
-            "The repository's history holds versions of the pooling that did something else (filtered tokens "
-            "averaged, no classification head), so it cannot prove which code trained the file.",
-            "The first README linked the file in release 'weights', the newest state of the repository has it in "
-            "'weights2'.",
-            _LICENCE_CAVEAT,
+            "The repository's history holds versions of the pooling that did something else, so it cannot prove which "
+            "code trained the file.",
+            "The first README linked it in release 'weights', the newest one has it in 'weights2'.",
         ),
         inferred=("source", "pooling", "licence"),
     ),
-    WeightsRecord(
-        name="vit_dino_last",
+    "vit_dino_last": WeightsRecord(
         file="dino0080.pth",
         source=f"{_RELEASES}/weights/dino0080.pth",
         training_code="https://github.com/facebookresearch/dino",
         architecture=None,
         pooling={"pool": "last", "top_k": None, "sigma": None, "variant": "release"},
-        preprocessing=Preprocessing(
-            resize=256, crop=224, interpolation="bicubic", mean=IMAGENET_MEAN, std=IMAGENET_STD
-        ),
-        licence="MIT",
-        sha256=None,
-        published_metrics=None,
+        preprocessing=Preprocessing(interpolation="bicubic"),
         caveats=(
-            "The architecture is not stated: the paper's DINO tables use ViT-S/16, users of the repository take all "
-            "three files for ViT-B/16 (issues 8 and 10). The file tells: its cls_token has 384 (S) or 768 (B) "
-            "channels.",
+            "The architecture is not stated: the paper's DINO tables use ViT-S/16, users take all three files for "
+            "ViT-B/16 (issues 8 and 10). The file tells: its cls_token has 384 (S) or 768 (B) channels.",
             "The name is that of the copy DINO's trainer keeps after 81 epochs: not the end of a 100-epoch run.",
-            "A DINO training checkpoint holds student and teacher; DINO's own evaluations use the teacher.",
             "The preprocessing is that of DINO's k-NN evaluation; the release states none.",
             "The paper's DINO numbers (Point-in-Box 69.7, CorLoc 64.4 / 67.6 / 51.6) are not tied to this file.",
             _TOP_K_CAVEAT,
-            _LICENCE_CAVEAT,
         ),
         inferred=("pooling", "preprocessing", "licence"),
     ),
-    WeightsRecord(
-        name="vitb16_clip_last",
+    "vitb16_clip_last": WeightsRecord(
         file="openai_b_16.pt",
         source=f"{_RELEASES}/weights/openai_b_16.pt",
         training_code="https://github.com/mlfoundations/open_clip",
         architecture="open_clip:ViT-B-16-quickgelu",
         pooling={"pool": "last", "top_k": None, "sigma": None, "variant": "release"},
-        preprocessing=Preprocessing(resize=224, crop=224, interpolation="bicubic", mean=_OPENAI_MEAN, std=_OPENAI_STD),
-        licence="MIT",
-        sha256=None,
-        published_metrics=None,
+        preprocessing=Preprocessing(_OPENAI_MEAN, _OPENAI_STD, 224, 224, "bicubic"),
         caveats=(
             "The architecture follows from the name: OpenAI's CLIP B/16, fine-tuned with open_clip (paper Tab. 10). "
-            "Such weights need QuickGELU; into open_clip's plain ViT-B-16 they load without an error and score "
-            "wrong.",
+            "Such weights need QuickGELU; into open_clip's plain ViT-B-16 they load without an error and score wrong.",
             "The preprocessing is open_clip's for OpenAI's weights; the release states none.",
             "The paper's CLIP B/16 numbers (Point-in-Box 50.1, Tab. 4) are not tied to this file.",
             _TOP_K_CAVEAT,
-            _LICENCE_CAVEAT,
         ),
         inferred=("architecture", "pooling", "preprocessing", "licence"),
     ),
-)
-
-WEIGHTS: dict[str, WeightsRecord] = {record.name: record for record in _RECORDS}
+}

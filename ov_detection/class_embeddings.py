@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from last_vit.atomic_file import atomic_file
-from last_vit.checkpoint_files import read_checkpoint, shorten
+from last_vit.checkpoint import read_checkpoint, shorten
 from last_vit.clip_models import load_clip
 from last_vit.clip_text import encode_class_names
 from last_vit.data.coco import read_coco_json

@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from last_vit.checkpoint_files import shorten
+from last_vit.checkpoint import shorten
 
 OV_COCO_BASE = (
     "person", "bicycle", "car", "motorcycle", "train", "truck", "boat", "bench", "bird", "horse", "sheep", "bear",

@@ -22,7 +22,7 @@ from detectron2.utils import comm
 from ov_classes import FREQUENCIES, OvClasses, check_links, check_lvis_lists, read_ov_classes
 from pycocotools import mask as mask_tools
 
-from last_vit.checkpoint_files import shorten
+from last_vit.checkpoint import shorten
 from last_vit.data.coco import read_coco_json
 from last_vit.runtime import get_logger
 

@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 from detectron2.structures import BoxMode
 from ov_classes import OvClasses, check_links, read_ov_classes
 
-from last_vit.checkpoint_files import shorten
+from last_vit.checkpoint import shorten
 from last_vit.data.coco import read_coco_json
 
 MIN_SIDE = 32

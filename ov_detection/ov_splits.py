@@ -11,7 +11,7 @@ from typing import Any
 from ov_classes import OV_COCO_BASE, OV_COCO_NOVEL, check_links, check_lvis_lists, read_ov_classes
 
 from last_vit.atomic_file import atomic_file
-from last_vit.checkpoint_files import shorten
+from last_vit.checkpoint import shorten
 from last_vit.data.coco import read_coco_json
 
 COCO_OUTPUTS = {"train": "instances_train2017_seen_2_65_cat.json", "val": "instances_val2017_all_2.json"}

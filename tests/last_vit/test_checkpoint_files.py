@@ -143,11 +143,6 @@ def test_what_cannot_be_pickled_leaves_nothing_behind(tmp_path: Path) -> None:
     assert folder_content(tmp_path) == []
 
 
-def test_missing_folder_is_named(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match=r"cannot write checkpoint .*nowhere"):
-        save_checkpoint(tmp_path / "nowhere" / "model.pth", {})
-
-
 def test_sha256_is_that_of_the_bytes(tmp_path: Path) -> None:
     (tmp_path / "abc").write_bytes(b"abc")
     assert file_sha256(tmp_path / "abc") == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"

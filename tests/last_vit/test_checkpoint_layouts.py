@@ -17,10 +17,11 @@ from torchvision.models.vision_transformer import VisionTransformer as Torchvisi
 
 from last_vit.checkpoint import (
     file_sha256,
+    find_state_dict,
     load_checkpoint,
     read_checkpoint,
+    read_weights,
     save_checkpoint,
-    unwrap_state_dict,
 )
 
 
@@ -69,14 +70,15 @@ def test_release_layout_loads_into_bare_and_wrapped_model(tmp_path: Path, images
     for target in (torchvision_vit(), Holder(model=torchvision_vit())):
         metadata = load_checkpoint(target, path)
         assert_same_output(getattr(target, "model", target), source, images)
-        assert metadata == {"sha256": file_sha256(path)[:16], "layout": "model", "pooling": None, "iteration": 41}
+        assert metadata.sha256 == file_sha256(path)
+        assert (metadata.layout, metadata.pooling, metadata.iteration) == ("model", None, 41)
 
 
 def test_own_layout_returns_its_pooling(tmp_path: Path) -> None:
     pooling = {"pool": "last", "top_k": 7, "variant": "release", "sigma": None}
     path = tmp_path / "model.pth"
     save_checkpoint(path, release_file(torchvision_vit(), pooling=pooling))
-    assert load_checkpoint(torchvision_vit(), path)["pooling"] == pooling
+    assert load_checkpoint(torchvision_vit(), path).pooling == pooling
 
 
 @pytest.mark.parametrize("prefix", ["", "module.", "_orig_mod.", "module._orig_mod.model."])
@@ -84,8 +86,8 @@ def test_bare_torchvision_weights_with_any_wrapper(tmp_path: Path, images: torch
     source, target = torchvision_vit(), torchvision_vit()
     metadata = load_checkpoint(target, saved(tmp_path / "vit.pth", prefixed(prefix, source.state_dict())))
     assert_same_output(target, source, images)
-    assert metadata["layout"] == "bare"
-    assert metadata["iteration"] is None
+    assert metadata.layout == "bare"
+    assert metadata.iteration is None
 
 
 def test_torchvision_weights_with_the_mlp_names_of_the_published_files(tmp_path: Path, images: torch.Tensor) -> None:
@@ -116,7 +118,7 @@ def test_dino_training_checkpoint_loads_the_teacher_unless_told_otherwise(tmp_pa
     path = saved(tmp_path / "dino0080.pth", dino_file(student, teacher))
     for key, layout, source in ((None, "teacher", teacher), ("student", "student", student)):
         target = timm_vit()
-        assert load_checkpoint(target, path, key=key)["layout"] == layout
+        assert load_checkpoint(target, read_weights(path, key)).layout == layout
         assert_same_output(target, source, images)
 
 
@@ -151,7 +153,7 @@ def test_dino_backbone_loads_into_torchvision(tmp_path: Path, images: torch.Tens
 def test_open_clip_training_checkpoint(tmp_path: Path, images: torch.Tensor) -> None:
     source, target = open_clip_model(), open_clip_model()
     content = {"epoch": 3, "name": "run", "state_dict": prefixed("module.", source.state_dict()), "optimizer": {}}
-    assert load_checkpoint(target, saved(tmp_path / "epoch_3.pt", content))["layout"] == "state_dict"
+    assert load_checkpoint(target, saved(tmp_path / "epoch_3.pt", content)).layout == "state_dict"
     assert_same_output(target.visual, source.visual, images)
     torch.testing.assert_close(target.text_projection, source.text_projection)
 
@@ -240,13 +242,13 @@ def test_unwrap_takes_prefixes_only_where_all_names_have_them() -> None:
         "head.weight": torch.ones(2),
         "neck.backbone.model.bias": torch.ones(2),
     }
-    assert list(unwrap_state_dict(weights)) == list(weights)
+    assert list(find_state_dict(weights)[1]) == list(weights)
 
 
 def test_unwrap_names_what_is_there_when_the_key_is_not() -> None:
     with pytest.raises(ValueError, match=r"no entry 'ema'.*teacher, epoch"):
-        unwrap_state_dict({"teacher": {"a": torch.ones(1)}, "epoch": 3}, key="ema")
+        find_state_dict({"teacher": {"a": torch.ones(1)}, "epoch": 3}, key="ema")
     with pytest.raises(ValueError, match="not tensors in 'bare': net, epoch"):
-        unwrap_state_dict({"net": {"a": torch.ones(1)}, "epoch": 3})
+        find_state_dict({"net": {"a": torch.ones(1)}, "epoch": 3})
     with pytest.raises(ValueError, match="'model' is not a filled dict"):
-        unwrap_state_dict({"model": {}})
+        find_state_dict({"model": {}})

@@ -9,15 +9,9 @@ import torch
 from clip_files import archive, as_openai, config_file, random_clip
 from clip_files import registry as registry
 
-from last_vit.checkpoint import OPENAI_ATTRIBUTES
-from last_vit.clip_models import (
-    RECORD_FILE,
-    ClipRecord,
-    check_activation,
-    config_uses_quick_gelu,
-    known_activation,
-    load_clip,
-)
+from last_vit.checkpoint_layouts import OPENAI_ATTRIBUTES
+from last_vit.clip_checkpoints import RECORD_FILE, check_activation, config_uses_quick_gelu, known_activation
+from last_vit.clip_models import load_clip
 
 pytestmark = pytest.mark.usefixtures("registry")
 HASH = "0" * 64
@@ -69,18 +63,18 @@ def test_a_published_file_is_known_by_its_content():
     assert "laion400m_e32" in known.why
 
 
-def record(tmp_path, model, forced=False):
-    return ClipRecord(tmp_path / RECORD_FILE, model, "host", None, None, forced)
+def record(model, forced=False):
+    return {"model": model, "pool": "host", "top_k": None, "variant": None, "force_quick_gelu": forced}
 
 
 def test_a_record_goes_before_all(tmp_path):
     names, path = list(OPENAI_ATTRIBUTES), Path("openai.pt")
-    assert known_activation(path, HASH, names, record(tmp_path, "ViT-B-16")).quick_gelu is False
-    assert known_activation(path, HASH, [], record(tmp_path, "ViT-B-16", forced=True)).quick_gelu is True
-    assert known_activation(Path("a.pt"), HASH, [], record(tmp_path, "ViT-B-16-quickgelu")).quick_gelu is True
-    assert known_activation(Path("a.pt"), HASH, [], record(tmp_path, "mini")) is None
+    assert known_activation(path, HASH, names, record("ViT-B-16")).quick_gelu is False
+    assert known_activation(path, HASH, [], record("ViT-B-16", forced=True)).quick_gelu is True
+    assert known_activation(Path("a.pt"), HASH, [], record("ViT-B-16-quickgelu")).quick_gelu is True
+    assert known_activation(tmp_path / "a.pt", HASH, [], record("mini")) is None
     config_file(tmp_path, "mini", quick_gelu=True)  # as the training leaves it
-    known = known_activation(Path("a.pt"), HASH, [], record(tmp_path, "mini"))
+    known = known_activation(tmp_path / "a.pt", HASH, [], record("mini"))
     assert known == (True, "last_vit.json beside it records mini")
 
 

@@ -12,8 +12,9 @@ from clip_files import tiny_eva as tiny_eva
 from safetensors.torch import save_file
 
 from last_vit.checkpoint import fit_names
+from last_vit.clip_checkpoints import describe_clip, fitting_architectures
 from last_vit.clip_dense import resize_positions
-from last_vit.clip_models import describe_clip, fitting_architectures, load_clip
+from last_vit.clip_models import load_clip
 from last_vit.dense import dense_forward
 
 pytestmark = pytest.mark.usefixtures("registry")

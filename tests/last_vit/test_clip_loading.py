@@ -14,7 +14,8 @@ from clip_files import registry as registry
 from clip_files import tiny_eva as tiny_eva
 from PIL import Image
 
-from last_vit.clip_models import RECORD_FILE, load_clip, resolve_architecture, split_clip_spec
+from last_vit.clip_checkpoints import RECORD_FILE
+from last_vit.clip_models import load_clip, resolve_architecture, split_clip_spec
 from last_vit.dense import pooling_of
 from last_vit.models import load_trained_model, parse_model_argument
 

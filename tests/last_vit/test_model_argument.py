@@ -38,7 +38,7 @@ def test_a_text_is_taken_apart(text, expected):
         ("timm:x@w.pth,pool=avg", "pool must be one of cls, mean, max, attention, last, got 'avg'"),
         ("timm:x@w.pth,top_k=3,top_k=99", "option 'top_k' stands twice"),
         ("timm:x@w.pth,top_k=many", "top_k must be a number"),
-        ("timm:x@w.pth,seed=1", "seed is for random weights"),
+        ("timm:x@w.pth,seed=1", "for random weights .@random. only"),
         ("timm:x@random,seed=-1", "seed must be a whole number"),
     ],
 )

@@ -7,7 +7,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from last_vit.lazy_config import apply_overrides
-from last_vit.models import build_model, preprocessing_of
+from last_vit.models import build_model, load_trained_model, preprocessing_of
 from last_vit.preprocessing import Preprocessing
 
 CONFIG = """
@@ -49,18 +49,18 @@ def test_open_clip_file_is_loaded(tmp_path, monkeypatch):
     with torch.no_grad():
         model.logit_scale.fill_(1.5)
     torch.save(model.state_dict(), tmp_path / "weights.pt")
-    again = build_model(f"open_clip:ViT-S-32-alt/{tmp_path}/weights.pt", image_size=64)
+    again = load_trained_model(f"open_clip:ViT-S-32-alt/{tmp_path}/weights.pt", None, image_size=64).model
     assert again.logit_scale.item() == 1.5
     found = preprocessing_of("open_clip:ViT-S-32-alt", again)
     assert (found.resize, found.crop, found.interpolation) == (64, 64, "bicubic")
     assert found.mean[0] == pytest.approx(0.4815, abs=1e-4)
     monkeypatch.chdir(tmp_path)
     with pytest.raises(FileNotFoundError, match="local file"):
-        build_model("open_clip:ViT-S-32-alt/openai")
+        load_trained_model("open_clip:ViT-S-32-alt/openai", None)
     # a file of that name is the file, not open_clip's tag
     (tmp_path / "weights.pt").rename("openai.pt")
     with pytest.raises(ValueError, match=r"QuickGELU.*openai in the file's name"):
-        build_model("open_clip:ViT-S-32-alt/openai.pt", image_size=64)
+        load_trained_model("open_clip:ViT-S-32-alt/openai.pt", None, image_size=64)
 
 
 @pytest.mark.parametrize(
@@ -84,7 +84,7 @@ def test_open_clip_file_that_does_not_fit(tmp_path, change, reason):
     if change is None:
         path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
     with pytest.raises(ValueError, match=rf"(?s)weights\.pt.*{reason}") as error:
-        build_model(f"open_clip:ViT-S-32-alt/{path}", image_size=64)
+        load_trained_model(f"open_clip:ViT-S-32-alt/{path}", None, image_size=64)
     assert len(str(error.value)) < 1000
 
 

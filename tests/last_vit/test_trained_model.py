@@ -57,5 +57,5 @@ def test_a_convnet_of_seven_classes(tmp_path):
     trained = load_trained_model("torchvision:mobilenet_v2", tmp_path / "net.pth")
     assert trained.num_classes == 7
     assert trained.model(torch.zeros(1, 3, 64, 64)).shape == (1, 7)
-    with pytest.raises(ValueError, match=r"7 classes, the model 5: .*num_classes=7.*'classifier\.1\.\*'"):
+    with pytest.raises(ValueError, match=r"7 classes, the model 5: .*num_classes=7"):
         load_checkpoint(torchvision.models.mobilenet_v2(num_classes=5), tmp_path / "net.pth")

@@ -13,7 +13,7 @@ SCRIPT_FOLDERS = (*TRACKS, "visualization", "tools")
 HOSTS = {"torchvision", "timm", "open_clip", "detectron2"}
 # Bare names of scripts, which would hide packages; last_vit.models hides nothing.
 FORBIDDEN_NAMES = {"utils", "datasets", "models", "common", "logging", "types"}
-DETECTRON2_LAZILY = {"last_vit/models.py", "last_vit/model_spec.py"}  # LazyConfig files; only inside functions
+DETECTRON2_LAZILY = {"last_vit/models.py"}  # LazyConfig files; only inside functions
 DETECTRON2 = {"last_vit/lazy_config.py"}
 # Two tracks are trained from a LazyConfig, under the name that detectron2's users know; nobody imports either.
 ENTRY_POINTS = {"lazy_train"}

@@ -73,9 +73,8 @@ def load_backbone(args: argparse.Namespace, image_size: int | None = None, resiz
         pooling = pooling_of(model)
     except ValueError:  # XCiT, to which nothing can be attached, pools in its own way
         pooling = {"pool": "host"}
-    return TrainedModel(
-        model.eval(), preprocessing, pooling, source, None if is_random else checkpoint.sha256[:16], None
-    )
+    sha256 = None if is_random else checkpoint.sha256[:16]
+    return TrainedModel(model.eval(), preprocessing, pooling, source, sha256)
 
 
 def open_splits(

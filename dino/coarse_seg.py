@@ -17,13 +17,12 @@ Letters: M maps of one image, H x W pixels, patches on an h x w grid.
 
 import argparse
 import time
-from collections.abc import Callable
 from typing import Any, Literal
 
 import torch
 from last_attention import last_attention
 from object_discovery import attention_mask
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.data import Dataset
 from torchvision import transforms
@@ -31,7 +30,7 @@ from torchvision import transforms
 from last_vit.data.image_files import load_rgb
 from last_vit.data.voc import VocSplit
 from last_vit.dense import dense_forward
-from last_vit.evaluation import describe_model, open_loader, print_table, write_record
+from last_vit.evaluation import describe_model, open_loader, print_table, token_words, write_record
 from last_vit.metrics.summed_counters import SummedCounters
 from last_vit.models import TrainedModel, parse_model_arguments
 from last_vit.patch_hit import choose_global_token
@@ -50,15 +49,12 @@ class CoarseSegmentation:
         self._counters = SummedCounters("num_images", "num_empty", "num_regions", "jaccard")
 
     def update(self, maps: Tensor, class_mask: Tensor, object_mask: Tensor) -> float | None:
-        """Count one image.
+        """Count one image; returns its score in [0, 1], None for an image without a region.
 
         Args:
             maps: bool [M, H, W], what the model holds to be foreground.
             class_mask: uint8 [H, W], 0 background, 255 void, else the class (VOC's SegmentationClass).
             object_mask: uint8 [H, W], 0 background, 255 void, else the object (VOC's SegmentationObject).
-
-        Returns:
-            The image's score in [0, 1]; None for an image without a region.
 
         Raises:
             ValueError: Shapes that disagree, or maps that are not boolean.
@@ -74,22 +70,18 @@ class CoarseSegmentation:
                 f"maps must be bool [M, H, W] and both masks [H, W] of one size, got {maps.dtype} {tuple(maps.shape)}, "
                 f"{tuple(class_mask.shape)} and {tuple(object_mask.shape)}"
             )
-        jaccard = self._best_jaccard(maps, class_mask.to(maps.device), object_mask.to(maps.device))
-        score = jaccard.mean() if len(jaccard) else None
+        jaccard = self._best_jaccard(maps, object_mask if self.protocol == "object" else class_mask)
+        score = jaccard.mean() if len(jaccard) else jaccard.sum()
         self._counters.add(
-            num_images=torch.tensor(score is not None),
-            num_empty=torch.tensor(score is None),
+            num_images=torch.tensor(len(jaccard) > 0),
+            num_empty=torch.tensor(len(jaccard) == 0),
             num_regions=torch.tensor(len(jaccard)),
-            jaccard=torch.zeros(()) if score is None else score.cpu(),
+            jaccard=score,
         )
-        return None if score is None else float(score)
+        return float(score) if len(jaccard) else None
 
     def compute(self) -> dict[str, float]:
-        """Over all processes: "miou" in percent, "num_images" (with a region), "num_empty" (without), "num_regions".
-
-        Raises:
-            ValueError: If no image had a region.
-        """
+        """Over all processes: "miou" in percent, "num_images" (with a region), "num_empty" (without), "num_regions"."""
         totals = self._counters.totals()
         if not totals["num_images"]:
             raise ValueError(
@@ -101,9 +93,8 @@ class CoarseSegmentation:
             **{name: int(totals[name]) for name in ("num_images", "num_empty", "num_regions")},
         }
 
-    def _best_jaccard(self, maps: Tensor, class_mask: Tensor, object_mask: Tensor) -> Tensor:
+    def _best_jaccard(self, maps: Tensor, labels: Tensor) -> Tensor:
         """The best map's Jaccard index of every region: float64 [R]."""
-        labels = object_mask if self.protocol == "object" else class_mask
         is_known = labels != VOID
         if self.protocol == "union":
             labels = (labels != 0).to(torch.uint8)
@@ -160,10 +151,11 @@ def run(args: argparse.Namespace) -> None:
             print(f"\n{argument.name}: {len(split)} images, {side} px, {speed}")
             cells = [["rule", "ground truth", "mIoU", "images", "regions", "without"]]
             for (rule, protocol), result in results.items():
-                counts = [str(result[key]) for key in ("num_images", "num_regions", "num_empty")]
-                cells.append([rule, protocol, f"{result['miou']:.2f}", *counts])
-                is_attention = rule == "attention"
-                detail = f"attention mass {args.mass:g}, best head" if is_attention else f"{args.global_token} token"
+                counts = {key: result[key] for key in ("num_images", "num_regions", "num_empty")}
+                cells.append([rule, protocol, f"{result['miou']:.2f}", *map(str, counts.values())])
+                detail = f"attention mass {args.mass:g}, best head"
+                if rule == "score":
+                    detail = token_words(args.global_token, trained)
                 write_record(
                     args,
                     "coarse_seg",
@@ -171,13 +163,7 @@ def run(args: argparse.Namespace) -> None:
                     {"miou": result["miou"]},
                     dataset=f"{name} {args.voc_split}, {side} px, {protocol}, {detail}",
                     n_images=result["num_images"],
-                    config={
-                        **describe_model(argument, trained),
-                        "rule": rule,
-                        "protocol": protocol,
-                        "num_empty": result["num_empty"],
-                        "num_regions": result["num_regions"],
-                    },
+                    config={**describe_model(argument, trained), "rule": rule, "protocol": protocol, **counts},
                     checkpoint_sha256=trained.checkpoint_sha256,
                     seconds=seconds,
                     device=device,
@@ -193,36 +179,28 @@ def evaluate(
     Raises:
         ValueError: As `last_attention` and `choose_global_token`; a mass outside (0, 1].
     """
-    model = trained.model.to(device)
-    make_maps = {rule: _map_maker(rule, args, trained) for rule in args.rule}
+    trained.model.to(device)
     metrics = {(rule, protocol): CoarseSegmentation(protocol) for rule in args.rule for protocol in args.protocol}
     images = SegmentationImages(split, trained.preprocessing)
     for batch in open_loader(images, title, args.batch_size, args.num_workers):
-        with torch.inference_mode():
-            maps = {rule: make(model, batch["image"].to(device)) for rule, make in make_maps.items()}
+        maps = {rule: make_maps(rule, args, trained, batch["image"].to(device)) for rule in args.rule}
         for position, index in enumerate(batch["index"].tolist()):
-            class_mask, object_mask = split.class_mask(index), split.object_mask(index)
+            masks = split.class_mask(index), split.object_mask(index)
             for (rule, _), metric in metrics.items():
-                # each pixel takes the patch it lies in
-                grids = maps[rule][position][None].float()
-                resized = F.interpolate(grids, size=tuple(class_mask.shape), mode="nearest-exact")[0].bool().cpu()
-                metric.update(resized, class_mask, object_mask)
+                grids = maps[rule][position][None].float()  # each pixel takes the patch it lies in
+                metric.update(F.interpolate(grids, masks[0].shape, mode="nearest-exact")[0].bool().cpu(), *masks)
     return metrics
 
 
-def _map_maker(rule: str, args: argparse.Namespace, trained: TrainedModel) -> Callable[[nn.Module, Tensor], Tensor]:
-    """A function from a model and images [B, 3, S, S] to maps, bool [B, M, h, w]."""
-
-    def by_score(model: nn.Module, images: Tensor) -> Tensor:
-        output = dense_forward(model, images)
+@torch.inference_mode()
+def make_maps(rule: str, args: argparse.Namespace, trained: TrainedModel, images: Tensor) -> Tensor:
+    """What a rule holds to be foreground on images [B, 3, S, S]: bool [B, M, h, w]."""
+    if rule == "score":
+        output = dense_forward(trained.model, images)
         token = choose_global_token(output, args.global_token, trained.selection())
         mask = threshold_mask(patch_score(output.patch_tokens, token), num_std=0.0)
         return mask.unflatten(1, output.grid_hw)[:, None]
-
-    def by_attention(model: nn.Module, images: Tensor) -> Tensor:
-        found = last_attention(model, images)
-        if found.cls_attention is None:
-            raise ValueError("this model has no class token, so rule attention has nothing to read; use --rule score")
-        return attention_mask(found.cls_attention, args.mass).unflatten(2, found.output.grid_hw)
-
-    return by_score if rule == "score" else by_attention
+    found = last_attention(trained.model, images)
+    if found.cls_attention is None:
+        raise ValueError("this model has no class token, so rule attention has nothing to read; use --rule score")
+    return attention_mask(found.cls_attention, args.mass).unflatten(2, found.output.grid_hw)

@@ -14,8 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import torch
-from discovery_methods import DiscoveryMethod, feature_reader
-from object_discovery import Box
+from object_discovery import Box, DiscoveryMethod, feature_reader
 from torch import Tensor, distributed, nn
 
 from last_vit.boxes import box_iou

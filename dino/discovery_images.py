@@ -1,29 +1,145 @@
-"""Images at their own resolution with all their objects: normalised, then padded to whole patches, as LOST does.
+"""Images at their own resolution with all their annotated objects: what object discovery runs on.
+
+Lists come from VOC, COCO and ImageNet layouts; every annotation is read when one is opened, so a missing or broken one
+stops before any model runs. Which objects count is the protocol of LOST, which the field's CorLoc numbers share: VOC's
+difficult and truncated ones do, COCO's crowd regions do not, and COCO's boxes are rounded to whole pixels.
 
 No image is resized or cropped. Zeros (the mean colour, for they come after normalisation) are added at the right and at
-the bottom, so pixels keep their coordinates. A batch holds images of one padded size only.
+the bottom up to whole patches, as LOST does, so pixels keep their coordinates. A batch holds images of one padded size.
 
 Letters: M objects of one image.
 """
 
 import os
-from collections import defaultdict
-from collections.abc import Sequence
+from collections import Counter, defaultdict
+from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any
+from pathlib import Path, PurePath
+from typing import Any, NamedTuple
 
 import torch
-from object_lists import ObjectList
 from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms.functional import normalize, to_tensor
+from tqdm import tqdm
 
-from last_vit.data.image_files import load_rgb
+from last_vit.data.coco import CocoInstances
+from last_vit.data.image_files import IMAGE_SUFFIXES, list_files, load_rgb, pair_by_name, verify_image
 from last_vit.data.imagenet import check_frame
+from last_vit.data.imagenet_layout import annotation_finder, find_annotation_folder, find_split_folder, list_split
 from last_vit.data.loaders import process_share
+from last_vit.data.voc import ImageAnnotation, VocSplit, read_voc_xml, voc_boxes
 from last_vit.runtime import rank
+
+
+class ImageObjects(NamedTuple):
+    """One image and its objects."""
+
+    path: Path
+    frame_hw: tuple[int, int]  # (height, width) in pixels that the annotation gives
+    boxes_xyxy: Tensor  # float32 [M, 4], pixels of the frame, x2 and y2 exclusive; M may be 0
+    labels: Tensor  # int64 [M], indices into `ObjectList.classes`
+
+
+class ObjectList(NamedTuple):
+    """Images with their objects, in the order of the list they come from."""
+
+    images: list[ImageObjects]
+    classes: tuple[str, ...]
+    skipped: Counter[str]  # what was left out, reason -> count
+
+
+def list_voc_objects(root: str | Path, split: str, skip_broken: bool = False) -> ObjectList:
+    """The images of a VOC split's Main list ("trainval" for CorLoc), as `VocSplit` finds them.
+
+    With `skip_broken`, here and below, images without annotation are left out and counted.
+
+    Raises:
+        FileNotFoundError: As `VocSplit`, or annotations that are missing; the message counts them.
+        ValueError: As `VocSplit` and `read_voc_xml`.
+    """
+    voc = VocSplit(root, split)
+    paths = {voc.image_path(index): voc.folder / "Annotations" / f"{stem}.xml" for index, stem in enumerate(voc.stems)}
+    what = f"images of split {split!r} have no annotation"
+    return _read_xml(paths, voc_boxes, what, "are the annotations those of another split or year?", skip_broken)
+
+
+def list_imagenet_objects(root: str | Path, skip_broken: bool = False) -> ObjectList:
+    """The images of ImageNet's val split, or of another set in that layout; corners as they stand in the XML files.
+
+    Raises:
+        FileNotFoundError: No such folder, or an annotation that is missing.
+        ValueError: As `read_voc_xml` and `list_split`.
+    """
+    folder = find_split_folder(root, "val")
+    find = annotation_finder(find_annotation_folder(folder, "val", None))
+    paths = {Path(path): find(path) for path in list_split(folder).image_paths}
+    what = f"images of {folder} have no annotation"
+    return _read_xml(paths, _boxes_as_they_stand, what, "are they complete?", skip_broken)
+
+
+def list_coco_objects(
+    images: str | Path, annotations: str | Path, listing: str | Path | None = None, skip_broken: bool = False
+) -> ObjectList:
+    """The images of a COCO instances file, or those of them that a list names; crowd regions left out.
+
+    Args:
+        images: Folder in which the files lie, in depth.
+        annotations: COCO's instances_*.json.
+        listing: Text file with one file name per line, with or without folders, such as coco_20k_filenames.txt; None
+            takes every image of the JSON.
+        skip_broken: Leave out and count images without file, and names that the JSON does not know.
+
+    Raises:
+        FileNotFoundError: No such folder or file, or images that are missing; the message counts them.
+        ValueError: As `CocoInstances`; a list that is empty, names an image twice, or names one that the JSON lacks.
+    """
+    folder, coco = Path(images).expanduser(), CocoInstances(Path(annotations).expanduser())
+    if not folder.is_dir():
+        raise FileNotFoundError(f"image folder {folder} does not exist or is not a folder")
+    names = [PurePath(name) for name in coco.file_names]
+    wanted, num_unknown = range(len(coco)), 0
+    if listing is not None:
+        wanted, num_unknown = _find_listed(Path(listing).expanduser(), names, coco.path, skip_broken)
+    paths = list_files(folder, IMAGE_SUFFIXES)
+    pairs = pair_by_name([path.relative_to(folder) for path in paths], names, with_ending=True)
+    path_of = {index: path for path, index in zip(paths, pairs, strict=True) if index is not None}
+    missing = [names[index] for index in wanted if index not in path_of]
+    _check_missing(missing, len(wanted), f"images are not in {folder}", "is the folder complete?", skip_broken)
+    label_of = {category: label for label, category in enumerate(coco.categories)}
+    found = []
+    for index in wanted:
+        if index in path_of:
+            objects = coco.objects(index)
+            single = ~objects.is_crowd
+            labels = torch.tensor([label_of[each] for each in objects.category_ids[single].tolist()], dtype=torch.int64)
+            frame_hw = tuple(coco.image_hw[index].tolist())
+            found.append(ImageObjects(path_of[index], frame_hw, objects.boxes_xyxy[single].round(), labels))
+    skipped = +(coco.skipped + Counter({"not in the annotations": num_unknown, "no image file": len(missing)}))
+    return ObjectList(found, tuple(coco.categories.values()), skipped)
+
+
+def leave_out_broken(objects: ObjectList) -> ObjectList:
+    """The images that can be read and have their annotation's shape; the others counted. Reads every file once.
+
+    Raises:
+        ValueError: No image is left.
+    """
+    kept, skipped = [], Counter(objects.skipped)
+    for image in _progress(objects.images, "checking images"):
+        fault = "broken image"
+        try:
+            image_hw = verify_image(image.path)
+            fault = "image and annotation of different shape"
+            check_frame(image.path, image_hw, image.frame_hw)
+            kept.append(image)
+        except ValueError:
+            skipped[fault] += 1
+    if not kept:
+        raise ValueError(f"no image is left: skipped {dict(skipped)}")
+    return objects._replace(images=kept, skipped=skipped)
 
 
 class DiscoveryImages(Dataset):
@@ -128,3 +244,64 @@ def _padded(sample: dict[str, Any], patch_size: int) -> Tensor:
         return pad_to_patch(sample["image"], patch_size)
     except ValueError as error:
         raise ValueError(f"{sample['name']}: {error}") from error
+
+
+def _read_xml(
+    xml_of: dict[Path, Path],
+    boxes_of: Callable[[ImageAnnotation], Tensor],
+    what: str,
+    advice: str,
+    skip_broken: bool,
+) -> ObjectList:
+    """The objects of images with one XML file each; `what` and `advice` are for those whose file is missing."""
+    missing = [xml for xml in xml_of.values() if not xml.is_file()]
+    _check_missing(missing, len(xml_of), what, advice, skip_broken)
+    absent = set(missing)
+    kept = [path for path, xml in xml_of.items() if xml not in absent]
+    found = [read_voc_xml(xml_of[path]) for path in _progress(kept, "reading objects")]
+    classes = tuple(sorted({each.name for annotation in found for each in annotation.objects}))
+    images = []
+    for path, annotation in zip(kept, found, strict=True):
+        labels = torch.tensor([classes.index(each.name) for each in annotation.objects], dtype=torch.int64)
+        images.append(ImageObjects(path, (annotation.height, annotation.width), boxes_of(annotation), labels))
+    return ObjectList(images, classes, +Counter({"no annotation": len(missing)}))
+
+
+def _boxes_as_they_stand(annotation: ImageAnnotation) -> Tensor:
+    return torch.tensor([each[1:] for each in annotation.objects], dtype=torch.float32).reshape(-1, 4)
+
+
+def _check_missing(
+    missing: Sequence[PurePath],
+    total: int,
+    what: str,
+    advice: str,
+    skip_broken: bool,
+    error: type[Exception] = FileNotFoundError,
+) -> None:
+    """Refuse what is missing, unless it is to be left out and is not everything."""
+    if missing and (len(missing) == total or not skip_broken):
+        raise error(
+            f"{len(missing)} of the {total} {what}, such as {missing[0]}; {advice} Leave such images out and count "
+            "them with --skip-broken"
+        )
+
+
+def _find_listed(listing: Path, known: list[PurePath], annotations: Path, skip_broken: bool) -> tuple[list[int], int]:
+    """Indices into `known` of the file names that a text file lists, and how many of its names are not there."""
+    names = [PurePath(line.strip()) for line in listing.read_text(encoding="utf-8").splitlines() if line.strip()]
+    if not names:
+        raise ValueError(f"image list {listing} is empty; expected one file name per line")
+    name, count = Counter(names).most_common(1)[0]
+    if count > 1:
+        raise ValueError(f"image list {listing} names {name} {count} times")
+    found = pair_by_name(names, known, with_ending=True)
+    unknown = [name for name, index in zip(names, found, strict=True) if index is None]
+    advice = f"it lists images such as {known[0]}: are the annotations those of another split?"
+    what = f"images in {listing} are not in {annotations}"
+    _check_missing(unknown, len(names), what, advice, skip_broken, ValueError)
+    return [index for index in found if index is not None], len(unknown)
+
+
+def _progress(items: Sequence, what: str) -> tqdm:
+    return tqdm(items, desc=what, unit=" images", disable=None, leave=False)

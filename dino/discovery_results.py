@@ -12,17 +12,24 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-import discovery_methods as known
 import numpy as np
+import object_discovery as known
 import torch
 from discover_boxes import MIN_IOU, MethodRun, corloc_by_class, discover_boxes
-from discovery_images import DiscoveryImages, build_native_loader, pad_to_patch
-from discovery_methods import DiscoveryMethod
+from discovery_images import (
+    DiscoveryImages,
+    ObjectList,
+    build_native_loader,
+    leave_out_broken,
+    list_coco_objects,
+    list_imagenet_objects,
+    list_voc_objects,
+    pad_to_patch,
+)
 from last_attention import find_attention_layer
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch, Rectangle
-from object_lists import ObjectList, leave_out_broken, list_coco_objects, list_imagenet_objects, list_voc_objects
 from torch import nn
 
 from last_vit.atomic_file import atomic_file
@@ -42,7 +49,7 @@ def run(args: argparse.Namespace) -> None:
     """Every model over all images; prints and writes in the main process."""
     saved = {}
     with process_group(args.device) as device:
-        objects = open_objects(args)
+        objects, name = open_objects(args)
         for argument in parse_model_arguments(args.model):
             trained = argument.load()
             methods = choose_methods(args, trained)
@@ -54,7 +61,7 @@ def run(args: argparse.Namespace) -> None:
                 each.method.name: {images.names[i]: found.box_xyxy for i, found in each.found.items()} for each in runs
             }
             if is_main_process():
-                _report(args, argument, trained, images, runs, patch_size, seconds, device)
+                _report(args, argument, trained, images, name, runs, patch_size, seconds, device)
                 for each in runs if args.pictures is not None else ():
                     print(f"written {draw_sheet(args, argument, trained.model, images, each, patch_size)}")
         if args.save_boxes is not None and is_main_process():
@@ -62,8 +69,8 @@ def run(args: argparse.Namespace) -> None:
                 file.write((json.dumps(saved, indent=1) + "\n").encode())
 
 
-def open_objects(args: argparse.Namespace) -> ObjectList:
-    """The images that the flags name, with their objects.
+def open_objects(args: argparse.Namespace) -> tuple[ObjectList, str]:
+    """The images that the flags name, with their objects, and what results call them.
 
     Raises:
         ValueError, FileNotFoundError: Not exactly one layout, or as the readers in `object_lists`.
@@ -78,19 +85,24 @@ def open_objects(args: argparse.Namespace) -> ObjectList:
         raise ValueError("COCO needs both --coco-images and --coco-json; --coco-list chooses among their images")
     if args.voc_root is not None:
         objects = list_voc_objects(args.voc_root, args.voc_split, args.skip_broken)
+        name = f"{folder_name(args.voc_root)} {args.voc_split}"
     elif args.imagenet_root is not None:
         objects = list_imagenet_objects(args.imagenet_root, args.skip_broken)
+        name = f"{dataset_name(args.imagenet_root, 'val')} val"
     else:
         objects = list_coco_objects(*coco, args.coco_list, args.skip_broken)
+        name = folder_name(args.coco_images) + (f" {args.coco_list.stem}" if args.coco_list else "")
+    name = args.dataset_name or name
     if args.num_images is not None:
         total, number = len(objects.images), args.num_images
         if number > total:
             raise ValueError(f"--num-images {number} is more than the {total} images that there are")
         objects = objects._replace(images=[objects.images[i * total // number] for i in range(number)])
-    return leave_out_broken(objects) if args.skip_broken else objects
+        name += f" ({number} images of it)"
+    return leave_out_broken(objects) if args.skip_broken else objects, name
 
 
-def choose_methods(args: argparse.Namespace, trained: TrainedModel) -> list[DiscoveryMethod]:
+def choose_methods(args: argparse.Namespace, trained: TrainedModel) -> list[known.DiscoveryMethod]:
     """The methods that the flags name, each once; a last attention layer that they need and cannot read is an error."""
     made = {
         "patch-score": [
@@ -112,7 +124,7 @@ def evaluate(
     argument: ModelArgument,
     trained: TrainedModel,
     images: DiscoveryImages,
-    methods: list[DiscoveryMethod],
+    methods: list[known.DiscoveryMethod],
     device: torch.device,
 ) -> tuple[int, list[MethodRun]]:
     """The model's patch size in pixels, and what every method did on all images.
@@ -137,24 +149,12 @@ def evaluate(
     return patch_size, discover_boxes(model, batches, methods, patch_size, device, getattr(torch, args.dtype))
 
 
-def objects_name(args: argparse.Namespace) -> str:
-    """What results call the images: --dataset-name, or after the folders; with the number when they are a part."""
-    if args.dataset_name:
-        name = args.dataset_name
-    elif args.voc_root is not None:
-        name = f"{folder_name(args.voc_root)} {args.voc_split}"
-    elif args.imagenet_root is not None:
-        name = f"{dataset_name(args.imagenet_root, 'val')} val"
-    else:
-        name = folder_name(args.coco_images) + (f" {args.coco_list.stem}" if args.coco_list else "")
-    return name if args.num_images is None else f"{name} ({args.num_images} images of it)"
-
-
 def _report(
     args: argparse.Namespace,
     argument: ModelArgument,
     trained: TrainedModel,
     images: DiscoveryImages,
+    images_name: str,
     runs: Sequence[MethodRun],
     patch_size: int,
     seconds: float,
@@ -186,7 +186,7 @@ def _report(
             "corloc",
             f"{argument.name}, {kind}",
             run.metrics | {f"corloc/{name}": value for name, (value, _) in classes.items()},
-            dataset=", ".join([objects_name(args), "native", *protocol]),
+            dataset=", ".join([images_name, "native", *protocol]),
             n_images=len(run.found),
             config={
                 **describe_model(argument, trained),

@@ -36,19 +36,18 @@ _ROWS = 8192  # that processes send each other at a time
 
 
 def load_backbone(args: argparse.Namespace, image_size: int | None = None, resize: int | None = None) -> TrainedModel:
-    """The backbone of the flags, loaded strictly and pooled as it was trained; the teacher unless they say otherwise.
+    """The backbone of `add_backbone_flags`, loaded strictly and pooled as it was trained; the teacher by default.
 
     Args:
-        args: With the flags of `eval_options.add_backbone_flags`.
-        image_size: Centre crop in pixels; None is what a ViT's position embedding was made for, or 224.
+        args: The flags.
+        image_size: Centre crop S in pixels; None is what a ViT's position embedding was made for, or 224.
         resize: Shorter side before the crop in pixels; None is 256 / 224 of the crop, as in DINO.
 
     Returns:
         In eval mode on the CPU; the model maps [B, 3, S, S] to its global token [B, D].
 
     Raises:
-        FileNotFoundError: No such file.
-        ValueError: Weights that are not of this backbone, an unknown entry or pooling, sizes that do not fit.
+        ValueError, FileNotFoundError: No such file, weights that are not of this backbone, sizes that do not fit.
     """
     path, is_random = args.pretrained_weights, args.pretrained_weights == RANDOM
     # "teacher" is what is taken by default where there is one; released backbones have no such entry
@@ -80,12 +79,7 @@ def load_backbone(args: argparse.Namespace, image_size: int | None = None, resiz
 def open_splits(
     args: argparse.Namespace, train_transform: Callable[[Any], Tensor], val_transform: Callable[[Any], Tensor]
 ) -> tuple[ImageNetDataset, ImageNetDataset]:
-    """The labelled images of --data_path, train and val.
-
-    Raises:
-        FileNotFoundError: No such folder, or no image in it.
-        ValueError: Splits of different classes, or as `ImageNetDataset`.
-    """
+    """The labelled images of --data_path, train and val, which must have the same classes."""
     train = ImageNetDataset(args.data_path, "train", train_transform)
     val = ImageNetDataset(args.data_path, "val", val_transform)
     if train.classes != val.classes:
@@ -163,14 +157,10 @@ def layer_reader(model: nn.Module, num_blocks: int, with_patch_mean: bool) -> Re
     (DINO), for a model pooled with LaSt the LaSt token of that block's patches, else their mean. Other hosts give the
     token that they pool, alone.
 
-    Args:
-        model: From `load_backbone`.
-        num_blocks: n, of a ViT.
-        with_patch_mean: Also the mean of the last block's patches.
-
     Returns:
-        Function of model and images [B, 3, S, S] to float32 [B, n * D], or [B, (n + 1) * D]. For n = 1 the two tokens
-        alternate channel by channel, as in DINO, whose classifiers so fit.
+        Function of model and images [B, 3, S, S] to float32 [B, n * D] for n = `num_blocks`, with the mean of the last
+        block's patches [B, (n + 1) * D]. For n = 1 the two tokens then alternate channel by channel, as in DINO, whose
+        classifiers so fit.
 
     Raises:
         ValueError: More blocks than there are, or patches asked of a host that is no ViT.
@@ -204,14 +194,7 @@ def layer_reader(model: nn.Module, num_blocks: int, with_patch_mean: bool) -> Re
 def extract_features(
     trained: TrainedModel, images: Dataset, read: Reader, args: argparse.Namespace, device: torch.device
 ) -> Tensor:
-    """Features of this process's share of a data set (`process_share`), in its order.
-
-    Args:
-        trained: Its model is on `device`.
-        images: With the model's preprocessing.
-        read: As `pooled_token`.
-        args: With `batch_size_per_gpu` and `num_workers`.
-        device: Where to compute.
+    """What `read` gives for this process's share of a data set (`process_share`), in its order.
 
     Returns:
         float32 [share, F] on the CPU, filled in place, so that memory holds it once.
@@ -232,17 +215,7 @@ def extract_features(
 
 
 def dump_features(folder: Path, split: str, of: Mapping[str, Any], features: Tensor) -> Path:
-    """Write the features [N, D] of "train" or "val", atomically; in the main process only.
-
-    Args:
-        folder: Made when missing.
-        split: "train" or "val".
-        of: What decides the features, plain values.
-        features: Those of all processes.
-
-    Raises:
-        OSError: It cannot be written; an older file is untouched.
-    """
+    """Write the features [N, D] of all processes, and what they are `of`, atomically; in the main process only."""
     folder.mkdir(parents=True, exist_ok=True)
     save_checkpoint(folder / f"{split}.pth", {"of": dict(of), "features": features})
     return folder / f"{split}.pth"
@@ -279,15 +252,9 @@ def differences(there: Mapping[str, Any], here: Mapping[str, Any]) -> str:
 
 
 def gather_rows(rows: Tensor, total: int, everywhere: bool = True) -> Tensor | None:
-    """Put the shares of all processes together; every process must call this.
+    """Put the shares [share, F] of all processes together, [total, F]; every process must call this.
 
-    Args:
-        rows: [share, F], this process's.
-        total: Rows of all.
-        everywhere: Else in the main process alone, which spares the others the memory.
-
-    Returns:
-        [total, F] on the device of `rows`; None in other processes unless `everywhere`.
+    With `everywhere` off the main process alone gets it, which spares the others the memory.
     """
     if world_size() == 1:
         return rows

@@ -98,11 +98,7 @@ def run(args: argparse.Namespace) -> None:
 def split_features(
     args: argparse.Namespace, trained: TrainedModel, split: str, images: ImageNetDataset, device: torch.device
 ) -> Tensor:
-    """This process's share of a split's features: float32 [share, D] of length 1, on the CPU.
-
-    Raises:
-        ValueError, FileNotFoundError: As `load_features` and `extract_features`.
-    """
+    """This process's share of a split's features, cached or computed: float32 [share, D] of length 1, on the CPU."""
     of = {**describe_backbone(args, trained), "num_images": len(images), "files_and_labels": labels_digest(images)}
     if args.load_features is not None:
         return load_features(args.load_features, split, of, len(images))
@@ -138,7 +134,7 @@ def knn_accuracy(
         num_classes: C.
         ks: Numbers of neighbours, of which the processes together have enough.
         temperature: Positive.
-        block_bytes: Of similarities at a time, as in `find_nearest`.
+        block_bytes: As in `find_nearest`.
 
     Returns:
         "knn_<k>" and "knn_<k>_top5" in percent, the same in every process.
@@ -159,17 +155,9 @@ def knn_accuracy(
 
 
 def find_nearest(queries: Tensor, bank: Tensor, labels: Tensor, k: int, block_bytes: int = BLOCK_BYTES) -> Neighbours:
-    """The k features with the largest dot products with each query; of equal ones, any.
+    """The min(k, M) features with the largest dot products with each query; of equal ones, any.
 
-    Args:
-        queries: float32 [Q, D].
-        bank: float32 [M, D] on the same device.
-        labels: int64 [M] of the bank.
-        k: At least 1.
-        block_bytes: Largest block of similarities, at least 4 * Q: the bank is searched in parts that give so many.
-
-    Returns:
-        `Neighbours`, min(k, M) of them.
+    The bank is searched in parts that give `block_bytes` of similarities at a time, at least 4 * Q.
     """
     width = block_bytes // (4 * max(1, len(queries)))
     similarity = queries.new_empty((len(queries), 0))

@@ -101,8 +101,7 @@ def run_probe(
         "epochs", "lr" and "batch_size", None where nobody knows.
 
     Raises:
-        ValueError: A checkpoint of something else, or one whose training these flags would go on with differently; an
-            unreadable image.
+        ValueError: A checkpoint of something else, or one whose training these flags would go on with differently.
         FileNotFoundError: `args.evaluate` without a checkpoint.
         FloatingPointError: As `train_epoch`.
     """
@@ -168,19 +167,16 @@ def train_epoch(
     num_steps: int,
     lr: float,
 ) -> float:
-    """Train for an epoch; gradients are averaged over the processes.
+    """Train the probe for an epoch, gradients averaged over the processes; returns the mean loss of all of them.
 
     Args:
         backbone: Frozen, in eval mode.
         read: Features of images.
-        probe: On the backbone's device; changed in place.
+        probe: On the backbone's device.
         optimizer: Of the probe.
         batches: Endless, with "image" and "label"; of one size in every process.
         num_steps: Steps to take.
         lr: Learning rate.
-
-    Returns:
-        Mean loss, the same in every process.
 
     Raises:
         FloatingPointError: The loss is NaN or infinite; it is looked at one step late, so the weights are spoiled.
@@ -210,13 +206,7 @@ def train_epoch(
 
 @torch.no_grad()
 def validate(probe: nn.Linear, features: Tensor, labels: Tensor) -> dict[str, float]:
-    """Accuracy over the shares of all processes: "acc1" and "acc5" in percent.
-
-    Args:
-        probe: On any device.
-        features: float32 [share, F] on the CPU.
-        labels: int64 [share].
-    """
+    """Accuracy over the shares of all processes, [share, F] and [share] on the CPU: "acc1" and "acc5" in percent."""
     device = probe.weight.device
     top_k = TopK()
     for rows, targets in zip(features.split(4096), labels.split(4096), strict=True):
@@ -230,8 +220,7 @@ def save_probe(path: Path, probe: nn.Linear, optimizer: torch.optim.SGD, state: 
     """Write the checkpoint and, from its history, log.txt beside it, both atomically; in the main process only.
 
     Raises:
-        FloatingPointError: A weight is NaN or infinite; earlier files are untouched.
-        OSError: A file cannot be written; earlier files are untouched.
+        FloatingPointError: A weight is NaN or infinite; earlier files are untouched, as after a failed write.
     """
     weights = {f"module.linear.{name}": tensor for name, tensor in probe.state_dict().items()}
     check_finite(weights)
@@ -244,18 +233,12 @@ def save_probe(path: Path, probe: nn.Linear, optimizer: torch.optim.SGD, state: 
 def load_probe(path: Path, probe: nn.Linear, optimizer: torch.optim.SGD, features: Mapping[str, Any]) -> dict[str, Any]:
     """Read a checkpoint of ours or of DINO's into the probe and, where the file has its state, the optimizer.
 
-    Args:
-        path: The file.
-        probe: Changed in place.
-        optimizer: Changed in place.
-        features: What the classifier will read.
-
     Returns:
         "epoch", "best_acc", "training" and "history" of the file, where it has them.
 
     Raises:
         FileNotFoundError: No checkpoint.
-        ValueError: Damaged, or of a classifier of something else; the message says in what they differ.
+        ValueError: Damaged, or of a classifier of other `features`; the message says in what they differ.
     """
     content = read_checkpoint(path)
     weights = content.get("state_dict")

@@ -1,13 +1,149 @@
-"""Images at native resolution: pixels, padding, batches of one size, faults."""
+"""Lists of objects from VOC, COCO and ImageNet layouts, their faults, and images at native resolution in batches."""
 
+import json
+import shutil
 from collections import Counter
 
 import numpy as np
 import pytest
 import torch
-from discovery_images import DiscoveryImages, build_native_loader, pad_to_patch
-from object_lists import ImageObjects, ObjectList, leave_out_broken
+from discovery_images import (
+    DiscoveryImages,
+    ImageObjects,
+    ObjectList,
+    build_native_loader,
+    leave_out_broken,
+    list_coco_objects,
+    list_imagenet_objects,
+    list_voc_objects,
+)
 from PIL import Image
+
+from last_vit.data.synthetic import SyntheticObjects
+
+NUMBER = 7
+
+
+@pytest.fixture
+def sets(synthetic_sets, tmp_path):
+    return shutil.copytree(synthetic_sets, tmp_path / "sets")
+
+
+@pytest.fixture
+def coco(sets):
+    """The first two arguments of `list_coco_objects`."""
+    return sets / "coco/val2017", sets / "coco/annotations/instances_val2017.json"
+
+
+def test_three_layouts_tell_the_same(synthetic_sets):
+    root = synthetic_sets
+    voc, imagenet = list_voc_objects(root / "voc", "val"), list_imagenet_objects(root / "imagenet")
+    coco = list_coco_objects(root / "coco/val2017", root / "coco/annotations/instances_val2017.json")
+    samples = SyntheticObjects(NUMBER, "val", image_size=40, num_classes=3)
+    rendered = [samples.render(index) for index in range(NUMBER)]
+    for found in (voc, coco, imagenet):
+        assert found.skipped == {}
+        assert all(image.path.is_file() and image.frame_hw == (40, 40) for image in found.images)
+    for found in (voc, coco):
+        assert [image.boxes_xyxy.tolist() for image in found.images] == [[s.box_xyxy.tolist()] for s in rendered]
+        names = [found.classes[int(image.labels)].replace("_", " ") for image in found.images]
+        assert names == [sample.class_name for sample in rendered]
+    # ImageNet's folders are in the order of the classes
+    expected = sorted((s.label, s.box_xyxy.tolist()) for s in rendered)
+    assert sorted((int(i.labels), i.boxes_xyxy[0].tolist()) for i in imagenet.images) == expected
+
+
+def test_voc_counts_difficult_and_truncated_objects_from_zero(sets):
+    stem = next((sets / "voc/VOC2012/Annotations").glob("*.xml")).stem
+    box = "<bndbox><xmin>{}</xmin><ymin>{}</ymin><xmax>{}</xmax><ymax>{}</ymax></bndbox></object>"
+    (sets / f"voc/VOC2012/Annotations/{stem}.xml").write_text(
+        "<annotation><size><width>40</width><height>40</height></size>"
+        f"<object><name>cat</name><difficult>1</difficult>{box.format(1, 11, 20, 40)}"
+        f"<object><name>dog</name><truncated>1</truncated>{box.format(5, 5, 6, 6)}</annotation>"
+    )
+    found = list_voc_objects(sets / "voc/VOC2012", "val")
+    image = next(image for image in found.images if image.path.stem == stem)
+    assert image.boxes_xyxy.tolist() == [[0, 10, 20, 40], [4, 4, 6, 6]]
+    assert [found.classes[label] for label in image.labels] == ["cat", "dog"]
+
+
+def test_coco_rounds_boxes_and_leaves_out_crowds(coco):
+    content = json.loads(coco[1].read_text())
+    first, second = content["annotations"][:2]
+    first["bbox"] = [1.5, 2.4, 10.2, 11.2]  # to 11.7 and 13.6
+    second["iscrowd"] = 1
+    coco[1].write_text(json.dumps(content))
+    found = list_coco_objects(*coco)
+    assert found.images[0].boxes_xyxy.tolist() == [[2, 2, 12, 14]]
+    assert found.images[1].boxes_xyxy.shape == (0, 4)
+    assert found.images[1].labels.dtype == torch.int64
+    assert len(found.images) == NUMBER
+
+
+def test_a_list_chooses_and_orders_or_what_is_missing_is_counted(coco, tmp_path):
+    listing = tmp_path / "list.txt"
+    listing.write_text("train2014/000000000004.jpg\n000000000002.jpg\n\n")
+    found = list_coco_objects(*coco, listing)
+    assert [image.path.name for image in found.images] == ["000000000004.jpg", "000000000002.jpg"]
+    listing.write_text("".join(f"{number:012d}.jpg\n" for number in (1, 2, 3, 99)))
+    (coco[0] / "000000000002.jpg").unlink()
+    with pytest.raises(FileNotFoundError, match=r"1 of the 7 images are not in .*, such as 000000000002\.jpg"):
+        list_coco_objects(*coco)
+    found = list_coco_objects(*coco, listing, skip_broken=True)
+    assert [image.path.name for image in found.images] == ["000000000001.jpg", "000000000003.jpg"]
+    assert found.skipped == {"not in the annotations": 1, "no image file": 1}
+    listing.write_text("99.jpg")
+    with pytest.raises(ValueError, match="1 of the 1"):  # nothing at all is never skipped
+        list_coco_objects(*coco, listing, skip_broken=True)
+
+
+@pytest.mark.parametrize(
+    ("content", "match"),
+    [
+        ("", "is empty"),
+        ("000000000001.jpg\n000000000001.jpg", "names 000000000001.jpg 2 times"),
+        ("a/000000000001.jpg\nb/000000000001.jpg", "fits images"),
+        ("COCO_train2014_9.jpg\n000000000001.jpg", "1 of the 2 images .* annotations those of another split"),
+    ],
+)
+def test_faulty_lists(synthetic_sets, tmp_path, content, match):
+    (tmp_path / "list.txt").write_text(content)
+    coco = synthetic_sets / "coco"
+    with pytest.raises(ValueError, match=match):
+        list_coco_objects(coco / "val2017", coco / "annotations/instances_val2017.json", tmp_path / "list.txt")
+
+
+def test_missing_annotations(sets):
+    folder = sets / "voc/VOC2012/Annotations"
+    folder.rename(sets / "voc/others")
+    folder.mkdir()
+    with pytest.raises(FileNotFoundError, match="7 of the 7 images of split 'val' have no annotation"):
+        list_voc_objects(sets / "voc", "val", skip_broken=True)
+    for path in sorted((sets / "voc/others").iterdir())[1:]:
+        shutil.copy(path, folder)
+    with pytest.raises(FileNotFoundError, match=r"1 of the 7 .*another split or year"):
+        list_voc_objects(sets / "voc", "val")
+    found = list_voc_objects(sets / "voc", "val", skip_broken=True)
+    assert (len(found.images), found.skipped) == (6, {"no annotation": 1})
+    next((sets / "imagenet/Annotations/CLS-LOC/val").iterdir()).unlink()
+    with pytest.raises(FileNotFoundError, match="1 of the 7 images"):
+        list_imagenet_objects(sets / "imagenet")
+    assert list_imagenet_objects(sets / "imagenet", skip_broken=True).skipped == {"no annotation": 1}
+
+
+def test_missing_lists_and_folders(synthetic_sets):
+    images = synthetic_sets / "coco/val2017"
+    annotations = synthetic_sets / "coco/annotations/instances_val2017.json"
+    with pytest.raises(FileNotFoundError, match=r"no image list .*trainval\.txt; lists there: val"):
+        list_voc_objects(synthetic_sets / "voc", "trainval")
+    for arguments, match in (
+        (("nowhere", annotations), "nowhere does not exist"),
+        ((images, "no.json"), r"no\.json"),
+        ((images, annotations, "no.txt"), r"no\.txt"),
+    ):
+        with pytest.raises(FileNotFoundError, match=match):
+            list_coco_objects(*arguments)
+
 
 MEAN, STD = (0.4, 0.5, 0.6), (0.2, 0.25, 0.3)
 # (h, w): three on a grid of 5 x 3 patches of 8, two on 3 x 5, one on 4 x 3
@@ -43,15 +179,6 @@ def test_a_sample_is_the_files_pixels(objects):
     assert sample["name"] == "2.png"
 
 
-@pytest.mark.parametrize(("height", "width"), [(16, 16), (17, 31), (8, 9), (15, 8)])
-def test_padding(height, width):
-    image = torch.rand(3, height, width) + 1
-    padded = pad_to_patch(image, 8)
-    assert padded.shape == (3, -(-height // 8) * 8, -(-width // 8) * 8)
-    assert torch.equal(padded[:, :height, :width], image)
-    assert padded.sum() == pytest.approx(float(image.sum()), rel=1e-5)
-
-
 @pytest.mark.parametrize(
     ("batch_size", "num_workers", "sizes"), [(1, 0, [1] * 6), (2, 1, [1, 1, 2, 2]), (4, 0, [1, 2, 3])]
 )
@@ -62,7 +189,10 @@ def test_batches_hold_every_image_once_and_one_size_each(objects, batch_size, nu
     for batch in batches:
         for i, index in enumerate(batch["index"]):
             assert seen.setdefault(index, i) == i
-            assert torch.equal(batch["image"][i], pad_to_patch(images[index]["image"], 8))
+            padded, image, (height, width) = batch["image"][i], images[index]["image"], batch["image_hw"][i]
+            assert padded.shape == (3, -(-height // 8) * 8, -(-width // 8) * 8)
+            assert torch.equal(padded[:, :height, :width], image)
+            assert padded.count_nonzero() == image.count_nonzero()
             assert torch.equal(batch["objects_xyxy"][i], images[index]["objects_xyxy"])
     assert sorted(seen) == list(range(6))
 

@@ -132,15 +132,12 @@ def test_several_models_fixed_sizes_and_trained_weights(run):
 
 
 def test_pictures_of_hits_and_misses(run):
-    run("--pictures", "pictures", "--num-pictures", "5", "--method", "lost", "dino-seg", "--dino-seg-head", "0")
+    run("--pictures", "pictures", "--num-pictures", "5", "--method", "patch-score", "dino-seg", "--dino-seg-head", "0")
     paths = sorted(Path("pictures").iterdir())
-    assert [path.name for path in paths] == ["A_dino-seg.png", "A_lost.png"]
-    for path in paths:
-        with Image.open(path) as picture:
-            assert picture.width > 1000
-
-
-def test_half_of_the_pictures_are_hits_where_there_are_enough():
+    assert [path.name for path in paths] == ["A_dino-seg.png", "A_patch-score_peak.png"]
+    with Image.open(paths[1]) as picture:
+        assert picture.width > 1000
+    # half of them are hits, where there are enough
     choose = discovery_results.choose_images
     best_iou = {index: 0.9 if index < 6 else 0.1 for index in range(20)}
     hits, misses = choose(best_iou, 8, seed=0)

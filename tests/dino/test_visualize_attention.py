@@ -55,7 +55,7 @@ def test_golden_attention():
     assert (expected - expected.mean(dim=(1, 2), keepdim=True)).abs().max() > 1e-2  # maps, not constants
 
 
-def test_files_of_one_image(capsys):
+def test_files_of_one_image_and_of_a_folder(capsys):
     flags = ["--image_path", "image.png", "--image_size", "50", "69", "--threshold", "0.6", "--output_dir", "out"]
     script.main([*MODEL, *flags])
     names = {path.name for path in Path("out").iterdir()}
@@ -65,6 +65,14 @@ def test_files_of_one_image(capsys):
     resized = functional.resize(Image.open("image.png").convert("RGB"), [50, 69])
     assert np.array_equal(pixels("out/img.png"), np.asarray(resized)[:48, :64])  # cut to whole patches
     assert {pixels(Path("out") / name).shape for name in names} == {(48, 64, 3)}
+    Path("images").mkdir()
+    for name in ("a.png", "b.jpg", "same.jpg", "same.png"):
+        photograph(Path("images") / name)
+    Path("images/notes.txt").touch()
+    script.main([*MODEL, "--image_path", "images", "--image_size", "32", "--output_dir", "more"])
+    assert {path.name for path in Path("more").iterdir()} == {"a", "b", "same.jpg", "same.png"}
+    assert pixels("more/a/img.png").shape == (32, 40, 3)  # one number: the shorter side, 50 -> 32, 70 -> 44 cut to 40
+    assert len(list(Path("more/b").iterdir())) == 1 + 3
 
 
 def test_pictures_show_the_attention():
@@ -81,17 +89,6 @@ def test_pictures_show_the_attention():
     # 0.4 + 0.2 hold 0.6, too little, with 0.15 it is 0.75; of 0.3 it takes three
     assert masks[0].tolist() == [[False, True, False], [True, False, True]]
     assert masks[1].tolist() == [[True, True, True], [False, False, False]]
-
-
-def test_a_folder_of_images():
-    Path("images").mkdir()
-    for name in ("a.png", "b.jpg", "same.jpg", "same.png"):
-        photograph(Path("images") / name)
-    Path("images/notes.txt").touch()
-    script.main([*MODEL, "--image_path", "images", "--image_size", "32", "--output_dir", "out"])
-    assert {path.name for path in Path("out").iterdir()} == {"a", "b", "same.jpg", "same.png"}
-    assert pixels("out/a/img.png").shape == (32, 40, 3)  # one number: the shorter side, 50 -> 32, 70 -> 44 cut to 40
-    assert len(list(Path("out/b").iterdir())) == 1 + 3
 
 
 @pytest.mark.parametrize(

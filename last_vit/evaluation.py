@@ -13,17 +13,11 @@ from tqdm import tqdm
 from last_vit.data.loaders import build_test_loader
 from last_vit.data.transforms import EvalTransform
 from last_vit.dense import dense_forward
-from last_vit.models import ModelArgument
+from last_vit.models import ModelArgument, TrainedModel
 from last_vit.patch_hit import choose_global_token
 from last_vit.preprocessing import Preprocessing
 from last_vit.results import RESULTS_DIR, record_name, write_result
-<<<<<<< HEAD
 from last_vit.runtime import error_text, is_main_process
-from last_vit.trained_model import TrainedModel
-=======
-from last_vit.runtime import is_main_process
-from last_vit.weights import TrainedModel
->>>>>>> 6c579fa (A file is read once: weights, record and hash come together; models.py is the one way from a text to a model)
 
 OUTPUT_DIR = Path("output")
 

@@ -4,6 +4,9 @@ Booleans are written as in DINO: on, true or 1, and off, false or 0. Imports no 
 """
 
 import argparse
+import math
+import sys
+from collections.abc import Callable
 from typing import Any
 
 from last_vit.command_line import command_parser, non_negative, patch_count, positive
@@ -26,27 +29,20 @@ def boolean(text: str) -> bool:
     raise argparse.ArgumentTypeError(f"must be on, true, 1, off, false or 0, got {text!r}")
 
 
-def amount(text: str) -> float:
-    """A number that is not negative."""
-    if not float(text) >= 0:
-        raise argparse.ArgumentTypeError(f"must not be negative, got {text}")
-    return float(text)
+def number(low: float, high: float = math.inf) -> Callable[[str], float]:
+    """A parser of numbers from `low` to `high`, both included."""
+
+    def parse(text: str) -> float:
+        if not low <= float(text) <= high:
+            bounds = f"in [{low:g}, {high:g}]" if high < math.inf else "positive" if low > 0 else "at least 0"
+            raise argparse.ArgumentTypeError(f"must be {bounds}, got {text}")
+        return float(text)
+
+    parse.__name__ = "number"  # for argparse's message about other text
+    return parse
 
 
-def positive_amount(text: str) -> float:
-    """A number above 0."""
-    if not float(text) > 0:
-        raise argparse.ArgumentTypeError(f"must be positive, got {text}")
-    return float(text)
-
-
-def fraction(text: str) -> float:
-    """A number in [0, 1]."""
-    if not 0 <= float(text) <= 1:
-        raise argparse.ArgumentTypeError(f"must be in [0, 1], got {text}")
-    return float(text)
-
-
+_AMOUNT, _POSITIVE, _SHARE = number(0), number(sys.float_info.min), number(0, 1)
 _SWITCH = {"nargs": "?", "const": True}
 _RANGE = {"nargs": 2, "metavar": ("MIN", "MAX")}
 # group -> rows of name, type or choices, default, help, further arguments of add_argument
@@ -63,25 +59,25 @@ _FLAGS: dict[str, list[tuple[Any, ...]]] = {
             "norm_last_layer", boolean, True,
             "keep the last layer's weights normalised; off can be better for a ViT-S, on is safer",
         ),
-        ("momentum_teacher", fraction, 0.996, "of the EMA, cosine to 1"),
+        ("momentum_teacher", _SHARE, 0.996, "of the EMA, cosine to 1"),
         ("use_bn_in_head", boolean, False, "batch norm in the head"),
-        ("warmup_teacher_temp", positive_amount, 0.04, "teacher's temperature at the start"),
-        ("teacher_temp", positive_amount, 0.04, "teacher's temperature after its warm-up"),
+        ("warmup_teacher_temp", _POSITIVE, 0.04, "teacher's temperature at the start"),
+        ("teacher_temp", _POSITIVE, 0.04, "teacher's temperature after its warm-up"),
         ("warmup_teacher_temp_epochs", non_negative, 0, "length of that warm-up"),
     ],
     "optimisation": [
         ("use_fp16", boolean, True, "float16 on a GPU; a CPU trains in float32"),
-        ("weight_decay", amount, 0.04, "at the start"),
-        ("weight_decay_end", amount, 0.4, "at the end, reached by a cosine"),
-        ("clip_grad", amount, 3.0, "largest L2 norm of each tensor's gradient; 0 is off"),
+        ("weight_decay", _AMOUNT, 0.04, "at the start"),
+        ("weight_decay_end", _AMOUNT, 0.4, "at the end, reached by a cosine"),
+        ("clip_grad", _AMOUNT, 3.0, "largest L2 norm of each tensor's gradient; 0 is off"),
         ("batch_size_per_gpu", positive, 64, "images per process and step"),
         ("epochs", positive, 100, "length of the training"),
         ("freeze_last_layer", non_negative, 1, "epochs for which the last layer is fixed"),
-        ("lr", amount, 0.0005, "for 256 images per step, scaled linearly"),
+        ("lr", _AMOUNT, 0.0005, "for 256 images per step, scaled linearly"),
         ("warmup_epochs", non_negative, 10, "of the learning rate"),
-        ("min_lr", amount, 1e-6, "at the end, not scaled"),
+        ("min_lr", _AMOUNT, 1e-6, "at the end, not scaled"),
         ("optimizer", OPTIMIZERS, "adamw", "what moves the student"),
-        ("drop_path_rate", fraction, 0.1, "of the student"),
+        ("drop_path_rate", _SHARE, 0.1, "of the student"),
     ],
     "crops": [
         ("global_crops_scale", float, (0.4, 1.0), "share of the area; without local crops better 0.14 1", _RANGE),

@@ -26,13 +26,14 @@ class Schedules:
     teacher_temp: np.ndarray
 
 
+@dataclass(eq=False)
 class DinoStep:
     """Everything that one step needs and changes; call it with a batch.
 
     It repeats bit by bit, and is looked at one step late, as `last_vit.train_lib` says; `check` must be called before
     anything is saved.
 
-    Args:
+    Attributes:
         student: Trained by `optimizer`; gradients are averaged over processes.
         teacher: Follows the student; needs no gradient.
         loss: Holds the centre.
@@ -45,32 +46,22 @@ class DinoStep:
         seed: Of what the steps draw.
     """
 
-    def __init__(
-        self,
-        student: MultiCrop,
-        teacher: MultiCrop,
-        loss: DinoLoss,
-        optimizer: torch.optim.Optimizer,
-        schedules: Schedules,
-        clip_grad: float = 3.0,
-        freeze_last_layer: int = 1,
-        dtype: torch.dtype = torch.float32,
-        accumulation_steps: int = 1,
-        seed: int = 0,
-    ) -> None:
-        self.student = student
-        self.teacher = teacher.requires_grad_(False)
-        self.loss = loss
-        self.optimizer = optimizer
-        self.schedules = schedules
-        self.clip_grad = clip_grad
-        self.freeze_last_layer = freeze_last_layer
-        self.dtype = dtype
-        self.accumulation_steps = accumulation_steps
-        self.seed = seed
-        self.scaler = torch.amp.GradScaler(enabled=True) if dtype == torch.float16 else None
+    student: MultiCrop
+    teacher: MultiCrop
+    loss: DinoLoss
+    optimizer: torch.optim.Optimizer
+    schedules: Schedules
+    clip_grad: float = 3.0
+    freeze_last_layer: int = 1
+    dtype: torch.dtype = torch.float32
+    accumulation_steps: int = 1
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        self.teacher.requires_grad_(False)
+        self.scaler = torch.amp.GradScaler(enabled=True) if self.dtype == torch.float16 else None
         self._last: tuple[str, LateScalars, LateScalars] | None = None
-        self._shared = average_gradients(student)
+        self._shared = average_gradients(self.student)
 
     def __call__(self, crops: Sequence[Tensor], epoch: int, iteration: int) -> Mapping[str, float]:
         """One optimizer step.

@@ -22,11 +22,10 @@ from dino_step import DinoStep, Schedules
 from torch import nn
 from torch.utils.data import DataLoader
 
-import last_vit
 from last_vit.atomic_file import atomic_file
 from last_vit.data.loaders import build_train_loader
 from last_vit.runtime import get_logger, is_main_process, process_group, seed_everything, world_size
-from last_vit.train_lib import check_same_start
+from last_vit.train_lib import check_same_start, turn_on_fused_pool
 
 _LOG_PERIOD = 10  # iterations per log line, as in DINO
 logger = get_logger("dino")
@@ -42,7 +41,7 @@ def train(args: argparse.Namespace) -> None:
     """
     check_options(args)
     if args.fused_pool:
-        last_vit.use_fused_pool(True)
+        turn_on_fused_pool()
     with joined_processes(args.dist_url) as device:
         get_logger("dino")  # now that the rank is known
         seed_everything(args.seed)

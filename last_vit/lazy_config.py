@@ -19,10 +19,9 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from torch import nn
 from torch.multiprocessing import ProcessExitedException
 
-import last_vit
 from last_vit.results import RESULTS_DIR, record_name, result_name, write_result
 from last_vit.runtime import error_text, is_main_process, process_group, rank, world_size
-from last_vit.train_lib import RunCheckpoints, check_same_start
+from last_vit.train_lib import RunCheckpoints, check_same_start, turn_on_fused_pool
 
 _VARIADIC = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
 logger = logging.getLogger("detectron2")  # also writes the run's log.txt
@@ -30,10 +29,6 @@ logger = logging.getLogger("detectron2")  # also writes the run's log.txt
 
 def launch_run(args: argparse.Namespace, run: Callable[[argparse.Namespace], Any]) -> None:
     """Call `run(args)` in every process of --num-gpus and --num-machines, or torchrun's; on CPUs where there is no GPU.
-
-    Args:
-        args: Of `lazy_parser`.
-        run: Of a module, so that a spawned process finds it.
 
     Raises:
         ValueError: More processes than GPUs, or machines without a meeting point.
@@ -66,14 +61,7 @@ def _run_spawned(args: argparse.Namespace, run: Callable[[argparse.Namespace], A
 
 
 def set_up_run(args: argparse.Namespace, recipes: str) -> tuple[Any, torch.device]:
-    """Read the config, and prepare this process: seed, log, the run's folder, faster pooling if asked for.
-
-    Args:
-        args: Of `lazy_parser`.
-        recipes: Where there are some, for the message.
-
-    Returns:
-        The config with its overrides, and this process's device.
+    """The config with its overrides and this process's device, with seed, log, folder and fused pooling set up.
 
     Raises:
         FileExistsError: `train.output_dir` has checkpoints and neither --resume nor --eval-only was given.
@@ -90,18 +78,13 @@ def set_up_run(args: argparse.Namespace, recipes: str) -> tuple[Any, torch.devic
         raise ValueError("--eval-only needs train.init_checkpoint=/path/to/checkpoint.pth")
     default_setup(cfg, args)
     if cfg.train.get("fused_pool"):
-        last_vit.use_fused_pool(True)
+        turn_on_fused_pool()
     device = torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else torch.device("cpu")
     return cfg, device
 
 
 def read_config(file: str, overrides: Sequence[str], recipes: str) -> Any:
-    """The config of a .py file with overrides.
-
-    Raises:
-        FileNotFoundError: No such file; the message names the folder of recipes.
-        ValueError: As `apply_overrides`.
-    """
+    """The config of a .py file with overrides; FileNotFoundError names the folder of recipes."""
     if not Path(file).is_file():
         raise FileNotFoundError(f"no config file {file}; the recipes are {recipes}")
     return apply_overrides(load_file(file), overrides)
@@ -194,11 +177,7 @@ def _parameters(node: Any) -> dict[str, inspect.Parameter]:
 
 
 def build_model(node: Any) -> nn.Module:
-    """What a config's `model` describes.
-
-    Raises:
-        ValueError: Arguments that the model refuses, whatever it raises for them.
-    """
+    """What a config's `model` describes; ValueError for arguments that it refuses, whatever it raises for them."""
     try:
         return instantiate(node)
     except (TypeError, AssertionError, RuntimeError) as error:
@@ -296,12 +275,12 @@ def _build_hooks(cfg: Any, checkpoints: RunCheckpoints, evaluate: Callable[[], d
 def write_run_record(
     cfg: Any, table: str, row: str | None, metrics: Mapping[str, float], train_seconds: float | None, **about: Any
 ) -> Path:
-    """Keep a run's numbers in its own folder, or in results/ where `row` shows them; call it in the main process only.
+    """Write a run's record, in the main process only.
 
     Args:
         cfg: The run's config, whose training switches are recorded.
         table: Of docs/, with `row`.
-        row: Label of --row; None keeps the record in `train.output_dir`.
+        row: Label of --row, which puts the record into results/; None keeps it in `train.output_dir`.
         metrics: As `write_result`.
         train_seconds: Wall time of the training that has just ended; None for an evaluation.
         about: The other arguments of `write_result`.

@@ -21,6 +21,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+import last_vit
 from last_vit.atomic_file import atomic_file
 from last_vit.checkpoint import check_finite, save_checkpoint
 from last_vit.runtime import all_gather, all_reduce_sum, rank, world_size
@@ -35,9 +36,6 @@ class LateScalars(Mapping[str, float]):
     Args:
         names: One per value.
         values: [len(names)], any dtype and device; copied, so they may be changed afterwards.
-
-    Raises:
-        ValueError: Another number of names than of values.
     """
 
     def __init__(self, names: Sequence[str], values: Tensor) -> None:
@@ -67,14 +65,18 @@ class LateScalars(Mapping[str, float]):
 
 
 def require_finite(losses: Mapping[str, float], where: str, remedy: str) -> None:
-    """Stop a training whose losses are not all finite.
-
-    Raises:
-        FloatingPointError: Names the first bad term, where it was met, and what the user can do.
-    """
+    """Raise FloatingPointError for losses that are not all finite, naming the first bad one, its place and a remedy."""
     for name, value in losses.items():
         if not math.isfinite(value):
             raise FloatingPointError(f"{name} is {value} {where}; {remedy}")
+
+
+def turn_on_fused_pool() -> None:
+    """LaSt by fused GPU kernels from now on; ValueError where they cannot run."""
+    try:
+        last_vit.use_fused_pool(True)
+    except RuntimeError as error:
+        raise ValueError(f"fused_pool cannot be turned on: {error}") from error
 
 
 def seed_step(seed: int, iteration: int) -> None:
@@ -127,11 +129,7 @@ def with_own_options(optimizer: torch.optim.Optimizer, saved: Mapping[str, Any])
 
 
 def check_same_start(start: int, folder: str | Path) -> None:
-    """Refuse to go on where the processes of a run found different checkpoints.
-
-    Raises:
-        ValueError: In every process.
-    """
+    """Raise ValueError, in every process, where the processes of a run found different checkpoints."""
     starts = [int(each) for each in all_gather(torch.tensor(start))]
     if len(set(starts)) > 1:
         raise ValueError(f"the processes would start at {starts}: every machine must see the same {folder}")
@@ -233,11 +231,7 @@ class RepeatableSteps:
         super().after_step()
 
     def read_losses(self) -> None:
-        """Check and store the losses of the last step that was not read yet; waits for that step.
-
-        Raises:
-            FloatingPointError: One is not finite, or the gradient's norm; in every process alike.
-        """
+        """Check and store the losses, and the gradient's norm, of the last step not read yet; waits for that step."""
         if self._last is None:
             return
         (iteration, values), self._last = self._last, None
@@ -253,7 +247,7 @@ class RepeatableSteps:
 
 
 class RunCheckpoints:
-    """The checkpoints of a `RepeatableSteps` run, with what detectron2's `PeriodicCheckpointer` asks of one.
+    """The checkpoints of a run, with what detectron2's `PeriodicCheckpointer` asks of one.
 
         {"model": {key: tensor}, "trainer": {"iteration", "optimizer", ...}, "iteration": int, ...}
 
@@ -300,13 +294,10 @@ class RunCheckpoints:
         return str(self._folder / pointer.read_text(encoding="utf-8").strip()) if pointer.exists() else ""
 
     def resume(self) -> int:
-        """Load weights, optimizer state and iteration of the last checkpoint; the optimizer's options are the config's.
+        """Load weights, optimizer state and iteration of the last checkpoint; ValueError as from `load`.
 
         Returns:
             The iteration to start with; 0 when the folder holds no checkpoint.
-
-        Raises:
-            ValueError: From `load`.
         """
         path = self.get_checkpoint_file()
         if not path:

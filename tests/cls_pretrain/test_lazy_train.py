@@ -153,15 +153,6 @@ def test_switches_train(switches, trained, monkeypatch):
         assert losses("run")[1] != losses(trained)[1]
 
 
-def test_fused_pool_is_one_call(monkeypatch):
-    import last_vit
-
-    calls = []
-    monkeypatch.setattr(last_vit, "use_fused_pool", calls.append, raising=False)
-    assert run("train.output_dir=run", *SHORT, "train.fused_pool=True") == 0
-    assert calls == [True]
-
-
 def test_row_puts_the_record_into_results(trained):
     """Under a name that another run of the same folder name does not share."""
     options = [f"train.init_checkpoint={trained}/model_final.pth", *SHORT]
@@ -191,6 +182,7 @@ def test_row_puts_the_record_into_results(trained):
         (["dataloader.train.batch_size=many"], "dataloader.train.batch_size must be of type int"),
         (["train.output_dir=nan"], "train.output_dir must be of type str"),
         (["train.accumulation_steps=0"], "accumulation_steps must be at least 1"),
+        (["train.fused_pool=True"], "fused_pool cannot be turned on: .* GPU"),
         (["train.log_period=0"], "log_period must be at least 1"),
         (["train.eval_period=-1"], "eval_period must be 0"),
         (["model.model.hidden_dim=33"], "model cannot be built"),

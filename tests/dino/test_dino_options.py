@@ -83,9 +83,10 @@ def test_top_k_is_a_number_or_a_share(text, value):
     ("words", "message"),
     [
         ("--epochs 0", "--epochs: must be at least 1, got 0"),
-        ("--lr -1", "--lr: must not be negative, got -1"),
+        ("--lr -1", "--lr: must be at least 0, got -1"),
         ("--teacher_temp 0", "--teacher_temp: must be positive, got 0"),
         ("--momentum_teacher 1.5", "--momentum_teacher: must be in [0, 1], got 1.5"),
+        ("--lr fast", "--lr: invalid number value: 'fast'"),
         ("--use_fp16", "--use_fp16: expected one argument"),
         ("--use_fp16 maybe", "on, true, 1, off, false or 0, got 'maybe'"),
         ("--optimizer adam", "adamw"),

@@ -280,7 +280,7 @@ def test_switches(monkeypatch):
         compile_module(module, backend="eager", dynamic=dynamic)
 
     monkeypatch.setattr(torch.nn.Module, "compile", compile_eagerly)
-    monkeypatch.setattr(last_vit, "use_fused_pool", fused.append, raising=False)
+    monkeypatch.setattr(last_vit, "use_fused_pool", fused.append)
     assert run(bf16=True, use_bn_in_head=True, local_crops_number=0, compile=True, fused_pool=True, epochs=1) == 0
     assert {"module.head.mlp.6.weight", "module.backbone.cls_token"} <= set(read()["teacher"])
     assert 1 < log()[0]["train_loss"] < 10

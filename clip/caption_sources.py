@@ -27,12 +27,7 @@ class NoCaptionError(ValueError):
 
 
 class CaptionedFiles:
-    """Image files and the captions of each.
-
-    Args:
-        image_paths: One per sample.
-        captions: As many tuples; an empty one makes its sample faulty.
-    """
+    """Image files and the captions of each; without any a sample is faulty."""
 
     def __init__(self, image_paths: Sequence[Path | str], captions: Sequence[tuple[str, ...]]) -> None:
         self.image_paths, self.captions = image_paths, captions
@@ -66,11 +61,7 @@ CaptionSource = CaptionedFiles | DrawnImages
 
 
 def open_source(args: argparse.Namespace, is_train: bool, image_size: int) -> CaptionSource:
-    """The data of one of our types that --train-data or --val-data names; drawn images have `image_size` pixels a side.
-
-    Raises:
-        FileNotFoundError, ValueError: As the type's own function.
-    """
+    """The data of one of our types that --train-data or --val-data names; `image_size` is that of drawn images."""
     path, split = (args.train_data, "train") if is_train else (args.val_data, "val")
     if args.dataset_type == COCO:
         return coco_captions(Path(path), split)
@@ -81,16 +72,9 @@ def open_source(args: argparse.Namespace, is_train: bool, image_size: int) -> Ca
 
 
 def class_folder(root: Path, split: str, class_names: str | None, templates: Sequence[str]) -> CaptionedFiles:
-    """Class folders of images, captioned with templates.
+    """Class folders of images, captioned with templates that have {} for the class; see `find_class_names`.
 
-    Args:
-        root: Folder of class folders, or the one above with `train` and `val`, as ImageNet has.
-        split: "train" or "val".
-        class_names: See `find_class_names`.
-        templates: With {} for the class.
-
-    Raises:
-        FileNotFoundError, ValueError: No images, no names for the classes, or a template without {}.
+    `root` holds class folders, or `train` and `val` with them, as ImageNet has.
     """
     for template in templates:
         if template.count("{}") != 1:
@@ -106,12 +90,7 @@ def class_folder(root: Path, split: str, class_names: str | None, templates: Seq
 
 
 def csv_captions(path: str, image_key: str, caption_key: str, separator: str) -> CaptionedFiles:
-    """The rows of a table; an empty field is no caption.
-
-    Raises:
-        FileNotFoundError: No such file.
-        ValueError: No such column; the message names those that it has.
-    """
+    """The rows of a table; an empty field is no caption, and a column that is not there an error."""
     table = pandas.read_csv(path, sep=separator)
     for flag, key in (("--csv-img-key", image_key), ("--csv-caption-key", caption_key)):
         if key not in table.columns:
@@ -121,16 +100,12 @@ def csv_captions(path: str, image_key: str, caption_key: str, separator: str) ->
 
 
 def coco_captions(root: Path, split: str) -> CaptionedFiles:
-    """The images of a `captions_*.json` that have captions.
+    """The images of a `captions_*.json` that have captions; errors name file and entry.
 
     Args:
         root: COCO's folder (`annotations/captions_train2017.json` and `train2017/`), a folder that holds one
             `captions_*.json` beside its images, or the JSON file itself.
         split: "train" or "val", which of COCO's two to take; without meaning where there is one.
-
-    Raises:
-        FileNotFoundError: No such file or folder, or no image where they are looked for.
-        ValueError: No captions, several files to choose from, or not COCO captions; the message names file and entry.
     """
     path = root if root.is_file() else _find_captions(root, split)
     try:

@@ -15,7 +15,7 @@ file is passed over: blank lines, empty names, names that stand twice and a wron
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -24,18 +24,16 @@ ClassNames = tuple[tuple[str, ...], ...]
 
 IMAGENET, FOLDERS = "imagenet", "folders"
 _KEYED_LINE = re.compile(r"(n\d{8})\s+(\S.*)")
+_Entry = tuple[str | None, str, Sequence[str]]  # class folder, if keyed; where it stands; names
 
 
 def find_class_names(source: str | Path | None, folders: Sequence[str]) -> ClassNames:
-    """The names of the classes whose images lie in `folders`.
+    """The names of the classes whose images lie in `folders`, one tuple per folder.
 
     Args:
         source: "imagenet", "folders" (the folders' own names with "_" as a space) or a file; None is "imagenet" for
             folders that are all called as ImageNet's.
         folders: Names of the class folders in the order of the labels.
-
-    Returns:
-        One tuple of names per folder.
 
     Raises:
         ValueError: None for other folders, or as `imagenet_class_names` and `read_class_names`.
@@ -49,22 +47,19 @@ def find_class_names(source: str | Path | None, folders: Sequence[str]) -> Class
     if source is None or source == IMAGENET:
         return imagenet_class_names(folders)
     if source == FOLDERS:
-        return _checked([[folder.replace("_", " ")] for folder in folders], [f"folder {name!r}" for name in folders])
+        return _checked([(None, f"folder {name!r}", [name.replace("_", " ")]) for name in folders])
     return read_class_names(source, len(folders), folders)
 
 
 def read_class_names(
     path: str | Path, num_classes: int | None = None, folders: Sequence[str] | None = None
 ) -> ClassNames:
-    """The names in a file, in one of the forms of this module's table.
+    """The names in a file, in one of the forms of this module's table, white space collapsed.
 
     Args:
         path: The file.
         num_classes: How many classes it must name; None is any number.
         folders: Names of the class folders in the order of the labels, for keyed files.
-
-    Returns:
-        One tuple of names per class, white space collapsed, in the order of the labels.
 
     Raises:
         FileNotFoundError: No such file.
@@ -80,13 +75,12 @@ def read_class_names(
     except UnicodeDecodeError as error:
         raise ValueError(f"class-name file {path} is not UTF-8 (byte {error.start}); save it in UTF-8") from error
     try:
-        entries = _json_entries(text, path) if path.suffix.lower() == ".json" else _line_entries(text)
-        if isinstance(entries, Mapping):
+        entries = _json_entries(text) if path.suffix.lower() == ".json" else _line_entries(text)
+        if any(folder is not None for folder, *_ in entries):
             entries = _pick(entries, folders)
-        places, names = [place for place, _ in entries], [names for _, names in entries]
-        if num_classes is not None and len(names) != num_classes:
-            raise ValueError(f"it names {len(names)} classes, the data has {num_classes}")
-        return _checked(names, places)
+        if num_classes is not None and len(entries) != num_classes:
+            raise ValueError(f"it names {len(entries)} classes, the data has {num_classes}")
+        return _checked(entries)
     except ValueError as error:
         raise ValueError(f"class-name file {path}: {error}") from error
 
@@ -96,21 +90,18 @@ def imagenet_class_names(wnids: Sequence[str]) -> ClassNames:
 
     Two pairs of the 1000 classes share a name in that list (missile, sunglasses) and so tie.
 
-    Args:
-        wnids: Any of the 1000 class folders, in any order.
-
     Raises:
-        ValueError: A folder that is not one of them.
+        ValueError: A folder that is none of the 1000; they may be any, in any order.
     """
     import open_clip
 
     known = dict(zip(imagenet_wnids(), open_clip.IMAGENET_CLASSNAMES, strict=True))
-    for wnid in wnids:
-        if wnid not in known:
-            raise ValueError(
-                f"class folder {wnid!r} is none of ImageNet-1k's 1000 (n01440764 to n15075141); name the classes in a "
-                "file"
-            )
+    unknown = next((wnid for wnid in wnids if wnid not in known), None)
+    if unknown is not None:
+        raise ValueError(
+            f"class folder {unknown!r} is none of ImageNet-1k's 1000 (n01440764 to n15075141); name the classes in a "
+            "file"
+        )
     return tuple((known[wnid],) for wnid in wnids)
 
 
@@ -123,10 +114,7 @@ def imagenet_wnids() -> tuple[str, ...]:
 
 
 def flatten_names(class_names: ClassNames) -> tuple[list[str], list[int]]:
-    """All names in one list, class by class, and the class of each.
-
-    Returns:
-        names [num_names], class_of_name [num_names] in [0, C).
+    """All names in one list, class by class, and the class of each in [0, C).
 
     Example:
         >>> flatten_names((("person", "man"), ("tree",)))
@@ -136,58 +124,47 @@ def flatten_names(class_names: ClassNames) -> tuple[list[str], list[int]]:
     return names, [label for label, names in enumerate(class_names) for _ in names]
 
 
-def _line_entries(text: str) -> list[tuple[str, list[str]]] | dict[str, tuple[str, list[str]]]:
-    """Lines -> (where it stands, names) per class; by folder when every line begins with one."""
+def _line_entries(text: str) -> list[_Entry]:
     lines = text.removesuffix("\n").split("\n")
-    for number, line in enumerate(lines, start=1):
-        if not line.strip():
-            raise ValueError(
-                f"line {number} is blank; each line is one class, so give that class its name, or remove the line"
-            )
-    keyed = [_KEYED_LINE.fullmatch(line.strip()) for line in lines]
-    if not all(keyed):
-        return [(f"line {number}", _split(line)) for number, line in enumerate(lines, start=1)]
-    by_folder = {}
-    for number, match in enumerate(keyed, start=1):
-        if match[1] in by_folder:
-            raise ValueError(f"{match[1]} stands in two lines, {by_folder[match[1]][0][5:]} and {number}")
-        by_folder[match[1]] = (f"line {number}", _split(match[2]))
-    return by_folder
+    blank = next((number for number, line in enumerate(lines, start=1) if not line.strip()), None)
+    if blank is not None:
+        raise ValueError(
+            f"line {blank} is blank; each line is one class, so give that class its name, or remove the line"
+        )
+    matches = [_KEYED_LINE.fullmatch(line.strip()) for line in lines]
+    keyed = [(match[1], match[2]) for match in matches if match]
+    pairs = keyed if len(keyed) == len(lines) else [(None, line) for line in lines]
+    return [
+        (folder, f"line {number}", names.split(";" if ";" in names else ","))
+        for number, (folder, names) in enumerate(pairs, start=1)
+    ]
 
 
-def _split(line: str) -> list[str]:
-    return line.split(";" if ";" in line else ",")
-
-
-def _json_entries(text: str, path: Path) -> list[tuple[str, list[str]]] | dict[str, tuple[str, list[str]]]:
+def _json_entries(text: str) -> list[_Entry]:
     try:
-        content = json.loads(text, object_pairs_hook=_unique_keys)
+        content = json.loads(text, object_pairs_hook=lambda pairs: pairs if pairs else {})  # a dict would hide twins
     except json.JSONDecodeError as error:
         raise ValueError(f"not JSON ({error}); a file with one class per line ends in .txt") from error
-    if isinstance(content, dict):
-        return {key: (f"entry {key!r}", _json_names(key, value)) for key, value in content.items()}
     if not isinstance(content, list):
         raise ValueError(f"expected a list of classes, or an object of class folders, got {type(content).__name__}")
-    return [(f"entry {number}", _json_names(number, value)) for number, value in enumerate(content, start=1)]
+    is_keyed = bool(content) and isinstance(content[0], tuple)
+    pairs: list[tuple[Any, Any]] = content if is_keyed else list(enumerate(content, start=1))
+    for key, value in pairs:
+        names = [value] if isinstance(value, str) else value
+        if not isinstance(names, list) or not names or not all(isinstance(name, str) for name in names):
+            raise ValueError(f"entry {key!r} must be a name or a list of names, got {json.dumps(value)[:60]}")
+    return [
+        (key if is_keyed else None, f"entry {key!r}", [value] if isinstance(value, str) else value)
+        for key, value in pairs
+    ]
 
 
-def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) != len(pairs):
-        keys = [key for key, _ in pairs]
-        raise ValueError(f"class folder {next(key for key in keys if keys.count(key) > 1)!r} stands twice")
-    return found
-
-
-def _json_names(key: object, value: object) -> list[str]:
-    names = [value] if isinstance(value, str) else value
-    if not isinstance(names, list) or not names or not all(isinstance(name, str) for name in names):
-        raise ValueError(f"entry {key!r} must be a name or a list of names, got {json.dumps(value)[:60]}")
-    return names
-
-
-def _pick(by_folder: Mapping[str, tuple[str, list[str]]], folders: Sequence[str] | None) -> list[tuple[str, list[str]]]:
+def _pick(entries: Sequence[_Entry], folders: Sequence[str] | None) -> list[_Entry]:
     """Of a keyed file the classes that there are images of, in their order."""
+    by_folder: dict[str | None, _Entry] = {}
+    for entry in entries:
+        if by_folder.setdefault(entry[0], entry) is not entry:
+            raise ValueError(f"class folder {entry[0]!r} stands twice, in {by_folder[entry[0]][1]} and {entry[1]}")
     if folders is None:
         raise ValueError(
             "its classes are keyed by class folders, which this data does not have; give one class per line"
@@ -196,16 +173,16 @@ def _pick(by_folder: Mapping[str, tuple[str, list[str]]], folders: Sequence[str]
     if missing:
         raise ValueError(
             f"{len(missing)} of the {len(folders)} class folders are not in it, for example {missing[0]!r}; it holds "
-            f"{len(by_folder)}, for example {next(iter(by_folder), None)!r}"
+            f"{len(by_folder)}, for example {entries[0][0]!r}"
         )
     return [by_folder[folder] for folder in folders]
 
 
-def _checked(classes: Sequence[Sequence[str]], places: Sequence[str]) -> ClassNames:
+def _checked(entries: Sequence[_Entry]) -> ClassNames:
     """Collapse white space; refuse empty names and names that stand twice."""
     found: dict[str, str] = {}
     cleaned = []
-    for names, place in zip(classes, places, strict=True):
+    for _, place, names in entries:
         own = tuple(" ".join(name.split()) for name in names)
         for name in own:
             if not name:

@@ -80,12 +80,7 @@ def describe_skips(counts: list[int]) -> str:
 class CaptionedImages(Dataset):
     """A source as a trainer takes it: (image [3, H, W], tokens).
 
-    Args:
-        source: Images and captions.
-        transform: RGB image -> tensor [3, H, W].
-        tokenizer: Texts -> token tensors.
-        skips: Counts faulty samples.
-        draw: Take one of the captions by Python's `random`; else the first.
+    With `draw` one of the captions is taken by Python's `random`, else the first.
     """
 
     def __init__(
@@ -137,8 +132,7 @@ class EpochBatches(Sampler[list[int]]):
 class ReportedLoader:
     """A loader as open_clip_train reads it, which says after each pass what was skipped.
 
-    Raises:
-        ValueError: A pass over training data ends before its planned number of batches.
+    A pass over training data that ends before its planned number of batches is a ValueError.
     """
 
     def __init__(self, loader: Any, skips: SkipCounter, is_train: bool) -> None:

@@ -11,11 +11,10 @@ from pathlib import Path
 
 import open_clip
 import torch
-from caption_sources import csv_captions, open_source
-from clip_train_options import DEFAULT_TOP_K, DRAWN, HOST_DATASET_TYPES, OUR_DATASET_TYPES
+from clip_train_options import DEFAULT_TOP_K, DRAWN, HOST_DATASET_TYPES
 from clip_train_seams import check_record, training_seams
+from open_clip_train import data as host_data
 from open_clip_train import main as host
-from open_clip_train.data import expand_urls, get_dataset_size
 from open_clip_train.distributed import is_using_distributed, world_info_from_env
 from open_clip_train.params import parse_args
 
@@ -52,16 +51,16 @@ def run(options: argparse.Namespace, host_flags: Sequence[str]) -> None:
         read_pretrained(args.distill_model, args.distill_pretrained or "", False)
     model = build_without_memory(args, pretrained)
     image_size = model.visual.image_size if isinstance(model.visual.image_size, int) else max(model.visual.image_size)
-    plan = count_samples(args, image_size, world_size)
-    if options.dry_run:
-        if os.environ.get("RANK", "0") == "0":  # one process prints, of all that torchrun started
-            print(describe_plan(args, model, world_size, *plan))
-        return
-    if rank == 0:
-        check_folder(args)
-    atexit.register(logging.disable)  # open_clip sets all loggers to INFO, and torch's print statistics at exit
     try:
         with training_seams(args, image_size, pretrained):
+            plan = plan_data(args, image_size, world_size)
+            if options.dry_run:
+                if os.environ.get("RANK", "0") == "0":  # one process prints, of all that torchrun started
+                    print(describe_plan(args, model, world_size, *plan))
+                return
+            if rank == 0:
+                check_folder(args)
+            atexit.register(logging.disable)  # open_clip sets all loggers to INFO; torch's print statistics at exit
             status = host.main([])
     except (AssertionError, RuntimeError) as error:
         place = traceback.extract_tb(error.__traceback__)[-1]
@@ -118,14 +117,11 @@ def check_flags(args: argparse.Namespace) -> None:
     if args.resume == "latest" and args.name is None:
         raise ValueError("--resume latest looks in the folder of a run, so it needs that run's --name")
     if args.imagenet_val is not None:
-        folder = Path(args.imagenet_val)
-        if not folder.is_dir():
-            raise FileNotFoundError(f"--imagenet-val {str(folder)!r} is no folder; it must hold 1000 class folders")
-        num_classes = sum(entry.is_dir() for entry in folder.iterdir())
+        num_classes = sum(entry.is_dir() for entry in Path(args.imagenet_val).iterdir())
         if num_classes != 1000:
             raise ValueError(
-                f"--imagenet-val {str(folder)!r} holds {num_classes} class folders, and open_clip's evaluation knows "
-                f"ImageNet's 1000 only; for other folders run clip/eval_zero_shot_cls.py on the checkpoints"
+                f"--imagenet-val {args.imagenet_val} holds {num_classes} class folders, and open_clip's evaluation "
+                f"knows ImageNet's 1000 only; for other folders run clip/eval_zero_shot_cls.py on the checkpoints"
             )
 
 
@@ -187,55 +183,24 @@ def build_without_memory(args: argparse.Namespace, pretrained: ClipCheckpoint | 
     return model
 
 
-def count_samples(args: argparse.Namespace, image_size: int, world_size: int) -> tuple[int, int]:
-    """Samples of an epoch, and its batches per process; (0, 0) for a mere evaluation. Missing data is an error."""
-    kind = args.dataset_type
-    if not (args.train_data or kind == "synthetic"):
-        if args.val_data or args.imagenet_val or args.imagenet_v2:
-            return 0, 0
+def plan_data(args: argparse.Namespace, image_size: int, world_size: int) -> tuple[int, int]:
+    """Samples of an epoch, and its batches per process, as open_clip makes them; (0, 0) for a mere evaluation."""
+    if args.dataset_type in ("synthetic", DRAWN) and not args.train_num_samples:
+        raise ValueError(f"--dataset-type {args.dataset_type} needs --train-num-samples")
+    as_one = {"batch_size": args.batch_size * world_size, "rank": 0, "world_size": 1, "distributed": False}
+    transform = open_clip.image_transform(image_size, is_train=True)
+    data = host_data.get_data(argparse.Namespace(**{**vars(args), **as_one}), (transform, transform))
+    if not data:
         raise ValueError("no data: give --train-data (or --dataset-type synthetic-captions), or something to evaluate")
-    if kind in ("synthetic", DRAWN) and not args.train_num_samples:
-        raise ValueError(f"--dataset-type {kind} needs --train-num-samples")
-    if kind == "auto":
-        kind = {".csv": "csv", ".tsv": "csv", ".tar": "webdataset"}.get(Path(args.train_data).suffix)
-        if kind is None:
-            raise ValueError(f"--train-data {args.train_data!r} ends in none of .tar, .csv, .tsv; say --dataset-type")
-    if args.val_data and kind in OUR_DATASET_TYPES:
-        open_source(args, False, image_size)
-    if kind == "webdataset":
-        num_samples, num_batches = _count_shards(args, world_size)
-    else:
-        if kind == "csv":
-            rows = csv_captions(args.train_data, args.csv_img_key, args.csv_caption_key, args.csv_separator)
-            num_samples = len(rows)
-        else:
-            num_samples = args.train_num_samples if kind == "synthetic" else len(open_source(args, True, image_size))
-        num_batches = num_samples // (args.batch_size * world_size)
-    if num_batches < args.accum_freq:
+    if "train" not in data:
+        return 0, 0
+    loader = data["train"].dataloader
+    if loader.num_batches < args.accum_freq:
         raise ValueError(
-            f"{num_samples} training samples are less than one step of {args.batch_size} x {world_size} processes x "
-            f"{args.accum_freq} (--accum-freq); lower --batch-size"
+            f"{loader.num_samples} training samples are less than one step of {args.batch_size} x {world_size} "
+            f"processes x {args.accum_freq} (--accum-freq); lower --batch-size"
         )
-    return num_samples, num_batches
-
-
-def _count_shards(args: argparse.Namespace, world_size: int) -> tuple[int, int]:
-    """As open_clip plans an epoch of shards: full batches, as many for each loading process."""
-    shards, _ = expand_urls(args.train_data, args.train_data_upsampling_factors)
-    local = [shard for shard in shards if ":" not in shard]
-    if local and not any(Path(shard).is_file() for shard in local):
-        raise FileNotFoundError(f"none of the {len(local)} shards of --train-data exists, such as {local[0]}")
-    num_samples = args.train_num_samples or get_dataset_size(args.train_data)[0]
-    if not num_samples:
-        raise ValueError("shards do not say how many samples they hold: give --train-num-samples, those of an epoch")
-    if not args.dataset_resampled and len(shards) < args.workers * world_size:
-        raise ValueError(
-            f"{len(shards)} shards are less than --workers {args.workers} x {world_size} processes, each of which "
-            f"reads shards of its own; lower --workers, or draw shards with --dataset-resampled"
-        )
-    num_workers = max(1, args.workers)
-    num_batches = math.ceil(num_samples / (args.batch_size * world_size))
-    return num_samples, math.ceil(num_batches / num_workers) * num_workers
+    return loader.num_samples, loader.num_batches
 
 
 def describe_plan(

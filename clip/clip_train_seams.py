@@ -46,13 +46,7 @@ SEAMS = {
 
 @contextmanager
 def training_seams(args: argparse.Namespace, image_size: int, pretrained: ClipCheckpoint | None) -> Iterator[None]:
-    """Everything in `SEAMS`, for one call of `open_clip_train.main.main`; those of data while a data set is built.
-
-    Args:
-        args: As open_clip parses them, and ours.
-        image_size: Longer side of the image tower's input, in pixels.
-        pretrained: The file of --pretrained, None for a tag or random weights.
-    """
+    """Everything in `SEAMS`, for one call of `open_clip_train.main.main`; those of data while a data set is built."""
     parallel = Overlay(torch.nn.parallel, DistributedDataParallel=_data_parallel)
     seams = {
         host: {

@@ -69,18 +69,12 @@ class LabelRule:
 
 
 def label_pixels(maps: ScoreMaps, rule: LabelRule, chunk_bytes: int = CHUNK_BYTES) -> Tensor:
-    """The class of every pixel.
+    """The class of every pixel: int64 [H, W], 0 to C - 1, on the maps' device.
 
     Args:
-        maps: Cosines of the rule's names.
+        maps: Cosines of the rule's names; ValueError for another number of them.
         rule: How they become labels.
         chunk_bytes: Memory of the maps that are made at a time; at least one map is.
-
-    Returns:
-        int64 [H, W], 0 to C - 1, on the maps' device.
-
-    Raises:
-        ValueError: Maps of another number of names.
 
     Example:
         >>> from sliding_window import StitchedMaps, plan_windows

@@ -25,14 +25,9 @@ IGNORED = 255
 
 
 class MeanIoU:
-    """Streaming mIoU, summed over all processes in `compute`.
+    """Streaming mIoU of C classes, background included, summed over all processes in `compute`.
 
-    Args:
-        num_classes: C, background included where the data set has one; labels are 0 to C - 1.
-        ignored: The label of pixels that do not count.
-
-    Raises:
-        ValueError: No classes, or an ignored label that is a class.
+    Labels are 0 to C - 1, and `ignored` for pixels that do not count.
 
     Example:
         >>> metric = MeanIoU(3)

@@ -84,16 +84,10 @@ class Pamr:
 
 
 class RefinedMaps:
-    """Score maps of which each name is refined as it is made; stands in for `StitchedMaps`.
-
-    Args:
-        maps: With `output_hw`, `len` and maps by name.
-        pamr: Of the same image, at the same size.
-    """
+    """Score maps of which each name is refined as it is made, by a `Pamr` of the same image and size."""
 
     def __init__(self, maps: ScoreMaps, pamr: Pamr) -> None:
-        self._maps, self._pamr = maps, pamr
-        self.output_hw = maps.output_hw
+        self._maps, self._pamr, self.output_hw = maps, pamr, maps.output_hw
 
     def __len__(self) -> int:
         """Q."""

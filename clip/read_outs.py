@@ -125,11 +125,7 @@ _COLUMNS = {
 
 
 def run(args: argparse.Namespace) -> None:
-    """All models of top_k_table.py.
-
-    Raises:
-        ValueError, FileNotFoundError: Whatever the user can mend.
-    """
+    """All models of top_k_table.py; ValueError and OSError for whatever the user can mend."""
     arguments = parse_model_arguments(args.model)
     if not 0 < args.max_box_area <= 1:
         raise ValueError(f"--max-box-area is a share of the image in (0, 1], got {args.max_box_area}")
@@ -162,11 +158,7 @@ def measure_model(
     segmentation: Sequence[argparse.Namespace],
     device: torch.device,
 ) -> list[tuple[str, str, dict[str, float]]]:
-    """All read-outs of one model in one pass over the images, and their records.
-
-    Returns:
-        Model, read-out in words ("as trained: ..." first) and metrics of each row.
-    """
+    """All read-outs of one model in one pass over the images, and their records: model, read-out, metrics of each."""
     clip = load_clip_argument(argument, args.precision, device)
     mious = {}
     for flags in segmentation:
@@ -227,11 +219,7 @@ def measure_read_outs(
 
 
 def segmentation_flags(text: str, args: argparse.Namespace) -> argparse.Namespace:
-    """The command line of eval_zero_shot_seg.py that a value of --segmentation, `DATASET=ROOT [FLAGS]`, stands for.
-
-    Raises:
-        ValueError: Another form, or flags that this table decides. What else FLAGS hold, that script's parser says.
-    """
+    """The command line of eval_zero_shot_seg.py that a value of --segmentation, `DATASET=ROOT [FLAGS]`, stands for."""
     words = shlex.split(text)
     dataset, _, root = words[0].partition("=") if words else ("", "", "")
     if not dataset or not root:

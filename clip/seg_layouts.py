@@ -12,9 +12,10 @@
 
 Raw maps (official ids) are read through a table, so converting them is a choice, not a need; Context's annotations are
 one JSON file and need clip/convert_context59.py. Below a root the first of a layout's folders that holds it counts.
+The layouts are in seg_layouts.json; "custom" is a folder of one's own.
 """
 
-from collections.abc import Callable
+import json
 from pathlib import Path, PurePath
 from typing import NamedTuple
 
@@ -23,13 +24,15 @@ from seg_id_tables import cityscapes_table, coco_object_table, coco_stuff_table
 
 from last_vit.data.image_files import IMAGE_SUFFIXES, list_files, pair_by_name
 
+_TABLES = {"cityscapes": cityscapes_table, "coco_object": coco_object_table, "coco_stuff": coco_stuff_table}
+
 
 class LabelSource(NamedTuple):
     """One way in which labels lie; "{split}" in the folder stands for the layout's own word for a split."""
 
     folder: str  # below the root
     suffix: str = ".png"  # end of the files' names
-    table: Callable[[], np.ndarray] | None = None  # from their ids to classes; None where they hold classes
+    table: str | None = None  # from their ids to classes, a key of `_TABLES`; None where they hold classes
 
 
 class Layout(NamedTuple):
@@ -37,7 +40,7 @@ class Layout(NamedTuple):
 
     splits: dict[str, tuple[str, int]]  # split -> (the layout's word for it, official number of images)
     expected: str  # what a root should hold and where it comes from, for error messages
-    labels: tuple[LabelSource, ...]  # in order of preference
+    labels: list[LabelSource]  # in order of preference
     below: tuple[str, ...] = ("",)  # folders below a root that may be the actual root; "" is the root
     images: tuple[str, ...] = ()  # candidates for the folder of images; of a VOC folder the listing instead
     image_suffix: str = ".jpg"
@@ -53,76 +56,20 @@ class SegmentationFiles(NamedTuple):
     table: np.ndarray | None = None  # from the labels' ids to classes; None where they hold classes
 
 
-_VOC = Layout(
-    splits={"train": ("train", 1464), "val": ("val", 1449), "trainval": ("trainval", 2913)},
-    expected="VOC2012 with JPEGImages, SegmentationClass and ImageSets/Segmentation, from "
-    "http://host.robots.ox.ac.uk/pascal/VOC/voc2012",
-    below=("", "VOC2012", "VOCdevkit/VOC2012"),
-    labels=(LabelSource("SegmentationClass"),),
-    listing="Segmentation",
-)
-_CONTEXT = Layout(
-    splits={"train": ("train", 4996), "val": ("val", 5104)},
-    expected="VOC2010 with JPEGImages, SegmentationClassContext and ImageSets/SegmentationContext; images from "
-    "http://host.robots.ox.ac.uk/pascal/VOC/voc2010, the other two from clip/convert_context59.py",
-    below=("", "VOC2010", "VOCdevkit/VOC2010"),
-    labels=(LabelSource("SegmentationClassContext"),),
-    listing="SegmentationContext",
-)
-_COCO_SPLITS = {"train": ("train2017", 118287), "val": ("val2017", 5000)}
+def _read_layouts() -> dict[str, Layout]:
+    content = json.loads(Path(__file__).with_suffix(".json").read_text(encoding="utf-8"))
+    found = {name: content[each] if isinstance(each, str) else each for name, each in content.items()}
+    return {
+        name: Layout(**{**each, "labels": [LabelSource(*source) for source in each["labels"]]})
+        for name, each in found.items()
+    }
 
 
-def _coco(suffix: str, tool: str, table: Callable[[], np.ndarray]) -> Layout:
-    return Layout(
-        splits=_COCO_SPLITS,
-        expected=f"images/val2017 (or val2017) from https://cocodataset.org, and stuffthingmaps/val2017 from "
-        f"https://github.com/nightrome/cocostuff or annotations/val2017/*{suffix} from tools/{tool}",
-        images=("images/{split}", "{split}"),
-        labels=(
-            LabelSource("annotations/{split}", suffix),
-            LabelSource("stuffthingmaps/{split}", table=table),
-            LabelSource("annotations/{split}", table=table),
-        ),
-    )
-
-
-LAYOUTS: dict[str, Layout] = {
-    "voc20": _VOC,
-    "voc21": _VOC,
-    "context59": _CONTEXT,
-    "context60": _CONTEXT,
-    "coco_object": _coco("_instanceTrainIds.png", "convert_coco_object.py", coco_object_table),
-    "coco_stuff": _coco("_labelTrainIds.png", "convert_coco_stuff.py", coco_stuff_table),
-    "ade20k": Layout(
-        splits={"train": ("training", 20210), "val": ("validation", 2000)},
-        expected="ADEChallengeData2016 with images/validation and annotations/validation, from "
-        "http://sceneparsing.csail.mit.edu",
-        below=("", "ADEChallengeData2016"),
-        images=("images/{split}",),
-        labels=(LabelSource("annotations/{split}"),),
-    ),
-    "cityscapes": Layout(
-        splits={"train": ("train", 2975), "val": ("val", 500)},
-        expected="leftImg8bit/val/<city>/*_leftImg8bit.png and gtFine/val/<city>/*_gtFine_labelIds.png (or "
-        "_labelTrainIds.png), from https://www.cityscapes-dataset.com",
-        images=("leftImg8bit/{split}",),
-        image_suffix="_leftImg8bit.png",
-        labels=(
-            LabelSource("gtFine/{split}", "_gtFine_labelTrainIds.png"),
-            LabelSource("gtFine/{split}", "_gtFine_labelIds.png", cityscapes_table),
-        ),
-    ),
-}
+LAYOUTS = _read_layouts()
 
 
 def find_split(dataset: str, split: str) -> tuple[str, int]:
-    """A layout's own word for a split, and the official number of images.
-
-    Raises:
-        ValueError: Another data set or split.
-    """
-    if dataset not in LAYOUTS:
-        raise ValueError(f"data set must be one of {', '.join(LAYOUTS)}, got {dataset!r}")
+    """A layout's own word for a split, and the official number of images; ValueError for another split."""
     splits = LAYOUTS[dataset].splits
     if split not in splits:
         raise ValueError(f"split of {dataset} must be one of {', '.join(splits)}, got {split!r}")
@@ -152,27 +99,18 @@ def find_files(dataset: str, root: str | Path, split: str) -> SegmentationFiles:
 def find_custom_files(root: str | Path, split: str) -> SegmentationFiles:
     """The files of a folder of one's own: a VOC folder, or images/ and labels/, or those with a folder of the split.
 
-    Labels are PNG and have their image's name.
-
-    Raises:
-        FileNotFoundError, ValueError: As `find_files`.
+    Labels are PNG and have their image's name. Raises as `find_files`.
     """
     root = Path(root).expanduser()
     if (root / "JPEGImages").is_dir():
-        return _listed_files(_VOC, root, split)
-    below = split if (root / "images" / split).is_dir() else ""
-    layout = Layout(
-        splits={},
-        expected="a VOC folder (JPEGImages, SegmentationClass, ImageSets/Segmentation), or images/ and labels/ (or "
-        "images/<split>/ and labels/<split>/) with PNG files of the images' names in labels/",
-        labels=(LabelSource(f"labels/{below}".rstrip("/")),),
-    )
+        return _listed_files(LAYOUTS["voc21"], root, split)
+    layout, below = LAYOUTS["custom"], split if (root / "images" / split).is_dir() else ""
     folder = root / "images" / below
     images = {path.relative_to(folder).with_suffix(""): path for path in list_files(folder, IMAGE_SUFFIXES)}
     if not images:
         state = f"holds no images in {folder.relative_to(root)}/" if root.is_dir() else "does not exist"
         raise FileNotFoundError(f"segmentation root {root} {state}; expected {layout.expected}")
-    return _pair(layout, root, split, images)
+    return _pair(layout, root, below, images)
 
 
 def _listed_files(layout: Layout, root: Path, word: str) -> SegmentationFiles:
@@ -186,8 +124,7 @@ def _listed_files(layout: Layout, root: Path, word: str) -> SegmentationFiles:
         raise FileNotFoundError(f"{error}; expected {layout.expected}") from error
     labels = [found / layout.labels[0].folder / f"{stem}.png" for stem in split.stems]
     there = {path.name for path in labels[0].parent.glob("*.png")}
-    missing = [path for path in labels if path.name not in there]
-    _check_missing(missing, len(labels), layout)
+    _check_missing([path for path in labels if path.name not in there], len(labels), layout)
     return SegmentationFiles([split.image_path(index) for index in range(len(split))], labels, list(split.stems))
 
 
@@ -212,7 +149,7 @@ def _pair(layout: Layout, root: Path, word: str, images: dict[PurePath, Path]) -
             f"{len(unused)} of the {len(paths)} labels in {folder} have no image, such as {paths[unused[0]]}; are "
             "images missing?"
         )
-    table = source.table() if source.table is not None else None
+    table = _TABLES[source.table]() if source.table is not None else None
     return SegmentationFiles(list(images.values()), [paths[pair] for pair in pairs], [str(n) for n in names], table)
 
 
@@ -225,9 +162,7 @@ def _check_missing(missing: list[Path], total: int, layout: Layout) -> None:
 
 def _named(folder: Path, suffix: str) -> dict[PurePath, Path]:
     """Path below the folder without `suffix` -> file, sorted. Raw maps (".png") are not the converted ones beside."""
-    found = {}
-    for path in list_files(folder, (suffix.lower(),)):
-        if suffix == ".png" and path.name.endswith("TrainIds.png"):
-            continue
-        found[path.relative_to(folder).parent / path.name[: -len(suffix)]] = path
-    return found
+    files = list_files(folder, (suffix.lower(),))
+    if suffix == ".png":
+        files = [path for path in files if not path.name.endswith("TrainIds.png")]
+    return {path.relative_to(folder).with_name(path.name[: -len(suffix)]): path for path in files}

@@ -58,12 +58,7 @@ def draw_overlay(
 ) -> Figure:
     """A picture of three panels, of which the second has a title.
 
-    Args:
-        image: uint8 [H, W, 3].
-        label: Integer [H, W], a class or 255.
-        prediction: Integer [H, W], a class.
-        names: One per class.
-        palette: uint8 [C, 3].
+    Image and palette are uint8 [H, W, 3] and [C, 3], label (a class or 255) and prediction integer [H, W].
     """
     height, width = label.shape
     shown = classes_and_iou(label, prediction, len(names))

@@ -6,8 +6,7 @@ are averaged where they overlap, and the result is stretched to the size of the 
 
 All of this is linear and acts on rows and columns apart, because the windows are a grid. So it is one product
 `rows @ maps @ columns.T` per name, with two small matrices that hold both stretches and the average; no canvas of all
-names is ever made, and any subset of the names can be made alone. `tests/test_sliding_window.py` holds it to the plain
-way.
+names is ever made, and any subset of the names can be made alone.
 
 Letters: Q names, m x n windows, h x w patches per window, H x W pixels of the result.
 """
@@ -22,36 +21,23 @@ from torch.nn import functional as F
 
 @dataclass(frozen=True)
 class WindowAxis:
-    """The windows along one side of an image.
+    """The windows along one side of an image, in pixels."""
 
-    Attributes:
-        length: Of the image, in pixels.
-        starts: First pixel of each window.
-        window: Length of every window, in pixels.
-        pad: Zeros before and after each window, so that it is of whole patches.
-        is_whole: One window that is the image: its map is stretched to the result at once.
-    """
-
-    length: int
-    starts: tuple[int, ...]
-    window: int
-    pad: tuple[int, int] = (0, 0)
-    is_whole: bool = False
+    length: int  # of the image
+    starts: tuple[int, ...]  # first pixel of each window
+    window: int  # length of every window
+    pad: tuple[int, int] = (0, 0)  # zeros before and after each window, so that it is of whole patches
+    is_whole: bool = False  # one window that is the image: its map is stretched to the result at once
 
     def stitch_matrix(self, num_patches: int, output: int) -> Tensor:
-        """What brings the windows' patches, side by side, to the result.
+        """What brings the windows' patches, side by side, to the result: float64 [output, m * num_patches].
 
-        Args:
-            num_patches: Per window along this side, padding included.
-            output: Length of the result in pixels.
-
-        Returns:
-            float64 [output, m * num_patches], rows sum to 1.
+        Rows sum to 1; `num_patches` are per window along this side, padding included.
         """
         if self.is_whole:
-            return stretch_matrix(num_patches, output)
+            return _stretch_matrix(num_patches, output)
         before, after = self.pad
-        to_pixels = stretch_matrix(num_patches, before + self.window + after)[before : before + self.window]
+        to_pixels = _stretch_matrix(num_patches, before + self.window + after)[before : before + self.window]
         placed = torch.zeros(self.length, len(self.starts), num_patches, dtype=torch.float64)
         count = torch.zeros(self.length, 1, dtype=torch.float64)
         for index, start in enumerate(self.starts):
@@ -67,19 +53,11 @@ class WindowPlan:
     rows: WindowAxis
     columns: WindowAxis
 
-    @property
-    def num_windows(self) -> int:
-        """Number of windows, m * n."""
-        return len(self.rows.starts) * len(self.columns.starts)
-
     def cut(self, image: Tensor) -> Tensor:
         """The windows of an image [3, H', W'] of the planned size, padded: [m * n, 3, window height, window width]."""
         rows, columns = self.rows, self.columns
-        windows = [
-            image[:, top : top + rows.window, left : left + columns.window]
-            for top in rows.starts
-            for left in columns.starts
-        ]
+        bands = [image[:, top : top + rows.window] for top in rows.starts]
+        windows = [band[..., left : left + columns.window] for band in bands for left in columns.starts]
         return F.pad(torch.stack(windows), (*columns.pad, *rows.pad))
 
 
@@ -151,13 +129,12 @@ def plan_windows(
     return WindowPlan(rows, columns)
 
 
-def stretch_matrix(num_cells: int, output: int) -> Tensor:
-    """Bilinear interpolation along one side, corners not aligned, no antialias: float64 [output, num_cells]."""
+def _stretch_matrix(num_cells: int, output: int) -> Tensor:
     return _stretch(torch.eye(num_cells, dtype=torch.float64), output)
 
 
 def _stretch(cells: Tensor, output: int) -> Tensor:
-    """Every column stretched: [cells, n] -> [output, n]."""
+    """Every column bilinearly stretched, corners not aligned, no antialias: [cells, n] -> [output, n]."""
     return F.interpolate(cells.T[None], size=output, mode="linear", align_corners=False)[0].T
 
 

@@ -71,11 +71,7 @@ class ClassAccuracy:
 
 
 def open_class_images(args: argparse.Namespace, boxes: bool = False) -> ImageNetDataset:
-    """The labelled images of the flags, without a transform yet; says what was left out.
-
-    Raises:
-        ValueError, FileNotFoundError: As `ImageNetDataset`, or no labels.
-    """
+    """The labelled images of the flags, without a transform yet; says what was left out."""
     root, split = (args.images, None) if args.imagenet_root is None else (args.imagenet_root, "val")
     images = ImageNetDataset(root, split, boxes=boxes, skip_broken=args.skip_broken)
     if not images.classes:
@@ -126,11 +122,7 @@ def write_model_record(
 
 
 def run(args: argparse.Namespace) -> None:
-    """All models of eval_zero_shot_cls.py.
-
-    Raises:
-        ValueError, FileNotFoundError: Whatever the user can mend.
-    """
+    """All models of eval_zero_shot_cls.py; ValueError and OSError for whatever the user can mend."""
     arguments = parse_model_arguments(args.model)
     with process_group(args.device) as device:
         images = open_class_images(args)

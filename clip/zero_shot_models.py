@@ -18,8 +18,7 @@ def load_clip_argument(argument: ModelArgument, precision: str, device: torch.de
     """The CLIP of one --model on a device, its image tower run once, so that what does not fit shows before the work.
 
     Raises:
-        ValueError: A model that is no CLIP, without weights, or as `load_clip`; the message names the model.
-        FileNotFoundError: As `load_clip`.
+        ValueError, FileNotFoundError: No CLIP, no weights, or as `load_clip`; the message names the model.
     """
     with naming(argument):
         host, _, name = argument.spec.partition(":")
@@ -64,11 +63,7 @@ def as_weights(model: nn.Module, images: Tensor) -> Tensor:
 def encode_names(
     clip: LoadedClip, class_names: ClassNames, args: argparse.Namespace, device: torch.device
 ) -> tuple[Tensor, list[int]]:
-    """Text embeddings [num_names, E] on the device, and the class of each name.
-
-    Raises:
-        ValueError, FileNotFoundError: As `read_templates` and `encode_class_names`.
-    """
+    """Text embeddings [num_names, E] on the device, and the class of each name; see `encode_class_names`."""
     names, class_of_name = flatten_names(class_names)
     cache = None if args.no_text_cache else args.text_cache or default_cache()
     text = encode_class_names(clip.model, clip.tokenizer, names, read_templates(args.templates), cache=cache)

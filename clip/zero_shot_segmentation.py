@@ -33,11 +33,7 @@ _SETTINGS = ("dataset", "short_side", *_REPLACEABLE, "area_threshold", "pad_to_p
 
 
 def run(args: argparse.Namespace) -> None:
-    """All models of the flags.
-
-    Raises:
-        ValueError, FileNotFoundError: Whatever the user can mend.
-    """
+    """All models of the flags; ValueError and OSError for whatever the user can mend."""
     arguments = parse_model_arguments(args.model)
     choose_setting(args)
     with process_group(args.device) as device:
@@ -48,14 +44,7 @@ def run(args: argparse.Namespace) -> None:
 def measure_segmentation(
     args: argparse.Namespace, argument: ModelArgument, clip: LoadedClip, device: torch.device, says_more: bool = False
 ) -> tuple[SegmentationSetting, dict[str, Any]]:
-    """One model's mIoU, recorded, and with `says_more` printed and drawn.
-
-    Returns:
-        The setting, and what `MeanIoU.compute` gives for all processes.
-
-    Raises:
-        ValueError, FileNotFoundError: As `choose_setting`, `SegmentationSet`, `build_segmenter` and the images.
-    """
+    """One model's mIoU, recorded, and with `says_more` printed and drawn: the setting and what `MeanIoU` computes."""
     setting = choose_setting(args)
     own = {"class_names": setting.class_names, "zero_label": args.zero_label} if args.dataset == CUSTOM else {}
     images = SegmentationSet(args.dataset, args.root, args.split, any_count=args.any_count, **own)
@@ -119,12 +108,7 @@ def print_result(result: Mapping[str, Any], ious: Mapping[str, float | None]) ->
 
 
 def choose_setting(args: argparse.Namespace) -> SegmentationSetting:
-    """The protocol's record for the data set, with what the flags replace.
-
-    Raises:
-        ValueError: A custom set without names, a flag that the data set has no use for, or names that do not fit.
-        FileNotFoundError: No such file of names.
-    """
+    """The protocol's record for the data set, with what the flags replace; ValueError for flags that do not fit it."""
     if args.dataset == CUSTOM:
         if args.class_names is None:
             raise ValueError("a custom data set needs --class-names, a file with one class per line")
@@ -151,11 +135,7 @@ def choose_setting(args: argparse.Namespace) -> SegmentationSetting:
 def build_segmenter(
     args: argparse.Namespace, setting: SegmentationSetting, clip: LoadedClip, device: torch.device
 ) -> ZeroShotSegmenter:
-    """A CLIP as a segmenter of the setting's classes.
-
-    Raises:
-        ValueError: A last block or windows that the tower cannot have, or as `encode_names` and `LabelRule`.
-    """
+    """A CLIP as a segmenter of the setting's classes; ValueError for windows or a block that it cannot have."""
     prep = clip.preprocessing
     patch_size = find_patch_size(clip.model, prep.crop)
     plan_windows((setting.short_side,) * 2, setting.crop, setting.stride, patch_size)  # errors before the work
@@ -176,10 +156,9 @@ def build_segmenter(
 
 
 def describe_input(args: argparse.Namespace, setting: SegmentationSetting, images: SegmentationSet) -> str:
-    """Data set, size and protocol in words, as results name them: runs that differ in it are never one row.
+    """What was measured in words, such as "COCO-Stuff val, 336 px, naclip, no PAMR, naclip block".
 
-    Returns:
-        Such as "VOC20 val, 336 px, sclip" or "COCO-Stuff val, 336 px, naclip, no PAMR, naclip block".
+    Runs that differ in it are never one row.
     """
     usual = setting if args.dataset == CUSTOM else find_setting(args.dataset, args.protocol)
     parts = [f"{setting.name} {args.split}", f"{setting.short_side} px", args.protocol]

@@ -1,7 +1,7 @@
 """Zero-shot segmentation of images by a CLIP: windows in batches, cosines with class names, a label per pixel.
 
-The model is a function from images to dense features and the classes are text embeddings, so this knows neither towers
-nor data sets: last_vit/clip_dense.py and last_vit/clip_text.py make the two.
+The model is a function from images to dense features and the classes are text embeddings (last_vit/clip_dense.py and
+last_vit/clip_text.py make the two), so this knows neither towers nor data sets.
 """
 
 from collections import defaultdict
@@ -19,15 +19,9 @@ from torch.nn import functional as F
 
 
 class WindowScores(NamedTuple):
-    """Cosines of one image's windows.
+    """Cosines of one image's windows."""
 
-    Attributes:
-        scores: float32 [windows, h * w, Q].
-        plan: Where the windows lie.
-        grid_hw: (h, w).
-    """
-
-    scores: Tensor
+    scores: Tensor  # float32 [windows, h * w, Q]
     plan: WindowPlan
     grid_hw: tuple[int, int]
 
@@ -107,7 +101,7 @@ class ZeroShotSegmenter:
             for batch in batches:
                 features, grid_hw = self.dense(batch)
                 parts.append(F.normalize(features.float(), dim=-1) @ self.text.T)
-            shares = torch.cat(parts).split([plans[index].num_windows for index in indices])
+            shares = torch.cat(parts).split([len(windows[index]) for index in indices])
             for index, scores in zip(indices, shares, strict=True):
                 found[index] = WindowScores(scores, plans[index], grid_hw)
         return [found[index] for index in range(len(images))]

@@ -67,7 +67,7 @@ def test_keyed_files_follow_the_folders(written):
         ("person, man\ndog;Man\n", "'Man' stands in line 1 and in line 2"),
         ("person, person\n", "'person' stands in line 1 and in line 1"),
         ("cat\ndog\nbird\n", "it names 3 classes, the data has 2"),
-        ("n00000001 a\nn00000001 b\n", "n00000001 stands in two lines, 1 and 2"),
+        ("n00000001 a\nn00000001 b\n", "'n00000001' stands twice, in line 1 and line 2"),
     ],
 )
 def test_faulty_lines(written, text, message):

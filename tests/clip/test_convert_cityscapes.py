@@ -36,9 +36,13 @@ def test_label_ids(tmp_path, capsys):
     assert "cityscapes val: 2 files found (the official set has 500), 2 converted: 2 now" in capsys.readouterr().out
     run("--root", root, "--beside")
     assert len(list((root / "gtFine/val").glob(f"*/*{SUFFIX}"))) == 2
-    with pytest.raises(SystemExit, match="2"):
-        run("--root", root, "--output", root)
-    assert "is the folder of the source files" in capsys.readouterr().err
+    for flags, message in (
+        (("--output", root), "is the folder of the source files"),
+        (("--beside", "--source", "polygons"), "no *_gtFine_polygons.json below"),
+    ):
+        with pytest.raises(SystemExit, match="2"):
+            run("--root", root, *flags)
+        assert message in capsys.readouterr().err
 
 
 def test_polygons_in_their_order(tmp_path):
@@ -60,11 +64,7 @@ def test_polygons_in_their_order(tmp_path):
     expected[0, 5] = 255
     expected[1, 5] = 11
     assert np.array_equal(read(tmp_path / f"gtFine/val/ulm/ulm_000000_000019{SUFFIX}")[0], expected)
-
-
-def test_what_nothing_covers_is_ignored(tmp_path):
-    path = write_polygons(tmp_path, [])
-    assert (convert_cityscapes.draw_polygons(path) == 255).all()
+    assert (convert_cityscapes.draw_polygons(write_polygons(tmp_path, [])) == 255).all()  # what nothing covers
 
 
 @pytest.mark.parametrize(
@@ -85,10 +85,3 @@ def test_malformed_polygons(content, message, tmp_path, capsys):
     with pytest.raises(SystemExit, match="2"):
         run("--root", tmp_path, "--beside", "--source", "polygons")
     assert message in capsys.readouterr().err.splitlines()[-1]
-
-
-def test_roots_without_sources(tmp_path, capsys):
-    make_cityscapes(tmp_path, {"ulm/a": [7]})
-    with pytest.raises(SystemExit, match="2"):
-        run("--root", tmp_path, "--beside", "--source", "polygons")
-    assert "no *_gtFine_polygons.json below" in capsys.readouterr().err

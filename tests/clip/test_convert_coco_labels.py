@@ -88,11 +88,8 @@ def instances(tmp_path):
     return path
 
 
-@pytest.mark.parametrize("num_workers", [1, 2])
-def test_objects_from_instances(instances, num_workers, tmp_path, capsys):
-    convert_coco_object.main(
-        ["--instances", str(instances), "--output", str(tmp_path), "--any-count", "--num-workers", str(num_workers)]
-    )
+def test_objects_from_instances(instances, tmp_path, capsys):
+    run(convert_coco_object, "--instances", instances, "--output", tmp_path)
     folder = tmp_path / "annotations/val2017"
     expected = np.full(HW, 80, dtype=np.uint8)
     expected[:3, :5] = 1

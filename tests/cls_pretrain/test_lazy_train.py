@@ -251,22 +251,6 @@ def test_resume_takes_the_configs_learning_rate(copied):
     assert {row["iteration"]: row["lr"] for row in rows if "lr" in row}[12] < 1e-6
 
 
-def test_windows_and_registers_train_and_are_never_lost(capsys):
-    """Both ablations at once; weights are refused by evaluation and by --resume under others."""
-    ablation = ["model.pool=cls", "model.num_registers=2", "model.window_layers=[0,1]", "model.window_size=2"]
-    assert run("train.output_dir=run", *SHORT, *ablation) == 0
-    trained = ["train.init_checkpoint=run/model_final.pth", "train.output_dir=again", *SHORT]
-    assert run("--eval-only", *trained, *ablation) == 0
-    assert record("run/train_run.json")["metrics"] == record("again/eval_again.json")["metrics"]
-    capsys.readouterr()
-    assert run("--eval-only", *trained, "model.pool=cls") == 2
-    assert run("--resume", "train.output_dir=run", *SHORT, *ablation, "model.window_size=3") == 2
-    error = capsys.readouterr().err
-    assert "differ in their register tokens" in error
-    assert "differ in their window attention" in error
-    assert "trained with windows of 2 x 2 patches" in error
-
-
 def test_full_disk_keeps_the_last_good_checkpoint(copied, capsys):
     """A limit on the file size makes the kernel refuse the write, as a full disk does."""
     before = {path.name: path.read_bytes() for path in copied.glob("*.pth")}

@@ -7,7 +7,7 @@ import torch
 from classification_net import ClassificationNet
 from torch import nn
 from torchvision.models import VisionTransformer, resnet18
-from vit_ablations import add_register_tokens, add_window_attention, window_mask
+from vit_ablations import add_register_tokens, add_window_attention
 
 from last_vit.checkpoint import load_checkpoint, load_strict, save_checkpoint
 from last_vit.dense import attach_last, attach_pool, dense_forward
@@ -132,16 +132,6 @@ def test_windows_are_the_masked_attention(mode, num_heads, num_registers, window
         expected = explicit_attention(attention, seen["tokens"], 1 + num_registers, window)
     assert seen["tokens"].shape[1] == 1 + num_registers + 25
     torch.testing.assert_close(seen["output"].double(), expected, atol=1e-5, rtol=1e-5)
-
-
-def test_window_mask_by_hand():
-    """14 patches in windows of 4: cells of 4, 4, 4 and 2, so 16 windows of 16, 8 or 4 patches."""
-    mask = window_mask((14, 14), 4)
-    sizes = (~mask).sum(dim=1)
-    assert torch.equal(mask, mask.T)
-    assert {int(size): int((sizes == size).sum()) for size in sizes.unique()} == {16: 144, 8: 48, 4: 4}
-    assert [mask[pair].item() for pair in ((0, 45), (0, 4), (3, 59), (195, 180))] == [False, True, True, False]
-    assert window_mask((2, 5), 2)[0].tolist() == [False, False, True, True, True] * 2
 
 
 def test_only_chosen_blocks_are_windowed():

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from dino_head import DinoHead, WeightNormedLinear
+from dino_head import DinoHead
 from dino_loss import DinoLoss
 from dino_optimizers import temperature_schedule
 from dino_parts import golden, tiny_network
@@ -40,16 +40,6 @@ def test_initial_values():
     assert torch.equal(head.last_layer.weight_g, torch.ones(128, 1))
     bound = 256**-0.5  # torch's own for a Linear
     assert bound * 0.95 < head.last_layer.weight_v.abs().max() <= bound
-
-
-@pytest.mark.parametrize("train_norm", [False, True])
-def test_weight_norm(train_norm):
-    layer = WeightNormedLinear(6, 5, train_norm).double()
-    with torch.no_grad():
-        layer.weight_g.uniform_(0.5, 2)
-    x, v = torch.randn(3, 6, dtype=torch.float64), layer.weight_v
-    torch.testing.assert_close(layer(x), x @ (layer.weight_g * v / v.pow(2).sum(1, keepdim=True).sqrt()).T)
-    assert [parameter.requires_grad for parameter in layer.parameters()] == [train_norm, True]
 
 
 class Counter(nn.Module):

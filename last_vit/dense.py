@@ -44,14 +44,6 @@ def attach_pool(
     Raises:
         ValueError: Unsupported host (the message lists the supported ones), a kind that the host cannot serve, or
             invalid pool arguments. `top_k` above the number of patches shows in the forward pass.
-
-    Example:
-        >>> from torchvision.models import VisionTransformer
-        >>> vit = VisionTransformer(32, 8, num_layers=1, num_heads=2, hidden_dim=16, mlp_dim=32)
-        >>> attach_pool(vit, "mean") is vit
-        True
-        >>> pooling_of(vit)["pool"]
-        'mean'
     """
     pool = TokenPool(kind, top_k, sigma, variant)
     find_adapter(model).attach(unwrap_host(model), pool)

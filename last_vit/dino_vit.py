@@ -101,10 +101,6 @@ def build_dino_vit(
 
     Raises:
         ValueError: Unknown name, or sizes that do not fit.
-
-    Example:
-        >>> build_dino_vit("vit_tiny", 16)(torch.zeros(1, 3, 96, 96)).shape
-        torch.Size([1, 192])
     """
     if arch not in DINO_VITS:
         raise ValueError(f"a DINO ViT is one of {', '.join(DINO_VITS)}, got {arch!r}")

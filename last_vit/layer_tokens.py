@@ -17,19 +17,15 @@ from last_vit.dense import dense_forward
 
 
 class LayerTokens(NamedTuple):
-    """One forward pass, read after every block.
+    """One forward pass, read after every block, first block first.
 
-    Attributes:
-        output: As `dense_forward` gives it; its patch tokens are after the final norm.
-        layers: One [B, N, D] per block, first block first; the last is the un-normalised output. A ConvNet has one
-            entry, its last feature map, which is `output.patch_tokens` itself.
-        has_final_norm: Whether the host norms the last entry into `output.patch_tokens`. False for every ConvNet, and
-            for ViTs built without final norm: there "before" and "after" the norm are the same.
+    A ConvNet has one entry, its last feature map. `has_final_norm` is False for it and for ViTs built without final
+    norm: there "before" and "after" the norm are the same.
     """
 
-    output: DenseOutput
-    layers: tuple[Tensor, ...]
-    has_final_norm: bool
+    output: DenseOutput  # its patch tokens are after the final norm
+    layers: tuple[Tensor, ...]  # one [B, N, D] per block; the last is the un-normalised output
+    has_final_norm: bool  # the host norms the last entry into `output.patch_tokens`
 
 
 def layer_tokens(model: nn.Module, images: Tensor) -> LayerTokens:
@@ -37,14 +33,6 @@ def layer_tokens(model: nn.Module, images: Tensor) -> LayerTokens:
 
     Raises:
         ValueError: As `dense_forward`; a block whose output holds fewer tokens than the grid has patches.
-
-    Example:
-        >>> import torch
-        >>> from torchvision.models import VisionTransformer
-        >>> vit = VisionTransformer(32, 8, num_layers=2, num_heads=2, hidden_dim=16, mlp_dim=32)
-        >>> tokens = layer_tokens(vit, torch.rand(1, 3, 32, 32))
-        >>> [tuple(layer.shape) for layer in tokens.layers], tokens.has_final_norm
-        ([(1, 16, 16), (1, 16, 16)], True)
     """
     blocks = find_adapter(model).blocks(unwrap_host(model))
     seen: list[Tensor] = []

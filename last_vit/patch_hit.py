@@ -62,14 +62,11 @@ def count_patch_hits(
         batches: Mappings with "image" [B, 3, H, W], "box_xyxy" [B, 4] and "image_hw" [B, 2] (original pixels), and
             "label" [B] when there is a `top_k`.
         device: Where to compute.
-        point_in_box: Updated; its crop and resize are those of the images.
-        top_k: Updated with the model's logits over the same images, if given.
+        point_in_box: Its crop and resize are those of the images.
+        top_k: Takes the model's logits over the same images.
         global_token: One of `GLOBAL_TOKENS`.
         last_pool: For the token "last"; K = 1 by default.
-        patch_norms: Updated with the norms of the same pass's patch tokens before the final norm, if given.
-
-    Raises:
-        ValueError: As `choose_global_token`.
+        patch_norms: Takes the norms of the patch tokens before the final norm.
     """
     last_pool = last_pool or LaStPool(top_k=1)
     read = dense_forward if patch_norms is None else layer_tokens

@@ -41,9 +41,7 @@ class TokenPool(nn.Module):
         if kind == "last" and top_k is None:
             raise ValueError("pool 'last' needs top_k: an int (patches) or a float in (0, 1] (share of them)")
         self.kind = kind
-        self.top_k = top_k if kind == "last" else None
-        self.sigma = sigma if kind == "last" else None
-        self.variant = variant if kind == "last" else None
+        self.top_k, self.sigma, self.variant = (top_k, sigma, variant) if kind == "last" else (None, None, None)
         self.last_pool = LaStPool(top_k, sigma, variant) if kind == "last" else None
 
     def forward(self, tokens: Tensor, num_prefix_tokens: int) -> Tensor:

@@ -37,17 +37,11 @@ class DenseOutput(NamedTuple):
 
 
 class Blocks(NamedTuple):
-    """The residual blocks of a host, in the order in which they run.
+    """The residual blocks of a host, in the order in which they run."""
 
-    Attributes:
-        modules: Each returns all tokens, prefix tokens first; empty for a ConvNet.
-        batch_first: Whether they return [B, P + N, D]; else [P + N, B, D].
-        has_final_norm: Whether a norm stands between the last of them and the tokens of `Adapter.dense`.
-    """
-
-    modules: tuple[nn.Module, ...]
-    batch_first: bool
-    has_final_norm: bool
+    modules: tuple[nn.Module, ...]  # each returns all tokens, prefix tokens first; none for a ConvNet
+    batch_first: bool  # they return [B, P + N, D]; else [P + N, B, D]
+    has_final_norm: bool  # a norm stands between the last of them and the tokens of `Adapter.dense`
 
 
 class Adapter(Protocol):

@@ -63,7 +63,7 @@ def _keep_largest(score: Tensor, k: int) -> Tensor:
         rows.numpy().partition(num_patches - k, axis=-1)
     kth = rows[..., num_patches - k].unsqueeze(1)
     kept = score >= kth
-    if not bool((kept.sum(dim=1) == k).all()):  # equal scores, or NaN
+    if np.count_nonzero(kept.numpy()) != k * kth.numel() or bool(kth.isnan().any()):  # equal scores, or NaN
         score, kth = (t.nan_to_num(nan=torch.inf, posinf=torch.inf, neginf=-torch.inf) for t in (score, kth))
         above, equal = score > kth, score == kth
         room = k - above.sum(dim=1, keepdim=True)

@@ -48,13 +48,9 @@ def spread_gradient(
 
 @triton.jit(do_not_specialize=["num_patches", "k"])
 def list_kept(
-    kept_ptr: tl.tensor,
-    index_ptr: tl.tensor,
-    num_patches: tl.tensor,
-    k: tl.tensor,
-    D: tl.constexpr,
-    BLOCK: tl.constexpr,
-) -> None:
+    kept_ptr: tl.tensor, index_ptr: tl.tensor, num_patches: tl.tensor, k: tl.tensor,
+    D: tl.constexpr, BLOCK: tl.constexpr,
+) -> None:  # fmt: skip
     """Kept bits -> int64 [B, K, D] patches in rising order. Grid (blocks of channels, B)."""
     image = tl.program_id(1).to(tl.int64)
     channels = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)

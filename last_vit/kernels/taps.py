@@ -30,29 +30,17 @@ _NUM_FACTORS = 1 << 14
 
 
 class TapMatrix(NamedTuple):
-    """The low pass of one block of channels as a matrix.
+    """The low pass of one block of channels as a matrix."""
 
-    Attributes:
-        pieces: [2, 64, window] in the type of x, the large piece first; their sum, divided by `factor`, takes a window
-            of a patch to the low pass of its block.
-        factor: A positive number.
-        lead: Channels of the window before the first output; the window wraps around the channels.
-    """
-
-    pieces: Tensor
+    pieces: Tensor  # [2, 64, window] in the type of x, the large first; sum / factor takes a window to its block
     factor: float
-    lead: int
+    lead: int  # channels of the window before the first output; the window wraps around the channels
 
 
 @lru_cache(maxsize=64)
 @unset_fake_temporarily()  # it may be asked for while a graph is traced
 def low_pass_taps(num_channels: int, sigma: float, variant: str) -> Tensor:
-    """Taps of offset 0 to the reach R, float64 [R + 1]; t(-j) = t(j), except that offset D / 2 counts once.
-
-    Example:
-        >>> len(low_pass_taps(768, 768**0.5, "release"))
-        26
-    """
+    """Taps of offset 0 to the reach R, float64 [R + 1]; t(-j) = t(j), except that offset D / 2 counts once."""
     taps = torch.fft.irfft(half_gain(num_channels, sigma, variant, torch.device("cpu")), n=num_channels)
     half = taps[: num_channels // 2 + 1]
     size = half.abs()
@@ -77,15 +65,7 @@ def tap_matrix(num_channels: int, sigma: float, variant: str, dtype: torch.dtype
 
 
 def split_taps(taps: Tensor, dtype: torch.dtype) -> tuple[Tensor, float]:
-    """`factor * taps` as a sum of numbers of a type.
-
-    Args:
-        taps: [R + 1] float64, of offset 0 to R; all but the first stand on both sides.
-        dtype: bfloat16, float16 or float32.
-
-    Returns:
-        float64 [2, R + 1], the large pieces before the small ones, and the factor.
-    """
+    """`factor * taps` [R + 1] as sums of two numbers of a type, float64 [2, R + 1], the large first; and the factor."""
     # float16 lacks small numbers, so the largest tap goes near its largest number; for the others any scale is as good.
     lift = 2.0 ** int(torch.log2(2.0**14 / taps.abs().max())) if dtype == torch.float16 else 1.0
     factors = lift * (1 + torch.arange(_NUM_FACTORS, dtype=torch.float64) / _NUM_FACTORS)

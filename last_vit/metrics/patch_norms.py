@@ -8,10 +8,9 @@ for DINOv2-g. "Can vary across models", so here it is stated, or fitted by a rul
     high norm = yes, if at least 0.5 % of all patches lie at or above the cut-off
 
 Quartiles do not see a cluster of a few percent, and a normal distribution has 1 in 10^6 above the far fence. Twice the
-median is for norms that are nearly equal, as after a LayerNorm, where the fence falls onto the median. The fence is
-taken on the norms and not on their logarithms, on which that of a broad first mode runs away: norms uniform in 0 to 100
-would have it at 2000. What the rule cannot see is a second mode with a quarter of the patches or more; look at the
-histogram and state the cut-off. And a yes means outliers: a heavy tail that far out says yes without a second mode.
+median is for norms that are nearly equal, as after a LayerNorm, where the fence falls onto the median. What the rule
+cannot see is a second mode with a quarter of the patches or more; look at the histogram and state the cut-off. And a
+yes means outliers: a heavy tail that far out says yes without a second mode.
 
 Nothing is kept but a histogram: 4000 bins from 0.001 to 100 000, equal on a log scale, each 0.46 % wide. Quartiles and
 maximum are exact to half a bin, outlier shares are exact for the cut-off that is reported.

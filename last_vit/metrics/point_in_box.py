@@ -25,12 +25,7 @@ HIT_RULES = ("release", "center")
 
 
 def box_patch_mask(
-    boxes_xyxy: Tensor,
-    image_hw: Tensor,
-    grid_hw: tuple[int, int],
-    crop: int,
-    resize: int,
-    hit_rule: str = "release",
+    boxes_xyxy: Tensor, image_hw: Tensor, grid_hw: tuple[int, int], crop: int, resize: int, hit_rule: str = "release"
 ) -> Tensor:
     """The patches that count as inside each box, under one of `HIT_RULES`.
 
@@ -44,9 +39,6 @@ def box_patch_mask(
 
     Returns:
         bool [M, N]; all false for a NaN box.
-
-    Raises:
-        ValueError: Unknown rule, wrong shapes, sizes that are not positive.
 
     Example:
         >>> box = torch.tensor([[0.0, 0.0, 32.0, 64.0]])
@@ -83,9 +75,7 @@ class PointInBox:
     def __init__(self, crop: int, resize: int, hit_rule: str = "release") -> None:
         if hit_rule not in HIT_RULES:
             raise ValueError(f"hit_rule must be one of {', '.join(HIT_RULES)}, got {hit_rule!r}")
-        self.crop = crop
-        self.resize = resize
-        self.hit_rule = hit_rule
+        self.crop, self.resize, self.hit_rule = crop, resize, hit_rule
         self._counters = SummedCounters("num_images", "num_nan", "hit", "random", "center")
 
     def update(self, patch_score: Tensor, boxes_xyxy: Tensor, image_hw: Tensor, grid_hw: tuple[int, int]) -> None:

@@ -7,7 +7,6 @@ import argparse
 import functools
 import json
 import logging
-import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -28,7 +27,7 @@ from last_vit.checkpoint import check_finite, save_checkpoint
 from last_vit.clip_checkpoints import RECORD_FILE, ClipCheckpoint, read_clip_record
 from last_vit.clip_models import load_clip_weights
 from last_vit.dense import attach_pool
-from last_vit.train_lib import LateScalars
+from last_vit.train_lib import LateScalars, require_finite
 
 SEAMS = {
     "main.parse_args": "the arguments are parsed and checked already, ours among them",
@@ -158,10 +157,8 @@ class WatchedLoss:
 
     def check(self) -> None:
         """Raise FloatingPointError where the last loss is NaN or infinite; names the term, the epoch and the step."""
-        for name, value in self._pending.items():
-            if not math.isfinite(value):
-                step = (self._num_calls - 1) // self._accum_freq
-                raise FloatingPointError(f"{name} is {value} in epoch {self._epoch}, step {step}; {self._hint}")
+        step = (self._num_calls - 1) // self._accum_freq
+        require_finite(self._pending, f"in epoch {self._epoch}, step {step}", self._hint)
 
 
 def watched_epoch(

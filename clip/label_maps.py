@@ -32,23 +32,13 @@ class ScoreMaps(Protocol):
 
 @dataclass(frozen=True)
 class LabelRule:
-    """How scores become labels.
+    """How scores become labels; ValueError for no names, a class without a name, or a value outside its range."""
 
-    Attributes:
-        class_of_name: Class of each of the Q names.
-        logit_scale: Factor of the cosines in the softmax.
-        prob_threshold: Pixels whose best probability is below become class 0; 0 is no threshold.
-        area_threshold: Classes other than 0 whose share of the pixels of all those classes is not above this are
-            dropped, and their pixels go to the best class that is left; None drops none. Judged before the probability
-            threshold.
-
-    Raises:
-        ValueError: No names, a class without a name, or a value outside its range.
-    """
-
-    class_of_name: Sequence[int]
-    logit_scale: float
-    prob_threshold: float = 0.0
+    class_of_name: Sequence[int]  # class of each of the Q names
+    logit_scale: float  # factor of the cosines in the softmax
+    prob_threshold: float = 0.0  # pixels whose best probability is below become class 0; 0 is no threshold
+    # Classes other than 0 whose share of the pixels of all those classes is not above this are dropped, and their
+    # pixels go to the best class that is left; None drops none. Judged before the probability threshold.
     area_threshold: float | None = None
 
     def __post_init__(self) -> None:

@@ -45,15 +45,7 @@ class MeanIoU:
         self._counts: Tensor | None = None
 
     def update(self, prediction: Tensor, label: Tensor) -> None:
-        """Count one image.
-
-        Args:
-            prediction: Integer [...], 0 to C - 1 wherever the label is not ignored.
-            label: Integer of the same shape, 0 to C - 1 or the ignored label.
-
-        Raises:
-            ValueError: Shapes that differ.
-        """
+        """Count one image: two integer tensors of one shape; the label may be the ignored one."""
         if prediction.shape != label.shape:
             raise ValueError(
                 f"prediction {tuple(prediction.shape)} and label {tuple(label.shape)} must be of one size: predictions "

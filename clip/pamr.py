@@ -23,13 +23,8 @@ _OFFSETS = tuple((dy, dx) for dy in (-1, 0, 1) for dx in (-1, 0, 1) if dy or dx)
 class Pamr:
     """Refinement by one image, whose weights are computed once.
 
-    Args:
-        image: float [3, H, W]; a factor or an offset per channel changes nothing (but for the 1e-8).
-        num_steps: How often the scores are averaged.
-        dilations: Distances of the neighbours, in pixels.
-
-    Raises:
-        ValueError: Not that shape, no steps, or no positive dilation.
+    The image is float [3, H, W]; a factor or an offset per channel changes nothing (but for the 1e-8). ValueError for
+    another shape, no steps, or no positive dilation.
 
     Example:
         >>> Pamr(torch.rand(3, 32, 40))(torch.ones(2, 32, 40)).shape

@@ -1,9 +1,5 @@
 """The segmentation benchmarks as data sets: original images with a class per pixel, whatever way their labels lie.
 
-    settings = find_setting("voc20", "sclip")                    # names, sizes, thresholds: seg_settings.py
-    images = SegmentationSet("voc20", "VOCdevkit/VOC2012")
-    images[0]                                                    # {"image", "label", "index", "name"}
-
 Where files lie is seg_layouts.py's business. Everything that would make a number silently wrong is an error: a set that
 is not whole, labels of another size than their image, ids that are no class, colours in place of indices.
 
@@ -46,13 +42,8 @@ class SegmentationSet(Dataset):
         root: Of the data set, see seg_layouts.py.
         split: "val", or another split of the data set.
         any_count: Take a part of a data set, too; without this another number of images than the official is an error.
-        class_names: Of a custom set, in the order of the labels.
+        class_names: Of a custom set, in the order of the labels; ValueError for an official one.
         zero_label: Of a custom set, what 0 means in its files; see `custom_setting`.
-
-    Raises:
-        FileNotFoundError: Wrong root, or images without labels.
-        ValueError: Another data set or split; another number of images; class names for an official set, or none for a
-            custom one.
     """
 
     def __init__(
@@ -95,12 +86,7 @@ class SegmentationSet(Dataset):
         return self.expected_images in (None, len(self))
 
     def label(self, index: int) -> Tensor:
-        """Class of each pixel: uint8 [H, W], 0 to C - 1 or 255, ignored.
-
-        Raises:
-            FileNotFoundError: No such file.
-            ValueError: A file that is no map of indices, or holds one that is no class.
-        """
+        """Class of each pixel: uint8 [H, W], 0 to C - 1 or 255, ignored; ValueError for a file of other values."""
         path = self.files.labels[index]
         values = load_mask(path).astype(np.uint8)
         try:
@@ -138,20 +124,10 @@ class SegmentationSet(Dataset):
 
 
 def resize_short_side(image: Tensor, short_side: int) -> Tensor:
-    """Bring the shorter side to a length, aspect kept, unless the longer one would then pass 2048 pixels.
+    """Bring the shorter side of uint8 [3, H, W] to a length, aspect kept, unless the longer one would pass 2048 pixels.
 
     Sizes and interpolation are mmcv's (bilinear, corners not aligned, no antialias). OpenCV, behind mmcv, rounds its
     weights to 11 bits, so single values may differ from it by 1.
-
-    Args:
-        image: uint8 [3, H, W].
-        short_side: In pixels.
-
-    Returns:
-        uint8 [3, H', W'].
-
-    Raises:
-        ValueError: Another shape or type.
 
     Example:
         >>> resize_short_side(torch.zeros(3, 375, 500, dtype=torch.uint8), 336).shape

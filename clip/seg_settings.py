@@ -29,41 +29,23 @@ ZERO_LABELS = ("class", "background", "ignored")
 
 @dataclass(frozen=True)
 class SegmentationSetting:
-    """How one data set is evaluated under one protocol.
+    """How one data set is evaluated under one protocol."""
 
-    Attributes:
-        dataset: Key, one of `DATASETS` or "custom".
-        protocol: One of `PROTOCOLS`.
-        name: The data set's name in tables.
-        class_names: Names per class, synonyms included, in the order of the labels.
-        has_background: Class 0 is the background; it counts in the mean.
-        reduce_zero_label: In the label files 0 is ignored and class c is c + 1.
-        short_side: Of the image as the model sees it, in pixels, unless the longer side would pass 2048.
-        crop: Of a window, in pixels of that image; 0 is the whole image at once.
-        stride: From window to window.
-        logit_scale: Factor of the cosines in the softmax over all names.
-        prob_threshold: Pixels whose best probability is below become class 0; 0 is no threshold.
-        area_threshold: Classes with less of an image's foreground than this are dropped; None drops none.
-        uses_pamr: Whether the protocol's numbers are refined by PAMR.
-        pad_to_patch: Windows are padded with zeros to a multiple of the patch, not floored.
-        ignored: Label of pixels that do not count.
-    """
-
-    dataset: str
+    dataset: str  # one of `DATASETS`, or "custom"
     protocol: str
-    name: str
-    class_names: ClassNames
-    has_background: bool = False
-    reduce_zero_label: bool = False
-    short_side: int = 336
-    crop: int = 224
-    stride: int = 112
-    logit_scale: float = 40.0
-    prob_threshold: float = 0.0
-    area_threshold: float | None = None
-    uses_pamr: bool = False
-    pad_to_patch: bool = False
-    ignored: int = IGNORED
+    name: str  # the data set's in tables
+    class_names: ClassNames  # synonyms included, in the order of the labels
+    has_background: bool = False  # class 0 is the background; it counts in the mean
+    reduce_zero_label: bool = False  # in the label files 0 is ignored and class c is c + 1
+    short_side: int = 336  # of the image as the model sees it, in pixels, unless the longer side would pass 2048
+    crop: int = 224  # of a window, in pixels of that image; 0 is the whole image at once
+    stride: int = 112  # from window to window
+    logit_scale: float = 40.0  # factor of the cosines in the softmax over all names
+    prob_threshold: float = 0.0  # pixels whose best probability is below become class 0; 0 is no threshold
+    area_threshold: float | None = None  # classes with less of an image's foreground are dropped; None drops none
+    uses_pamr: bool = False  # whether the protocol's numbers are refined by PAMR
+    pad_to_patch: bool = False  # windows are padded with zeros to a multiple of the patch, not floored
+    ignored: int = IGNORED  # label of pixels that do not count
 
     @property
     def num_classes(self) -> int:
@@ -109,9 +91,6 @@ def custom_setting(
         zero_label: What 0 means in the label files. "class": classes are 0 to C - 1. "background": the same, and class
             0 is the background, which thresholds apply to. "ignored": classes are 1 to C, and 0 does not count.
         name: Of the data in tables.
-
-    Raises:
-        ValueError: Another protocol or meaning of zero, or more classes than label files can hold.
     """
     if zero_label not in ZERO_LABELS:
         raise ValueError(f"zero_label must be one of {', '.join(ZERO_LABELS)}, got {zero_label!r}")

@@ -62,16 +62,9 @@ class WindowPlan:
 
 
 class StitchedMaps:
-    """Score maps of all names over one image, made on demand.
+    """Score maps of all names over one image, made on demand at the annotation's size, `output_hw`.
 
-    Args:
-        scores: [m * n, h * w, Q], per window in the order of `WindowPlan.cut`.
-        plan: Of the image.
-        grid_hw: (h, w).
-        output_hw: (H, W), of the annotation.
-
-    Raises:
-        ValueError: Scores of another number of windows or patches.
+    `scores` are [m * n, h * w, Q], per window in the order of `WindowPlan.cut`; ValueError for other numbers.
     """
 
     def __init__(self, scores: Tensor, plan: WindowPlan, grid_hw: tuple[int, int], output_hw: tuple[int, int]) -> None:

@@ -28,46 +28,26 @@ class WindowScores(NamedTuple):
 
 @dataclass(frozen=True)
 class ZeroShotSegmenter:
-    """Everything but the images.
+    """Everything but the images."""
 
-    Attributes:
-        dense: Images [B, 3, H, W], normalised, of one size -> projected patch features [B, h * w, E], of any length,
-            and (h, w).
-        text: float32 [Q, E], L2-normalised, on the device where `dense` computes.
-        rule: From cosines to labels.
-        mean, std: Normalisation per RGB channel, of values in [0, 1].
-        patch_size: Of the model, in pixels.
-        crop: Of a window in pixels; 0 is the whole image at once.
-        stride: From window to window, in pixels.
-        pad_to_patch: As in `plan_windows`.
-        uses_pamr: Refine the scores by the image (clip/pamr.py).
-        window_batch: Windows per forward pass, at most.
-    """
-
+    # images [B, 3, H, W], normalised, of one size -> projected patch features [B, h * w, E], of any length, and (h, w)
     dense: Callable[[Tensor], tuple[Tensor, tuple[int, int]]]
-    text: Tensor
-    rule: LabelRule
-    mean: Sequence[float]
+    text: Tensor  # float32 [Q, E], L2-normalised, on the device where `dense` computes
+    rule: LabelRule  # from cosines to labels
+    mean: Sequence[float]  # normalisation per RGB channel, of values in [0, 1]
     std: Sequence[float]
-    patch_size: int
-    crop: int
-    stride: int
-    pad_to_patch: bool = False
-    uses_pamr: bool = False
-    window_batch: int = 64
+    patch_size: int  # of the model, in pixels
+    crop: int  # of a window in pixels; 0 is the whole image at once
+    stride: int  # from window to window, in pixels
+    pad_to_patch: bool = False  # as in `plan_windows`
+    uses_pamr: bool = False  # refine the scores by the image (clip/pamr.py)
+    window_batch: int = 64  # windows per forward pass, at most
 
     def __call__(self, images: Sequence[Tensor], output_hws: Sequence[tuple[int, int]]) -> list[Tensor]:
-        """Segment images.
-
-        Args:
-            images: uint8 [3, H', W'] each, as the model is to see them; sizes may differ.
-            output_hws: (H, W) of each result.
+        """Segment uint8 [3, H', W'] images of any sizes, as the model is to see them; ValueError as `plan_windows`.
 
         Returns:
-            int64 [H, W] each, 0 to C - 1, on the device of `text`.
-
-        Raises:
-            ValueError: As `plan_windows`.
+            int64 [H, W] of each of `output_hws`, 0 to C - 1, on the device of `text`.
         """
         with torch.inference_mode():
             images = [self.normalise(image) for image in images]

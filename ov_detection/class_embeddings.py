@@ -41,22 +41,15 @@ _BUILDER = "ov_detection/build_class_embeddings.py"
 class ClassEmbeddings:
     """One vector per class, as a text tower gives them.
 
-    Attributes:
-        names: C class names, no two the same.
-        embeddings: float32 [C, E]; given at any length, kept L2-normalised.
-        background: float32 [E], likewise; None where the source has none.
-        tower: The text tower in words, "unknown" where the source does not say.
-        prompts: The prompts in words, likewise.
-
     Raises:
         ValueError: No class, two of one name, shapes that disagree, a vector that is not finite or zero.
     """
 
-    names: tuple[str, ...]
-    embeddings: Tensor
-    background: Tensor | None
-    tower: str
-    prompts: str
+    names: tuple[str, ...]  # C, no two the same
+    embeddings: Tensor  # float32 [C, E]; given at any length, kept L2-normalised
+    background: Tensor | None  # float32 [E], likewise; None where the source has none
+    tower: str  # in words, "unknown" where the source does not say
+    prompts: str  # likewise
 
     def __post_init__(self) -> None:
         check_vocabulary(self.names)
@@ -88,11 +81,7 @@ class ClassEmbeddings:
         return self.embeddings.shape[1]
 
     def select(self, names: Sequence[str]) -> "ClassEmbeddings":
-        """These classes in this order, by name.
-
-        Raises:
-            ValueError: A name that is not there, twice in the list, or no name.
-        """
+        """These classes in this order; a name that is not there, or twice in the list, is a ValueError."""
         check_vocabulary(names)
         place_of = {name: place for place, name in enumerate(self.names)}
         missing = [name for name in names if name not in place_of]
@@ -106,15 +95,9 @@ class ClassEmbeddings:
 
 
 def check_vocabulary(names: Sequence[str]) -> None:
-    """Refuse a list of class names that no classifier can be made of.
-
-    Raises:
-        ValueError: No name, an empty one, or one that stands twice.
-    """
+    """Refuse class names that no classifier can be made of: none, an empty one, or one that stands twice."""
     if not names:
         raise ValueError("the vocabulary is empty: name at least one class")
-    if isinstance(names, str):
-        raise ValueError(f"the vocabulary must be a sequence of names, got the string {names!r}")
     blank = [place for place, name in enumerate(names) if not readable_name(name).strip()]
     if blank:
         raise ValueError(f"the vocabulary's name {blank[0] + 1} of {len(names)} is empty")
@@ -138,18 +121,10 @@ def embed_class_names(
     prompts: str = "vild",
     batch_size: int = 256,
 ) -> ClassEmbeddings:
-    """Embed class names and "background" with the text tower of a CLIP, `batch_size` prompts at a time.
+    """Embed class names, as the data set spells them, and "background" with the text tower of a CLIP in eval mode.
 
-    Args:
-        model: With `encode_text`, in eval mode.
-        tokenizer: Texts -> token ids.
-        names: Class names as the data set spells them.
-        tower: What the tower is called, for the record.
-        prompts: "vild" (mean over 63 templates) or "a" ("a {name}").
-        batch_size: See above.
-
-    Raises:
-        ValueError: A vocabulary that `check_vocabulary` refuses, or unknown prompts.
+    `tower` is what it is called, for the record. `prompts` is "vild" (mean over 63 templates) or "a" ("a {name}"),
+    `batch_size` of which are encoded at a time.
     """
     check_vocabulary(names)
     every = [*names, BACKGROUND]
@@ -176,15 +151,14 @@ def save_class_embeddings(path: str | Path, embeddings: ClassEmbeddings) -> None
 
 
 def load_class_embeddings(path: str | Path, names: Sequence[str] | None = None) -> ClassEmbeddings:
-    """Read class embeddings of any of the three kinds.
+    """Read own `.safetensors`, F-ViT's `.pt` dictionary or Detic's `.npy` matrix.
 
     Args:
-        path: Own `.safetensors`, F-ViT's `.pt` dictionary or Detic's `.npy` matrix.
+        path: The file.
         names: The classes wanted, in this order; None for all of the file, in its order. A `.npy` file has no names:
             they must be given, one per row in the rows' order (ascending category id).
 
     Raises:
-        FileNotFoundError: No such file.
         ValueError: Another kind of file, damaged, classes that it lacks, or names that do not fit it.
     """
     path = Path(path)
@@ -215,16 +189,13 @@ def _of_matrix(path: Path, names: Sequence[str] | None) -> ClassEmbeddings:
 
 
 def _of_dictionary(content: dict[str, object]) -> ClassEmbeddings:
-    wrong = [name for name, row in content.items() if not isinstance(row, Tensor) or row.ndim != 1]
-    widths = {len(row) for row in content.values() if isinstance(row, Tensor) and row.ndim == 1}
-    if wrong or len(widths) != 1:
+    shapes = {tuple(row.shape) if isinstance(row, Tensor) else type(row).__name__ for row in content.values()}
+    if len(shapes) != 1 or not all(isinstance(shape, tuple) and len(shape) == 1 for shape in shapes):
         raise ValueError(
-            f"expected a dictionary of class name -> vector, all of one width; {len(wrong)} of {len(content)} entries "
-            f"are none ({shorten(wrong, 3)}), widths {sorted(widths)}"
+            f"expected a dictionary of class name -> vector, all of one width; got {sorted(map(str, shapes))}"
         )
     background = content.pop(BACKGROUND, None)
-    if not content:
-        raise ValueError("the vocabulary is empty: the dictionary holds nothing but a background")
+    check_vocabulary(list(content))
     return ClassEmbeddings(tuple(content), torch.stack(list(content.values())), background, _UNKNOWN, _UNKNOWN)
 
 

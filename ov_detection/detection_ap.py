@@ -33,21 +33,13 @@ _Entries = list[dict[str, Any]]  # objects or detections as faster-coco-eval tak
 
 @dataclass(frozen=True)
 class ImageDetections:
-    """What a detector found on one image, in the image's own pixels.
-
-    Attributes:
-        image_id: The file's.
-        boxes_xyxy: float [n, 4].
-        scores: float [n].
-        labels: int [n], in [0, C).
-        masks: n run lengths as pycocotools encodes them ("size" and "counts"); None where only boxes are known.
-    """
+    """What a detector found on one image, in the image's own pixels."""
 
     image_id: int
-    boxes_xyxy: np.ndarray
-    scores: np.ndarray
-    labels: np.ndarray
-    masks: list[dict[str, Any]] | None = None
+    boxes_xyxy: np.ndarray  # float [n, 4]
+    scores: np.ndarray  # float [n]
+    labels: np.ndarray  # int [n], in [0, C)
+    masks: list[dict[str, Any]] | None = None  # n run lengths as pycocotools encodes them; None without masks
 
 
 class ClassAP(NamedTuple):
@@ -77,14 +69,9 @@ def detection_ap(
     kind: Literal["box", "mask"] = "box",
     max_dets: int = 300,
 ) -> ClassAP:
-    """AP of detections on all images of a file.
+    """AP of detections, at most one entry per image, on all images of a file.
 
-    Args:
-        content: Of `read_coco_json`; images without an entry in `detections` have none.
-        classes: Of the same file; LVIS's rules hold when its classes are LVIS's.
-        detections: At most one entry per image.
-        kind: What is compared.
-        max_dets: Limit per image, see above.
+    Content is that of `read_coco_json`, classes are those of the same file; LVIS's rules hold when these are LVIS's.
 
     Raises:
         ValueError: Boxes or scores that are not finite, or an annotation without such a shape or area.

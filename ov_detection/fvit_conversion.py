@@ -51,18 +51,15 @@ def rename(weights: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, 
     left_out: dict[str, list[str]] = {}
     for name, tensor in weights.items():
         reason = next((start for start in _LEFT_OUT if name.startswith(start)), None)
-        rule = next(((pattern, ours) for pattern, ours in _RULES if re.match(pattern, name)), None)
+        rule = next((rule for rule in _RULES if re.match(rule[0], name)), None)
         if reason is not None:
             left_out.setdefault(reason, []).append(name)
         elif rule is None:
             raise ValueError(f"{name!r} is no tensor of F-ViT: expected one of its mmdet checkpoints")
         else:
-            # mmcv's convolutions hold their parts under other names
+            # mmcv's convolutions hold their parts under other names; the temperature is one number of any shape
             ours = re.sub(*rule, name).replace(".conv.weight", ".weight").replace(".conv.bias", ".bias")
-            renamed[ours.replace(".bn.", ".norm.")] = tensor
-    temperature = "roi_heads.box_predictor.classifier.temperature"
-    if temperature in renamed:
-        renamed[temperature] = renamed[temperature].reshape(())
+            renamed[ours.replace(".bn.", ".norm.")] = tensor.reshape(()) if ours.endswith("temperature") else tensor
     return renamed, left_out
 
 

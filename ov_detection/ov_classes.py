@@ -15,12 +15,14 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from last_vit.checkpoint import shorten
+from last_vit.data.coco import read_coco_json
 
 OV_COCO_BASE = (
     "person", "bicycle", "car", "motorcycle", "train", "truck", "boat", "bench", "bird", "horse", "sheep", "bear",
@@ -38,19 +40,12 @@ FREQUENCIES = ("r", "c", "f")
 
 @dataclass(frozen=True)
 class OvClasses:
-    """The classes of a detection set, label c in [0, C) being the c-th smallest category id.
+    """The classes of a detection set, label c in [0, C) being the c-th smallest category id."""
 
-    Attributes:
-        names: One per class, as the file spells it.
-        category_ids: One per class, ascending.
-        is_base: bool [C]; all others are novel.
-        frequencies: "r", "c" or "f" per class (LVIS); None elsewhere.
-    """
-
-    names: tuple[str, ...]
-    category_ids: tuple[int, ...]
-    is_base: Tensor
-    frequencies: tuple[str, ...] | None
+    names: tuple[str, ...]  # as the file spells them
+    category_ids: tuple[int, ...]  # ascending
+    is_base: Tensor  # bool [C]; all others are novel
+    frequencies: tuple[str, ...] | None  # "r", "c" or "f" per class (LVIS); None elsewhere
 
     def __len__(self) -> int:
         return len(self.names)
@@ -80,8 +75,7 @@ def read_ov_classes(categories: Sequence[Mapping[str, Any]], novel: Iterable[str
             split, () makes every class base.
 
     Raises:
-        ValueError: No category, an entry without id or name, two of one id or name, an unknown frequency, a novel name
-            that is none of the classes, or a split that cannot be told.
+        ValueError: A broken entry, two of one id or name, an unknown novel class, or a split that cannot be told.
     """
     for place, entry in enumerate(categories):
         fields = entry if isinstance(entry, Mapping) else {}
@@ -94,15 +88,24 @@ def read_ov_classes(categories: Sequence[Mapping[str, Any]], novel: Iterable[str
         twice = [value for value, count in Counter(entry[what] for entry in entries).items() if count > 1]
         if twice:
             raise ValueError(f"categories share the {what} {shorten(map(repr, twice))}: each must have its own")
-    names = tuple(entry["name"] for entry in entries)
-    frequencies = _frequencies(entries)
+    names, frequencies = tuple(entry["name"] for entry in entries), _frequencies(entries)
     if novel is not None:
-        is_novel = _named(names, tuple(novel))
+        novel = set(novel)
+        if novel - set(names):
+            unknown = shorten(sorted(novel - set(names)))
+            raise ValueError(f"novel classes that the file does not have: {unknown}; it has {shorten(names)}")
     elif frequencies is not None:
-        is_novel = [frequency == "r" for frequency in frequencies]
+        novel = {name for name, frequency in zip(names, frequencies, strict=True) if frequency == "r"}
     else:
-        is_novel = _coco_novel(names)
-    return OvClasses(names, tuple(entry["id"] for entry in entries), ~torch.tensor(is_novel), frequencies)
+        novel, unknown = OV_COCO_NOVEL, [name for name in names if name not in OV_COCO_BASE + OV_COCO_NOVEL]
+        if unknown:
+            raise ValueError(
+                f"cannot tell base from novel: {len(unknown)} of {len(names)} classes are neither in OV-COCO's 48 + 17 "
+                f"nor have LVIS's frequency, such as {shorten(unknown, 4)}; make COCO's files with "
+                "ov_detection/make_ov_coco.py, or name the novel classes of your own set"
+            )
+    is_base = torch.tensor([name not in novel for name in names])
+    return OvClasses(names, tuple(entry["id"] for entry in entries), is_base, frequencies)
 
 
 def _frequencies(entries: Sequence[Mapping[str, Any]]) -> tuple[str, ...] | None:
@@ -118,22 +121,22 @@ def _frequencies(entries: Sequence[Mapping[str, Any]]) -> tuple[str, ...] | None
     return tuple(found)
 
 
-def _named(names: Sequence[str], novel: tuple[str, ...]) -> list[bool]:
-    unknown = [name for name in novel if name not in names]
-    if unknown:
-        raise ValueError(f"novel classes that the file does not have: {shorten(unknown)}; it has {shorten(names)}")
-    return [name in novel for name in names]
+def read_instances(json_file: Path, novel: Iterable[str] | None = None) -> tuple[dict[str, Any], OvClasses]:
+    """The content of a COCO or LVIS file whose parts fit together, and its classes; `novel` as in `read_ov_classes`.
 
-
-def _coco_novel(names: Sequence[str]) -> list[bool]:
-    unknown = [name for name in names if name not in OV_COCO_BASE and name not in OV_COCO_NOVEL]
-    if unknown:
-        raise ValueError(
-            f"cannot tell base from novel: {len(unknown)} of {len(names)} classes are neither in OV-COCO's 48 + 17 nor "
-            f"have LVIS's frequency, such as {shorten(unknown, 4)}; make COCO's files with "
-            "ov_detection/make_ov_coco.py, or name the novel classes of your own set"
-        )
-    return [name in OV_COCO_NOVEL for name in names]
+    Raises:
+        FileNotFoundError: No such file.
+        ValueError: From `read_coco_json`, `check_links`, `read_ov_classes` or `check_lvis_lists`; it names the file.
+    """
+    content = read_coco_json(json_file)
+    try:
+        check_links(content)
+        classes = read_ov_classes(content["categories"], novel)
+        if classes.is_lvis:
+            check_lvis_lists(content)
+    except ValueError as error:
+        raise ValueError(f"{json_file}: {error}") from error
+    return content, classes
 
 
 def check_links(content: Mapping[str, Any]) -> None:

@@ -41,19 +41,18 @@ class OvImageSet(Dataset):
     asked for.
 
     Args:
-        json_file: As in `load_ov_json`.
+        json_file: COCO's or LVIS's, as make_ov_coco.py and make_ov_lvis.py make them.
         image_root: As in `load_ov_json`.
         size: Side of the square that images are brought to, in pixels.
-        train: Augmented samples with `instances` (gt_boxes, gt_classes; with masks gt_masks) of base classes; else
+        train: Augmented samples with `instances` (gt_boxes, gt_classes; with `masks` gt_masks) of base classes; else
             resized images without.
-        masks: Give masks too (training).
+        masks: See above.
         novel: As in `read_ov_classes`.
         augment: False trains on images as they are tested: every epoch sees the same pixels.
         max_images: Keep the first ones by image id only; None keeps all.
 
     Raises:
-        FileNotFoundError: As in `load_ov_json`.
-        ValueError: As in `load_ov_json`; `size` or `max_images` below 1.
+        ValueError: As `load_ov_json`; `size` or `max_images` below 1.
     """
 
     def __init__(
@@ -146,17 +145,17 @@ def synthetic_ov_set(
 
 
 def build_ov_train_loader(dataset: OvImageSet, batch_size: int, num_workers: int, seed: int = 0) -> DataLoader:
-    """`build_train_loader` with batches that are lists of samples: order and augmentation are functions of the seed."""
+    """`build_train_loader` with detectron2's batches: lists of samples."""
     return build_train_loader(dataset, batch_size, num_workers, seed, collate=as_list)
 
 
 def build_ov_test_loader(dataset: OvImageSet, batch_size: int, num_workers: int) -> DataLoader:
-    """`build_test_loader` with batches that are lists of samples: each image in exactly one process."""
+    """`build_test_loader` with detectron2's batches: lists of samples."""
     return build_test_loader(dataset, batch_size, num_workers, collate=as_list)
 
 
 def as_list(samples: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """detectron2's batch: the samples, as they are."""
+    """The samples, as they are."""
     return samples
 
 

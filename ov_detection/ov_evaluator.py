@@ -19,11 +19,10 @@ from detection_ap import KINDS, ClassAP, ImageDetections, detection_ap
 from detectron2.evaluation import DatasetEvaluator
 from detectron2.structures import Instances
 from detectron2.utils import comm
-from ov_classes import FREQUENCIES, OvClasses, check_links, check_lvis_lists, read_ov_classes
+from ov_classes import FREQUENCIES, OvClasses, read_instances
 from pycocotools import mask as mask_tools
 
 from last_vit.checkpoint import shorten
-from last_vit.data.coco import read_coco_json
 from last_vit.runtime import get_logger
 
 # COCO's count per class, of which its own metrics' last limit is 1000; LVIS's are of all classes together
@@ -33,10 +32,6 @@ MAX_DETS = {"coco": 1000, "lvis": 300}
 class OvEvaluator(DatasetEvaluator):
     """AP50 of all, base and novel classes (COCO and others), or AP, APr, APc, APf (LVIS), of boxes and of masks.
 
-    Attributes:
-        classes: Of the file.
-        num_images: Images that `evaluate` is over.
-
     Args:
         json_file: Official or made by ov_detection/make_ov_coco.py.
         kinds: "box", "mask" or both.
@@ -44,8 +39,7 @@ class OvEvaluator(DatasetEvaluator):
         image_ids: The images to be evaluated; None for all of the file.
 
     Raises:
-        FileNotFoundError: No such file.
-        ValueError: Not COCO's or LVIS's instances, LVIS's without `neg_category_ids`, an unknown kind or image.
+        ValueError: As `read_instances`; an unknown kind or image.
     """
 
     def __init__(
@@ -59,16 +53,9 @@ class OvEvaluator(DatasetEvaluator):
         if unknown or not kinds:
             raise ValueError(f"kinds must be of {', '.join(KINDS)}, got {list(kinds)}")
         self._kinds = tuple(kinds)
-        self._content = read_coco_json(Path(json_file))
-        try:
-            check_links(self._content)
-            self.classes = read_ov_classes(self._content["categories"], novel)
-            if self.classes.is_lvis:
-                check_lvis_lists(self._content)
-            if image_ids is not None:
-                self._content = _restrict(self._content, set(image_ids))
-        except ValueError as error:
-            raise ValueError(f"{json_file}: {error}") from error
+        self._content, self.classes = read_instances(Path(json_file), novel)
+        if image_ids is not None:
+            self._content = _restrict(self._content, set(image_ids))
         self.num_images = len(self._content["images"])
         self._sizes = {entry["id"]: (entry["height"], entry["width"]) for entry in self._content["images"]}
         self.reset()
@@ -78,11 +65,7 @@ class OvEvaluator(DatasetEvaluator):
         self._found: list[ImageDetections] = []
 
     def process(self, inputs: list[dict[str, Any]], outputs: list[dict[str, Any]]) -> None:
-        """Keep what was found on some images.
-
-        Args:
-            inputs: With `image_id`.
-            outputs: With `instances` (pred_boxes, scores, pred_classes, for masks pred_masks) in the image's own size.
+        """Keep what was found on some images: `instances` with pred_boxes, scores, pred_classes, for masks pred_masks.
 
         Raises:
             ValueError: Instances of another size than the image's, or no masks.
@@ -135,15 +118,10 @@ class OvEvaluator(DatasetEvaluator):
 
 
 def group_metrics(class_ap: ClassAP, classes: OvClasses) -> dict[str, float]:
-    """Means over groups of classes.
+    """Means over groups of classes, in percent; groups without a class that has objects are not in it.
 
-    Args:
-        class_ap: AP per class, NaN for none.
-        classes: The same classes.
-
-    Returns:
-        Percent, 0 to 100. LVIS: ap, ap50, apr, apc, apf (APr is that of the novel classes). Else: ap50_all, ap50_base,
-        ap50_novel, ap_all, ap_base, ap_novel. Groups without a class that has objects are not in it.
+    LVIS: ap, ap50, apr, apc, apf (APr is that of the novel classes). Else: ap50_all, ap50_base, ap50_novel, ap_all,
+    ap_base, ap_novel.
     """
     every, is_base = np.ones(len(classes), dtype=bool), classes.is_base.numpy()
     if classes.is_lvis:

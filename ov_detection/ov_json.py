@@ -19,10 +19,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from detectron2.structures import BoxMode
-from ov_classes import OvClasses, check_links, read_ov_classes
+from ov_classes import OvClasses, read_instances
 
 from last_vit.checkpoint import shorten
-from last_vit.data.coco import read_coco_json
 
 MIN_SIDE = 32
 
@@ -42,26 +41,19 @@ def load_ov_json(
     masks: bool = False,
     novel: Iterable[str] | None = None,
 ) -> OvImages:
-    """Read a file of instances.
+    """Read a file of instances, to train by the rule above or to test; `masks` keeps the segmentations.
 
-    Args:
-        json_file: COCO's or LVIS's, as make_ov_coco.py and make_ov_lvis.py make them.
-        image_root: COCO: the folder with the images (train2017/). LVIS, whose images come from both: the folder that
-            holds train2017/ and val2017/.
-        train: Whether to train on the images (rule above) or to test.
-        masks: Keep the segmentations.
-        novel: As in `read_ov_classes`.
+    `image_root` is the folder with the images (train2017/); for LVIS, whose images come from both, the folder that
+    holds train2017/ and val2017/. `novel` is as in `read_ov_classes`.
 
     Raises:
         FileNotFoundError: No such file, or no image where the first one should be.
         ValueError: Not COCO's or LVIS's instances, or nothing left to train on; the message names file and entry.
     """
     json_file, image_root = Path(json_file), Path(image_root)
-    content = read_coco_json(json_file)
+    content, classes = read_instances(json_file, novel)
     left_out: Counter[str] = Counter()
     try:
-        check_links(content)
-        classes = read_ov_classes(content["categories"], novel)
         entries = sorted(content["images"], key=lambda entry: entry["id"])
         records = [_record(entry, image_root, classes.is_lvis) for entry in entries]
         if train:

@@ -14,8 +14,11 @@ from detectron2.data.transforms import ResizeScale
 from detectron2.structures import Instances
 from fvit.fvit_model import FViT
 from ov_detector import build_detector, load_detector, read_vocabulary
-from PIL import Image, ImageDraw, ImageFont, ImageOps
+from PIL import Image, ImageOps
 from pycocotools import mask as mask_tools
+from torchvision.transforms import InterpolationMode
+from torchvision.transforms.functional import resize, to_pil_image
+from torchvision.utils import draw_bounding_boxes, draw_segmentation_masks
 
 from last_vit.atomic_file import atomic_file
 from last_vit.checkpoint import read_checkpoint
@@ -54,8 +57,9 @@ def predict(args: Namespace) -> None:
         sample = {"image": torch.from_numpy(resized.copy()).permute(2, 0, 1), "height": height, "width": width}
         with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16, enabled=cfg.train.bf16):
             instances = model([sample])[0]["instances"].to("cpu")
-        found = _describe(instances[instances.scores >= args.threshold], vocabulary.names)
-        _draw_detections(pixels, found, vocabulary.names, args.output / f"{path.stem}.png")
+        instances = instances[instances.scores >= args.threshold]
+        found = _describe(instances, vocabulary.names)
+        _draw(pixels, instances, vocabulary.names, args.output / f"{path.stem}.png")
         images.append({"image": path.name, "height": height, "width": width, "detections": found})
         counts = Counter(entry["class"] for entry in found)
         print(f"{path.name}: {', '.join(f'{count} {name}' for name, count in counts.most_common()) or 'nothing'}")
@@ -106,27 +110,21 @@ def _describe(instances: Instances, names: Sequence[str]) -> list[dict[str, Any]
     return found
 
 
-def _draw_detections(pixels: np.ndarray, found: Sequence[dict[str, Any]], names: Sequence[str], target: Path) -> None:
-    """Boxes with class and score, and masks, on the image; the best detections lie on top."""
-    height, width = pixels.shape[:2]
-    scale = max(1.0, _SHORT_SIDE / min(height, width))
-    image = Image.fromarray(pixels).resize((round(width * scale), round(height * scale)), Image.Resampling.BICUBIC)
-    line = max(2, round(min(image.size) / 200))
-    font = ImageFont.load_default(size=6 * line)
-    for entry in reversed(found):
-        color = _COLORS[names.index(entry["class"]) % len(_COLORS)]
-        if "segmentation" in entry:
-            mask = Image.fromarray(mask_tools.decode(entry["segmentation"]) * np.uint8(110))  # of 255: see-through
-            image.paste(color, mask=mask.resize(image.size))
-        box = [side * scale for side in entry["box_xyxy"]]
-        draw = ImageDraw.Draw(image)
-        draw.rectangle(box, outline=color, width=line)
-        # black text on the box's colour, above its upper left corner or, where there is no room, just inside
-        text = f"{entry['class']} {entry['score']:.2f}"
-        _, _, right, bottom = draw.textbbox((0, 0), text, font=font)
-        x = max(0, min(box[0], image.width - right - 4))
-        y = box[1] - bottom - 4 if box[1] >= bottom + 4 else box[1]
-        draw.rectangle((x, y, x + right + 4, y + bottom + 4), fill=color)
-        draw.text((x + 2, y + 1), text, fill="white" if color == "#0072b2" else "black", font=font)
+def _draw(pixels: np.ndarray, instances: Instances, names: Sequence[str], target: Path) -> None:
+    """Write the image with boxes, classes, scores and masks, the best detections on top."""
+    scale = max(1.0, _SHORT_SIDE / min(pixels.shape[:2]))
+    size = [round(side * scale) for side in pixels.shape[:2]]
+    picture = resize(torch.from_numpy(pixels).permute(2, 0, 1), size, antialias=True)
+    instances = instances[torch.arange(len(instances)).flip(0)]
+    labels = instances.pred_classes.tolist()
+    texts = [f"{names[label]} {score:.2f}" for label, score in zip(labels, instances.scores.tolist(), strict=True)]
+    colors = [_COLORS[label % len(_COLORS)] for label in labels]
+    if labels and instances.has("pred_masks"):
+        masks = resize(instances.pred_masks, size, InterpolationMode.NEAREST)
+        picture = draw_segmentation_masks(picture, masks, alpha=0.43, colors=colors)
+    if labels:
+        boxes = instances.pred_boxes.tensor * scale
+        width = max(2, round(min(size) / 200))
+        picture = draw_bounding_boxes(picture, boxes, texts, colors, width=width, fill_labels=True)
     target.parent.mkdir(parents=True, exist_ok=True)
-    image.save(target)
+    to_pil_image(picture).save(target)

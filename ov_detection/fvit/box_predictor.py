@@ -13,11 +13,10 @@ import torch
 from detectron2.layers import ShapeSpec
 from detectron2.modeling.roi_heads.fast_rcnn import FastRCNNOutputLayers
 from detectron2.structures import Instances
-from torch import Tensor, nn
-from torch.nn import functional as F
-
 from fvit.fvit_layers import ClampedBoxTransform
 from fvit.text_classifier import TextClassifier
+from torch import Tensor, nn
+from torch.nn import functional as F
 
 FUSIONS = ("f-vit", "f-vlm")
 
@@ -25,21 +24,11 @@ FUSIONS = ("f-vit", "f-vlm")
 def fuse_scores(
     det_logits: Tensor, vlm_logits: Tensor, is_base: Tensor, alpha: float, beta: float, fusion: str = "f-vit"
 ) -> Tensor:
-    """Class scores of regions; both softmaxes run over all classes and the background.
+    """Class scores of regions [R, C + 1] in [0, 1]; both softmaxes run over all classes and the background.
 
-    Args:
-        det_logits: [R, C + 1] float32, background last: cosine times temperature.
-        vlm_logits: [R, C + 1] float32: the same of the vision-language features.
-        is_base: bool [C], classes that the detector was trained with.
-        alpha: Weight of the vision-language score for base classes, in [0, 1].
-        beta: The same for all other classes.
-        fusion: One of FUSIONS.
-
-    Returns:
-        [R, C + 1] in [0, 1].
-
-    Raises:
-        ValueError: Unknown fusion, or a weight outside [0, 1].
+    Logits are float32 [R, C + 1], background last: cosines of either features times temperature. `is_base` is bool [C],
+    the classes that the detector was trained with; `alpha` and `beta` are the weights of the vision-language score for
+    these and for all others, in [0, 1]. Other weights, or a fusion that is not of FUSIONS, are a ValueError.
     """
     if fusion not in FUSIONS:
         raise ValueError(f"fusion must be one of {', '.join(FUSIONS)}, got {fusion!r}")
@@ -64,9 +53,7 @@ class OpenVocabularyPredictor(FastRCNNOutputLayers):
         width: Of the box head's features. F-ViT: the text embeddings' width.
         classifier: Class scores of both the detector's and the vision-language features.
         vlm_temperature: Factor of the vision-language cosines. F-ViT: 75 (COCO), 50 (LVIS), 120 (transfer).
-        alpha: As in `fuse_scores`. F-ViT: 0.1.
-        beta: Likewise. F-ViT: 0.8 (COCO), 0.6 (LVIS, B/16), 0.4 (LVIS, L/14).
-        fusion: Likewise.
+        alpha, beta, fusion: As in `fuse_scores`. F-ViT: 0.1; 0.8 (COCO), 0.6 (LVIS, B/16), 0.4 (LVIS, L/14).
         score_thresh: Score that a detection needs. F-ViT: 0.01 (COCO), 1e-4 (LVIS).
         nms_thresh: IoU of the NMS within a class. F-ViT: 0.4 (COCO), 0.5 (LVIS).
         detections_per_image: Best detections kept. F-ViT: 100 (COCO), 300 (LVIS).
@@ -121,12 +108,7 @@ class OpenVocabularyPredictor(FastRCNNOutputLayers):
         return fuse_scores(logits, vlm_logits, self.classifier.is_base, **self.fusion)
 
     def losses(self, predictions: tuple[Tensor, Tensor], proposals: list[Instances]) -> dict[str, Tensor]:
-        """Weighted class loss "loss_cls", and "loss_box_reg", L1 on the deltas of objects over the number of regions.
-
-        Args:
-            predictions: Of `forward`.
-            proposals: Sampled regions with gt_classes and, where an image has objects, gt_boxes.
-        """
+        """Weighted class loss "loss_cls"; "loss_box_reg", L1 on the deltas of objects over the number of regions."""
         loss_cls = self.classifier.loss(predictions[0], torch.cat([image.gt_classes for image in proposals]))
         return {**super().losses(predictions, proposals), "loss_cls": loss_cls}
 

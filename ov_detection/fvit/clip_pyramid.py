@@ -5,21 +5,15 @@ from collections.abc import Sequence
 from detectron2.layers import get_norm
 from detectron2.modeling.backbone import FPN, Backbone
 from detectron2.modeling.backbone.fpn import LastLevelMaxPool
-from torch import Tensor, nn
-
 from fvit.frozen_clip import FrozenClip
 from fvit.fvit_layers import choose_norm
+from torch import Tensor, nn
 
 _LEVELS = ("level0", "level1", "level2", "level3")
 
 
 class BlockUpsamplers(Backbone):
-    """Outputs of four blocks, shallow to deep, at 4, 2, 1 and 1/2 times the patch grid.
-
-    Args:
-        width: Channels of the blocks.
-        norm: After the first transposed convolution, see `choose_norm`.
-    """
+    """Outputs of four blocks of `width` channels, shallow to deep, at 4, 2, 1 and 1/2 times the patch grid."""
 
     def __init__(self, width: int, norm: str = "auto") -> None:
         super().__init__()

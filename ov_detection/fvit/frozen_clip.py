@@ -26,15 +26,10 @@ _BLOCKS = {12: (3, 5, 7, 11), 24: (6, 10, 14, 23)}
 
 
 class ClipFeatures(NamedTuple):
-    """What the detector reads of a tower.
+    """What the detector reads of a tower."""
 
-    Attributes:
-        blocks: Four maps [B, width, h, w], raw block outputs, shallow to deep.
-        dense: [B, E, h, w], each place of length 1 in the space of the text embeddings; None where not asked for.
-    """
-
-    blocks: tuple[Tensor, ...]
-    dense: Tensor | None
+    blocks: tuple[Tensor, ...]  # four maps [B, width, h, w], raw block outputs, shallow to deep
+    dense: Tensor | None  # [B, E, h, w] of length 1 in the space of the text embeddings; None where not asked for
 
 
 class ClipFeatureCache:
@@ -45,15 +40,12 @@ class ClipFeatureCache:
     one replaces them: epochs visit images in turn, where replacing the oldest would have dropped each just before its
     return. A B/16 at 640 pixels takes 20 MB per image (4 maps of 768 x 40 x 40 in float32), 10 MB in bfloat16.
 
-    Args:
-        max_images: Images kept; later ones are computed every time.
-        dtype: What features are stored in.
+    `max_images` are kept, in `dtype`; later ones are computed every time.
     """
 
     def __init__(self, max_images: int, dtype: torch.dtype) -> None:
         self.max_images = max_images
         self.dtype = dtype
-        self.hits = self.misses = 0
         self._maps: dict[bytes, tuple[Tensor, ...]] = {}
 
     def __len__(self) -> int:
@@ -66,8 +58,6 @@ class ClipFeatureCache:
         """
         keys = [_fingerprint(image) for image in images]
         missing = [place for place, key in enumerate(keys) if key not in self._maps]
-        self.hits += len(keys) - len(missing)
-        self.misses += len(missing)
         found: dict[bytes, tuple[Tensor, ...]] = {}
         if missing:
             computed = compute(images[missing])
@@ -103,9 +93,7 @@ class FrozenClip(nn.Module):
         random_seed: Seed for random weights, instead of a checkpoint.
 
     Raises:
-        ValueError: Unknown architecture or `dense`; blocks that the tower has not; both or neither of `checkpoint` and
-            `random_seed`.
-        FileNotFoundError: No such checkpoint.
+        ValueError: As `load_clip`; an unknown `dense`; blocks that the tower has not.
     """
 
     def __init__(

@@ -51,11 +51,11 @@ class IoUMatcher(Matcher):
     object, also where they overlap another one more.
 
     Args:
-        negative_below: IoU with the nearest object below which a box is background. F-ViT: 0.3 (anchors), 0.5 (RoIs).
-        positive_from: IoU from which it is an object; what lies between is ignored. F-ViT: 0.7 (anchors), 0.5 (RoIs).
+        negative_below: IoU with the nearest object below which a box is background.
+        positive_from: IoU from which it is an object; what lies between is ignored.
         low_quality: Whether the best boxes of an object are its own below `positive_from`. F-ViT: on for anchors, and
             for RoIs on LVIS; off for RoIs on COCO.
-        min_low_quality: IoU that such a box needs. F-ViT: 0.3 (anchors), 0.5 (RoIs).
+        min_low_quality: IoU that such a box needs.
     """
 
     def __init__(self, negative_below: float, positive_from: float, low_quality: bool, min_low_quality: float) -> None:
@@ -79,9 +79,7 @@ class IoUMatcher(Matcher):
 class ClampedBoxTransform(Box2BoxTransform):
     """Box deltas whose log scales are clamped on both sides, to a factor of 1000 / 16; detectron2 clamps growth only.
 
-    Args:
-        stds: Standard deviations of (dx, dy, dw, dh), the reciprocals of detectron2's weights. F-ViT: (1, 1, 1, 1) for
-            anchors, (0.1, 0.1, 0.2, 0.2) for RoIs.
+    `stds` are the standard deviations of (dx, dy, dw, dh), the reciprocals of detectron2's weights.
     """
 
     def __init__(self, stds: Sequence[float]) -> None:
@@ -108,12 +106,9 @@ def box_levels(boxes: Tensor, num_levels: int) -> Tensor:
 class PyramidRoIAlign(nn.Module):
     """Regions of a pyramid, each from the level of its size; in float32 whatever the features are.
 
-    detectron2's `ROIPooler` refuses the strides of a ViT with patch 14, which are no powers of two, and rounds
-    coordinates to the features' dtype: in bfloat16, by pixels.
-
-    Args:
-        output_size: Side of the answer in cells. F-ViT: 7 (boxes), 14 (masks).
-        strides: Pixels per cell of each level, finest first. F-ViT: 4, 8, 16, 32, or 3.5, 7, 14, 28 for patch 14.
+    detectron2's `ROIPooler` refuses the strides of a ViT with patch 14 (3.5, 7, 14, 28), which are no powers of two,
+    and rounds coordinates to the features' dtype: in bfloat16, by pixels. `output_size` is the answer's side in cells,
+    `strides` are the pixels per cell of each level, finest first.
     """
 
     def __init__(self, output_size: int, strides: Sequence[float]) -> None:

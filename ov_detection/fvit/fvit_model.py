@@ -9,13 +9,12 @@ from typing import Any
 from class_embeddings import ClassEmbeddings
 from detectron2.modeling.meta_arch.rcnn import GeneralizedRCNN
 from detectron2.structures import ImageList
-from torch import Tensor
-
 from fvit.clip_pyramid import FViTBackbone
 from fvit.frozen_clip import FrozenClip
 from fvit.fvit_roi_heads import build_roi_heads
 from fvit.fvit_rpn import build_rpn
 from fvit.text_classifier import TextClassifier
+from torch import Tensor
 
 # F-ViT normalises with ImageNet's statistics, in training and test, though its CLIP was trained with CLIP's own.
 IMAGENET_MEAN, IMAGENET_STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
@@ -83,15 +82,14 @@ def build_fvit(
         square_size: See `FViTBackbone`.
         vision_language_score: False scores regions by the detector alone (alpha and beta mean nothing then), so that
             embeddings of any text tower can classify, whatever the image tower is: for towers that know no text.
-        classifier: Arguments of `TextClassifier`: temperature, class weights.
+        classifier: Arguments of `TextClassifier`.
         rpn: Arguments of `build_rpn`.
-        roi_heads: Arguments of `build_roi_heads`: masks, sampling, fusion, thresholds.
+        roi_heads: Arguments of `build_roi_heads`.
         pixel_mean: RGB, in 0-255.
         pixel_std: Likewise.
 
     Raises:
-        ValueError: Embeddings of another width than the tower's, base classes of others, values out of range.
-        TypeError: An unknown argument.
+        ValueError: Embeddings that do not fit the tower, values out of range. An unknown argument is a TypeError.
     """
     backbone = FViTBackbone(clip, channels, norm, square_size, vision_language_score)
     levels = dict(backbone.strides)

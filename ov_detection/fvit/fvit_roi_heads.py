@@ -8,13 +8,12 @@ from detectron2.modeling.roi_heads.box_head import FastRCNNConvFCHead
 from detectron2.modeling.roi_heads.mask_head import MaskRCNNConvUpsampleHead
 from detectron2.modeling.roi_heads.roi_heads import StandardROIHeads
 from detectron2.structures import Boxes, Instances
-from torch import Tensor, nn
-from torch.nn import functional as F
-from torchvision.ops import roi_align
-
 from fvit.box_predictor import OpenVocabularyPredictor
 from fvit.fvit_layers import IoUMatcher, PyramidRoIAlign, choose_norm
 from fvit.text_classifier import TextClassifier
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torchvision.ops import roi_align
 
 
 def region_embeddings(dense: Tensor, boxes: Sequence[Boxes], stride: float) -> Tensor:
@@ -73,17 +72,13 @@ def build_roi_heads(
         dense_stride: Patch size of the CLIP tower.
         channels: Of every level.
         masks: Whether to add the class-agnostic mask head. F-ViT: on LVIS.
-        norm: Of the convolutions, see `choose_norm`. F-ViT: synchronised.
-        low_quality: See `IoUMatcher`. F-ViT: off on COCO, on on LVIS.
+        norm: Of the convolutions, see `choose_norm`.
+        low_quality: See `IoUMatcher`.
         batch_size_per_image: Regions sampled for the losses, at most a quarter of them objects.
         fc_width: Of the box head's two FCs; None is the text embeddings' width, as in F-ViT.
         num_convs: 3x3 convolutions of the box head and of the mask head.
         conv_width: Their channels.
-        predictor: Arguments of `OpenVocabularyPredictor`: temperatures, fusion, thresholds.
-
-    Raises:
-        ValueError: From the predictor's fusion.
-        TypeError: An unknown option.
+        predictor: Arguments of `OpenVocabularyPredictor`.
     """
     names, strides = list(levels), tuple(levels.values())
     fc_width = fc_width or classifier.width

@@ -7,20 +7,12 @@ from detectron2.layers import get_norm
 from detectron2.modeling.anchor_generator import DefaultAnchorGenerator
 from detectron2.modeling.proposal_generator.rpn import RPN, StandardRPNHead
 from detectron2.structures import Boxes
-from torch import Tensor
-
 from fvit.fvit_layers import ClampedBoxTransform, IoUMatcher, choose_norm
+from torch import Tensor
 
 
 class ProposalHead(StandardRPNHead):
-    """detectron2's head of several convolutions, with a norm after each where asked, and float32 answers.
-
-    Args:
-        in_channels: Of every pyramid level.
-        num_anchors: Per place.
-        num_convs: 3x3 convolutions before the two predictions. F-ViT: 2.
-        norm: As `choose_norm` answers. F-ViT: "" on COCO, SyncBN on LVIS.
-    """
+    """detectron2's head of several convolutions (F-ViT: 2), with a norm after each where asked, and float32 answers."""
 
     def __init__(self, in_channels: int, num_anchors: int, num_convs: int = 2, norm: str = "") -> None:
         super().__init__(in_channels=in_channels, num_anchors=num_anchors, conv_dims=[-1] * num_convs)

@@ -138,9 +138,9 @@ def test_cache_serves_training_only(native):
     clip.train()
     first, second = clip(images, with_dense=False), clip(images, with_dense=False)
     assert all(torch.equal(a, b) for a, b in zip(first.blocks, second.blocks, strict=True))
-    assert (clip.cache.hits, clip.cache.misses) == (2, 2)
-    clip.eval()(images, with_dense=False)
-    assert clip.cache.hits == 2
+    assert len(clip.cache) == 2
+    clip.eval()(torch.randn(1, 3, 32, 32), with_dense=False)
+    assert len(clip.cache) == 2
 
 
 def test_checkpoint_weights_are_the_ones_used(arch, tmp_path):
@@ -184,7 +184,7 @@ def test_cache_computes_each_image_once():
         maps = cache.get(batch, compute)
         for ours, expected in zip(maps, (batch * 2, batch[:, :, ::2, ::2] + 1), strict=True):
             assert torch.equal(ours, expected)
-    assert (compute.images, cache.hits, cache.misses, len(cache)) == (4, 6, 4, 4)
+    assert compute.images == len(cache) == 4
     for view in (images[:1].flip(3), images[:1, :, :, :4]):  # another image
         assert torch.equal(cache.get(view, compute)[0], view * 2)
     assert compute.images == 6

@@ -124,7 +124,7 @@ def test_training_steps_with_and_without_cache_are_the_same(tiny_clip):
         clip = FrozenClip(tiny_clip, random_seed=0, bf16=False, cache_images=cache_images)
         runs.append(train(small_fvit(clip=clip), [sample(64, 64, [[8, 8, 40, 40]], [1])], 3))
     assert runs[0] == pytest.approx(runs[1], rel=1e-5)
-    assert clip.cache.hits == 2
+    assert len(clip.cache) == 1
 
 
 def test_a_step_in_bfloat16(tiny_clip):

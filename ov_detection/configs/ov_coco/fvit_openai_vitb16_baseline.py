@@ -1,10 +1,9 @@
 """F-ViT on OV-COCO with OpenAI CLIP ViT-B/16, as released, attention-free last block.
 
-    python ov_detection/lazy_train.py --config-file ov_detection/configs/ov_coco/fvit_openai_vitb16_baseline.py \\
-        --num-gpus 8 model.clip.checkpoint=/path/to/ViT-B-16.pt
+    python ov_detection/lazy_train.py --num-gpus 8 \\
+        --config-file ov_detection/configs/ov_coco/fvit_openai_vitb16_baseline.py
 
-640 px, 8 GPUs x 8 images, 3 epochs; time not measured here.
-The paper gives no number for this tower; none measured here.
+640 px, 8 GPUs x 8 images, 3 epochs; time and AP not measured here, nor in the paper.
 """
 
 from ..common.ov_coco import dataloader, evaluation, lr_multiplier, model, optimizer, train, vocabulary

@@ -1,10 +1,10 @@
 """F-ViT on OV-COCO with OpenAI CLIP ViT-L/14-336, as released, attention-free last block.
 
-    python ov_detection/lazy_train.py --config-file ov_detection/configs/ov_coco/fvit_openai_vitl14_baseline.py \\
-        --num-gpus 8 model.clip.checkpoint=/path/to/ViT-L-14-336px.pt
+    python ov_detection/lazy_train.py --num-gpus 8 \\
+        --config-file ov_detection/configs/ov_coco/fvit_openai_vitl14_baseline.py
 
-896 px, 8 GPUs x 8 images, 3 epochs; time not measured here. F-ViT's authors: the best epoch is usually the second.
-The paper gives no number for this tower; none measured here.
+896 px, 8 GPUs x 8 images, 3 epochs; time and AP not measured here, nor in the paper.
+F-ViT's authors: the best epoch is usually the second.
 """
 
 from ..common.ov_coco import dataloader, evaluation, lr_multiplier, model, optimizer, train, vocabulary

@@ -1,10 +1,9 @@
 """F-ViT on OV-COCO with EVA02-CLIP ViT-B/16, tuned with LaSt, its patches as they are.
 
-    python ov_detection/lazy_train.py --config-file ov_detection/configs/ov_coco/fvit_vitb16_last.py \\
-        --num-gpus 8 model.clip.checkpoint=/path/to/last_eva02_b_16.pt
+    python ov_detection/lazy_train.py --num-gpus 8 --config-file ov_detection/configs/ov_coco/fvit_vitb16_last.py
 
 640 px, 8 GPUs x 8 images, 3 epochs; time not measured here.
-last_eva02_b_16.pt: weights tuned with LaSt; none are released, clip/train_clip.py makes them.
+model.clip.checkpoint: weights tuned with LaSt; none are released, clip/train_clip.py makes them.
 Paper (--row "F-ViT, EVA02-CLIP ViT-B/16, LaSt"): AP50 of novel classes 33.3.
 """
 

@@ -1,10 +1,9 @@
 """F-ViT on OV-COCO with EVA02-CLIP ViT-L/14-336, tuned with LaSt, its patches as they are.
 
-    python ov_detection/lazy_train.py --config-file ov_detection/configs/ov_coco/fvit_vitl14_last.py \\
-        --num-gpus 8 model.clip.checkpoint=/path/to/last_eva02_l_14_336.pt
+    python ov_detection/lazy_train.py --num-gpus 8 --config-file ov_detection/configs/ov_coco/fvit_vitl14_last.py
 
 896 px, 8 GPUs x 8 images, 3 epochs; time not measured here. F-ViT's authors: the best epoch is usually the second.
-last_eva02_l_14_336.pt: weights tuned with LaSt; none are released, clip/train_clip.py makes them.
+model.clip.checkpoint: weights tuned with LaSt; none are released, clip/train_clip.py makes them.
 Paper (--row "F-ViT, EVA02-CLIP ViT-L/14, LaSt"): AP50 of novel classes 39.1.
 """
 

@@ -1,11 +1,9 @@
 """F-ViT on OV-LVIS with OpenAI CLIP ViT-L/14-336, tuned with LaSt, its patches as they are.
 
-    python ov_detection/lazy_train.py --config-file ov_detection/configs/ov_lvis/fvit_openai_vitl14_last.py \\
-        --num-gpus 8 model.clip.checkpoint=/path/to/last_openai_l_14_336.pt
+    python ov_detection/lazy_train.py --num-gpus 8 --config-file ov_detection/configs/ov_lvis/fvit_openai_vitl14_last.py
 
-896 px, 8 GPUs x 8 images, 48 epochs; time not measured here.
-last_openai_l_14_336.pt: weights tuned with LaSt; none are released, clip/train_clip.py makes them.
-The paper gives no number for this tower; none measured here.
+896 px, 8 GPUs x 8 images, 48 epochs; time and AP not measured here, nor in the paper.
+model.clip.checkpoint: weights tuned with LaSt; none are released, clip/train_clip.py makes them.
 """
 
 from ..common.ov_lvis import dataloader, evaluation, lr_multiplier, model, optimizer, train, vocabulary

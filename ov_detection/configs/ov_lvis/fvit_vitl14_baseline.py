@@ -1,7 +1,6 @@
 """F-ViT on OV-LVIS with EVA02-CLIP ViT-L/14-336, as released, attention-free last block.
 
-    python ov_detection/lazy_train.py --config-file ov_detection/configs/ov_lvis/fvit_vitl14_baseline.py \\
-        --num-gpus 8 model.clip.checkpoint=/path/to/EVA02_CLIP_L_336_psz14_s6B.pt
+    python ov_detection/lazy_train.py --num-gpus 8 --config-file ov_detection/configs/ov_lvis/fvit_vitl14_baseline.py
 
 896 px, 8 GPUs x 8 images, 48 epochs; time not measured here.
 Paper (--row "F-ViT, EVA02-CLIP ViT-L/14, CLS"): mask APr 24.2 (APc 27.9, APf 31.5, AP 28.7).

@@ -1,1 +1,0 @@
-"""F-ViT, an open-vocabulary detector over a frozen CLIP, on detectron2. Start at fvit_model.py."""

@@ -6,7 +6,7 @@ from argparse import Namespace
 import pytest
 import torch
 from caption_sources import DrawnImages, class_folder, coco_captions
-from clip_train_data import CaptionedImages, EpochBatches, Overlay, SkipCounter, describe_skips, shard_samples
+from clip_train_data import CaptionedImages, EpochBatches, SkipCounter, describe_skips, shard_samples
 from clip_train_parts import picture, sound, write_coco, write_shard
 from clip_train_seams import WatchedLoss
 from open_clip_train.data import SharedEpoch
@@ -185,12 +185,3 @@ def test_watched_loss_names_term_epoch_and_step():
     watched()
     with pytest.raises(FloatingPointError, match="term is nan in epoch 0, step 0"):
         watched.check()
-
-
-def test_overlay_touches_one_importer_alone():
-    overlay = Overlay(torch, save="ours", nn=Overlay(torch.nn, Linear="ours"))
-    assert (overlay.save, overlay.nn.Linear, overlay.ones) == ("ours", "ours", torch.ones)
-    assert overlay.nn.Conv2d is torch.nn.Conv2d
-    assert torch.save != "ours"
-    assert isinstance(overlay.nn, Overlay)
-    assert not isinstance(torch.nn, Overlay)

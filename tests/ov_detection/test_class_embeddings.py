@@ -72,15 +72,6 @@ def made(background=True, names=NAMES, width=6):
     return ClassEmbeddings(tuple(names), vectors[:-1], vectors[-1] if background else None, "a tower", "vild")
 
 
-def test_vectors_are_normalised_once():
-    found = made()
-    torch.testing.assert_close(found.embeddings.norm(dim=1), torch.ones(3))
-    torch.testing.assert_close(found.background.norm(), torch.ones(()))
-    assert (len(found), found.width, found.embeddings.dtype) == (3, 6, torch.float32)
-    half = ClassEmbeddings(("x",), torch.tensor([[3.0, 4.0]]).half(), None, "", "")
-    torch.testing.assert_close(half.embeddings, torch.tensor([[0.6, 0.8]]))
-
-
 @pytest.mark.parametrize("background", [True, False])
 def test_own_file(tmp_path, background):
     found = made(background)

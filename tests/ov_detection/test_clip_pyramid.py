@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from fvit.clip_pyramid import BlockUpsamplers, FViTBackbone
+from fvit.clip_pyramid import FViTBackbone
 from fvit_parts import StubClip
 from torch.nn import functional as F
 
@@ -76,16 +76,6 @@ def test_training_needs_no_dense_map():
     assert list(maps) == ["p2", "p3", "p4", "p5", "p6"]
     sum(level.sum() for level in maps.values()).backward()
     assert all(parameter.grad is not None for parameter in backbone.parameters())
-
-
-def test_convolutions_start_xavier_without_bias():
-    backbone = FViTBackbone(StubClip(width=64), channels=12)
-    weight = backbone.fpn.fpn_lateral2.weight
-    limit = (6 / (64 + 12)) ** 0.5
-    assert 0.95 * limit < weight.abs().max() <= limit
-    assert backbone.fpn.fpn_lateral2.bias is None
-    assert isinstance(backbone.fpn.fpn_output3.norm, torch.nn.BatchNorm2d)
-    assert isinstance(BlockUpsamplers(8, norm="").level0[1], torch.nn.Identity)
 
 
 def test_square_size_must_fit():

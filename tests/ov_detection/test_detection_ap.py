@@ -4,7 +4,6 @@ import dataclasses
 import gc
 
 import bench_lvis as bench
-import detection_ap as module
 import numpy as np
 import pytest
 from detection_ap import ImageDetections, detection_ap
@@ -19,7 +18,6 @@ from ov_parts import (
     random_content,
     random_detections,
 )
-from pycocotools import mask as mask_tools
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 
@@ -83,34 +81,6 @@ def test_lvis_by_hand():
     assert result.ap50[0] == 0
     assert np.isnan(result.ap50[1:]).all()  # class 1 is not verified there, class 2 is wrong, but without objects
     assert detection_ap(content, classes, [one_image([hit, hit], [1, 0], [0.9, 0.8])]).ap50[0] == pytest.approx(1)
-
-
-def test_classes_at_a_time_change_nothing(monkeypatch):
-    content = random_content(coco_categories(all_65()[:9]))
-    classes = read_ov_classes(content["categories"])
-    detections = random_detections(content, classes)
-    few = detection_ap(content, classes, detections)
-    for number in (1, 100):
-        monkeypatch.setattr(module, "_CLASSES_AT_A_TIME", number)
-        other = detection_ap(content, classes, detections[::-1])
-        np.testing.assert_allclose(other.ap, few.ap, rtol=0, atol=1e-12)
-
-
-def test_perfect_detections_and_none():
-    content = random_content(coco_categories(all_65()[:4]), crowds=False)
-    classes = read_ov_classes(content["categories"])
-    nothing = detection_ap(content, classes, [])
-    assert set(nothing.ap50) == {0.0}
-    perfect = []
-    for image in content["images"]:
-        own = [entry for entry in content["annotations"] if entry["image_id"] == image["id"]]
-        boxes = np.array([entry["bbox"] for entry in own])
-        boxes[:, 2:] += boxes[:, :2]
-        labels = np.array([classes.label_of[entry["category_id"]] for entry in own])
-        codes = [mask_tools.merge(mask_tools.frPyObjects(entry["segmentation"], HEIGHT, WIDTH)) for entry in own]
-        perfect.append(ImageDetections(image["id"], boxes, np.ones(len(own)), labels, codes))
-    for kind in ("box", "mask"):
-        np.testing.assert_allclose(detection_ap(content, classes, perfect, kind).ap, 1)
 
 
 def test_errors_say_what_is_wrong():

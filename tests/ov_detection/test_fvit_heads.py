@@ -4,7 +4,6 @@ import math
 
 import pytest
 import torch
-from detectron2.layers import ShapeSpec
 from detectron2.structures import Boxes, Instances
 from detectron2.utils.events import EventStorage
 from fvit.box_predictor import OpenVocabularyPredictor, fuse_scores
@@ -122,13 +121,6 @@ def test_fusion_against_float64(fusion, alpha, beta):
     assert torch.allclose(sums, torch.ones(40)) == (fusion == "f-vlm")
 
 
-def test_fusion_at_its_ends():
-    det, vlm = random_logits(0), random_logits(1)
-    torch.testing.assert_close(fuse_scores(det, vlm, FUSED_BASE, 0.0, 0.0), det.softmax(1))
-    only_vlm = fuse_scores(det, vlm, FUSED_BASE, 1.0, 1.0)
-    torch.testing.assert_close(only_vlm, vlm.softmax(1))
-
-
 def test_far_logits_stay_finite():
     det = torch.tensor([[500.0, -500, 0, 0, 0, 0]])
     for fusion in ("f-vit", "f-vlm"):
@@ -242,50 +234,3 @@ def test_detections_have_the_fused_scores_of_their_proposals(fusion):
     box = heads.box_predictor.box2box_transform.apply_deltas(deltas, proposals.proposal_boxes.tensor)[best // 4]
     torch.testing.assert_close(found[0].pred_boxes.tensor[0], box.clamp(0, 128))
     assert found[0].pred_classes[0] == best % 4
-
-
-@pytest.mark.parametrize(("low_quality", "label"), [(False, 1), (True, 2)])
-def test_low_quality_matches_move_a_region_to_the_later_object(low_quality, label):
-    """The region is the best one of both objects and the first object's exact box."""
-    image = regions([[0, 0, 40, 40], [50, 50, 90, 90]])
-    target = Instances((128, 128))
-    target.gt_boxes = Boxes(torch.tensor([[50.0, 50, 90, 90], [55, 50, 90, 90]]))
-    target.gt_classes = torch.tensor([1, 2])
-    heads = region_heads(low_quality=low_quality).train()
-    heads.proposal_append_gt = False
-    with EventStorage():
-        sampled = heads.label_and_sample_proposals([image], [target])[0]
-    places = sampled.proposal_boxes.tensor[:, 0].tolist()
-    assert dict(zip(places, sampled.gt_classes.tolist(), strict=True)) == {0.0: 4, 50.0: label}
-
-
-@pytest.mark.parametrize("masks", [False, True])
-def test_nothing_to_look_at(masks):
-    heads = region_heads(masks=masks)
-    nobody = Instances((128, 128))
-    nobody.gt_boxes, nobody.gt_classes = Boxes(torch.zeros(0, 4)), torch.zeros(0, dtype=torch.long)
-    with EventStorage():
-        for proposals in ([], [[10, 10, 60, 50]]):
-            _, losses = heads.train()(None, pyramid(), [regions(proposals)], [nobody])
-            assert all(torch.isfinite(loss) for loss in losses.values())
-            sum(losses.values()).backward()
-            assert set(losses) == {"loss_cls", "loss_box_reg", *(["loss_mask"] if masks else [])}
-    assert all(torch.isfinite(tensor).all() for tensor in heads.state_dict().values())
-    with torch.no_grad():
-        found, _ = heads.eval()(None, pyramid(2), [regions([]), regions([[10, 10, 60, 50]])])
-    assert len(found[0]) == 0
-    assert len(found[1]) > 0
-
-
-def test_box_head_starts_with_xavier_fcs():
-    heads = region_heads()
-    weight = heads.box_head.fc1.weight
-    limit = (6 / sum(weight.shape)) ** 0.5
-    assert 0.99 * limit < weight.abs().max() <= limit
-    assert heads.box_head.fc1.out_features == 8  # the text embeddings' width
-    assert heads.box_head.output_shape == ShapeSpec(channels=8)
-
-
-def test_unknown_options():
-    with pytest.raises(TypeError, match="alpah"):
-        region_heads(alpah=0.1)

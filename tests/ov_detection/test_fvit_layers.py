@@ -7,7 +7,6 @@ import torch
 from detectron2.layers import batch_norm, get_norm
 from detectron2.modeling.box_regression import Box2BoxTransform
 from detectron2.modeling.matcher import Matcher
-from detectron2.modeling.poolers import ROIPooler
 from detectron2.structures import Boxes
 from fvit import fvit_layers
 from fvit.fvit_layers import (
@@ -120,13 +119,6 @@ def test_roi_align_against_float64(strides, size):
             level = box_levels(box[None], 4).item()
             expected.append(roi_align64(maps[level][image], box.double().tolist(), size, strides[level]))
     torch.testing.assert_close(pooled.double(), torch.stack(expected), rtol=1e-4, atol=1e-4)
-
-
-def test_roi_align_is_detectron2s_where_its_strides_allow():
-    maps = [torch.randn(2, 4, 64 // 2**level, 64 // 2**level) for level in range(4)]
-    boxes = [Boxes(random_boxes(20, 250, 5)), Boxes(random_boxes(7, 250, 6))]
-    theirs = ROIPooler(7, [1 / 4, 1 / 8, 1 / 16, 1 / 32], 0, "ROIAlignV2")
-    torch.testing.assert_close(PyramidRoIAlign(7, (4, 8, 16, 32))(maps, boxes), theirs(maps, boxes))
 
 
 def test_roi_align_keeps_exact_coordinates_in_bfloat16():

@@ -105,28 +105,6 @@ def tiny_clip(tmp_path):
     return str(tmp_path / "fvit_tiny.json")
 
 
-def test_a_real_tower_stays_out_of_the_checkpoint(tiny_clip):
-    towers = [FrozenClip(tiny_clip, random_seed=0, bf16=False, in_checkpoint=stored) for stored in (False, True)]
-    apart, whole = (small_fvit(clip=tower, roi_heads=LOOSE) for tower in towers)
-    assert set(whole.state_dict()) - set(apart.state_dict()) == {
-        f"backbone.clip.tower.{name}" for name in towers[0].tower.state_dict()
-    }
-    assert len(list(apart.parameters())) == len([p for p in whole.parameters() if p.requires_grad])
-    before = {name: tensor.clone() for name, tensor in whole.backbone.clip.tower.state_dict().items()}
-    train(whole, [sample(64, 64, [[8, 8, 40, 40]], [1])], 2)
-    after = whole.backbone.clip.tower.state_dict()
-    assert all(torch.equal(before[name], after[name]) for name in before)
-
-
-def test_training_steps_with_and_without_cache_are_the_same(tiny_clip):
-    runs = []
-    for cache_images in (0, 4):
-        clip = FrozenClip(tiny_clip, random_seed=0, bf16=False, cache_images=cache_images)
-        runs.append(train(small_fvit(clip=clip), [sample(64, 64, [[8, 8, 40, 40]], [1])], 3))
-    assert runs[0] == pytest.approx(runs[1], rel=1e-5)
-    assert len(clip.cache) == 1
-
-
 def test_a_step_in_bfloat16(tiny_clip):
     """The trainer's autocast: the same losses but for rounding, and gradients for every weight."""
     samples, totals = [sample(64, 64, [[8, 8, 40, 40]], [1], masks=True)], []
@@ -148,34 +126,6 @@ def test_parts_that_do_not_fit():
         build_fvit(StubClip(), vocabulary(width=6), is_base())
     with pytest.raises(TypeError, match="temprature"):
         build_fvit(StubClip(), vocabulary(), is_base(), classifier={"temprature": 3})
-
-
-def test_defaults_are_the_papers():
-    """OV-COCO, B/16: the values of F-ViT's config."""
-    model = build_fvit(StubClip(width=32), vocabulary(), is_base())
-    rpn, heads = model.proposal_generator, model.roi_heads
-    predictor = heads.box_predictor
-    assert model.pixel_mean.flatten().tolist() == pytest.approx([123.675, 116.28, 103.53])
-    assert model.pixel_std.flatten().tolist() == pytest.approx([58.395, 57.12, 57.375])
-    assert (rpn.pre_nms_topk, rpn.post_nms_topk) == ({True: 2000, False: 2000}, {True: 1000, False: 1000})
-    assert (rpn.batch_size_per_image, rpn.positive_fraction, rpn.nms_thresh) == (256, 0.5, 0.7)
-    assert rpn.in_features == ["p2", "p3", "p4", "p5", "p6"]
-    assert heads.box_in_features == ["p2", "p3", "p4", "p5"]
-    assert (heads.batch_size_per_image, heads.positive_fraction, heads.mask_on) == (512, 0.25, False)
-    assert heads.proposal_append_gt
-    assert not heads.proposal_matcher.low_quality
-    assert [tuple(conv.weight.shape) for conv in heads.box_head.conv_norm_relus] == [(256, 256, 3, 3)] * 4
-    assert [fc.in_features for fc in heads.box_head.fcs] == [12544, 8]
-    assert predictor.classifier.temperature.item() == 50
-    assert predictor.classifier.class_weights.tolist() == pytest.approx([1, 1, 1, 0, 0.6])
-    assert predictor.fusion == {"alpha": 0.1, "beta": 0.8, "fusion": "f-vit"}
-    assert predictor.vlm_temperature == 75
-    assert (predictor.test_score_thresh, predictor.test_nms_thresh, predictor.test_topk_per_image) == (0.01, 0.4, 100)
-    lvis = build_fvit(StubClip(width=32), vocabulary(), is_base(), rpn={"norm": "auto"}, roi_heads={"masks": True})
-    mask_head = lvis.roi_heads.mask_head
-    assert mask_head.deconv.weight.shape == (256, 256, 2, 2)
-    assert mask_head.predictor.weight.shape == (1, 256, 1, 1)
-    assert "norm.weight" in " ".join(lvis.proposal_generator.rpn_head.state_dict())
 
 
 def test_the_detector_alone_scores_with_text_of_any_width():

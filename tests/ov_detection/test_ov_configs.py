@@ -99,6 +99,10 @@ def test_every_recipe_is_what_its_name_says(path, monkeypatch):
     assert heads.mask_on == heads.proposal_matcher.low_quality == is_lvis
     assert predictor.fusion == {"alpha": 0.1, "beta": (0.4 if is_large else 0.6) if is_lvis else 0.8, "fusion": "f-vit"}
     assert predictor.vlm_temperature == (50 if is_lvis else 75)
+    rpn = model.proposal_generator
+    assert (rpn.pre_nms_topk, rpn.post_nms_topk) == ({True: 2000, False: 2000}, {True: 1000, False: 1000})
+    assert (rpn.batch_size_per_image, rpn.positive_fraction, rpn.nms_thresh) == (256, 0.5, 0.7)
+    assert (heads.batch_size_per_image, heads.positive_fraction, heads.proposal_append_gt) == (512, 0.25, True)
     limits = (predictor.test_score_thresh, predictor.test_nms_thresh, predictor.test_topk_per_image)
     assert limits == ((1e-4, 0.5, 300) if is_lvis else (0.01, 0.4, 100))
     assert cfg.model.classifier == {

@@ -24,19 +24,12 @@ from last_vit.runtime import is_main_process
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What one pass over a validation set found; the same in every process.
+    """What one pass over a validation set found; the same in every process."""
 
-    Attributes:
-        metrics: "acc1", "acc5" and, where the data have boxes, "point_in_box" with its two baselines; percent.
-        num_images: Images that accuracy is over, all processes together.
-        num_boxes: Single-object images that Point-in-Box is over; 0 without boxes.
-        seconds: Wall time of the loop.
-    """
-
-    metrics: dict[str, float]
-    num_images: int
-    num_boxes: int
-    seconds: float
+    metrics: dict[str, float]  # "acc1", "acc5" and, where there are boxes, "point_in_box" with its baselines; percent
+    num_images: int  # that accuracy is over, all processes together
+    num_boxes: int  # single-object images that Point-in-Box is over; 0 without boxes
+    seconds: float  # of the loop
 
 
 def evaluate(

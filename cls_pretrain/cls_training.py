@@ -53,12 +53,7 @@ def run(args: argparse.Namespace) -> None:
 
 
 def train_or_evaluate(args: argparse.Namespace) -> None:
-    """What lazy_train.py was asked for, in this process.
-
-    Raises:
-        ValueError: Data sets, model, checkpoint and config that do not belong together.
-        FloatingPointError: A loss, gradient norm or weight is not finite.
-    """
+    """What lazy_train.py was asked for, in this process; ValueError for parts that do not belong together."""
     cfg, device = set_up_run(args, "cls_pretrain/conf.py and configs/")
     model = build_model(cfg.model).to(device)
     if args.eval_only:

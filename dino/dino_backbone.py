@@ -15,7 +15,7 @@ from last_vit.dino_vit import DINO_VITS, DinoVisionTransformer, build_dino_vit
 def build_backbone(
     arch: str, patch_size: int = 16, img_size: int = 224, drop_path_rate: float = 0.0
 ) -> tuple[nn.Module, int]:
-    """A backbone with fresh weights that maps images [B, 3, H, W] to tokens [B, D].
+    """A backbone with fresh weights, in training mode, that maps images [B, 3, H, W] to tokens [B, D]; and D.
 
     Args:
         arch: `vit_mini`, `vit_tiny`, `vit_small`, `vit_base` (also as `deit_*`); `xcit_*` as in
@@ -24,9 +24,6 @@ def build_backbone(
         patch_size: Of a ViT; the others have their own.
         img_size: Side in pixels for which a ViT's position embedding is made.
         drop_path_rate: Of ViT and XCiT; ConvNets have none.
-
-    Returns:
-        The backbone in training mode, and D.
 
     Raises:
         ValueError: Unknown name, or sizes that do not fit.

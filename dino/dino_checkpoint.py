@@ -33,8 +33,7 @@ def save_run(folder: Path, step: DinoStep, epoch: int, options: Mapping[str, Any
         pooling: See the module's docstring.
 
     Raises:
-        FloatingPointError: A weight is NaN or infinite; earlier files are untouched.
-        OSError: The file cannot be written; earlier files are untouched.
+        FloatingPointError, OSError: A weight is not finite, or a file cannot be written; earlier files are untouched.
     """
     student, teacher = step.student.state_dict(), step.teacher.state_dict()
     check_finite(student)
@@ -57,14 +56,13 @@ def save_run(folder: Path, step: DinoStep, epoch: int, options: Mapping[str, Any
 
 
 def resume_run(folder: Path, step: DinoStep, options: Mapping[str, Any], pooling: Mapping[str, Any]) -> int:
-    """Continue from `folder/checkpoint.pth`, ours or DINO's, if it is there; arguments as in `save_run`.
+    """Continue from `folder/checkpoint.pth`, ours or DINO's; arguments as in `save_run`.
 
     Returns:
         The epoch to start with; 0 without a checkpoint.
 
     Raises:
-        ValueError: The checkpoint is damaged, no training checkpoint, or of a run with another network, pooling or
-            optimizer.
+        ValueError: The checkpoint is damaged, or of a run with another network, pooling or optimizer.
     """
     path = folder / "checkpoint.pth"
     if not path.exists():

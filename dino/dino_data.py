@@ -25,14 +25,8 @@ class MultiCropAugmentation:
 
     Every view is a random resized crop (bicubic), flipped with probability 0.5, colour-jittered with 0.8 and turned
     grey with 0.2; then the first global view is blurred, the second with probability 0.1 (and solarised with 0.2), a
-    local one with 0.5. All chance is drawn from torch's CPU generator.
-
-    Args:
-        global_crops_scale: Smallest and largest share of the image's area that a global crop takes.
-        local_crops_scale: The same for local crops.
-        local_crops_number: How many local views; 0 for none.
-        global_crop_size: Side in pixels.
-        local_crop_size: Side in pixels.
+    local one with 0.5. All chance is drawn from torch's CPU generator. A scale is the smallest and largest share of the
+    image's area that a crop takes, a size its side in pixels.
     """
 
     def __init__(
@@ -106,7 +100,7 @@ def open_training_images(data_path: str, transform: Callable[[Image.Image], Any]
 
     Args:
         data_path: ImageNet's `train` folder or the folder above it, any other folder of images (in class folders or
-            flat), or "synthetic": 1,024 images drawn by `last_vit.data.synthetic`.
+            flat), or "synthetic": 1,024 drawn images.
         transform: Of a PIL RGB image.
 
     Raises:

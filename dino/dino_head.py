@@ -12,12 +12,7 @@ class WeightNormedLinear(nn.Module):
     """Linear layer without bias whose rows are `weight_g * weight_v / |weight_v|`.
 
     The two parameters have the names of torch's old `weight_norm`, which DINO's checkpoints hold; torch's present
-    parametrization names them otherwise.
-
-    Args:
-        in_features: Channels of the input.
-        out_features: Number of rows.
-        train_norm: Whether the rows' lengths `weight_g`, all 1 at first, are trained.
+    parametrization names them otherwise. The rows' lengths `weight_g`, all 1 at first, are trained with `train_norm`.
     """
 
     def __init__(self, in_features: int, out_features: int, train_norm: bool) -> None:
@@ -32,15 +27,10 @@ class WeightNormedLinear(nn.Module):
 
 
 class DinoHead(nn.Module):
-    """Three linear layers with GELU between them, L2 normalisation, `WeightNormedLinear`.
+    """Three linear layers with GELU between them, L2 normalisation, `WeightNormedLinear` to `out_dim` prototypes.
 
-    Args:
-        in_dim: Channels of the backbone's token.
-        out_dim: Number of prototypes.
-        use_bn: Batch norm after the first two linear layers.
-        norm_last_layer: Keep the prototypes' lengths at 1.
-        hidden_dim: Of the first two layers.
-        bottleneck_dim: Of the third, which is normalised.
+    `use_bn` adds batch norm after the first two layers, of `hidden_dim` channels; the third has `bottleneck_dim`, and
+    is normalised; `norm_last_layer` keeps the prototypes' lengths at 1.
     """
 
     def __init__(
@@ -70,12 +60,7 @@ class DinoHead(nn.Module):
 
 
 class MultiCrop(nn.Module):
-    """Student or teacher; the names `backbone.*` and `head.*` are those of DINO's checkpoints.
-
-    Args:
-        backbone: Images [B, 3, H, W] -> tokens [B, D].
-        head: Tokens [B, D] -> logits [B, C].
-    """
+    """Student or teacher: images [B, 3, H, W] -> tokens [B, D] -> logits [B, C], named as in DINO's checkpoints."""
 
     def __init__(self, backbone: nn.Module, head: nn.Module) -> None:
         super().__init__()
@@ -83,10 +68,10 @@ class MultiCrop(nn.Module):
         self.head = head
 
     def forward(self, crops: Sequence[Tensor]) -> Tensor:
-        """Logits of all crops, with one backbone pass per size and one head pass for all.
+        """Logits of all crops, with one backbone pass per size of neighbours and one head pass for all.
 
         Args:
-            crops: Each [B, 3, h, w]; neighbours of one size go through the backbone together.
+            crops: Each [B, 3, h, w].
 
         Returns:
             [len(crops) * B, C]: all images of the first crop, then of the second, ...

@@ -29,12 +29,9 @@ class DinoLoss(nn.Module):
 
     Args:
         out_dim: C.
-        num_views: V, the two global views first.
+        num_views: V, at least 2, the two global views first.
         student_temp: Divides the student's logits.
         center_momentum: Share of the old centre in an update.
-
-    Raises:
-        ValueError: Fewer than two views.
     """
 
     def __init__(self, out_dim: int, num_views: int, student_temp: float = 0.1, center_momentum: float = 0.9) -> None:

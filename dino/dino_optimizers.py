@@ -31,11 +31,7 @@ def cosine_schedule(
 
 
 def temperature_schedule(warmup_temp: float, temp: float, warmup_epochs: int, epochs: int) -> np.ndarray:
-    """The teacher's temperature: linear from `warmup_temp` to `temp`, then constant; float64 [epochs].
-
-    Raises:
-        ValueError: A longer warm-up than the training.
-    """
+    """The teacher's temperature: linear from `warmup_temp` to `temp`, then constant; float64 [epochs]."""
     _check_warmup(warmup_epochs, epochs)
     return np.concatenate((np.linspace(warmup_temp, temp, warmup_epochs), np.full(epochs - warmup_epochs, temp)))
 
@@ -59,11 +55,7 @@ def parameter_groups(model: nn.Module) -> list[dict]:
 
 
 def build_optimizer(name: str, groups: list[dict]) -> Optimizer:
-    """DINO's "adamw", "sgd" (momentum 0.9) or "lars"; the schedules set learning rate and weight decay before a step.
-
-    Raises:
-        ValueError: Unknown name.
-    """
+    """DINO's "adamw", "sgd" (momentum 0.9) or "lars"; the schedules set learning rate and weight decay."""
     if name == "adamw":
         return AdamW(groups, lr=0.0, fused=True)
     if name == "sgd":

@@ -77,7 +77,7 @@ class DinoStep:
             processes; "lr" and "wd". A look at a loss waits for the device: look at it one step later.
 
         Raises:
-            FloatingPointError: As `check`, for the step before.
+            FloatingPointError: As `check`, for the step before; weights and centre are lost, files are not.
         """
         seed_step(self.seed, iteration)
         lr, weight_decay = float(self.schedules.lr[iteration]), float(self.schedules.weight_decay[iteration])
@@ -93,11 +93,7 @@ class DinoStep:
         return ChainMap({"lr": lr, "wd": weight_decay}, losses)
 
     def check(self) -> None:
-        """Look at the last step's loss; waits for that step.
-
-        Raises:
-            FloatingPointError: It is not finite; weights and centre are lost, files are not.
-        """
+        """Look at the last step's loss, waiting for it; FloatingPointError where it is not finite."""
         if self._last is None:
             return
         where, losses, sums = self._last

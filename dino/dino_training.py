@@ -116,8 +116,7 @@ def build_step(args: argparse.Namespace, epoch_length: int, device: torch.device
 def joined_processes(dist_url: str) -> Iterator[torch.device]:
     """This process's device, with the process group up where a launcher has set RANK and WORLD_SIZE.
 
-    Args:
-        dist_url: Where processes meet when another launcher than torchrun started them: env://, tcp:// or file://.
+    Processes meet at `dist_url` (env://, tcp:// or file://) when another launcher than torchrun started them.
     """
     other_launcher = {"RANK", "WORLD_SIZE"} <= os.environ.keys() and not dist.is_torchelastic_launched()
     if other_launcher:

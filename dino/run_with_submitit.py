@@ -31,12 +31,7 @@ _SCRIPT = Path(__file__).resolve().with_name("main_dino.py")
 
 
 class Training:
-    """The job: each of its tasks runs main_dino.py with the same flags, told its rank by submitit.
-
-    Args:
-        words: main_dino.py's command line, without --output_dir and --dist_url.
-        output_dir: Folder of the run; may hold "%j".
-    """
+    """The job: each of its tasks runs main_dino.py with the same flags (`words`), told its rank by submitit."""
 
     def __init__(self, words: list[str], output_dir: str) -> None:
         self.words = words
@@ -44,11 +39,7 @@ class Training:
         self.meeting = uuid.uuid4().hex
 
     def __call__(self) -> None:
-        """Run one task to its end.
-
-        Raises:
-            RuntimeError: main_dino.py failed; its message is in the job's log.
-        """
+        """Run one task to its end; RuntimeError where main_dino.py failed, whose message is in the job's log."""
         job = submitit.JobEnvironment()
         folder = Path(self.output_dir.replace("%j", str(job.job_id))).resolve()
         folder.mkdir(parents=True, exist_ok=True)
@@ -90,20 +81,11 @@ def job_parser(main_flags: bool = True) -> argparse.ArgumentParser:
 
 def job_parameters(args: argparse.Namespace) -> dict[str, Any]:
     """What submitit's executor is told, from the flags of the job."""
-    parameters: dict[str, Any] = {
-        "name": "dino",
-        "nodes": args.nodes,
-        "tasks_per_node": args.ngpus,
-        "timeout_min": args.timeout,
-    }
+    tasks, minutes = args.ngpus, args.timeout
+    parameters = {"name": "dino", "nodes": args.nodes, "tasks_per_node": tasks, "timeout_min": minutes}
     if args.cluster == "local":
         return parameters
-    parameters |= {
-        "gpus_per_node": args.ngpus,
-        "cpus_per_task": 10,
-        "mem_gb": 40 * args.ngpus,
-        "slurm_signal_delay_s": 120,
-    }
+    parameters |= {"gpus_per_node": tasks, "cpus_per_task": 10, "mem_gb": 40 * tasks, "slurm_signal_delay_s": 120}
     optional = {
         "slurm_partition": args.partition,
         "slurm_constraint": "volta32gb" if args.use_volta32 else None,

@@ -54,11 +54,7 @@ def as_graph(function: Callable[[], object]) -> Callable[[], None]:
 
 
 def check_parity(device: torch.device) -> None:
-    """Refuse to go on when the kernels' choice is worse than the formulas' in float64 scores, or the means differ.
-
-    Raises:
-        ValueError: Names K, the type and how far off.
-    """
+    """Refuse to go on when the kernels' choice is worse than the formulas' in float64 scores, or the means differ."""
     for dtype in TYPES:
         x = torch.randn(4, N, D, device=device).to(dtype)
         wide = x.double()
@@ -79,11 +75,7 @@ def check_parity(device: torch.device) -> None:
 
 
 def bench(report: BenchReport) -> None:
-    """Parity, then the goals: against one read of x and against the straightforward version.
-
-    Raises:
-        ValueError: No GPU.
-    """
+    """Parity, then the goals: against one read of x and against the straightforward version."""
     if report.device.type != "cuda":
         raise ValueError("bench_pooling_cuda needs a CUDA GPU, and there is none here; bench_pooling is for CPUs")
     words = f"random tokens [{B}, {N}, {D}], bfloat16"

@@ -193,8 +193,6 @@ class BenchReport:
 
 def processor() -> str:
     """The CPU in words, as Linux calls it; elsewhere its architecture."""
-    try:
-        found = re.search(r"^model name\s*:\s*(.+)$", Path("/proc/cpuinfo").read_text(encoding="utf-8"), re.MULTILINE)
-    except OSError:
-        found = None
+    cpuinfo = Path("/proc/cpuinfo")
+    found = cpuinfo.exists() and re.search(r"^model name\s*:\s*(.+)$", cpuinfo.read_text(), re.MULTILINE)
     return found[1] if found else platform.machine()

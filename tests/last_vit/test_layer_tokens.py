@@ -90,12 +90,6 @@ def test_every_layer_is_what_the_next_block_gets(model):
         assert torch.equal(layer, received[:, -16:])
 
 
-def test_a_batch_of_one_is_a_slice_of_the_batch(model):
-    whole, single = layer_tokens(model, IMAGES), layer_tokens(model, IMAGES[2:3])
-    for all_images, one_image in zip(whole.layers, single.layers, strict=True):
-        torch.testing.assert_close(all_images[2:3], one_image)
-
-
 def test_hooks_are_gone_afterwards_and_after_an_error(model):
     attach_last(model, top_k=2)
     before = num_hooks(model)

@@ -6,7 +6,6 @@ from pathlib import Path
 import pytest
 import torch
 from torch import multiprocessing
-from torch.overrides import TorchFunctionMode
 
 from last_vit.boxes import resize_crop_box
 from last_vit.metrics import PointInBox, box_patch_mask
@@ -101,27 +100,6 @@ def test_never_nan():
     metric.update(torch.full((1, 16), torch.nan), torch.tensor([[0.0, 0.0, 9.0, 9.0]]), HW[None], (4, 4))
     with pytest.raises(ValueError, match="NaN patch scores"):
         metric.compute()
-
-
-class Copies(TorchFunctionMode):
-    """Records whether each copy of a tensor to a device may wait for it."""
-
-    def __init__(self):
-        super().__init__()
-        self.waits = []
-
-    def __torch_function__(self, function, types, args=(), kwargs=None):
-        kwargs = kwargs or {}
-        if function is torch.Tensor.to and isinstance(args[1], torch.device):
-            self.waits.append(not kwargs.get("non_blocking", False))
-        return function(*args, **kwargs)
-
-
-def test_boxes_are_copied_without_waiting():
-    boxes, image_hw = random_images(4)
-    with Copies() as copies:
-        PointInBox(crop=56, resize=64).update(torch.rand(4, 16), boxes, image_hw, (4, 4))
-    assert copies.waits[:2] == [False, False]  # a later copy is of what is on the device already
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")

@@ -6,36 +6,27 @@
 
 The class token is replaced by every patch in what CLIP does behind its last block: final norm, then projection. The
 pooling does not take part, so whether LaSt is attached to the tower or not changes nothing here but the weights that it
-was trained with. Nothing of the host's forward is repeated: its own `forward_intermediates` runs, with other positions
-(positions.py) and another last block (last_block.py) put in its place for the length of the call. A model is changed
-during the call, so one model must not be called from two threads.
+was trained with. Nothing of the host's forward is repeated: its own `forward_intermediates` runs, with positions for
+the images' grid and another last block put in place for the length of the call. A model is changed during the call, so
+one model must not be called from two threads.
 """
 
+import copy
 import sys
-from collections.abc import Sequence
-from contextlib import nullcontext
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager, nullcontext
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from last_vit.adapters import unwrap_host
 from last_vit.adapters.base import class_names
 from last_vit.adapters.open_clip_vit import image_tower
-from last_vit.clip_last_block import LAST_BLOCKS, replaced_last_block
-from last_vit.clip_positions import POSITIONS, positions_for, resize_positions, shadowed
+from last_vit.clip_last_block import replaced_last_block, shadowed
 
-__all__ = [
-    "LAST_BLOCKS",
-    "POSITIONS",
-    "ClipDense",
-    "clip_block_features",
-    "clip_dense_features",
-    "clip_dense_forward",
-    "resize_positions",
-    "shadowed",
-]
-
+POSITIONS = ("sclip", "fvit", "open_clip")
 _TRUNKS = {"timm.models.vision_transformer.VisionTransformer", "timm.models.eva.Eva"}
 
 
@@ -72,12 +63,9 @@ def clip_dense_forward(
             convolution floors: rows and columns of pixels beyond the last whole patch at the bottom and the right are
             not seen, and the h x w map stands for the whole image all the same.
         blocks: Indices of blocks, from 0, whose outputs are wanted; the last one's is that of `last_block`.
-        last_block: One of `LAST_BLOCKS`, see clip_last_block.py.
+        last_block: One of `last_vit.names.LAST_BLOCKS`, see clip_last_block.py.
         position: How learned position embeddings are resized when the grid is not the tower's own; one of
             `POSITIONS`, see `resize_positions`. Rotary embeddings are always made for the grid, as timm makes them.
-
-    Returns:
-        `ClipDense`.
 
     Raises:
         ValueError: Images of another shape or smaller than a patch; another model; a block that the tower has not; a
@@ -100,19 +88,81 @@ def clip_dense_features(
     model: nn.Module, images: Tensor, last_block: str = "vanilla", position: str = "sclip"
 ) -> tuple[Tensor, tuple[int, int]]:
     """Dense features alone: `features` [B, h * w, E], un-normalised, and `grid_hw` of `clip_dense_forward`."""
-    dense = clip_dense_forward(model, images, last_block=last_block, position=position)
-    return dense.features, dense.grid_hw
+    return clip_dense_forward(model, images, last_block=last_block, position=position)[:2]
 
 
 def clip_block_features(
     model: nn.Module, images: Tensor, blocks: Sequence[int], last_block: str = "vanilla", position: str = "sclip"
 ) -> list[Tensor]:
-    """Outputs of some blocks alone, a list of [B, width, h, w]; blocks behind the last asked one do not run.
-
-    Arguments and errors are those of `clip_dense_forward`.
-    """
+    """Outputs of some blocks of `clip_dense_forward` alone; blocks behind the last asked one do not run."""
     grid_hw, outputs = _run(_vit_tower(model), images, blocks, last_block, position)
     return list(_as_maps(outputs, blocks, grid_hw))
+
+
+def resize_positions(
+    positions: Tensor, num_prefix: int, old_hw: tuple[int, int], new_hw: tuple[int, int], how: str = "sclip"
+) -> Tensor:
+    """Resize the patches' part of a learned position embedding; the prefix tokens' part is kept.
+
+    Args:
+        positions: [..., num_prefix + h * w, D], patches row by row.
+        num_prefix: Tokens before the patches that have an embedding.
+        old_hw: (h, w) that it was learned for.
+        new_hw: (h, w) wanted; equal to `old_hw` the embedding is returned as it is.
+        how: All three are bicubic. "sclip": by scale factors (new + 0.1) / old, as DINO, SCLIP and NACLIP do, so that
+            sampling points differ slightly from the exact ratio; "fvit": to the exact size, as EVA-CLIP and F-ViT do;
+            "open_clip": to the exact size with antialiasing, as open_clip does when it loads a checkpoint.
+
+    Returns:
+        [..., num_prefix + new h * new w, D], in the dtype of `positions`.
+
+    Raises:
+        ValueError: Another `how`; positions that are not those of `old_hw`.
+
+    Example:
+        >>> resize_positions(torch.ones(1 + 4, 8), 1, (2, 2), (3, 5)).shape
+        torch.Size([16, 8])
+    """
+    if how not in POSITIONS:
+        raise ValueError(f"position must be one of {', '.join(POSITIONS)}, got {how!r}")
+    if positions.shape[-2] != num_prefix + old_hw[0] * old_hw[1]:
+        raise ValueError(f"{positions.shape[-2]} positions are not {num_prefix} and a grid of {old_hw}")
+    if tuple(new_hw) == tuple(old_hw):
+        return positions
+    prefix, grid = positions[..., :num_prefix, :], positions[..., num_prefix:, :]
+    grid = grid.reshape(1, *old_hw, -1).permute(0, 3, 1, 2)
+    grid = grid if grid.dtype == torch.float64 else grid.float()
+    if how == "sclip":
+        factors = tuple((new + 0.1) / old for new, old in zip(new_hw, old_hw, strict=True))
+        grid = F.interpolate(grid, scale_factor=factors, mode="bicubic")
+    else:
+        grid = F.interpolate(grid, size=tuple(new_hw), mode="bicubic", antialias=how == "open_clip")
+    grid = grid.flatten(2).transpose(1, 2).to(positions.dtype)
+    return torch.cat([prefix, grid.reshape(*positions.shape[:-2], -1, positions.shape[-1])], dim=-2)
+
+
+@contextmanager
+def _positions_for(tower: nn.Module, grid_hw: tuple[int, int], how: str) -> Iterator[None]:
+    """Let an image tower take images of a patch grid that is not its own while the block runs."""
+    trunk = getattr(tower, "trunk", None)
+    with ExitStack() as shadows:
+        if trunk is None:
+            resized = resize_positions(tower.positional_embedding, 1, tower.grid_size, grid_hw, how)
+            shadows.enter_context(shadowed(tower, positional_embedding=resized))
+        else:
+            old_hw = tuple(trunk.patch_embed.grid_size)
+            # without img_size timm checks no size, and the convolution floors
+            shadows.enter_context(shadowed(trunk.patch_embed, img_size=None, grid_size=grid_hw))
+            if trunk.pos_embed is not None:
+                num_prefix = 0 if trunk.no_embed_class else trunk.num_prefix_tokens
+                resized = resize_positions(trunk.pos_embed, num_prefix, old_hw, grid_hw, how)
+                shadows.enter_context(shadowed(trunk, pos_embed=resized))
+            rope = getattr(trunk, "rope", None)
+            if getattr(rope, "feat_shape", None) is not None and tuple(rope.feat_shape) != grid_hw:
+                other = copy.deepcopy(rope)
+                other.update_feat_shape(grid_hw)
+                shadows.enter_context(shadowed(trunk, rope=other))
+        yield
 
 
 def _vit_tower(model: nn.Module) -> nn.Module:
@@ -149,7 +199,7 @@ def _run(
     indices = sorted(set(blocks))
     # Graphs compiled in place (nn.Module.compile) would not see what is put in place here.
     eager = torch.compiler.set_stance("force_eager") if "torch._dynamo" in sys.modules else nullcontext()
-    with eager, positions_for(tower, grid_hw, position), replaced_last_block(_blocks(tower)[-1], last_block, grid_hw):
+    with eager, _positions_for(tower, grid_hw, position), replaced_last_block(_blocks(tower)[-1], last_block, grid_hw):
         tokens = tower.forward_intermediates(
             images.to(embedding.weight.dtype),
             indices=indices,

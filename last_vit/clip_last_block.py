@@ -20,12 +20,12 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from timm.layers import apply_rot_embed_cat
 from torch import Tensor, nn
 
 from last_vit.adapters.base import class_names
-from last_vit.clip_positions import shadowed
+from last_vit.names import LAST_BLOCKS
 
-LAST_BLOCKS = ("vanilla", "maskclip", "sclip", "clearclip", "naclip", "fvit")
 _VALUE_ONLY = ("maskclip", "fvit")
 _NO_RESIDUAL = ("maskclip", "clearclip", "naclip")
 _NATIVE_BLOCK = "open_clip.transformer.ResidualAttentionBlock"
@@ -33,11 +33,31 @@ _EVA_BLOCK, _EVA_ATTENTION = "timm.models.eva.EvaBlock", "timm.models.eva.EvaAtt
 _GAUSSIAN_STD = 5.0  # of NACLIP, in patches
 
 
-def check_last_block(block: nn.Module, kind: str) -> None:
-    """Refuse a kind that does not exist, or is not defined for a tower's block.
+@contextmanager
+def shadowed(module: nn.Module, **attributes: Any) -> Iterator[None]:
+    """Let plain attributes hide a module's parameters, buffers, methods or attributes while the block runs."""
+    own = vars(module)
+    before = {name: own[name] for name in attributes if name in own}
+    own.update(attributes)
+    try:
+        yield
+    finally:
+        for name in attributes:
+            del own[name]
+        own.update(before)
+
+
+@contextmanager
+def replaced_last_block(block: nn.Module, kind: str, grid_hw: tuple[int, int]) -> Iterator[None]:
+    """Let a tower's last block run as `kind` while the `with` block runs.
+
+    Args:
+        block: The last block.
+        kind: One of `LAST_BLOCKS`.
+        grid_hw: (h, w) of the patch grid.
 
     Raises:
-        ValueError: Shows what works.
+        ValueError: A kind that does not exist, or is not defined for this block; the message shows what works.
     """
     if kind not in LAST_BLOCKS:
         raise ValueError(f"last_block must be one of {', '.join(LAST_BLOCKS)}, got {kind!r}")
@@ -49,86 +69,58 @@ def check_last_block(block: nn.Module, kind: str) -> None:
             f"{class_names(block.attn)[0] if hasattr(block, 'attn') else 'no attention'}; it is for open_clip's native "
             "ViTs and for EVA. This tower takes 'vanilla'"
         )
-
-
-@contextmanager
-def replaced_last_block(block: nn.Module, kind: str, grid_hw: tuple[int, int]) -> Iterator[None]:
-    """Let a tower's last block run as `kind` while the `with` block runs.
-
-    Args:
-        block: The last block, as `check_last_block` accepts it.
-        kind: One of `LAST_BLOCKS`.
-        grid_hw: (h, w) of the patch grid.
-
-    Raises:
-        ValueError: As `check_last_block`.
-    """
-    check_last_block(block, kind)
+    attend, branch = (_native_attention, _native_branch) if is_native else (_eva_attention, _eva_branch)
     with ExitStack() as shadows:
         if kind != "vanilla":
-            is_native = isinstance(block.attn, nn.MultiheadAttention)
-            attention = (
-                _NativeAttention(block.attn, kind, grid_hw) if is_native else _EvaAttention(block.attn, kind, grid_hw)
-            )
-            shadows.enter_context(shadowed(block.attn, forward=attention))
-            if kind in _NO_RESIDUAL:
-                branch = _native_branch if is_native else _eva_branch
-                shadows.enter_context(shadowed(block, forward=lambda x, *args, **kwargs: branch(block, x, **kwargs)))
+            attn = block.attn
+            forward = lambda x, *_, rope=None, **__: attend(attn, x, rope, kind, grid_hw)  # noqa: E731
+            shadows.enter_context(shadowed(attn, forward=forward))
+        if kind in _NO_RESIDUAL:
+            shadows.enter_context(shadowed(block, forward=lambda x, *_, **named: branch(block, x, **named)))
         yield
 
 
-class _NativeAttention:
-    """Stands in for the forward of open_clip's nn.MultiheadAttention: [B, 1 + N, D] -> the same, and None."""
-
-    def __init__(self, attn: nn.MultiheadAttention, kind: str, grid_hw: tuple[int, int]) -> None:
-        self.attn, self.kind, self.grid_hw = attn, kind, grid_hw
-
-    def __call__(self, x: Tensor, *_: Any, **__: Any) -> tuple[Tensor, None]:
-        attn, width = self.attn, self.attn.embed_dim
-        weight, bias = attn.in_proj_weight, attn.in_proj_bias
-        if self.kind in _VALUE_ONLY:
-            mixed = F.linear(x, weight[2 * width :], None if bias is None else bias[2 * width :])
-        else:
-            q, k, v = (_split_heads(part, attn.num_heads) for part in F.linear(x, weight, bias).chunk(3, dim=2))
-            mixed = _join_heads(_mix(q, k, v, self.kind, 1, self.grid_hw))
-        return attn.out_proj(mixed), None
+def _native_attention(
+    attn: nn.MultiheadAttention, x: Tensor, _: None, kind: str, grid_hw: tuple[int, int]
+) -> tuple[Tensor, None]:
+    """In place of the forward of open_clip's nn.MultiheadAttention: [B, 1 + N, D] -> the same, and None."""
+    weight, bias = attn.in_proj_weight, attn.in_proj_bias
+    if kind in _VALUE_ONLY:
+        start = 2 * attn.embed_dim
+        mixed = F.linear(x, weight[start:], None if bias is None else bias[start:])
+    else:
+        q, k, v = (_split_heads(part, attn.num_heads) for part in F.linear(x, weight, bias).chunk(3, dim=2))
+        mixed = _mix(q, k, v, kind, 1, grid_hw)
+    return attn.out_proj(mixed), None
 
 
-class _EvaAttention:
-    """Stands in for the forward of timm's EvaAttention: [B, P + N, D] -> the same."""
+def _eva_attention(attn: nn.Module, x: Tensor, rope: Tensor | None, kind: str, grid_hw: tuple[int, int]) -> Tensor:
+    """In place of the forward of timm's EvaAttention: [B, P + N, D] -> the same."""
+    if kind in _VALUE_ONLY:
+        mixed = _eva_projection(attn, x, "v")
+    else:
+        q, k, v = (_split_heads(_eva_projection(attn, x, part), attn.num_heads) for part in "qkv")
+        q, k = (_rotate(attn, part, rope).type_as(v) for part in (attn.q_norm(q), attn.k_norm(k)))
+        mixed = _mix(q, k, v, kind, attn.num_prefix_tokens, grid_hw)
+    mixed = attn.norm(mixed)
+    if attn.gate is not None:
+        mixed = mixed * attn.gate(x).sigmoid()
+    return attn.proj_drop(attn.proj(mixed))
 
-    def __init__(self, attn: nn.Module, kind: str, grid_hw: tuple[int, int]) -> None:
-        self.attn, self.kind, self.grid_hw = attn, kind, grid_hw
 
-    def __call__(self, x: Tensor, rope: Tensor | None = None, **_: Any) -> Tensor:
-        attn = self.attn
-        if self.kind in _VALUE_ONLY:
-            mixed = self._project(x, "v")
-        else:
-            q, k, v = (_split_heads(self._project(x, part), attn.num_heads) for part in "qkv")
-            q, k = (self._rotate(part, rope).type_as(v) for part in (attn.q_norm(q), attn.k_norm(k)))
-            mixed = _join_heads(_mix(q, k, v, self.kind, attn.num_prefix_tokens, self.grid_hw))
-        mixed = attn.norm(mixed)
-        if attn.gate is not None:
-            mixed = mixed * attn.gate(x).sigmoid()
-        return attn.proj_drop(attn.proj(mixed))
+def _eva_projection(attn: nn.Module, x: Tensor, part: str) -> Tensor:
+    """Queries, keys or values [B, P + N, D], from layers of their own or from a fused one."""
+    if attn.qkv is None:
+        return getattr(attn, f"{part}_proj")(x)
+    weight = attn.qkv.weight.chunk(3)["qkv".index(part)]
+    return F.linear(x, weight, None if attn.q_bias is None else getattr(attn, f"{part}_bias"))
 
-    def _project(self, x: Tensor, part: str) -> Tensor:
-        """Queries, keys or values [B, P + N, D], from layers of their own or from a fused one."""
-        attn = self.attn
-        if attn.qkv is None:
-            return getattr(attn, f"{part}_proj")(x)
-        weight = attn.qkv.weight.chunk(3)["qkv".index(part)]
-        return F.linear(x, weight, None if attn.q_bias is None else getattr(attn, f"{part}_bias"))
 
-    def _rotate(self, heads: Tensor, rope: Tensor | None) -> Tensor:
-        if rope is None:
-            return heads
-        from timm.layers import apply_rot_embed_cat
-
-        num_prefix = self.attn.num_prefix_tokens
-        patches = apply_rot_embed_cat(heads[:, :, num_prefix:], rope, half=self.attn.rotate_half)
-        return torch.cat([heads[:, :, :num_prefix], patches], dim=2)
+def _rotate(attn: nn.Module, heads: Tensor, rope: Tensor | None) -> Tensor:
+    if rope is None:
+        return heads
+    patches = apply_rot_embed_cat(heads[:, :, attn.num_prefix_tokens :], rope, half=attn.rotate_half)
+    return torch.cat([heads[:, :, : attn.num_prefix_tokens], patches], dim=2)
 
 
 def _native_branch(block: nn.Module, x: Tensor, **_: Any) -> Tensor:
@@ -144,17 +136,16 @@ def _split_heads(tokens: Tensor, num_heads: int) -> Tensor:
     return tokens.unflatten(2, (num_heads, -1)).transpose(1, 2)  # [B, heads, P + N, d]
 
 
-def _join_heads(heads: Tensor) -> Tensor:
-    return heads.transpose(1, 2).flatten(2)  # [B, P + N, D]
-
-
 def _mix(q: Tensor, k: Tensor, v: Tensor, kind: str, num_prefix: int, grid_hw: tuple[int, int]) -> Tensor:
+    """Heads [B, heads, P + N, d] -> mixed values [B, P + N, D]."""
     attend = F.scaled_dot_product_attention
     if kind == "sclip":
-        return attend(q, q, v) + attend(k, k, v)
-    if kind == "clearclip":
-        return attend(q, q, v)
-    return attend(k, k, v, attn_mask=neighbourhood(grid_hw, num_prefix, k.device).to(k.dtype))
+        mixed = attend(q, q, v) + attend(k, k, v)
+    elif kind == "clearclip":
+        mixed = attend(q, q, v)
+    else:
+        mixed = attend(k, k, v, attn_mask=neighbourhood(grid_hw, num_prefix, k.device).to(k.dtype))
+    return mixed.transpose(1, 2).flatten(2)
 
 
 def neighbourhood(grid_hw: tuple[int, int], num_prefix: int = 1, device: torch.device | str | None = None) -> Tensor:

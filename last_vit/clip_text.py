@@ -5,22 +5,34 @@
     scores = zero_shot_scores(image_embeddings, embeddings, class_of_name)   # [B, C]
 
 The mean is that of CLIP's zero-shot code: each prompt's embedding is normalised, then averaged, then normalised again.
+
+Embeddings on disk are found by what made them, not by names of files: a key digests the text tower's weights and
+buffers bit by bit with their dtypes, its modules with their settings (heads, activation, pooling), the tokens of every
+prompt, and open_clip's version. What it leaves out is noise: device, batch size. A file that is not exactly what was
+written, or was written for another key, is not used.
 """
 
+import hashlib
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import open_clip
 import torch
 import torch.nn.functional as F
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from last_vit.clip_text_cache import ClassEmbeddingCache, embedding_key
+from last_vit.adapters.base import class_names
+from last_vit.atomic_file import atomic_file
 from last_vit.data.loaders import process_share
-from last_vit.runtime import all_gather, all_reduce_sum, is_main_process, rank, world_size
+from last_vit.runtime import all_gather, all_reduce_sum, get_logger, is_main_process, rank, world_size
 
 TEMPLATE_SETS = ("openai", "simple")
+_FORMAT = "1"  # of files and of the arithmetic here: a new number makes all embeddings anew
+_IMAGE_SIDE = ("visual.", "logit_scale", "logit_bias")
 
 
 def read_templates(source: str | Path = "openai") -> tuple[str, ...]:
@@ -41,8 +53,6 @@ def read_templates(source: str | Path = "openai") -> tuple[str, ...]:
         >>> read_templates("a photo of a {}")
         ('a photo of a {}',)
     """
-    import open_clip
-
     if str(source) in TEMPLATE_SETS:
         whole = str(source) == "openai"
         functions = open_clip.OPENAI_IMAGENET_TEMPLATES if whole else open_clip.SIMPLE_IMAGENET_TEMPLATES
@@ -82,7 +92,7 @@ def encode_class_names(
 
     Runs in the precision of the model's weights, autocast off; what follows the tower is float32. Under torchrun the
     processes share the names, so all of them must call this together. With `cache`, embeddings that were made before
-    by the same text tower from the same tokens are read instead (see clip_text_cache.py).
+    by the same text tower from the same tokens are read instead.
 
     Args:
         model: open_clip `CLIP` or `CustomTextCLIP`, in eval mode.
@@ -108,15 +118,41 @@ def encode_class_names(
     tokens = _tokenize(tokenizer, [template.replace("{}", name) for name in names for template in templates])
     if cache is None:
         return _encode(model, tokens, len(names), batch_size)
-    store = ClassEmbeddingCache(cache, embedding_key(model, tokens, len(templates)))
-    found = store.read(len(names))
+    key = embedding_key(model, tokens, len(templates))
+    path = Path(cache).expanduser() / f"{key[:32]}.safetensors"
+    found = _read_embeddings(path, key, len(names))
     num_found = int(all_reduce_sum(torch.tensor(int(found is not None))))
     if num_found == world_size():
         return found
     embeddings = _encode(model, tokens, len(names), batch_size)
     if is_main_process():
-        store.write(embeddings)
+        content = save({"embeddings": embeddings}, {"key": key, "sha256": _sha256(embeddings)})
+        try:
+            with atomic_file(path) as file:
+                file.write(content)
+        except OSError as error:
+            get_logger().warning(f"class embeddings are not kept in {path.parent}: {error}")
     return embeddings
+
+
+def embedding_key(model: nn.Module, tokens: Tensor, num_templates: int) -> str:
+    """Digest of all that decides the embeddings of one set of prompts, 64 hex digits.
+
+    Args:
+        model: open_clip `CLIP` or `CustomTextCLIP`; its image tower does not count.
+        tokens: int [names * templates, context], name by name.
+        num_templates: Prompts per name.
+    """
+    digest = hashlib.sha256(repr((_FORMAT, open_clip.__version__, num_templates)).encode())
+    for name, module in model.named_modules():
+        if not f"{name}.".startswith("visual."):
+            settings = {key: value for key, value in vars(module).items() if _is_setting(key, value)}
+            digest.update(repr((name, class_names(module)[0], sorted(settings.items()))).encode())
+    for name, tensor in (*model.named_parameters(), *model.named_buffers(), ("tokens", tokens)):
+        if not name.startswith(_IMAGE_SIDE):
+            digest.update(repr((name, tensor.dtype, tuple(tensor.shape))).encode())
+            digest.update(_bytes(tensor))
+    return digest.hexdigest()
 
 
 def zero_shot_scores(image_embeddings: Tensor, text: Tensor, class_of_name: Sequence[int]) -> Tensor:
@@ -209,3 +245,36 @@ def _encode(model: nn.Module, tokens: Tensor, num_names: int, batch_size: int) -
     if not embeddings.isfinite().all():
         raise ValueError("the text tower gave embeddings that are not finite; check its weights and precision")
     return embeddings
+
+
+def _read_embeddings(path: Path, key: str, num_names: int) -> Tensor | None:
+    """float32 [num_names, E] as they were written; None when there is no sound file (an unsound one is named)."""
+    if not path.is_file():
+        return None
+    try:
+        with safe_open(str(path), framework="pt") as file:
+            written = file.metadata() or {}
+            embeddings = file.get_tensor("embeddings")
+        if written.get("key") != key or written.get("sha256") != _sha256(embeddings):
+            raise ValueError("its content is not what was written for this text tower and these prompts")
+        if embeddings.dtype != torch.float32 or embeddings.ndim != 2 or len(embeddings) != num_names:
+            raise ValueError(f"it holds {embeddings.dtype} {tuple(embeddings.shape)} for {num_names} names")
+    except (SafetensorError, OSError, ValueError) as error:
+        get_logger().warning(f"class embeddings in {path} are made anew: {error}")
+        return None
+    return embeddings
+
+
+def _is_setting(key: str, value: object) -> bool:
+    """Whether a module's attribute is a plain value that its forward may depend on."""
+    if key.startswith("_") or key in ("training", "output_dict"):
+        return False
+    return value is None or isinstance(value, bool | int | float | str | tuple)
+
+
+def _bytes(tensor: Tensor) -> memoryview:
+    return tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data
+
+
+def _sha256(tensor: Tensor) -> str:
+    return hashlib.sha256(_bytes(tensor)).hexdigest()

@@ -11,7 +11,8 @@ from torch import nn
 from torch.nn import functional as F
 
 from last_vit import attach_last, clip_last_block
-from last_vit.clip_dense import LAST_BLOCKS, clip_block_features, clip_dense_features, clip_dense_forward
+from last_vit.clip_dense import clip_block_features, clip_dense_features, clip_dense_forward
+from last_vit.names import LAST_BLOCKS
 
 TOWERS = {"native": (native_tower, plain_native), "EVA": (eva_tower, plain_eva)}
 # native; not square; larger on one side and smaller on the other; sides that are no multiple of the patch
@@ -165,14 +166,12 @@ def test_pooling_and_wrappers_make_no_difference(name):
 )
 def test_other_kinds_of_eva(changes):
     """The host's own attention, written through the code of the variants, changes nothing; all variants run."""
-    tower, batch = eva_tower(**changes), images(2, 3, 32, 32)
-    block = tower.trunk.blocks[-1]
+    tower, batch, own = eva_tower(**changes), images(2, 3, 32, 32), F.scaled_dot_product_attention
     with torch.no_grad():
         expected = clip_dense_features(tower, batch)[0]
-        attention = clip_last_block._EvaAttention(block.attn, "vanilla", (4, 4))
-        with clip_last_block.shadowed(block.attn, forward=attention), pytest.MonkeyPatch.context() as patch:
-            patch.setattr(clip_last_block, "_mix", lambda q, k, v, *_: F.scaled_dot_product_attention(q, k, v))
-            torch.testing.assert_close(clip_dense_features(tower, batch)[0], expected, rtol=1e-5, atol=1e-5)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(clip_last_block, "_mix", lambda q, k, v, *_: own(q, k, v).transpose(1, 2).flatten(2))
+            torch.testing.assert_close(clip_dense_features(tower, batch, "sclip")[0], expected, rtol=1e-5, atol=1e-5)
         for kind in LAST_BLOCKS:
             for size in SIZES:
                 features, grid = clip_dense_features(tower, images(1, 3, *size), kind)

@@ -6,7 +6,8 @@ import torch
 from clip_towers_parts import bicubic
 from torch import nn
 
-from last_vit.clip_dense import POSITIONS, resize_positions, shadowed
+from last_vit.clip_dense import POSITIONS, resize_positions
+from last_vit.clip_last_block import shadowed
 
 
 def table(height, width, prefix=1, channels=5):

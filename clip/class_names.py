@@ -18,7 +18,6 @@ import re
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
 
 ClassNames = tuple[tuple[str, ...], ...]
 
@@ -34,10 +33,6 @@ def find_class_names(source: str | Path | None, folders: Sequence[str]) -> Class
         source: "imagenet", "folders" (the folders' own names with "_" as a space) or a file; None is "imagenet" for
             folders that are all called as ImageNet's.
         folders: Names of the class folders in the order of the labels.
-
-    Raises:
-        ValueError: None for other folders, or as `imagenet_class_names` and `read_class_names`.
-        FileNotFoundError: As `read_class_names`.
     """
     if source is None and not set(folders) <= set(imagenet_wnids()):
         raise ValueError(
@@ -63,9 +58,8 @@ def read_class_names(
 
     Raises:
         FileNotFoundError: No such file.
-        ValueError: Not UTF-8; a blank line or an empty name; a name that stands twice (by upper and lower case alone
-            names do not differ, for CLIP's tokenizer drops case); another number of classes; a keyed file without
-            `folders`, or without one of them.
+        ValueError: Whatever is wrong with it; by upper and lower case alone names do not differ, for CLIP's tokenizer
+            drops case.
     """
     path = Path(path)
     if not path.is_file():
@@ -89,9 +83,6 @@ def imagenet_class_names(wnids: Sequence[str]) -> ClassNames:
     """open_clip's names of ImageNet-1k classes, the ones that CLIP's published accuracies are measured with.
 
     Two pairs of the 1000 classes share a name in that list (missile, sunglasses) and so tie.
-
-    Raises:
-        ValueError: A folder that is none of the 1000; they may be any, in any order.
     """
     import open_clip
 
@@ -148,15 +139,13 @@ def _json_entries(text: str) -> list[_Entry]:
     if not isinstance(content, list):
         raise ValueError(f"expected a list of classes, or an object of class folders, got {type(content).__name__}")
     is_keyed = bool(content) and isinstance(content[0], tuple)
-    pairs: list[tuple[Any, Any]] = content if is_keyed else list(enumerate(content, start=1))
-    for key, value in pairs:
+    entries = []
+    for key, value in content if is_keyed else enumerate(content, start=1):
         names = [value] if isinstance(value, str) else value
         if not isinstance(names, list) or not names or not all(isinstance(name, str) for name in names):
             raise ValueError(f"entry {key!r} must be a name or a list of names, got {json.dumps(value)[:60]}")
-    return [
-        (key if is_keyed else None, f"entry {key!r}", [value] if isinstance(value, str) else value)
-        for key, value in pairs
-    ]
+        entries.append((key if is_keyed else None, f"entry {key!r}", names))
+    return entries
 
 
 def _pick(entries: Sequence[_Entry], folders: Sequence[str] | None) -> list[_Entry]:

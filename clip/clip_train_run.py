@@ -35,12 +35,7 @@ _HOSTS = {"open_clip", "open_clip_train"}
 
 
 def run(options: argparse.Namespace, host_flags: Sequence[str]) -> None:
-    """Train, or print the plan with --dry-run.
-
-    Raises:
-        ValueError, OSError: Whatever the user can mend.
-        FloatingPointError: The loss, or a weight, is NaN or infinite.
-    """
+    """Train, or print the plan with --dry-run; ValueError, OSError and FloatingPointError as the command shows them."""
     if options.help_open_clip:
         parse_args(["--help"])
     args = parse_run(options, host_flags)

@@ -29,12 +29,7 @@ SOURCES = {"labelIds": "_gtFine_labelIds.png", "polygons": "_gtFine_polygons.jso
 
 
 def draw_polygons(path: Path) -> np.ndarray:
-    """The labels of a polygons file: uint8 [H, W], 0 to 18 or 255.
-
-    Raises:
-        OSError: The file cannot be opened.
-        ValueError: Not Cityscapes' format, or a label that it does not have; names the file.
-    """
+    """The labels of a polygons file: uint8 [H, W], 0 to 18 or 255; ValueError for another format or label."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         table = cityscapes_table()

@@ -25,11 +25,7 @@ DATASET, SUFFIX = "coco_object", "_instanceTrainIds.png"
 
 
 class InstanceLabels:
-    """From the index of an image of an instances_*.json to its labels.
-
-    Raises:
-        ValueError: Categories that are not COCO's.
-    """
+    """From the index of an image of an instances_*.json to its labels; ValueError for categories not COCO's."""
 
     def __init__(self, path: Path) -> None:
         from last_vit.data.coco import CocoInstances

@@ -46,12 +46,7 @@ class ContextImage:
 
 
 def read_context(path: Path) -> list[ContextImage]:
-    """The images of all phases with their regions.
-
-    Raises:
-        FileNotFoundError: No such file.
-        ValueError: Not JSON, not this format, or a region of an image or category that is not known; names the entry.
-    """
+    """The images of all phases with their regions; ValueError that names the entry for what is not this format."""
     try:
         with path.open(encoding="utf-8") as file:
             content = json.load(file)

@@ -42,11 +42,7 @@ def add_target_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def target_folder(source: Path, below: str, args: argparse.Namespace) -> Path:
-    """Where to write what is read from `source`: there with --beside, else `below` in --output.
-
-    Raises:
-        ValueError: --output leads to the source or below it.
-    """
+    """Where to write what is read from `source`: there with --beside, else `below` in --output, but not there."""
     target = source if args.beside else args.output / below
     if not args.beside and target.resolve().is_relative_to(source.resolve()):
         raise ValueError(f"{target} is the folder of the source files: give another --output, or --beside to mean it")
@@ -83,11 +79,7 @@ def convert(sources: Mapping[Path, Any], read: Read, dataset: str, split: str, a
 
 
 def look_up(path: Path, table: np.ndarray) -> np.ndarray:
-    """A one-channel PNG of raw ids -> classes, uint8 [H, W], by a table of seg_id_tables.py.
-
-    Raises:
-        OSError, ValueError: As `load_mask` and `apply_table`; the message names the file.
-    """
+    """A one-channel PNG of raw ids -> classes, uint8 [H, W], by a table of seg_id_tables.py; errors name the file."""
     values = load_mask(path)
     try:
         return apply_table(values.astype(np.uint8), table)

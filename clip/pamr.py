@@ -45,11 +45,7 @@ class Pamr:
         self._weights = (-distance).softmax(dim=0)  # [8 * dilations, H, W]
 
     def __call__(self, maps: Tensor) -> Tensor:
-        """Refine score maps of the image's size: [Q, H, W] to new ones of the same type.
-
-        Raises:
-            ValueError: Maps of another size.
-        """
+        """Refine score maps of the image's size: [Q, H, W] to new ones of the same type."""
         if maps.shape[1:] != self._weights.shape[1:]:
             raise ValueError(
                 f"score maps {tuple(maps.shape)} do not lie on the image, {tuple(self._weights.shape[1:])} pixels"

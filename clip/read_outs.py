@@ -53,11 +53,7 @@ class ReadOuts(nn.Module):
 
 
 def attach_read_outs(model: nn.Module, pools: Sequence[TokenPool]) -> nn.Module:
-    """Pool with R pools, in place of a host's pooling; for `dense_read_outs` alone, and for good. Returns `model`.
-
-    Raises:
-        ValueError: No pool, an unsupported host, or a pool that it cannot serve.
-    """
+    """Pool with R pools, in place of a host's pooling; for `dense_read_outs` alone, and for good. Returns `model`."""
     adapter, host = find_adapter(model), unwrap_host(model)
     for pool in pools:
         adapter.attach(host, pool)  # says which of them the host cannot serve
@@ -66,22 +62,14 @@ def attach_read_outs(model: nn.Module, pools: Sequence[TokenPool]) -> nn.Module:
 
 
 def dense_read_outs(model: nn.Module, images: Tensor) -> list[DenseOutput]:
-    """One forward pass over [B, 3, H, W] images, read once per pool of `attach_read_outs`.
-
-    Returns:
-        R outputs; they differ in `global_token` [B, D] and `logits` [B, C], and share the patch tokens.
-    """
+    """One pass over [B, 3, H, W] images, read once per pool: outputs that share all but `global_token` and `logits`."""
     output = dense_forward(model, images)
     tokens, logits = output.global_token.split(len(images)), output.logits.split(len(images))
     return [output._replace(global_token=own, logits=row) for own, row in zip(tokens, logits, strict=True)]
 
 
 def own_pool(model: nn.Module) -> TokenPool:
-    """The pool that a model reads with now, also where that is the own read-out of open_clip's or timm's ViT.
-
-    Raises:
-        ValueError: A host that reads in another way than its class token or the mean of its patches.
-    """
+    """The pool that a model reads with now, also where that is the own read-out of open_clip's or timm's ViT."""
     pooling = pooling_of(model)
     if pooling["pool"] != "host":
         return TokenPool(pooling["pool"], pooling["top_k"], pooling["sigma"], pooling["variant"] or "release")

@@ -81,7 +81,7 @@ def find_files(dataset: str, root: str | Path, split: str) -> SegmentationFiles:
 
     Raises:
         FileNotFoundError: Wrong root, no images, or images without labels.
-        ValueError: Another data set or split, labels without images, or names that fit twice.
+        ValueError: Another split, labels without images, or names that fit twice.
     """
     word, _ = find_split(dataset, split)
     layout, root = LAYOUTS[dataset], Path(root).expanduser()

@@ -83,11 +83,7 @@ def draw_overlay(
 
 
 def palette(num_classes: int, has_background: bool = False, dataset: str | None = None) -> np.ndarray:
-    """A colour per class: uint8 [C, 3], RGB, all different; black is the background's, and without one no class's.
-
-    Raises:
-        ValueError: More classes than colours.
-    """
+    """A colour per class: uint8 [C, 3], RGB, all different; black is the background's, and without one no class's."""
     first = 0 if has_background else 1
     if not 1 <= num_classes <= 256 - first:
         raise ValueError(f"there are colours for 1 to {256 - first} classes, got {num_classes}")

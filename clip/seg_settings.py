@@ -59,11 +59,7 @@ def display_names(dataset: str) -> tuple[str, ...]:
 
 
 def find_setting(dataset: str, protocol: str) -> SegmentationSetting:
-    """The record of a data set under a protocol.
-
-    Raises:
-        ValueError: Another data set or protocol; the message lists them.
-    """
+    """The record of a data set under a protocol; ValueError lists the known ones."""
     for kind, value, known in (("data set", dataset, DATASETS), ("protocol", protocol, PROTOCOLS)):
         if value not in known:
             raise ValueError(f"{kind} must be one of {', '.join(known)}, got {value!r}")

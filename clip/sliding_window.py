@@ -99,13 +99,10 @@ def plan_windows(
 
     Args:
         image_hw: (H', W') of the image that the model sees.
-        crop: Side of a window in pixels; 0 is the whole image at once.
-        stride: From window to window, in pixels; at most the crop. Means nothing for the whole image.
-        patch_size: Of the model.
-        pad_to_patch: Pad windows to whole patches. The whole image is never padded.
-
-    Raises:
-        ValueError: A stride that is 0 or leaves gaps, or a crop or an image smaller than a patch.
+        crop: Side of a window in pixels; 0 is the whole image at once, which is never padded.
+        stride: From window to window, in pixels; at most the crop, for windows leave no gap.
+        patch_size: Of the model; ValueError for a smaller crop or image.
+        pad_to_patch: Pad windows to whole patches.
     """
     if crop and not patch_size <= crop:
         raise ValueError(

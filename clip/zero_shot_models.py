@@ -15,11 +15,7 @@ from last_vit.models import ModelArgument
 
 
 def load_clip_argument(argument: ModelArgument, precision: str, device: torch.device) -> LoadedClip:
-    """The CLIP of one --model on a device, its image tower run once, so that what does not fit shows before the work.
-
-    Raises:
-        ValueError, FileNotFoundError: No CLIP, no weights, or as `load_clip`; the message names the model.
-    """
+    """The CLIP of one --model on a device, its tower run once, so that what does not fit shows before the work."""
     with naming(argument):
         host, _, name = argument.spec.partition(":")
         if host != "open_clip":

@@ -2,7 +2,6 @@
 
 import argparse
 import time
-from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -27,7 +26,7 @@ from last_vit.native_size import find_patch_size
 from last_vit.runtime import describe_device, is_main_process, process_group
 
 TABLE = "zero_shot_seg"
-_METRICS = ("miou", "pixel_accuracy", "mean_accuracy")
+_METRICS = {"miou": "mIoU", "pixel_accuracy": "pixel accuracy", "mean_accuracy": "mean accuracy"}
 _REPLACEABLE = ("crop", "stride", "logit_scale", "prob_threshold")
 _SETTINGS = ("dataset", "short_side", *_REPLACEABLE, "area_threshold", "pad_to_patch")
 
@@ -38,13 +37,13 @@ def run(args: argparse.Namespace) -> None:
     choose_setting(args)
     with process_group(args.device) as device:
         for argument in arguments:
-            measure_segmentation(args, argument, load_clip_argument(argument, args.precision, device), device, True)
+            measure_segmentation(args, argument, load_clip_argument(argument, args.precision, device), device)
 
 
 def measure_segmentation(
-    args: argparse.Namespace, argument: ModelArgument, clip: LoadedClip, device: torch.device, says_more: bool = False
+    args: argparse.Namespace, argument: ModelArgument, clip: LoadedClip, device: torch.device
 ) -> tuple[SegmentationSetting, dict[str, Any]]:
-    """One model's mIoU, recorded, and with `says_more` printed and drawn: the setting and what `MeanIoU` computes."""
+    """One model's mIoU, printed, recorded and drawn: the setting and what `MeanIoU` computes."""
     setting = choose_setting(args)
     own = {"class_names": setting.class_names, "zero_label": args.zero_label} if args.dataset == CUSTOM else {}
     images = SegmentationSet(args.dataset, args.root, args.split, any_count=args.any_count, **own)
@@ -84,27 +83,18 @@ def measure_segmentation(
         seconds=seconds,
         device=device,
     )
-    if says_more:
-        print(f"\n{argument.name}: {clip.arch}, trained pooling {pooling_words(clip.pooling, clip.pooling_source)}")
-        speed = f"{len(images) / seconds:.2f} images/s, {describe_device(device)}"
-        print(f"{source}: {len(images)} images, {setting.num_classes} classes, {speed}")
-        print_result(result, ious)
-        print(f"written {path}")
-        if args.overlays is not None:
-            for path in draw_overlays(args.overlays, args.num_overlays, argument.name, setting, images, segmenter):
-                print(f"written {path}")
-    return setting, result
-
-
-def print_result(result: Mapping[str, Any], ious: Mapping[str, float | None]) -> None:
-    """One model's numbers, and a line for every class in `ious`."""
+    print(f"\n{argument.name}: {clip.arch}, trained pooling {pooling_words(clip.pooling, clip.pooling_source)}")
+    speed = f"{len(images) / seconds:.2f} images/s, {describe_device(device)}"
+    print(f"{source}: {len(images)} images, {setting.num_classes} classes, {speed}")
     absent = f"; {result['num_absent']} classes occur nowhere and are left out" if result["num_absent"] else ""
-    print(
-        f"mIoU {result['miou']:.2f}   pixel accuracy {result['pixel_accuracy']:.2f}   "
-        f"mean accuracy {result['mean_accuracy']:.2f}{absent}"
-    )
+    print("   ".join(f"{name} {result[key]:.2f}" for key, name in _METRICS.items()) + absent)
     if ious:
         print_table([["class", "IoU"], *([name, "-" if iou is None else f"{iou:.2f}"] for name, iou in ious.items())])
+    print(f"written {path}")
+    if args.overlays is not None:
+        for path in draw_overlays(args.overlays, args.num_overlays, argument.name, setting, images, segmenter):
+            print(f"written {path}")
+    return setting, result
 
 
 def choose_setting(args: argparse.Namespace) -> SegmentationSetting:

@@ -73,7 +73,7 @@ def test_context_ids_are_those_of_the_reference_converter():
 def test_ids_that_no_file_holds_are_named():
     values = np.array([[0, 181, 255], [11, 200, 11]], dtype=np.uint8)
     assert apply_table(values[:1], coco_stuff_table()).tolist() == [[0, 170, 255]]
-    with pytest.raises(ValueError, match=r"ids 11, 200, which are none .*\(0-10, 12-24, .*91-181, 255\)"):
+    with pytest.raises(ValueError, match="ids 11, 200, which are none of this data set's"):
         apply_table(values, coco_stuff_table())
 
 

@@ -244,13 +244,6 @@ def test_nan_loss_stops_and_keeps_the_last_good_checkpoint(copied, capsys):
     assert {path.name: path.read_bytes() for path in copied.glob("*.pth")} == before
 
 
-def test_resume_takes_the_configs_learning_rate(copied):
-    options = ["train.max_iter=14", "train.eval_period=0", "train.log_period=1", "optimizer.lr=1e-6"]
-    assert run("--resume", "train.output_dir=run", *options) == 0
-    rows = [json.loads(line) for line in (copied / "metrics.json").read_text().splitlines()]
-    assert {row["iteration"]: row["lr"] for row in rows if "lr" in row}[12] < 1e-6
-
-
 def test_full_disk_keeps_the_last_good_checkpoint(copied, capsys):
     """A limit on the file size makes the kernel refuse the write, as a full disk does."""
     before = {path.name: path.read_bytes() for path in copied.glob("*.pth")}

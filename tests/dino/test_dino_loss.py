@@ -119,8 +119,3 @@ def test_half_precision_logits_are_compared_in_float32():
         terms = loss(student, teacher, 0.04)
     assert terms.loss.dtype == torch.float32
     assert terms.loss.item() == pytest.approx(loss(student.float(), teacher.float(), 0.04).loss.item(), rel=1e-6)
-
-
-def test_one_view_is_not_enough():
-    with pytest.raises(ValueError, match="at least 2 views"):
-        DinoLoss(8, 1)

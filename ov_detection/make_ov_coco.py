@@ -28,12 +28,16 @@ def build_parser() -> ArgumentParser:
     """The command line's flags."""
     parser = command_parser("make_ov_coco.py", __doc__)
     parser.add_argument("--coco", type=Path, required=True, help="folder that holds annotations/")
-    parser.add_argument("--output", type=Path, help="folder for the files (default: COCO's annotations/)")
-    parser.add_argument("--split", nargs="+", choices=SPLITS, default=SPLITS, help="default: both")
-    parser.add_argument(
-        "--no-count-check", dest="count_check", action="store_false", help="the input is a part of COCO"
-    )
+    add_split_flags(parser)
     return parser
+
+
+def add_split_flags(parser: ArgumentParser) -> None:
+    """What make_ov_lvis.py takes, too."""
+    add = parser.add_argument
+    add("--output", type=Path, help="folder for what is made (default: where the official file is)")
+    add("--split", nargs="+", choices=SPLITS, default=SPLITS, help="default: both")
+    add("--no-count-check", dest="count_check", action="store_false", help="the input is a part of the official set")
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -16,20 +16,16 @@ from argparse import ArgumentParser, Namespace
 from collections.abc import Sequence
 from pathlib import Path
 
-from last_vit.command_line import command_parser, run_command_line
+from make_ov_coco import add_split_flags
 
-SPLITS = ("train", "val")
+from last_vit.command_line import command_parser, run_command_line
 
 
 def build_parser() -> ArgumentParser:
     """The command line's flags."""
     parser = command_parser("make_ov_lvis.py", __doc__)
     parser.add_argument("--lvis", type=Path, required=True, help="folder that holds lvis_v1_{train,val}.json")
-    parser.add_argument("--output", type=Path, help="folder for the training file (default: LVIS's own)")
-    parser.add_argument("--split", nargs="+", choices=SPLITS, default=SPLITS, help="default: both")
-    parser.add_argument(
-        "--no-count-check", dest="count_check", action="store_false", help="the input is a part of LVIS"
-    )
+    add_split_flags(parser)
     return parser
 
 

@@ -139,6 +139,16 @@ def read_instances(json_file: Path, novel: Iterable[str] | None = None) -> tuple
     return content, classes
 
 
+def check_same_classes(first: OvClasses, second: OvClasses) -> None:
+    """Refuse sets whose labels do not mean the same: other names, another order or split are a ValueError."""
+    if first.names != second.names or first.base_names != second.base_names:
+        differing = sorted(set(first.names) ^ set(second.names))[:5]
+        raise ValueError(
+            f"labels would not mean the same: the sets have {len(first)} and {len(second)} classes, or another order "
+            f"or split{f' (such as {differing})' if differing else ''}; make both files with the same tool"
+        )
+
+
 def check_links(content: Mapping[str, Any]) -> None:
     """Refuse what `read_coco_json` gave if its parts do not belong together; only ids are looked at.
 

@@ -21,7 +21,6 @@ import numpy as np
 import torch
 from detectron2.data import DatasetFromList, DatasetMapper
 from detectron2.data import transforms as T
-from ov_classes import OvClasses
 from ov_json import load_ov_json
 from torch.utils.data import DataLoader, Dataset
 
@@ -110,9 +109,6 @@ class OvImageSet(Dataset):
             sample["instances"] = instances[instances.gt_boxes.nonempty(MIN_BOX_SIDE)]
         return sample
 
-    def __repr__(self) -> str:
-        return f"OvImageSet({self.json_file.name}, {len(self)} images, {len(self.classes)} classes)"
-
 
 def synthetic_ov_set(
     folder: str | Path,
@@ -157,16 +153,6 @@ def build_ov_test_loader(dataset: OvImageSet, batch_size: int, num_workers: int)
 def as_list(samples: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """The samples, as they are."""
     return samples
-
-
-def check_same_classes(first: OvClasses, second: OvClasses) -> None:
-    """Refuse sets whose labels do not mean the same: other names, another order or split are a ValueError."""
-    if first.names != second.names or first.base_names != second.base_names:
-        differing = sorted(set(first.names) ^ set(second.names))[:5]
-        raise ValueError(
-            f"labels would not mean the same: the sets have {len(first)} and {len(second)} classes, or another order "
-            f"or split{f' (such as {differing})' if differing else ''}; make both files with the same tool"
-        )
 
 
 def _with_run_length(entry: dict[str, Any], record: dict[str, Any]) -> dict[str, Any]:

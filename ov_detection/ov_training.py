@@ -12,7 +12,8 @@ from detectron2.engine import SimpleTrainer
 from detectron2.utils import comm
 from fvit.fvit_model import FViT
 from omegaconf import OmegaConf
-from ov_data import OvImageSet, check_same_classes
+from ov_classes import check_same_classes
+from ov_data import OvImageSet
 from ov_detector import about_detector, build_detector, load_detector, read_vocabulary
 from ov_evaluator import OvEvaluator
 from torch import Tensor, nn

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 from detectron2.structures import BoxMode
-from ov_classes import OV_COCO_NOVEL, read_ov_classes
-from ov_data import OvImageSet, build_ov_test_loader, build_ov_train_loader, check_same_classes, synthetic_ov_set
+from ov_classes import OV_COCO_NOVEL, check_same_classes, read_ov_classes
+from ov_data import OvImageSet, build_ov_test_loader, build_ov_train_loader, synthetic_ov_set
 from ov_json import clip_box, load_ov_json
 from ov_parts import HEIGHT, WIDTH, all_65, coco_categories, lvis_categories, random_content, write_images, write_json
 from PIL import Image

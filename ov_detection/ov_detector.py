@@ -49,14 +49,16 @@ def about_detector(model: FViT) -> dict[str, Any]:
     return {"detector": {"clip": model.backbone.clip.source, "base_names": sorted(model.base_names)}}
 
 
-def load_detector(model: FViT, path: str | Path) -> dict[str, Any]:
+def load_detector(model: FViT, path: str | Path, content: dict[str, Any] | None = None) -> dict[str, Any]:
     """Load a checkpoint of lazy_train.py or convert_fvit_checkpoint.py into a detector; returns the file's content.
+
+    `content` is given where the file has been read already.
 
     Raises:
         FileNotFoundError: No such file.
         ValueError: Unreadable, another architecture, or another CLIP; the message names the file.
     """
-    content = read_checkpoint(path)
+    content = content or read_checkpoint(path)
     weights = content.get("model")
     if not isinstance(weights, dict):
         raise ValueError(f"{path} holds no detector: expected a checkpoint of lazy_train.py, or a converted one")

@@ -74,14 +74,15 @@ def load_predictor(cfg: Any, checkpoint: Path, vocabulary: ClassEmbeddings) -> F
     Raises:
         ValueError: As `load_detector`; a checkpoint that does not say which classes it was trained on.
     """
-    trained_on = read_checkpoint(checkpoint).get("detector", {}).get("base_names")
+    content = read_checkpoint(checkpoint)
+    trained_on = content.get("detector", {}).get("base_names")
     if trained_on is None:
         raise ValueError(
             f"{checkpoint} does not say which classes it was trained on, which are scored differently from others: "
             f"convert it with ov_detection/convert_fvit_checkpoint.py --json, an annotation file of its training set"
         )
     model = build_detector(cfg, vocabulary, torch.tensor([name in trained_on for name in vocabulary.names]))
-    load_detector(model, checkpoint)
+    load_detector(model, checkpoint, content)
     return model.eval()
 
 

@@ -47,16 +47,8 @@ class OpenVocabularyPredictor(FastRCNNOutputLayers):
     """A branch per question: FC and ReLU, then text classifier, or one box for all classes.
 
     F-ViT takes the class feature after the ReLU, so it has no negative channel; its authors call that a mistake and
-    keep it, and so does this class.
-
-    Args:
-        width: Of the box head's features. F-ViT: the text embeddings' width.
-        classifier: Class scores of both the detector's and the vision-language features.
-        vlm_temperature: Factor of the vision-language cosines. F-ViT: 75 (COCO), 50 (LVIS), 120 (transfer).
-        alpha, beta, fusion: As in `fuse_scores`. F-ViT: 0.1; 0.8 (COCO), 0.6 (LVIS, B/16), 0.4 (LVIS, L/14).
-        score_thresh: Score that a detection needs. F-ViT: 0.01 (COCO), 1e-4 (LVIS).
-        nms_thresh: IoU of the NMS within a class. F-ViT: 0.4 (COCO), 0.5 (LVIS).
-        detections_per_image: Best detections kept. F-ViT: 100 (COCO), 300 (LVIS).
+    keep it, and so does this class. `width` is that of the box head's features, `vlm_temperature` the factor of the
+    vision-language cosines; defaults are OV-COCO's.
     """
 
     def __init__(

@@ -71,22 +71,10 @@ def build_fvit(
 ) -> FViT:
     """A detector in training mode, with F-ViT's OV-COCO values where nothing is said.
 
-    What differs for OV-LVIS stands in ov_detection/configs/common/ov_lvis.py.
-
-    Args:
-        clip: Frozen tower.
-        vocabulary: Classes, from the text tower of the same CLIP.
-        is_base: bool [C], its base classes; all others are novel.
-        channels: Of the pyramid.
-        norm: Of pyramid and region heads, see `choose_norm`.
-        square_size: See `FViTBackbone`.
-        vision_language_score: False scores regions by the detector alone (alpha and beta mean nothing then), so that
-            embeddings of any text tower can classify, whatever the image tower is: for towers that know no text.
-        classifier: Arguments of `TextClassifier`.
-        rpn: Arguments of `build_rpn`.
-        roi_heads: Arguments of `build_roi_heads`.
-        pixel_mean: RGB, in 0-255.
-        pixel_std: Likewise.
+    What differs for OV-LVIS stands in ov_detection/configs/common/ov_lvis.py. `classifier`, `rpn` and `roi_heads` are
+    arguments of `TextClassifier`, `build_rpn` and `build_roi_heads`, `norm` and `square_size` those of `FViTBackbone`,
+    pixels are RGB in 0-255. `vision_language_score=False` scores regions by the detector alone (alpha and beta mean
+    nothing then), so that embeddings of any text tower can classify, whatever the image tower is.
 
     Raises:
         ValueError: Embeddings that do not fit the tower, values out of range. An unknown argument is a TypeError.

@@ -66,19 +66,11 @@ def build_roi_heads(
 ) -> FViTRoIHeads:
     """F-ViT's region heads; defaults are OV-COCO's.
 
-    Args:
-        classifier: Text classifier with its vocabulary.
-        levels: Pyramid level -> stride in pixels, without the coarsest one (P6), which only gives proposals.
-        dense_stride: Patch size of the CLIP tower.
-        channels: Of every level.
-        masks: Whether to add the class-agnostic mask head. F-ViT: on LVIS.
-        norm: Of the convolutions, see `choose_norm`.
-        low_quality: See `IoUMatcher`.
-        batch_size_per_image: Regions sampled for the losses, at most a quarter of them objects.
-        fc_width: Of the box head's two FCs; None is the text embeddings' width, as in F-ViT.
-        num_convs: 3x3 convolutions of the box head and of the mask head.
-        conv_width: Their channels.
-        predictor: Arguments of `OpenVocabularyPredictor`.
+    `levels` maps pyramid levels to strides in pixels, without the coarsest one (P6), which only gives proposals;
+    `dense_stride` is the tower's patch size. `masks` adds the class-agnostic mask head, `low_quality` is as in
+    `IoUMatcher`, of `batch_size_per_image` regions at most a quarter are objects. The box head's two FCs have
+    `fc_width` channels (None: the text embeddings' width, as in F-ViT), both heads `num_convs` 3x3 convolutions of
+    `conv_width`. `predictor` are arguments of `OpenVocabularyPredictor`.
     """
     names, strides = list(levels), tuple(levels.values())
     fc_width = fc_width or classifier.width

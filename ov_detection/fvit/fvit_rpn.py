@@ -59,17 +59,10 @@ def build_rpn(
 ) -> ProposalNetwork:
     """F-ViT's proposal network, a module with detectron2's RPN interface; defaults are OV-COCO's.
 
-    A level has three anchors per place, of the area of a square of 8 strides and of heights over widths of 0.5, 1 and
-    2; their centres lie on the corners of the cells.
-
-    Args:
-        levels: Pyramid level -> stride in pixels.
-        channels: Of every level.
-        num_convs: See `ProposalHead`.
-        norm: Of these convolutions: "" on OV-COCO, "auto" on OV-LVIS (see `choose_norm`).
-        batch_size_per_image: Anchors sampled for the losses, at most half of them objects.
-        pre_nms_topk: Anchors kept per level before NMS (training, test).
-        post_nms_topk: Proposals kept per image (training, test).
+    A level (its name and stride in pixels) has three anchors per place, of the area of a square of 8 strides and of
+    heights over widths of 0.5, 1 and 2; their centres lie on the corners of the cells. `norm` is "" on OV-COCO, "auto"
+    on OV-LVIS. Of `batch_size_per_image` anchors at most half are objects. The best `pre_nms_topk` (training, test) of
+    a level go through the NMS, the best `post_nms_topk` of an image are its proposals.
     """
     return ProposalNetwork(
         in_features=list(levels),

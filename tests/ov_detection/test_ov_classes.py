@@ -3,7 +3,7 @@
 import pytest
 from detectron2.data.datasets.builtin_meta import COCO_CATEGORIES
 from detectron2.data.datasets.lvis_v1_categories import LVIS_CATEGORIES
-from ov_classes import OV_COCO_BASE, OV_COCO_NOVEL, check_links, check_lvis_lists, read_ov_classes
+from ov_classes import OV_COCO_BASE, OV_COCO_NOVEL, check_links, check_lvis_lists, check_same_classes, read_ov_classes
 from ov_parts import all_65, coco_categories, lvis_categories, random_content
 
 # COCO ids of the 17 novel classes, as the official files have them, and their places among the 65
@@ -86,3 +86,14 @@ def test_files_that_do_not_fit_together(change, text):
     with pytest.raises(ValueError, match=text):  # noqa: PT012 (which of the two says it is in its words)
         check_links(content)
         check_lvis_lists(content)
+
+
+@pytest.mark.parametrize(
+    ("names", "novel"), [(["person", "cat"], None), (["cat", "dog"], None), (["cat", "person"], ())]
+)
+def test_labels_must_mean_the_same(names, novel):
+    first = read_ov_classes([{"id": 1, "name": "cat"}, {"id": 2, "name": "person"}])
+    check_same_classes(first, read_ov_classes([{"id": 7, "name": "person"}, {"id": 3, "name": "cat"}]))
+    other = [{"id": place, "name": name} for place, name in enumerate(names)]
+    with pytest.raises(ValueError, match="labels would not mean the same: the sets have 2 and 2 classes"):
+        check_same_classes(first, read_ov_classes(other, novel))

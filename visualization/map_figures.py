@@ -278,13 +278,7 @@ def draw_norms_on_images(views: Sequence[NormsOnImages]) -> Figure:
 
 
 def show_selected(axes: Axes, picture: np.ndarray, shown: np.ndarray) -> None:
-    """The picture, dark and grey outside the mask, whose rim is drawn: on dark images, too, one sees what is selected.
-
-    Args:
-        axes: Gets the crop's pixels as coordinates.
-        picture: [S, S, 3] in [0, 1].
-        shown: [S, S], 1 on the selected patches and 0 elsewhere.
-    """
+    """The picture [S, S, 3], dark and grey where `shown` [S, S] is 0 and not 1, whose rim is drawn for dark images."""
     side, inside = len(picture), shown[..., None]
     dimmed = 0.35 * picture.mean(axis=2, keepdims=True)
     axes.imshow(inside * picture + (1 - inside) * dimmed, extent=(0, side, side, 0))

@@ -8,27 +8,26 @@ Letters: B images, N = h * w patches in row-major order.
 
 import argparse
 import math
-import time
 from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 
 import numpy as np
 import torch
 from figure_style import BACKGROUND, FOREGROUND, finish_panels, house_style, model_panels, save_figure
 from matplotlib.figure import Figure
-from measured_models import Measurement, record_model
+from measured_models import Measurement, Subject, measure_models
 from torch import Tensor, nn
-from torch.utils.data import Subset
 
 from last_vit.data.imagenet import ImageNetDataset
 from last_vit.dense import dense_batches, dense_forward
-from last_vit.evaluation import check_model, eval_transform, naming, open_loader, print_table, token_words
+from last_vit.evaluation import eval_transform, print_table, token_words
 from last_vit.metrics.top_k import TopK
 from last_vit.models import ModelArgument, parse_model_arguments
 from last_vit.patch_hit import choose_global_token
 from last_vit.patch_scores import patch_score
 from last_vit.pooling import LaStPool
+from last_vit.preprocessing import Preprocessing
 from last_vit.results import dataset_name
-from last_vit.runtime import is_main_process, process_group
 
 MASKED_PERCENTS = tuple(range(10, 100, 10))
 ORDERS = ("top", "bottom")
@@ -50,12 +49,6 @@ def choose_patches(score: Tensor, share: float, order: str = "top") -> Tensor:
         score: Real [B, N] without NaN. Of patches that tie, the first ranks highest.
         share: In [0, 1]; exactly the nearest whole number to share * N is chosen in each image, halves up.
         order: One of `ORDERS`.
-
-    Returns:
-        bool [B, N].
-
-    Raises:
-        ValueError: Another rank, a share outside [0, 1], or an unknown order.
 
     Example:
         >>> choose_patches(torch.tensor([[0.3, 0.9, 0.1, 0.5]]), share=0.5)
@@ -84,10 +77,7 @@ def mask_patches(images: Tensor, drop: Tensor, grid_hw: tuple[int, int]) -> Tens
     Args:
         images: Float [B, 3, H, W], normalised, so that 0 is the mean colour.
         drop: bool [B, N], the patches to blank out.
-        grid_hw: (h, w) of the patch grid on the image, in patches.
-
-    Raises:
-        ValueError: Shapes that disagree, or a grid finer than the image.
+        grid_hw: (h, w) of the patch grid on the image, in patches; not finer than the image.
 
     Example:
         >>> mask_patches(torch.ones(1, 1, 2, 4), torch.tensor([[True, False]]), (1, 2))
@@ -114,16 +104,8 @@ def mask_patches(images: Tensor, drop: Tensor, grid_hw: tuple[int, int]) -> Tens
 def random_scores(image_index: Sequence[int], num_patches: int, seed: int) -> Tensor:
     """Scores that rank patches at random, the same for an image whatever batch, process or order it comes in.
 
-    Args:
-        image_index: B >= 1 numbers of images, such as their places in the data set.
-        num_patches: N.
-        seed: Not negative; draws another ranking of every image.
-
-    Returns:
-        float32 [B, N], uniform in [0, 1), on the CPU.
-
-    Raises:
-        ValueError: A negative index or seed.
+    The places of the images in the data set and another `seed`, all not negative, give other rankings: float32 [B, N],
+    uniform in [0, 1), on the CPU.
     """
     if seed < 0 or min(image_index) < 0:
         raise ValueError(f"seed and image indices must not be negative, got {seed} and {list(image_index)}")
@@ -135,11 +117,7 @@ def random_scores(image_index: Sequence[int], num_patches: int, seed: int) -> Te
 class MaskedAccuracy:
     """Top-1 accuracy by what is masked: nothing, or the top, the bottom or a random p percent of the patches.
 
-    Args:
-        percents: The values of p, in (0, 100).
-
-    Raises:
-        ValueError: No value, one outside the range, or one twice.
+    The values of p, `percents`, are different numbers in [1, 99].
     """
 
     def __init__(self, percents: Sequence[int] = MASKED_PERCENTS) -> None:
@@ -209,34 +187,17 @@ def run(args: argparse.Namespace) -> None:
     num_classes = len(dataset.classes)
     chosen = spread_over_classes(dataset.labels, args.num_images or len(dataset), args.seed)
     args.dataset_name = f"{args.dataset_name or dataset_name(args.imagenet_root, 'val')} val"
-    drawn = "" if len(chosen) == len(dataset) else f"{len(chosen)} images by seed {args.seed}, "
-    found = {}
-    with process_group(args.device) as device:
-        for argument in arguments:
-            check_model(argument, device, args.image_size, args.resize, args.global_token)
-            check_classifier(argument, args, num_classes)
-        for argument in arguments:
-            trained, accuracy = argument.load(args.image_size, args.resize), MaskedAccuracy(percents)
-            dataset.transform = eval_transform(trained.preprocessing)
-            loader = open_loader(Subset(dataset, chosen), argument.name, args.batch_size, args.num_workers)
-            model, token, pool = trained.model.to(device), args.global_token, trained.selection()
-            with naming(argument):
-                start = time.perf_counter()
-                count_masked(model, loader, device, accuracy, num_classes, token, pool, args.seed)
-                stats = found[argument.name] = accuracy.compute()
-                seconds = time.perf_counter() - start
-            metrics = {key: value for key, value in stats.items() if key != "num_images"}
-            config = {
-                "global_token": token,
-                "num_images": args.num_images,
-                "seed": args.seed,
-                "batch_size": args.batch_size,
-                "left_out": dict(dataset.skipped),
-            }
-            measurement = Measurement(metrics, stats["num_images"], drawn + token_words(token, trained), config)
-            record_model(args, "masking_probe", argument, trained, measurement, seconds, device)
-        if not is_main_process():
-            return
+
+    def open_set(_: argparse.Namespace, preprocessing: Preprocessing) -> ImageNetDataset:
+        dataset.transform = eval_transform(preprocessing)
+        return dataset
+
+    for argument in arguments:
+        check_classifier(argument, args, num_classes)
+    shown = measure_models(args, "masking_probe", partial(measure, chosen=chosen), arguments, open_set)
+    if not shown:  # another process draws and prints
+        return
+    found = dict(shown)
     cells = [["model", "masked", "0 %", *(f"{percent} %" for percent in percents)]]
     for name, stats in found.items():
         cells += [[name, curve, *(f"{value:.1f}" for value in _curve(stats, curve, percents))] for curve in CURVES]
@@ -246,13 +207,24 @@ def run(args: argparse.Namespace) -> None:
     print(f"written {args.figure}")
 
 
+def measure(subject: Subject, chosen: Sequence[int]) -> tuple[tuple[str, dict[str, float]], list[Measurement]]:
+    """One pass of a model over the chosen images."""
+    args, argument, trained, dataset, device = subject
+    accuracy, token = MaskedAccuracy(sorted(args.shares)), args.global_token
+    num_classes, pool = len(dataset.classes), trained.selection()
+    count_masked(trained.model, subject.batches(chosen), device, accuracy, num_classes, token, pool, args.seed)
+    stats = accuracy.compute()
+    metrics = {key: value for key, value in stats.items() if key != "num_images"}
+    drawn = "" if len(chosen) == len(dataset) else f"{len(chosen)} images by seed {args.seed}, "
+    config = {key: getattr(args, key) for key in ("global_token", "num_images", "seed", "batch_size")}
+    found = Measurement(metrics, stats["num_images"], drawn + token_words(token, trained), config)
+    return (argument.name, stats), [found]
+
+
 def check_classifier(argument: ModelArgument, args: argparse.Namespace, num_classes: int) -> None:
     """Refuse, before anything is measured, a model whose answers are not the images' classes.
 
     Random weights pass when they answer with as many numbers, which `count_masked` looks at.
-
-    Raises:
-        ValueError: Names the model and what its weights hold.
     """
     has = None
     if argument.spec.startswith("open_clip:"):
@@ -273,16 +245,8 @@ def check_classifier(argument: ModelArgument, args: argparse.Namespace, num_clas
 def spread_over_classes(labels: np.ndarray, num_images: int, seed: int) -> list[int]:
     """Draw images, from each class as many as from any other, or one more.
 
-    Args:
-        labels: Integers [len], in any order; a class with too few images gives all that it has.
-        num_images: How many to draw.
-        seed: Of the draw.
-
-    Returns:
-        Ascending indices into `labels`.
-
-    Raises:
-        ValueError: More than there are.
+    `labels` are integers [len], in any order; a class with too few images gives all that it has. Returns ascending
+    indices into them.
     """
     if num_images > len(labels):
         raise ValueError(f"--num-images must be at most {len(labels)} (images), got {num_images}")

@@ -2,13 +2,13 @@
 
 import argparse
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from foreground_images import ForegroundImages
+from torch.utils.data import Dataset, Subset
 
 from last_vit.evaluation import (
     check_model,
@@ -16,10 +16,11 @@ from last_vit.evaluation import (
     eval_transform,
     folder_name,
     naming,
+    open_loader,
     say_left_out,
     write_record,
 )
-from last_vit.models import ModelArgument, TrainedModel, parse_model_arguments
+from last_vit.models import ModelArgument, TrainedModel, load_trained_model, parse_model_arguments
 from last_vit.preprocessing import Preprocessing
 from last_vit.runtime import is_main_process, process_group
 
@@ -75,8 +76,24 @@ def image_set_name(args: argparse.Namespace) -> str:
     return args.dataset_name or folder_name(args.images)
 
 
+class Subject(NamedTuple):
+    """One model that a command measures, on `device`, and the images as it takes them."""
+
+    args: argparse.Namespace
+    argument: ModelArgument
+    trained: TrainedModel
+    images: Any
+    device: torch.device
+
+    def batches(self, chosen: Sequence[int] | None = None, dataset: Dataset | None = None) -> Iterable[dict[str, Any]]:
+        """This process's share of the images, or of the chosen ones."""
+        images = self.images if dataset is None else dataset
+        images = images if chosen is None else Subset(images, chosen)
+        return open_loader(images, self.argument.name, self.args.batch_size, self.args.num_workers)
+
+
 class Measurement(NamedTuple):
-    """What a diagnostic found of one model; everything but `metrics` and `seconds` as in `write_record`."""
+    """What a diagnostic found of one model, as `write_record` takes it."""
 
     metrics: Mapping[str, float]
     n_images: int
@@ -85,27 +102,54 @@ class Measurement(NamedTuple):
 
 
 def each_model(
-    args: argparse.Namespace, device: torch.device
-) -> Iterator[tuple[ModelArgument, TrainedModel, ForegroundImages]]:
-    """Every model of --model as asked for and as loaded, on `device`, with the images as it takes them."""
-    for argument in models_of(args):
-        trained = argument.load(args.image_size, args.resize)
-        images = open_images(args, trained.preprocessing)
+    args: argparse.Namespace,
+    device: torch.device,
+    arguments: Sequence[ModelArgument] | None = None,
+    open_set: Callable[[argparse.Namespace, Preprocessing], Any] = open_images,
+) -> Iterator[tuple[ModelArgument, TrainedModel, Any]]:
+    """Every model, of --model by default, as asked for and as loaded, on `device`, with the images as it takes them."""
+    for argument in models_of(args) if arguments is None else arguments:
+        trained = load_model(argument, args)
+        images = open_set(args, trained.preprocessing)
         trained.model.to(device)
         yield argument, trained, images
         trained.model.cpu()
 
 
+def load_model(argument: ModelArgument, args: argparse.Namespace) -> TrainedModel:
+    """Load a model at the flags' input size, a config with the overrides of --opts; errors name the model."""
+    if not getattr(args, "opts", None):
+        return argument.load(args.image_size, args.resize)
+    with naming(argument):
+        return load_trained_model(
+            argument.spec,
+            argument.checkpoint,
+            opts=args.opts,
+            image_size=args.image_size,
+            resize=args.resize,
+            pool=argument.pool,
+            top_k=argument.top_k,
+            variant=argument.variant,
+            random_seed=argument.seed,
+        )
+
+
 def measure_models(
-    args: argparse.Namespace, table: str, measure: Callable[..., tuple[Any, list[Measurement]]]
+    args: argparse.Namespace,
+    table: str,
+    measure: Callable[[Subject], tuple[Any, list[Measurement]]],
+    arguments: Sequence[ModelArgument] | None = None,
+    open_set: Callable[[argparse.Namespace, Preprocessing], Any] = open_images,
 ) -> list[Any]:
     """Measure every model on its images, and keep a record of each measurement.
 
     Args:
-        args: With the flags of models, images, loading and records; with --global-token all models are tried first.
+        args: With the flags of models, images, loading and records. Of several models that are compared with a
+            --global-token, each is tried before any is measured.
         table: Of the records.
-        measure: Takes a model's name, the model on its device, its images, `args` and the device; returns what is drawn
-            and printed of it, and its measurements, the same in every process.
+        measure: Gives what is drawn and printed of a model, and its measurements, the same in every process.
+        arguments: In place of --model.
+        open_set: Gives the images for a preprocessing; they have `skipped`, what was left out by reason.
 
     Returns:
         What is drawn and printed, in the main process; nothing elsewhere.
@@ -114,44 +158,30 @@ def measure_models(
         ValueError: As `measure`; the message names the model.
     """
     shown = []
+    arguments = models_of(args) if arguments is None else arguments
     with process_group(args.device) as device:
-        if hasattr(args, "global_token"):
-            for argument in models_of(args):
+        if len(arguments) > 1 and hasattr(args, "global_token"):
+            for argument in arguments:
                 check_model(argument, device, args.image_size, args.resize, args.global_token)
-        for argument, trained, images in each_model(args, device):
+        for argument, trained, images in each_model(args, device, arguments, open_set):
             start = time.perf_counter()
             with naming(argument):
-                view, measurements = measure(argument.name, trained, images, args, device)
+                view, measurements = measure(Subject(args, argument, trained, images, device))
             seconds = time.perf_counter() - start
             shown.append(view)
-            for found in measurements:
-                left_out = {"left_out": dict(images.skipped)}
-                found = found._replace(config={**found.config, **left_out})
-                record_model(args, table, argument, trained, found, seconds, device)
+            for found in measurements if is_main_process() else []:
+                path = write_record(
+                    args,
+                    table,
+                    argument.name,
+                    found.metrics,
+                    dataset=f"{image_set_name(args)}, {trained.preprocessing.crop} px, {found.protocol}",
+                    n_images=found.n_images,
+                    config={**describe_model(argument, trained), **found.config, "left_out": dict(images.skipped)},
+                    checkpoint_sha256=trained.checkpoint_sha256,
+                    seconds=seconds,
+                    device=device,
+                )
+                speed = f"{found.n_images} images in {seconds:.1f} s, {found.n_images / seconds:.1f} images/s"
+                print(f"{argument.name}: {speed}; record {path}")
         return shown if is_main_process() else []
-
-
-def record_model(
-    args: argparse.Namespace,
-    table: str,
-    argument: ModelArgument,
-    trained: TrainedModel,
-    found: Measurement,
-    seconds: float,
-    device: torch.device,
-) -> Path | None:
-    """Keep what was measured of one model, as `write_record`; the path, in the main process."""
-    if not is_main_process():
-        return None
-    return write_record(
-        args,
-        table,
-        argument.name,
-        found.metrics,
-        dataset=f"{image_set_name(args)}, {trained.preprocessing.crop} px, {found.protocol}",
-        n_images=found.n_images,
-        config={**describe_model(argument, trained), **found.config},
-        checkpoint_sha256=trained.checkpoint_sha256,
-        seconds=seconds,
-        device=device,
-    )

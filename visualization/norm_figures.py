@@ -11,7 +11,6 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
-import torch
 from figure_style import (
     BACKGROUND,
     COLORMAP,
@@ -22,7 +21,7 @@ from figure_style import (
     new_figure,
     save_figure,
 )
-from foreground_images import ForegroundImages, patch_foreground
+from foreground_images import patch_foreground
 from map_figures import NormsOnImages, draw_norms_on_images, view_norms
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
@@ -30,13 +29,12 @@ from matplotlib.collections import QuadMesh
 from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
-from measured_models import Measurement, measure_models
+from measured_models import Measurement, Subject, measure_models
 
 from last_vit.dense import dense_batches
-from last_vit.evaluation import open_loader, print_table
+from last_vit.evaluation import print_table
 from last_vit.layer_tokens import count_layers, layer_tokens
 from last_vit.metrics.patch_norms import PatchNorms, token_norms
-from last_vit.models import TrainedModel
 from last_vit.patch_scores import patch_score
 
 _HIDDEN = 0.001  # share of the patches that may lie left of the panels
@@ -86,16 +84,14 @@ def run(args: argparse.Namespace) -> None:
         print(f"written {path}")
 
 
-def measure(
-    name: str, trained: TrainedModel, images: ForegroundImages, args: argparse.Namespace, device: torch.device
-) -> tuple[tuple[NormView, NormsOnImages | None], list[Measurement]]:
+def measure(subject: Subject) -> tuple[tuple[NormView, NormsOnImages | None], list[Measurement]]:
     """One pass of a model over the images, and the chosen ones again for the second picture."""
+    args, argument, trained, images, device = subject
     chosen = choose_images(len(images), args.examples, args.seed, "--examples")
-    loader = open_loader(images, name, args.batch_size, args.num_workers)
     num_layers, has_final_norm = count_layers(trained.model)
     layers = [PatchNorms() for _ in range(num_layers - 1)] + [PatchNorms(args.cutoff)]
     last, normed = layers[-1], PatchNorms()
-    for tokens, batch in dense_batches(trained.model, loader, device, layer_tokens):
+    for tokens, batch in dense_batches(trained.model, subject.batches(), device, layer_tokens):
         output = tokens.output
         score = patch_score(output.patch_tokens, output.global_token)
         foreground, known = patch_foreground(batch["foreground"], output.grid_hw)
@@ -109,7 +105,7 @@ def measure(
         raise ValueError(f"{error} (--cutoff)") from error
     split = tuple(part.numpy() for part in last.split_histogram()[1:])
     view = NormView(
-        name,
+        argument.name,
         stats,
         edges=last.histogram()[0].numpy(),
         layers=np.stack([layer.histogram()[1].numpy() for layer in layers]),
@@ -117,7 +113,7 @@ def measure(
         split=split if "norm_ratio" in stats else None,
         joint=tuple(part.numpy() for part in last.joint_histogram()),
     )
-    examples = view_norms(name, trained, images, chosen, stats["cutoff"], device) if chosen else None
+    examples = view_norms(argument.name, trained, images, chosen, stats["cutoff"], device) if chosen else None
     counts = {key: value for key, value in stats.items() if key in _COUNTS}
     metrics = {key: value for key, value in stats.items() if key not in counts}
     protocol = "cut-off fitted" if args.cutoff is None else f"cut-off {args.cutoff:g}"

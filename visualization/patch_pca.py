@@ -21,16 +21,15 @@ from figure_style import (
     new_figure,
     save_figure,
 )
-from foreground_images import ForegroundImages, patch_foreground
+from foreground_images import patch_foreground
 from matplotlib.figure import Figure
-from measured_models import Measurement, measure_models
+from measured_models import Measurement, Subject, measure_models
 from torch import Tensor
 
 from last_vit.adapters import DenseOutput
 from last_vit.dense import dense_batches, dense_forward
-from last_vit.evaluation import open_loader, print_table
+from last_vit.evaluation import print_table
 from last_vit.metrics.summed_counters import SummedTensors
-from last_vit.models import TrainedModel
 from last_vit.patch_scores import patch_score, threshold_mask
 
 _PERCENTILES = (0.02, 0.98)
@@ -73,13 +72,9 @@ class PatchPCA:
 
 
 def fit_patch_pca(tokens: Tensor) -> PatchPCA:
-    """PCA, on the CPU, of tokens in memory; colours run from the 2nd to the 98th percentile of each component.
+    """PCA, on the CPU, of finite tokens [M, D], M and D at least 3; computed in float64 whatever the dtype.
 
-    Args:
-        tokens: Real [M, D], M and D at least 3, finite. Computed in float64 whatever the dtype.
-
-    Raises:
-        ValueError: Fewer than 3 tokens or channels, or tokens that are not finite.
+    Colours run from the 2nd to the 98th percentile of each component.
 
     Example:
         >>> tokens = torch.randn(50, 8, generator=torch.Generator().manual_seed(0))
@@ -115,9 +110,6 @@ class PatchMoments:
         """The components of everything counted by all processes, who must call this together.
 
         Colours run over mean +- 2 standard deviations of each component, because percentiles would need every token.
-
-        Raises:
-            ValueError: Fewer than 3 tokens, or tokens that were not finite.
         """
         totals = self._sums.totals()
         count = int(totals["count"])
@@ -164,14 +156,13 @@ def run(args: argparse.Namespace) -> None:
     print(f"written {args.figure}")
 
 
-def measure(
-    name: str, trained: TrainedModel, images: ForegroundImages, args: argparse.Namespace, device: torch.device
-) -> tuple[PCAView, list[Measurement]]:
+def measure(subject: Subject) -> tuple[PCAView, list[Measurement]]:
     """Fit the components of one model, and colour the images drawn by --seed with them.
 
     Raises:
         ValueError: No image, or the whole set, with three foreground patches.
     """
+    args, argument, trained, images, device = subject
     chosen = choose_images(len(images), args.num_images, args.seed, "--num-images")
     examples = load_examples(images, chosen, trained.preprocessing)
     with torch.inference_mode():
@@ -180,8 +171,7 @@ def measure(
     tokens = output.patch_tokens.cpu()
     if args.fit == "set":
         moments = PatchMoments(tokens.shape[2])
-        loader = open_loader(images, name, args.batch_size, args.num_workers)
-        for part, batch in dense_batches(trained.model, loader, device):
+        for part, batch in dense_batches(trained.model, subject.batches(), device):
             moments.update(part.patch_tokens[foreground_patches(part, batch["foreground"], images.has_foreground)])
         try:
             fits, num_fitted = [moments.fit()] * len(masks), len(images)
@@ -203,7 +193,7 @@ def measure(
     known = [fit.explained for fit in fits if fit is not None]
     explained = torch.stack(known).mean(dim=0).tolist()
     maps = maps.unflatten(1, output.grid_hw)
-    view = PCAView(name, examples, maps, explained, num_fitted, num_too_few=len(fits) - len(known))
+    view = PCAView(argument.name, examples, maps, explained, num_fitted, num_too_few=len(fits) - len(known))
     metrics = {f"explained_{i}": 100 * share for i, share in enumerate(explained, start=1)}
     config = {
         "foreground": "annotations" if images.has_foreground else "patch score above its mean",

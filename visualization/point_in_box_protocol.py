@@ -1,24 +1,29 @@
 """Point-in-Box of one model or of many: images, pass, protocol in words, table and records (paper tables 1 and 3)."""
 
 import argparse
-import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
-import torch
-from measured_models import Measurement, check_image_flags, image_set_name, models_of, open_images, record_model
+from measured_models import (
+    Measurement,
+    Subject,
+    check_image_flags,
+    image_set_name,
+    measure_models,
+    models_of,
+    open_images,
+)
 from torch.utils.data import Dataset, Subset
 
 from last_vit.data.imagenet import ImageNetDataset
-from last_vit.evaluation import check_model, eval_transform, naming, open_loader, pooling_words, print_table
+from last_vit.evaluation import eval_transform, pooling_words, print_table
 from last_vit.metrics import PointInBox, TopK
 from last_vit.metrics.patch_norms import PatchNorms
-from last_vit.models import ModelArgument, TrainedModel, load_trained_model
+from last_vit.models import ModelArgument
 from last_vit.patch_hit import count_patch_hits
 from last_vit.preprocessing import Preprocessing
 from last_vit.results import dataset_name
-from last_vit.runtime import describe_device, is_main_process, process_group
 
 _COLUMNS = {
     "high_norm": "high norm",
@@ -37,7 +42,7 @@ class BoxedImages(NamedTuple):
     dataset: Dataset  # samples with "image", "box_xyxy" and "image_hw", and "label" when there are classes
     name: str  # what records call them
     num_classes: int | None  # of the labels
-    left_out: dict[str, int]  # images that do not count, reason -> count
+    skipped: dict[str, int]  # images that do not count, reason -> count
     annotated: Any  # the data set behind `dataset`, whose attribute `transform` makes "image"
 
 
@@ -48,19 +53,24 @@ def run(args: argparse.Namespace) -> None:
     arguments = asked_models(args)
     check_image_flags(args)
     images = open_folder(args) if args.imagenet_root is None else open_imagenet(args)
+    shown = measure_on_boxes(args, arguments, images)
+    if shown:  # else another process prints
+        print_metrics({name: metrics for name, metrics, _ in shown})
+        print("\n".join(f"{name}: {words}" for name, _, words in shown))
+        print(closing_words(args, images))
+
+
+def measure_on_boxes(
+    args: argparse.Namespace, arguments: Sequence[ModelArgument], images: BoxedImages
+) -> list[tuple[str, dict[str, float], str]]:
+    """Name, metrics and words of every model, as `measure_models`."""
+
+    def open_set(_: argparse.Namespace, preprocessing: Preprocessing) -> BoxedImages:
+        images.annotated.transform = eval_transform(preprocessing)
+        return images
+
     args.dataset_name = images.name
-    rows, notes = {}, []
-    with process_group(args.device) as device:
-        if len(arguments) > 1:  # so that a mistake in the last one shows at once
-            for argument in arguments:
-                check_model(argument, device, args.image_size, args.resize, args.global_token)
-        for argument in arguments:
-            rows[argument.name], note = measure_model(argument, args, images, device)
-            notes.append(f"{argument.name}: {note}")
-        if is_main_process():
-            print_metrics(rows)
-            print("\n".join(notes))
-            print(closing_words(args, images))
+    return measure_models(args, "point_in_box", measure, arguments, open_set)
 
 
 def asked_models(args: argparse.Namespace) -> list[ModelArgument]:
@@ -113,69 +123,39 @@ def open_folder(args: argparse.Namespace) -> BoxedImages:
     return BoxedImages(Subset(images, kept), image_set_name(args), None, {**left_out, **images.skipped}, images)
 
 
-def measure_model(
-    argument: ModelArgument, args: argparse.Namespace, images: BoxedImages, device: torch.device
-) -> tuple[dict[str, float], str]:
-    """One pass of a model, every image once over all processes, and its record.
+def measure(subject: Subject) -> tuple[tuple[str, dict[str, float], str], list[Measurement]]:
+    """One pass of a model, every image once over all processes.
 
     Returns:
-        What `PointInBox.compute` and, where the labels are those of the model's head, `TopK.compute` give; where a
-        cut-off can be fitted, "outlier_share" (percent) and "high_norm" (1 or 0). And what it was, in words.
-
-    Raises:
-        ValueError: As `load_trained_model`, `count_patch_hits` and the metrics; the message names the model.
+        Its name; what `PointInBox.compute` and, where the labels are those of the model's head, `TopK.compute` give,
+        and, where a cut-off can be fitted, "outlier_share" (percent) and "high_norm" (1 or 0); and what it is in words.
     """
-    with naming(argument):
-        trained = load_trained_model(
-            argument.spec,
-            argument.checkpoint,
-            opts=args.opts,
-            image_size=args.image_size,
-            resize=args.resize,
-            pool=argument.pool,
-            top_k=argument.top_k,
-            variant=argument.variant,
-            random_seed=argument.seed,
+    args, argument, trained, images, device = subject
+    last_pool, prep, norms, note = trained.selection(args.top_k, args.variant), trained.preprocessing, PatchNorms(), ""
+    point_in_box = PointInBox(prep.crop, prep.resize, args.hit_rule)
+    # a CLIP's output is an embedding, and other label sets have other numbers of classes
+    has_classes = images.num_classes is not None and trained.num_classes == images.num_classes
+    top_k = TopK() if has_classes and not argument.spec.startswith("open_clip:") else None
+    loader = subject.batches(dataset=images.dataset)
+    count_patch_hits(trained.model, loader, device, point_in_box, top_k, args.global_token, last_pool, norms)
+    metrics = {**(top_k.compute() if top_k else {}), **point_in_box.compute()}
+    if metrics["num_images"] != len(images.dataset):
+        raise ValueError(
+            f"counted {metrics['num_images']} of {len(images.dataset)} images; the loader lost or repeated some"
         )
-        last_pool = trained.selection(args.top_k, args.variant)
-        prep, norms, norm_words = trained.preprocessing, PatchNorms(), ""
-        images.annotated.transform = eval_transform(prep)
-        point_in_box = PointInBox(prep.crop, prep.resize, args.hit_rule)
-        top_k = TopK() if _has_classes(argument, trained, images) else None
-        model = trained.model.to(device)
-        loader = open_loader(images.dataset, argument.name, args.batch_size, args.num_workers)
-        start = time.perf_counter()
-        count_patch_hits(model, loader, device, point_in_box, top_k, args.global_token, last_pool, norms)
-        metrics = {**(top_k.compute() if top_k else {}), **point_in_box.compute()}
-        seconds = time.perf_counter() - start
-        if metrics["num_images"] != len(images.dataset):
-            raise ValueError(
-                f"counted {metrics['num_images']} of {len(images.dataset)} images; the loader lost or repeated some"
-            )
-        cutoff = None
-        try:
-            found = norms.compute()
-            cutoff = found["cutoff"]
-            metrics |= {key: found[key] for key in ("outlier_share", "high_norm")}
-        except ValueError as error:
-            norm_words = f"; no high-norm flag: {error}"
+    config = {key: getattr(args, key) for key in ("opts", "global_token", "hit_rule", "max_box_area", "batch_size")}
+    try:
+        found = norms.compute()
+        metrics |= {key: found[key] for key in ("outlier_share", "high_norm")}
+        config["norm_cutoff"] = found["cutoff"]
+    except ValueError as error:
+        note = f"; no high-norm flag: {error}"
     is_extra_token = args.global_token == "last" and argument.pool != "last"  # noqa: S105 (no password)
-    words = [f"weights {trained.checkpoint_sha256}", pooling_words(trained.pooling, trained.pooling_source)]
-    words.append(f"{seconds:.1f} s, {metrics['num_images'] / seconds:.1f} images/s, {describe_device(device)}")
-    config = {
-        "opts": args.opts,
-        "global_token": args.global_token,
-        "hit_rule": args.hit_rule,
-        "max_box_area": args.max_box_area,
-        "batch_size": args.batch_size,
-        "left_out": images.left_out,
-        "norm_cutoff": cutoff,
-    }
     protocol = _protocol(args, f" K={last_pool.top_k} {last_pool.variant}" if is_extra_token else "")
-    shown = {key: value for key, value in metrics.items() if key != "num_images"}
-    found = Measurement(shown, metrics["num_images"], protocol, config)
-    path = record_model(args, "point_in_box", argument, trained, found, seconds, device)
-    return metrics, "; ".join([protocol, *words, f"written {path}{norm_words}"])
+    pooling = pooling_words(trained.pooling, trained.pooling_source)
+    kept = {key: value for key, value in metrics.items() if key != "num_images"}
+    words = f"{protocol}; weights {trained.checkpoint_sha256}; {pooling}{note}"
+    return (argument.name, metrics, words), [Measurement(kept, metrics["num_images"], protocol, config)]
 
 
 def print_metrics(rows: Mapping[str, Mapping[str, float]]) -> None:
@@ -192,7 +172,7 @@ def print_metrics(rows: Mapping[str, Mapping[str, float]]) -> None:
 
 def closing_words(args: argparse.Namespace, images: BoxedImages) -> str:
     """The line below the table: images, protocol, and what does not count."""
-    left_out = ", ".join(f"{count} {reason}" for reason, count in images.left_out.items()) or "none"
+    left_out = ", ".join(f"{count} {reason}" for reason, count in images.skipped.items()) or "none"
     return f"{images.name}, {_protocol(args, '')}; percent; left out: {left_out}"
 
 
@@ -200,9 +180,3 @@ def _protocol(args: argparse.Namespace, selection: str) -> str:
     """Such as "box < 25 %, release rule, trained token"; `selection` says how an extra token is made."""
     area = "any box" if args.max_box_area is None else f"box < {100 * args.max_box_area:g} %"
     return f"{area}, {args.hit_rule} rule, {args.global_token}{selection} token"
-
-
-def _has_classes(argument: ModelArgument, trained: TrainedModel, images: BoxedImages) -> bool:
-    """Whether top-1 can be asked for: a CLIP answers with an embedding, and label sets differ in their classes."""
-    is_clip = argument.spec.startswith("open_clip:")
-    return images.num_classes is not None and trained.num_classes == images.num_classes and not is_clip

@@ -72,19 +72,7 @@ def measure_model(
     selection: LaStPool,
     chosen: set[int],
 ) -> ModelMeasures:
-    """Run one model, on `device`, over batches of `ForegroundImages`.
-
-    Args:
-        model: Of a host that has an adapter, in eval mode.
-        batches: All images.
-        device: Where to compute.
-        prep: What the images went through.
-        selection: Whose votes are counted.
-        chosen: Indices of the images in the gallery.
-
-    Raises:
-        ValueError: No image, a K above the number of patches, or tokens that are not finite.
-    """
+    """Run one model, on `device`, over batches of `ForegroundImages`; `chosen` are the indices of the gallery."""
     hits, scores, norms = PointInBox(prep.crop, prep.resize, HIT_RULE), ScoreDistribution(_NUM_BINS), PatchNorms()
     votes_at: VoteStatistics | None = None
     shows_both = False  # some image, object and background

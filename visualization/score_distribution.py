@@ -9,24 +9,22 @@ Letters: B images, N patches. A pair of groups is (background, object).
 """
 
 import argparse
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
 import torch
 from figure_style import BACKGROUND, FOREGROUND, finish_panels, house_style, model_panels, save_figure
-from foreground_images import ForegroundImages, patch_foreground
+from foreground_images import patch_foreground
 from matplotlib.figure import Figure
-from measured_models import Measurement, measure_models
-from torch import Tensor, nn
+from measured_models import Measurement, Subject, measure_models
+from torch import Tensor
 
 from last_vit.dense import dense_batches
-from last_vit.evaluation import open_loader, print_table, token_words
+from last_vit.evaluation import print_table, token_words
 from last_vit.metrics.summed_counters import SummedTensors
-from last_vit.models import TrainedModel
 from last_vit.patch_hit import choose_global_token
 from last_vit.patch_scores import patch_score
-from last_vit.pooling import LaStPool
 
 TOP_PERCENTS = (1, 5, 10, 50)
 _FINE = 100  # bins of the pooled AUROC per bin of the drawing
@@ -52,11 +50,7 @@ _LEFT_OUT = {
 class ScoreDistribution:
     """Streaming and distributed statistics of patch scores, split by what the patches show.
 
-    Args:
-        num_bins: Of `histograms`, over [0, 1].
-
-    Raises:
-        ValueError: No bin.
+    `num_bins` are those of `histograms`, over [0, 1].
     """
 
     def __init__(self, num_bins: int = 100) -> None:
@@ -83,9 +77,6 @@ class ScoreDistribution:
             score: Real [B, N], higher is more like the global token; any range.
             is_foreground: bool [B, N] of `patch_foreground`.
             is_known: bool [B, N], where `is_foreground` says something; scores elsewhere change nothing.
-
-        Raises:
-            ValueError: Shapes that differ.
         """
         shapes = [tuple(values.shape) for values in (score, is_foreground, is_known)]
         if score.ndim != 2 or len(set(shapes)) > 1:
@@ -143,9 +134,6 @@ class ScoreDistribution:
         Returns:
             Edges [num_bins + 1] from 0 to 1, object's density [num_bins] and background's, float64; each density
             integrates to 1. Every image has one patch at 0 and one at 1 (or more, tied), which show as bars there.
-
-        Raises:
-            ValueError: As `compute`.
         """
         background, foreground = self._counted()["histogram"].unflatten(1, (self.num_bins, _FINE)).sum(dim=2)
         edges = torch.linspace(0, 1, self.num_bins + 1, dtype=torch.float64)
@@ -213,20 +201,6 @@ def _histogram(normalised: Tensor, groups: Tensor, num_bins: int) -> Tensor:
     return counts
 
 
-def count_patch_scores(
-    model: nn.Module,
-    batches: Iterable[Mapping[str, Tensor]],
-    device: torch.device,
-    distribution: ScoreDistribution,
-    global_token: str,
-    last_pool: LaStPool,
-) -> None:
-    """Feed a model's patch scores to the metric; each process over its share of the batches of `ForegroundImages`."""
-    for output, batch in dense_batches(model, batches, device):
-        score = patch_score(output.patch_tokens, choose_global_token(output, global_token, last_pool))
-        distribution.update(score, *patch_foreground(batch["foreground"], output.grid_hw))
-
-
 class ScoreView(NamedTuple):
     """What is drawn and printed of one model: `ScoreDistribution`'s numbers, edges [bins + 1] and densities [bins]."""
 
@@ -253,13 +227,13 @@ def run(args: argparse.Namespace) -> None:
     print(f"written {args.figure}")
 
 
-def measure(
-    name: str, trained: TrainedModel, images: ForegroundImages, args: argparse.Namespace, device: torch.device
-) -> tuple[ScoreView, list[Measurement]]:
+def measure(subject: Subject) -> tuple[ScoreView, list[Measurement]]:
     """One pass of a model over the images."""
-    distribution, token = ScoreDistribution(_DRAWN_BINS), args.global_token
-    loader = open_loader(images, name, args.batch_size, args.num_workers)
-    count_patch_scores(trained.model, loader, device, distribution, token, trained.selection())
+    args, trained, device = subject.args, subject.trained, subject.device
+    distribution, token, last_pool = ScoreDistribution(_DRAWN_BINS), args.global_token, trained.selection()
+    for output, batch in dense_batches(trained.model, subject.batches(), device):
+        score = patch_score(output.patch_tokens, choose_global_token(output, token, last_pool))
+        distribution.update(score, *patch_foreground(batch["foreground"], output.grid_hw))
     stats = distribution.compute()
     config = {
         "global_token": token,
@@ -269,7 +243,7 @@ def measure(
     }
     metrics = {key: stats[key] for key in _COLUMNS}
     found = Measurement(metrics, stats["num_images"], token_words(token, trained), config)
-    return ScoreView(name, stats, *(part.numpy() for part in distribution.histograms())), [found]
+    return ScoreView(subject.argument.name, stats, *(part.numpy() for part in distribution.histograms())), [found]
 
 
 def _row(view: ScoreView) -> list[str]:

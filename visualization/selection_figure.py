@@ -8,18 +8,16 @@ from typing import NamedTuple
 
 import torch
 from figure_style import choose_images, hide_ticks, house_style, new_figure, save_figure
-from foreground_images import ForegroundImages, patch_foreground
+from foreground_images import patch_foreground
 from matplotlib.colors import TwoSlopeNorm
 from matplotlib.figure import Figure
-from measured_models import Measurement, measure_models
+from measured_models import Measurement, Subject, measure_models
 from torch import Tensor
-from torch.utils.data import Subset
 from vote_statistics import VoteStatistics
 
 from last_vit.data.imagenet_layout import find_annotation_folder, find_split_folder
 from last_vit.dense import dense_batches, dense_forward
-from last_vit.evaluation import open_loader, print_table
-from last_vit.models import TrainedModel
+from last_vit.evaluation import print_table
 from last_vit.pooling import last_select, resolve_top_k, vote_count
 from last_vit.runtime import is_main_process
 
@@ -79,14 +77,13 @@ def find_images(args: argparse.Namespace) -> None:
             print(f"no XML boxes beside {args.images}: the share of votes inside objects is left out", file=sys.stderr)
 
 
-def measure(
-    name: str, trained: TrainedModel, images: ForegroundImages, args: argparse.Namespace, device: torch.device
-) -> tuple[list[SelectionView], list[Measurement]]:
+def measure(subject: Subject) -> tuple[list[SelectionView], list[Measurement]]:
     """One pass of a model over the images drawn by --seed: votes per K of --k.
 
     Raises:
         ValueError: K larger than the number of patches, or two that are the same.
     """
+    args, argument, trained, images, device = subject
     chosen = choose_images(len(images), min(args.num_images, len(images)), args.seed, "--num-images")
     crop = trained.preprocessing.crop
     with torch.inference_mode():  # the grid, for every process, also one that gets no image
@@ -95,8 +92,7 @@ def measure(
     if len(set(kept)) < len(kept):
         raise ValueError(f"--k {args.k} gives {kept} patches, of which some are the same")
     counted = [(trained.selection(top_k=k), VoteStatistics(grid_hw)) for k in kept]
-    loader = open_loader(Subset(images, chosen), name, args.batch_size, args.num_workers)
-    for output, batch in dense_batches(trained.model, loader, device):
+    for output, batch in dense_batches(trained.model, subject.batches(chosen), device):
         is_foreground, is_known = patch_foreground(batch["foreground"], grid_hw)
         for pool, statistics in counted:
             topk_idx = last_select(output.patch_tokens, pool.top_k, pool.sigma, pool.variant)
@@ -104,7 +100,7 @@ def measure(
     source = "masks, " if args.masks else "boxes, " if args.boxes else ""
     views, found = [], []
     for asked, (pool, statistics) in zip(args.k, counted, strict=True):
-        view = SelectionView(name, pool.top_k, statistics.frequency(), statistics.compute(), len(images))
+        view = SelectionView(argument.name, pool.top_k, statistics.frequency(), statistics.compute(), len(images))
         metrics = {key: value for key, value in view.metrics.items() if key != "num_images"}
         protocol = f"{source}votes of K = {view.k} of {view.frequency.numel()}"
         config = {"seed": args.seed, "variant": pool.variant, "k": asked, "grid_hw": list(grid_hw)}

@@ -16,10 +16,9 @@ from figure_style import house_style, model_color, new_figure, save_figure
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from point_in_box_protocol import closing_words, measure_model, open_imagenet, print_metrics
+from point_in_box_protocol import closing_words, measure_on_boxes, open_imagenet, print_metrics
 
 from last_vit.models import parse_model_arguments
-from last_vit.runtime import is_main_process, process_group
 
 _PANELS = {"acc1": "top-1 accuracy (%)", "point_in_box": "Point-in-Box (%)"}
 _BASELINES = {"point_in_box_random": (":", "random patch"), "point_in_box_center": ("--", "image centre")}
@@ -70,18 +69,19 @@ def measure_checkpoints(args: argparse.Namespace) -> tuple[list[TrainingCurve], 
             raise ValueError(f"model {argument.name!r} has no checkpoints: give a folder of them, SPEC@FOLDER")
     folders = [numbered_checkpoints(Path(argument.checkpoint)) for argument in arguments]
     images = open_imagenet(args)
-    args.dataset_name = images.name
+    numbered = [
+        replace(argument, name=f"{argument.name} {number}", checkpoint=str(path))
+        for argument, (checkpoints, _) in zip(arguments, folders, strict=True)
+        for number, path in checkpoints.items()
+    ]
+    measured = {name: metrics for name, metrics, _ in measure_on_boxes(args, numbered, images)}
     curves, notes = [], []
-    with process_group(args.device) as device:
-        for argument, (checkpoints, others) in zip(arguments, folders, strict=True):
-            points = {}
-            for number, path in checkpoints.items():
-                one = replace(argument, name=f"{argument.name} {number}", checkpoint=str(path))
-                points[number], _ = measure_model(one, args, images, device)
-            curves.append(TrainingCurve(argument.name, Path(argument.checkpoint), points))
-            if others:
-                notes.append(f"{argument.checkpoint}: left out {', '.join(others)} (no number)")
-        return (curves if is_main_process() else []), [*notes, closing_words(args, images)]
+    for argument, (checkpoints, others) in zip(arguments, folders, strict=True) if measured else []:
+        points = {number: measured[f"{argument.name} {number}"] for number in checkpoints}
+        curves.append(TrainingCurve(argument.name, Path(argument.checkpoint), points))
+        if others:
+            notes.append(f"{argument.checkpoint}: left out {', '.join(others)} (no number)")
+    return curves, [*notes, closing_words(args, images)]
 
 
 def read_training_curve(text: str) -> TrainingCurve:
@@ -90,12 +90,8 @@ def read_training_curve(text: str) -> TrainingCurve:
     A resumed run logs some iterations twice: the last line of an iteration counts. A run that was killed while writing
     leaves a part of a line, at the end or, once resumed, in front of the next one; such lines are counted and left out.
 
-    Args:
-        text: `[NAME=]FOLDER`, where the folder holds metrics.json; without a name the run is called after its folder.
-
-    Raises:
-        FileNotFoundError: No such folder, or no log in it.
-        ValueError: No evaluation in the log, or none with Point-in-Box; the message says which options make them.
+    `text` is `[NAME=]FOLDER`, where the folder holds metrics.json; without a name the run is called after its folder. A
+    log without evaluation, or without Point-in-Box, is a ValueError that says which options make them.
     """
     name, _, folder_text = ("", "", text) if Path(text).is_dir() else text.rpartition("=")
     folder = Path(folder_text)
@@ -130,15 +126,10 @@ def read_training_curve(text: str) -> TrainingCurve:
 def numbered_checkpoints(folder: Path) -> tuple[dict[int, Path], list[str]]:
     """The checkpoints of a run that tell in their name when they were written.
 
-    Args:
-        folder: With files such as model_0001563.pth (cls_pretrain: iterations) or checkpoint0020.pth (DINO: epochs).
+    They are named such as model_0001563.pth (cls_pretrain: iterations) or checkpoint0020.pth (DINO: epochs).
 
     Returns:
         Number -> file, ascending; and the names of the other checkpoints, such as model_final.pth.
-
-    Raises:
-        FileNotFoundError: No such folder, or no such checkpoint in it.
-        ValueError: Two files of one number.
     """
     if not folder.is_dir():
         raise FileNotFoundError(f"no folder {folder}: name the folder that holds a run's checkpoints, SPEC@FOLDER")

@@ -19,15 +19,8 @@ LEVELS = (0.5, 0.3, 0.2)
 def vote_levels(votes: Tensor, levels: Sequence[float] = LEVELS) -> Tensor:
     """The patches with more than a share of their image's maximal vote (paper Fig. 5: 50, 30 and 20 %).
 
-    Args:
-        votes: Real [B, N], not negative.
-        levels: Shares in [0, 1).
-
-    Returns:
-        bool [B, L, N]; every image with a vote has a patch above every level.
-
-    Raises:
-        ValueError: No level, or one outside [0, 1).
+    `votes` are real [B, N], not negative, `levels` shares in [0, 1): bool [B, L, N]. Every image with a vote has one
+    above every level.
 
     Example:
         >>> vote_levels(torch.tensor([[8, 4, 2, 0]]), levels=(0.5, 0.2))
@@ -74,9 +67,6 @@ class VoteStatistics:
             votes: Real [B, N] from `vote_count`, not negative.
             is_foreground: bool [B, N] of `patch_foreground`; None when nothing is known about objects.
             is_known: bool [B, N], where `is_foreground` says something; None is everywhere.
-
-        Raises:
-            ValueError: Another number of patches than the grid's, or shapes that differ.
         """
         num_patches = self.grid_hw[0] * self.grid_hw[1]
         if votes.ndim != 2 or votes.shape[1] != num_patches:

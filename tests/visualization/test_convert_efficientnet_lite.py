@@ -104,11 +104,3 @@ def test_another_file_is_refused(package_weights, tmp_path, capsys, change, matc
     assert match in message
     assert "package.pth" in message
     assert not (tmp_path / "timm.pth").exists()
-
-
-def test_no_such_file(tmp_path, capsys):
-    with pytest.raises(SystemExit):
-        convert_efficientnet_lite.main(
-            ["--input", str(tmp_path / "nowhere.pth"), "--output", str(tmp_path / "out.pth")]
-        )
-    assert "nowhere.pth" in capsys.readouterr().err

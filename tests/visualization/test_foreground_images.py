@@ -97,21 +97,6 @@ def test_masks_are_the_synthetic_truth(written, source):
             assert sample["box_xyxy"].isnan().all()
 
 
-def test_sample_contract(written):
-    dataset = _open(written, "masks", "coco", EvalTransform(40, 36))
-    batch = next(iter(torch.utils.data.DataLoader(dataset, batch_size=3, num_workers=2)))
-    assert {key: (value.dtype, tuple(value.shape)) for key, value in batch.items()} == {
-        "image": (torch.float32, (3, 3, 36, 36)),
-        "foreground": (torch.uint8, (3, 36, 36)),
-        "index": (torch.int64, (3,)),
-        "image_hw": (torch.int64, (3, 2)),
-        "box_xyxy": (torch.float32, (3, 4)),
-    }
-    assert batch["index"].tolist() == [0, 1, 2]
-    assert batch["image_hw"].tolist() == [[SIDE, SIDE]] * 3
-    assert torch.equal(batch["image"][1], dataset[1]["image"])
-
-
 def test_agrees_with_the_imagenet_reader(written):
     transform = EvalTransform(24, 20)
     ours, theirs = (
@@ -252,15 +237,6 @@ def test_mask_values(root):
         _open(root, "masks", "npy")[0]
 
 
-def test_resizing_invents_no_values(root):
-    values = np.random.default_rng(0).choice(np.array([0, 1, 9, 255], dtype=np.uint8), (SIDE, SIDE))
-    np.save(root / "npy" / "2009_000000.npy", values)
-    foreground = _open(root, "masks", "npy", EvalTransform(64, 40))[0]["foreground"]
-    centres = ((np.arange(40) + 12 + 0.5) * SIDE / 64).astype(int)  # what each pixel of the crop shows
-    shown = values[np.ix_(centres, centres)]
-    assert np.array_equal(foreground, np.where(shown == 9, 1, shown))
-
-
 def test_black_and_white_masks_are_refused(root):
     """All that was meant as object would be unknown, and no number would tell."""
     values = np.zeros((SIDE, SIDE), dtype=np.uint8)
@@ -327,24 +303,6 @@ def test_what_has_no_partner_stops_or_is_counted(root, kind, source):
         assert torch.equal(part[index]["foreground"], whole[index + 1]["foreground"])
 
 
-def test_many_missing_are_named_in_part(root):
-    for path in sorted((root / "npy").iterdir())[:4]:
-        path.unlink()
-    with pytest.raises(FileNotFoundError, match=r"4 of 5 .*\(\S+0\.jpg, \S+1\.jpg, \S+2\.jpg, \.\.\.\)"):
-        _open(root, "masks", "npy")
-
-
-def test_annotations_of_other_images(root):
-    for skip_broken in (False, True):
-        with pytest.raises(FileNotFoundError, match=r"none of the 5 images .*2009_000000\.jpg.*do they belong"):
-            ForegroundImages(
-                root / VOC / "JPEGImages",
-                AS_IT_IS,
-                boxes=root / BOXES["imagenet"][1],
-                skip_broken=skip_broken,
-            )
-
-
 def test_broken_images_stop_or_are_counted(root):
     whole = _open(root, "boxes", "voc")
     with open(whole.image_paths[2], "r+b") as file:
@@ -374,14 +332,6 @@ def test_broken_annotations_stop_or_are_counted(root):
     assert len(_open(root, "boxes", "coco", skip_broken=True)) == COUNT
 
 
-def test_colour_masks_are_refused(root):
-    path = root / VOC / "SegmentationObject" / "2009_000000.png"
-    with Image.open(path) as image:
-        image.convert("RGB").save(path)
-    with pytest.raises(ValueError, match=r"2009_000000\.png.*mode is RGB \(3 channels\)"):
-        _open(root, "masks", "voc")[0]
-
-
 def test_another_size_stops_or_is_counted(root):
     np.save(root / "npy" / "2009_000000.npy", np.ones((SIDE, SIDE + 1), dtype=bool))
     with pytest.raises(ValueError, match=r"2009_000000\.jpg is 32 x 32 \(width x height\), its mask 33 x 32.*same res"):
@@ -393,15 +343,6 @@ def test_another_size_stops_or_is_counted(root):
     for kind, source in (("masks", "npy"), ("boxes", "voc")):
         part = _open(root, kind, source, skip_broken=True)
         assert part.skipped == {"image and annotation of different shape": 1}
-
-
-def test_boxes_without_area_are_counted(root):
-    content = json.loads((root / COCO_JSON).read_text())
-    content["annotations"][0]["bbox"][3] = 0
-    (root / COCO_JSON).write_text(json.dumps(content))
-    dataset = _open(root, "boxes", "coco")
-    assert dataset.skipped == {"box without area": 1}
-    assert (dataset[0]["foreground"] == 0).all()
 
 
 def test_wrong_arguments(root, tmp_path):
@@ -511,23 +452,6 @@ def test_half_is_not_more_than_half_on_a_grid_that_does_not_divide():
     assert columns.tolist() == [[True] * 3 + [False] * 4] * 7
     foreground[:, :, 32] = 1
     assert patch_foreground(foreground, (7, 7))[0].view(7, 7)[0].tolist() == [True] * 4 + [False] * 3
-
-
-def test_half_known_is_known_and_only_known_pixels_vote():
-    foreground = torch.tensor([[[1, 255, 1, 255], [255, 1, 255, 255], [255, 255, 0, 255], [255, 255, 1, 1]]])
-    is_foreground, is_known = patch_foreground(foreground.to(torch.uint8), (2, 2))
-    assert is_known.tolist() == [[True, False, False, True]]
-    assert is_foreground.tolist() == [[True, False, False, True]]
-
-
-@pytest.mark.parametrize("side", [224, 336])
-def test_whole_masks_and_large_sides(side):
-    for value, expected in ((1, (True, True)), (0, (False, True)), (255, (False, False))):
-        foreground = torch.full((2, side, side), value, dtype=torch.uint8)
-        for grid in ((14, 14), (16, 16), (7, 9), (1, 1)):
-            is_foreground, is_known = patch_foreground(foreground, grid)
-            assert (is_foreground == expected[0]).all()
-            assert (is_known == expected[1]).all()
 
 
 @pytest.mark.parametrize(

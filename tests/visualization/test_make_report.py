@@ -146,30 +146,6 @@ def test_numbers_are_the_librarys(report, measured):
         assert np.array(bars["percent"])[is_high].sum() == pytest.approx(high, abs=1e-6)
 
 
-def test_gallery_says_how_the_models_did(report, measured):
-    gallery = report["numbers"]["gallery"]
-    names = [item["name"] for item in gallery]
-    assert len(names) == NUM_SHOWN
-    assert names == sorted(names, key=lambda name: measured[0]["row"][name])
-    for item in gallery:
-        for maps, hit, auroc in zip(measured, item["hit"], item["auroc"], strict=True):
-            one = slice(maps["row"][item["name"]], maps["row"][item["name"]] + 1)
-            batch = maps["batch"]
-            if batch["box_xyxy"][one].isnan().any():
-                assert hit is None
-            else:
-                alone = PointInBox(maps["prep"].crop, maps["prep"].resize, "center")
-                alone.update(maps["score"][one], batch["box_xyxy"][one], batch["image_hw"][one], maps["grid"])
-                assert hit == (alone.compute()["point_in_box"] == 100)
-            front, known = (part[one] for part in maps["object"])
-            if 0 < front.sum() < known.sum():
-                scores = ScoreDistribution()
-                scores.update(maps["score"][one], front, known)
-                assert auroc == pytest.approx(scores.compute()["auroc"], abs=0.5)
-            else:
-                assert auroc is None
-
-
 def test_page_needs_nothing_and_trusts_no_name(report):
     page = report["page"]
     without_namespace = page.replace("http://www.w3.org/2000/svg", "")

@@ -129,7 +129,7 @@ def test_a_fit_per_image_colours_the_annotated_patches(call, capsys):
     assert (record["n_images"], record["config"]["num_too_few_patches"]) == (num_fitted, 8 - num_fitted)
     expected = 100 * torch.stack(explained).mean(0)
     assert [record["metrics"][f"explained_{i}"] for i in (1, 2, 3)] == pytest.approx(expected.tolist(), abs=1e-2)
-    assert capsys.readouterr().out.splitlines()[1].split()[-2:] == [str(num_fitted), str(8 - num_fitted)]
+    assert capsys.readouterr().out.splitlines()[2].split()[-2:] == [str(num_fitted), str(8 - num_fitted)]
 
 
 def test_a_fit_on_the_set_is_one_fit_for_all_images(call):

@@ -96,7 +96,7 @@ def test_several_models_stand_in_one_table(call, monkeypatch, capsys):
     monkeypatch.setattr(last_vit.patch_hit, "layer_tokens", lambda *args: passes.append(len(args[1])) or read(*args))
     records = call(point_in_box_table, *IMAGENET, *ANY_BOX, "--table", models=(VIT, RESNET))
     assert passes == [3, 3] * 2
-    lines = [line.split("  ") for line in capsys.readouterr().out.splitlines()]
+    lines = [line.split("  ") for line in capsys.readouterr().out.splitlines()[2:]]  # behind a line per record
     rows = [[cell.strip() for cell in line if cell.strip()] for line in lines]
     titles = ["model", "high norm", "outliers %", "Point-in-Box", "random patch", "image centre", "top-1", "images"]
     assert rows[0] == titles

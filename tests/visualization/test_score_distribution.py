@@ -68,14 +68,6 @@ def test_against_a_plain_loop(levels):
     assert found["num_images"] == 12
 
 
-def test_pooled_error_is_within_its_bound():
-    """Half the share of the pairs that share a fine bin; coarse bins make it large enough to see."""
-    parts = some_scores(num_images=200)
-    found = measured(*parts, num_bins=1)["auroc_pooled"]
-    assert found == pytest.approx(by_hand(*parts)["auroc_pooled"], abs=0.5)
-    assert found == pytest.approx(measured(*parts, num_bins=1000)["auroc_pooled"], abs=0.5)
-
-
 def test_perfect_and_inverted_scores():
     _, is_foreground, is_known = some_scores(num_images=4)
     jitter = torch.rand(4, N, generator=torch.Generator().manual_seed(2))
@@ -87,14 +79,6 @@ def test_perfect_and_inverted_scores():
     assert (inverted["auroc"], inverted["background_top_1"], inverted["background_top_10"]) == (0, 100, 100)
 
 
-def test_random_scores_are_at_chance():
-    score, is_foreground, is_known = some_scores(num_images=1000, seed=3)
-    found = measured(score, is_foreground, is_known)
-    assert (found["auroc"], found["auroc_pooled"]) == pytest.approx((50, 50), abs=1)
-    for percent in TOP_PERCENTS:
-        assert found[f"background_top_{percent}"] == pytest.approx(found["background_share"], abs=2.5)
-
-
 def test_constant_scores_say_exactly_nothing():
     _, is_foreground, is_known = some_scores()
     distribution = ScoreDistribution(num_bins=4)
@@ -104,17 +88,6 @@ def test_constant_scores_say_exactly_nothing():
     for percent in TOP_PERCENTS:
         assert found[f"background_top_{percent}"] == pytest.approx(found["background_share"], abs=1e-9)
     assert all(density.tolist() == [0, 0, 4, 0] for density in distribution.histograms()[1:])
-
-
-@pytest.mark.parametrize("num_patches", [2, 3, 99, 100, 101])
-def test_at_least_one_patch_and_exactly_the_ceiling(num_patches):
-    """All but the first k patches are object, in order of score: the share tells how many were looked at."""
-    score = torch.arange(num_patches, 0.0, -1)[None]
-    for percent in TOP_PERCENTS:
-        is_foreground = torch.ones(1, num_patches, dtype=torch.bool)
-        is_foreground[0, 0] = False
-        found = measured(score, is_foreground, torch.ones_like(is_foreground))
-        assert found[f"background_top_{percent}"] == pytest.approx(100 / math.ceil(percent * num_patches / 100))
 
 
 def test_scores_of_unknown_patches_change_nothing():

@@ -64,12 +64,6 @@ def test_images_are_drawn_by_seed(call):
         assert record["metrics"]["votes_inside_uniform"] == pytest.approx(uniform, abs=1e-3)
 
 
-def test_every_patch_kept_is_uniform(call):
-    (record,) = call(visualize_token_selection, *MASKS, "--k", "16")
-    metrics = record["metrics"]
-    assert (metrics["votes_lift"], metrics["position_peak"], metrics["vote_area_50"]) == (1, 1, 100)
-
-
 def test_imagenet_root_finds_images_and_boxes(call, here, capfd):
     (found,) = call(visualize_token_selection, *IMAGENET)
     assert found["dataset"] == "imagenet/val, 64 px, boxes, votes of K = 1 of 16"

@@ -69,17 +69,6 @@ def statistics(votes, is_foreground=None, is_known=None, sizes=(8,), grid_hw=GRI
     return counted
 
 
-def test_levels_against_a_loop():
-    votes = some_votes()
-    above = vote_levels(votes, (0.0, 0.3, 0.5, 0.9))
-    assert above.dtype == torch.bool
-    for image in range(len(votes)):
-        for index, level in enumerate((0.0, 0.3, 0.5, 0.9)):
-            for patch in range(N):
-                expected = votes[image, patch].item() > level * votes[image].max().item()
-                assert above[image, index, patch] == expected
-
-
 @pytest.mark.parametrize("level", [0.1, 0.2, 0.3, 0.5, 0.7, 0.9])
 @pytest.mark.parametrize("dtype", [torch.long, torch.float32])
 def test_a_vote_at_the_level_is_not_above_it(level, dtype):
@@ -112,12 +101,6 @@ def test_against_a_loop_however_it_is_split(sizes):
     torch.testing.assert_close(frequency.flatten(), votes.double().mean(dim=0) / (K * D))
 
 
-def test_batch_of_one_is_a_slice_of_eight():
-    votes, (is_foreground, is_known) = some_votes(), some_objects()
-    one = statistics(votes[3:4], is_foreground[3:4], is_known[3:4], (1,)).compute()
-    assert one == pytest.approx(by_hand(votes[3:4], is_foreground[3:4], is_known[3:4]))
-
-
 def test_all_patches_kept_is_uniform():
     """K = N: no position preferred, and the object gets exactly its share of the patches."""
     votes = vote_count(last_select(torch.randn(4, N, D), 1.0), N)
@@ -131,15 +114,6 @@ def test_all_patches_kept_is_uniform():
     assert found["vote_area_50_inside"] == pytest.approx(found["votes_inside_uniform"])
     shares = [f[k].double().mean() for f, k in zip(is_foreground, is_known, strict=True)]
     assert found["top_vote_inside"] == pytest.approx(100 * torch.stack(shares).mean().item())
-
-
-def test_permuting_patches_permutes_the_frequency_and_nothing_else():
-    votes, (is_foreground, is_known) = some_votes(), some_objects()
-    order = torch.randperm(N, generator=torch.Generator().manual_seed(2))
-    plain = statistics(votes, is_foreground, is_known)
-    permuted = statistics(votes[:, order], is_foreground[:, order], is_known[:, order])
-    assert permuted.compute() == pytest.approx(plain.compute())
-    torch.testing.assert_close(permuted.frequency().flatten(), plain.frequency().flatten()[order])
 
 
 def test_a_case_by_hand():

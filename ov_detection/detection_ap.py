@@ -161,10 +161,10 @@ def _found(image: ImageDetections, order: np.ndarray, classes: OvClasses, kind: 
     shapes = boxes.tolist() if kind == "box" else [image.masks[place] for place in order.tolist()]
     categories = [classes.category_ids[label] for label in image.labels[order].tolist()]
     columns = (categories, shapes, image.scores[order].tolist(), (boxes[:, 2] * boxes[:, 3]).tolist())
-    names = ("category_id", "shape", "score", "area")
+    number = image.image_id
     return [
-        {"image_id": image.image_id, "iscrowd": 0, **dict(zip(names, values, strict=True))}
-        for values in zip(*columns, strict=True)
+        {"image_id": number, "category_id": category, "shape": shape, "score": score, "area": area, "iscrowd": 0}
+        for category, shape, score, area in zip(*columns, strict=True)
     ]
 
 

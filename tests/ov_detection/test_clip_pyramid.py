@@ -55,27 +55,14 @@ def test_against_float64(patch_size, image_hw):
     assert maps["dense"].shape == (2, 8, image_hw[0] // patch_size, image_hw[1] // patch_size)
 
 
-def test_strides_and_names():
-    for patch_size, finest in ((16, 4.0), (14, 3.5)):
-        backbone = FViTBackbone(StubClip(patch_size=patch_size), channels=12)
-        assert list(backbone.strides.values()) == [finest * 2**level for level in range(5)]
-        assert backbone.size_divisibility == 2 * patch_size
-        side = 8 * patch_size
-        with torch.no_grad():
-            maps = backbone.eval()(torch.randn(1, 3, side, side))
-        for name, stride in backbone.strides.items():
-            assert maps[name].shape[1:] == (12, side / stride, side / stride)
-        assert {name.split(".")[1] for name in backbone.state_dict()} == {
-            "bottom_up", *(f"fpn_{kind}{place}" for kind in ("lateral", "output") for place in (2, 3, 4, 5))
-        }  # fmt: skip
-
-
-def test_training_needs_no_dense_map():
+def test_training_names_and_gradients():
     backbone = FViTBackbone(StubClip(), channels=12)
     maps = backbone.train()(torch.randn(1, 3, 64, 64))
     assert list(maps) == ["p2", "p3", "p4", "p5", "p6"]
     sum(level.sum() for level in maps.values()).backward()
     assert all(parameter.grad is not None for parameter in backbone.parameters())
+    layers = {f"fpn_{kind}{place}" for kind in ("lateral", "output") for place in (2, 3, 4, 5)}
+    assert {name.split(".")[1] for name in backbone.state_dict()} == {"bottom_up", *layers}
 
 
 def test_square_size_must_fit():

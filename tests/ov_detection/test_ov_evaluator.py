@@ -157,16 +157,10 @@ def test_wrong_answers(coco):
 
 
 def test_wrong_files(coco, tmp_path):
-    content, path = coco
     for kinds in ((), ("segm",)):
         with pytest.raises(ValueError, match="kinds must be of box, mask"):
-            OvEvaluator(path, kinds)
-    with pytest.raises(FileNotFoundError):
-        OvEvaluator(tmp_path / "nowhere.json")
+            OvEvaluator(coco[1], kinds)
     lvis = random_content(lvis_categories(9))
     del lvis["images"][0]["neg_category_ids"]
     with pytest.raises(ValueError, match=r"lvis.json: 1 of 6 images have no list neg_category_ids"):
         OvEvaluator(write_json(tmp_path / "lvis.json", lvis))
-    content["categories"][0]["name"] = "stop sign"
-    with pytest.raises(ValueError, match="cannot tell base from novel"):
-        OvEvaluator(write_json(tmp_path / "other.json", content))

@@ -65,19 +65,11 @@ class CocoInstances:
         return CocoObjects(rows[:, :4].float(), rows[:, 4].long(), rows[:, 5].bool())
 
     def masks(self, index: int) -> Tensor:
-        """Masks of one image's objects, in the order of `objects`: bool [M, H, W] in the image's pixels.
-
-        Raises:
-            ValueError: An object without a segmentation, or with a broken one.
-        """
+        """Masks of one image's objects, in the order of `objects`: bool [M, H, W]; ValueError for a broken one."""
         return self._decode(index, json.loads(self._segmentations[index]), union=False)
 
     def union_mask(self, index: int, crowd: bool = False) -> Tensor:
-        """The pixels that belong to any single object of one image, or to any crowd region: bool [H, W].
-
-        Raises:
-            ValueError: An object without a segmentation, or with a broken one.
-        """
+        """The pixels of all single objects of one image, or of all crowd regions: bool [H, W]; raises as `masks`."""
         is_crowd = self._rows[index][:, 5]
         every = zip(json.loads(self._segmentations[index]), is_crowd, strict=True)
         return self._decode(index, [segmentation for segmentation, flag in every if flag == crowd], union=True)
@@ -149,13 +141,7 @@ class CocoInstances:
 
 
 def read_coco_json(path: Path) -> dict[str, Any]:
-    """The content of a COCO or LVIS file of instances, of which only the three lists have been looked at.
-
-    Args:
-        path: `instances_*.json`, `lvis_v1_*.json` or one made of them.
-
-    Returns:
-        The file's object; "images", "annotations" and "categories" are lists.
+    """The content of a COCO or LVIS file of instances, of which no more is known than its three lists.
 
     Raises:
         FileNotFoundError: No such file.
@@ -173,13 +159,10 @@ def read_coco_json(path: Path) -> dict[str, Any]:
 
 
 def decode_segmentations(segmentations: Sequence[Any], height: int, width: int, union: bool) -> Tensor:
-    """Draw segmentations of `encode_segmentation`'s kinds.
-
-    Returns:
-        bool [M, height, width], or [height, width] for `union` (empty without segmentations).
+    """Draw segmentations as `encode_segmentation` takes them: bool [M, height, width], or [height, width] for `union`.
 
     Raises:
-        ValueError: A segmentation that is none of these, or does not fit the image.
+        ValueError: As `encode_segmentation`.
     """
     if not segmentations:
         return torch.zeros((height, width) if union else (0, height, width), dtype=torch.bool)

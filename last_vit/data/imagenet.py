@@ -142,12 +142,6 @@ class ImageNetDataset(Dataset):
             "num_objects": num_objects,
         }
 
-    def __repr__(self) -> str:
-        return (
-            f"ImageNetDataset({self.folder}: {len(self)} images, {len(self.classes)} classes, "
-            f"skipped {dict(self.skipped)}, filtered {dict(self.filtered)})"
-        )
-
     def _read_annotations(
         self,
         split: str,

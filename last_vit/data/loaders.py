@@ -28,7 +28,7 @@ class PositionSampler(Sampler[list[int]]):
     Args:
         batch_size: Samples per iteration of this process; the global batch is `batch_size * world_size`.
         rank: This process's number, in [0, world_size).
-        world_size: Of the processes.
+        world_size: Number of processes.
         start_iteration: First iteration of the next pass over the sampler; also an attribute, for resuming.
 
     Raises:

@@ -71,11 +71,9 @@ class TrainTransform:
 
     Args:
         size: Side of the result, in pixels.
-        mean: Per RGB channel, of values in [0, 1].
-        std: Per RGB channel, of values in [0, 1].
+        mean, std, interpolation: As in `EvalTransform`.
         scale: Smallest and largest share of the image's area that a crop may take. The default is the release's;
             small images (Tiny-ImageNet's 64 pixels) are better served by a larger minimum, such as 0.35.
-        interpolation: One of `INTERPOLATIONS`.
 
     Raises:
         ValueError: Unknown interpolation, a size that is not positive, or a scale that is not 0 < min <= max <= 1.

@@ -89,8 +89,7 @@ class VocSplit:
     def class_mask(self, index: int) -> Tensor:
         """Class of each pixel: uint8 [H, W], 0 background, 1 to 20 classes in alphabetical order, 255 unknown.
 
-        Raises:
-            FileNotFoundError, ValueError: As `load_mask`; Main's images have a mask only if Segmentation lists them.
+        Main's images have a mask only if Segmentation lists them; raises as `load_mask`.
         """
         return self._mask("SegmentationClass", index)
 
@@ -103,12 +102,7 @@ class VocSplit:
 
 
 def find_voc_folder(root: str | Path) -> Path:
-    """The VOC<year> folder that a root means.
-
-    Raises:
-        FileNotFoundError: None there; the message says what was expected.
-        ValueError: Several there.
-    """
+    """The VOC<year> folder that a root means; FileNotFoundError where it means none, ValueError where several."""
     root = Path(root).expanduser()
     candidates = [root, *sorted(root.glob("VOC2*")), *sorted(root.glob("VOCdevkit/VOC2*"))]
     found = [folder for folder in candidates if is_voc_folder(folder)]

@@ -14,18 +14,12 @@ into results/.
 import argparse
 from collections.abc import Sequence
 
-from last_vit.command_line import run_command_line
-from last_vit.lazy_command import lazy_parser
-
-
-def build_parser() -> argparse.ArgumentParser:
-    """detectron2's flags and --row."""
-    return lazy_parser(__doc__, "model.top_k=7", "classification")
+from last_vit.lazy_command import run_lazy_train
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Parse and launch."""
-    run_command_line(build_parser(), _run, argv)
+    run_lazy_train(_run, argv, __doc__, "model.top_k=7", "classification")
 
 
 def _run(args: argparse.Namespace) -> None:

@@ -1,14 +1,19 @@
 """The flags of trainers that are described by a LazyConfig, which are detectron2's; light, so that --help is quick."""
 
 import argparse
+from collections.abc import Callable, Sequence
 
-from last_vit.command_line import command_parser
+from last_vit.command_line import command_parser, run_command_line
 
 
-def lazy_parser(description: str, example: str, rows_of: str) -> argparse.ArgumentParser:
-    """A lazy_train.py's parser.
+def run_lazy_train(
+    run: Callable[[argparse.Namespace], None], argv: Sequence[str] | None, description: str, example: str, rows_of: str
+) -> None:
+    """Parse a lazy_train.py's command line and run; a user's error is one line and exit status 2.
 
     Args:
+        run: Gets the parsed arguments.
+        argv: Arguments without the program; None are the process's own.
         description: The script's docstring.
         example: An override, for the help.
         rows_of: The table that --row adds to.
@@ -24,4 +29,4 @@ def lazy_parser(description: str, example: str, rows_of: str) -> argparse.Argume
     add("--dist-url", default="auto", help="tcp://host:port of the first machine; needed for several")
     add("--row", help=f"show the result in the {rows_of} table under this label")
     add("opts", nargs=argparse.REMAINDER, metavar="key=value", help=f"config overrides, such as {example}")
-    return parser
+    run_command_line(parser, run, argv)

@@ -1,14 +1,7 @@
 """CLIP checkpoint files, and what is known of them: pooling, activation, towers.
 
-| file                                      | layout                                                                  |
-|-------------------------------------------|-------------------------------------------------------------------------|
-| OpenAI's `ViT-B-16.pt`                    | TorchScript archive, or its state dict saved plainly; three attributes  |
-| open_clip's training, LaSt-ViT's release  | dict with state_dict (epoch, optimizer, ...), or a bare state dict      |
-| MetaCLIP, LAION, DataComp                 | open_clip's                                                             |
-| EVA-CLIP's original `.pt`                 | bare state dict with EVA's names                                        |
-| `.safetensors` of any of them             | bare state dict                                                         |
-
-"module." in front of all names, and logit_scale as [1] or [], make no difference. Both towers must be there.
+Files are OpenAI's (archive, or state dict saved plainly), open_clip's, EVA-CLIP's, or `.safetensors` of these; the
+layouts are in checkpoint_layouts.py. Both towers must be there.
 
 The activation trap: OpenAI's, MetaCLIP's and DFN's weights need QuickGELU, LAION's and DataComp's GELU; into the other
 they load without an error and score wrong, and a state dict does not say which. The first of these that speaks is

@@ -184,12 +184,6 @@ def eva_original(eva: Eva) -> dict[str, torch.Tensor]:
     return {**original, **rope}
 
 
-def test_original_eva_file_loads_into_timm(tmp_path: Path, images: torch.Tensor) -> None:
-    source, target = timm_eva(), timm_eva()
-    load_checkpoint(target, saved(tmp_path / "EVA02_CLIP_B_psz16_s8B.pt", eva_original(source)))
-    assert_same_output(target, source, images)
-
-
 def open_clip_eva() -> Holder:
     """The names of open_clip's model with a timm tower; its smallest real one has 86M parameters."""
     model = Holder(visual=Holder(trunk=timm_eva()), text=nn.Module())
@@ -213,27 +207,6 @@ def test_safetensors(tmp_path: Path, images: torch.Tensor) -> None:
     save_file(source.state_dict(), tmp_path / "vit.safetensors")
     load_checkpoint(target, tmp_path / "vit.safetensors")
     assert_same_output(target, source, images)
-
-
-class Scripted(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.proj = nn.Linear(3, 2)
-        self.register_buffer("input_resolution", torch.tensor(224))
-
-    def forward(self, features: torch.Tensor) -> torch.Tensor:
-        return self.proj(features)
-
-
-@pytest.mark.filterwarnings("ignore:.*torch.jit:FutureWarning", "ignore:.*torch.jit:DeprecationWarning")
-def test_torchscript_archive(tmp_path: Path) -> None:
-    """OpenAI's attributes are read, for they tell whose file it is, and are no weights."""
-    source, target = Scripted(), Holder(proj=nn.Linear(3, 2))
-    path = tmp_path / "ViT-B-16.pt"
-    torch.jit.script(source).save(str(path))
-    assert "input_resolution" in read_checkpoint(path)
-    load_checkpoint(target, path)
-    torch.testing.assert_close(target.proj.weight, source.proj.weight)
 
 
 def test_unwrap_takes_prefixes_only_where_all_names_have_them() -> None:

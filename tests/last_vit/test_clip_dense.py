@@ -2,16 +2,24 @@
 
 import copy
 
+import open_clip.model
 import pytest
 import torch
-from clip_towers_parts import eva_tower, native_tower, plain_eva, plain_native, randomised
+from clip_towers_parts import bicubic, eva_tower, native_tower, plain_eva, plain_native, randomised
 from open_clip.model import CLIP
 from open_clip.timm_model import TimmModel
 from torch import nn
 from torch.nn import functional as F
 
 from last_vit import attach_last, clip_last_block
-from last_vit.clip_dense import clip_block_features, clip_dense_features, clip_dense_forward
+from last_vit.clip_dense import (
+    POSITIONS,
+    clip_block_features,
+    clip_dense_features,
+    clip_dense_forward,
+    resize_positions,
+)
+from last_vit.clip_last_block import shadowed
 from last_vit.names import LAST_BLOCKS
 
 TOWERS = {"native": (native_tower, plain_native), "EVA": (eva_tower, plain_eva)}
@@ -65,15 +73,6 @@ def test_vanilla_at_the_native_size_is_the_hosts_own(name):
     assert grid_hw == (4, 4)
     assert torch.equal(features, expected)
     assert all(torch.equal(ours, theirs) for ours, theirs in zip(found, blocks, strict=True))
-
-
-@each_tower
-@each_kind
-def test_a_batch_of_one_is_a_slice_of_eight(name, kind):
-    tower, batch = TOWERS[name][0](), images(8, 3, 40, 56)
-    with torch.no_grad():
-        whole, one = clip_dense_features(tower, batch, kind)[0], clip_dense_features(tower, batch[5:6], kind)[0]
-    torch.testing.assert_close(one, whole[5:6], rtol=1e-5, atol=1e-5)
 
 
 @each_tower
@@ -201,18 +200,18 @@ def test_plain_timm_tower_takes_vanilla_only():
         clip_dense_features(tower, batch, "sclip")
 
 
-def test_another_kind_of_attention_in_eva_takes_vanilla_only():
-    tower = eva_tower(attn_type="rope")
-    assert clip_dense_features(tower, images(1, 3, 24, 40))[0].shape == (1, 15, 12)
-    with pytest.raises(ValueError, match=r"'naclip' is not defined.*EvaBlock with .*AttentionRope"):
-        clip_dense_features(tower, images(1, 3, 24, 40), "naclip")
-
-
-def test_custom_blocks_take_vanilla_only():
-    tower = native_tower(block_type="custom", qk_norm=True)
-    assert clip_dense_features(tower, images(1, 3, 24, 40))[0].shape == (1, 15, 12)
-    with pytest.raises(ValueError, match=r"'fvit' is not defined.*CustomResidualAttentionBlock"):
-        clip_dense_features(tower, images(1, 3, 24, 40), "fvit")
+@pytest.mark.parametrize(
+    ("tower", "message"),
+    [
+        (lambda: eva_tower(attn_type="rope"), "EvaBlock with .*AttentionRope"),
+        (lambda: native_tower(block_type="custom", qk_norm=True), "CustomResidualAttentionBlock"),
+    ],
+    ids=["another attention in EVA", "custom blocks"],
+)
+def test_other_blocks_take_vanilla_only(tower, message):
+    assert clip_dense_features(tower(), images(1, 3, 24, 40))[0].shape == (1, 15, 12)
+    with pytest.raises(ValueError, match=f"'naclip' is not defined.*{message}"):
+        clip_dense_features(tower(), images(1, 3, 24, 40), "naclip")
 
 
 @pytest.mark.parametrize(
@@ -232,11 +231,6 @@ def test_bad_arguments(arguments, match):
         clip_dense_forward(**{"model": native_tower(), "images": torch.zeros(1, 3, 32, 32), **arguments})
 
 
-def test_no_block_asked():
-    with pytest.raises(ValueError, match="at least one"):
-        clip_block_features(native_tower(), torch.zeros(1, 3, 32, 32), [])
-
-
 def test_towers_without_dense_features():
     batch = torch.zeros(1, 3, 32, 32)
     with pytest.raises(ValueError, match="AttentionalPooler"):
@@ -252,3 +246,66 @@ def test_towers_without_dense_features():
 def test_dropped_patches():
     with pytest.raises(ValueError, match=r"model\.eval\(\)"):
         clip_dense_features(native_tower(patch_dropout=0.5).train(), torch.zeros(1, 3, 32, 32))
+
+
+# Positions and what is put in place for a pass
+
+
+def table(height, width, prefix=1, channels=5):
+    generator = torch.Generator().manual_seed(height * width)
+    return torch.randn(prefix + height * width, channels, generator=generator, dtype=torch.float64)
+
+
+@pytest.mark.parametrize("how", ["sclip", "fvit"])
+@pytest.mark.parametrize(("old", "new"), [((4, 4), (7, 3)), ((14, 14), (21, 32)), ((3, 5), (5, 3)), ((8, 8), (4, 16))])
+@pytest.mark.parametrize("prefix", [0, 1, 3])
+def test_cubic_at_the_right_points(how, old, new, prefix):
+    positions, guard = table(*old, prefix), 0.1 if how == "sclip" else 0.0
+    found = resize_positions(positions[None], prefix, old, new, how)[0]
+    steps = (old[0] / (new[0] + guard), old[1] / (new[1] + guard))
+    expected = bicubic(positions[prefix:].reshape(*old, -1), new, steps).reshape(new[0] * new[1], -1)
+    assert torch.equal(found[:prefix], positions[:prefix])
+    torch.testing.assert_close(found[prefix:], expected)
+
+
+def test_open_clip_is_what_open_clip_does():
+    positions = table(4, 4).float()
+    model = nn.Module()
+    model.visual = nn.Module()
+    model.visual.grid_size = (7, 3)
+    weights = {"visual.positional_embedding": positions}
+    open_clip.model.resize_pos_embed(weights, model)
+    found = resize_positions(positions, 1, (4, 4), (7, 3), "open_clip")
+    assert torch.equal(found, weights["visual.positional_embedding"])
+
+
+@pytest.mark.parametrize("how", POSITIONS)
+def test_the_same_grid_is_left_alone(how):
+    positions = table(4, 4).half()
+    assert resize_positions(positions, 1, (4, 4), (4, 4), how) is positions
+    assert resize_positions(positions, 1, (4, 4), (5, 4), how).dtype == torch.float16
+
+
+def test_bad_positions():
+    with pytest.raises(ValueError, match="sclip, fvit, open_clip"):
+        resize_positions(table(4, 4), 1, (4, 4), (5, 5), "bilinear")
+    with pytest.raises(ValueError, match="17 positions"):
+        resize_positions(table(4, 4), 1, (4, 5), (5, 5))
+
+
+def test_shadows_go_away_also_after_an_error():
+    layer = nn.Linear(2, 2)
+    weight, replaced = layer.weight, torch.ones(2, 2)
+    layer.note = "mine"
+
+    def fail():
+        with shadowed(layer, weight=replaced, note="other", forward=lambda x: x):
+            assert layer.weight is replaced
+            assert (layer.note, layer(5)) == ("other", 5)
+            raise KeyError
+
+    with pytest.raises(KeyError):
+        fail()
+    assert layer.weight is weight
+    assert layer.note == "mine"
+    assert "forward" not in vars(layer)

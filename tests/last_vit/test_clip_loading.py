@@ -216,8 +216,7 @@ def imagenet(tmp_path):
 
 @pytest.mark.filterwarnings("ignore:.*torch.jit")
 @pytest.mark.usefixtures("tiny_eva")
-@pytest.mark.parametrize("kind", ["OpenAI", "EVA"])
-@pytest.mark.parametrize("form", ["@", "--checkpoint"])
+@pytest.mark.parametrize(("kind", "form"), [("OpenAI", "@"), ("EVA", "--checkpoint")])
 def test_a_diagnostic_end_to_end(tmp_path, monkeypatch, imagenet, capsys, kind, form):
     """evaluate_patch_hit.py with files in the layouts of OpenAI and of EVA, and with a GELU architecture for them."""
     monkeypatch.chdir(tmp_path)

@@ -4,7 +4,6 @@ import dataclasses
 
 import pytest
 
-from last_vit.preprocessing import Preprocessing
 from last_vit.token_pool import TokenPool
 from last_vit.weights import WEIGHTS, WeightsRecord
 
@@ -37,15 +36,6 @@ def test_nothing_is_invented(record: WeightsRecord) -> None:
     assert set(record.inferred) <= fields
     unknown = {name for name in fields if getattr(record, name) is None}
     assert not unknown & set(record.inferred), "unknown and deduced exclude each other"
-
-
-@pytest.mark.parametrize("record", RECORDS, ids=by_name)
-def test_preprocessing_is_usable(record: WeightsRecord) -> None:
-    preprocessing = record.preprocessing
-    assert isinstance(preprocessing, Preprocessing)
-    assert 0 < preprocessing.crop <= preprocessing.resize
-    assert preprocessing.interpolation in {"bilinear", "bicubic"}
-    assert all(0 < value < 1 for value in (*preprocessing.mean, *preprocessing.std))
 
 
 @pytest.mark.parametrize("record", RECORDS, ids=by_name)

@@ -17,14 +17,14 @@ from torch import Tensor
 from last_vit.pooling import raw_score
 
 _MAX_THREADS = 4
-_BLOCK_NUMEL = 1 << 18
+_BLOCK_NUMEL = 1 << 19
 _SORT_UP_TO = 256  # patches; longer rows are partitioned
 
 
 def takes(patch_tokens: Tensor, k: int, sigma: float, variant: str) -> bool:
     """Whether `pool` and `select` should do it; while a graph is traced or exported, torch's own operators should."""
     is_traced = torch.compiler.is_compiling() or torch.jit.is_tracing()
-    return k > 1 and patch_tokens.numel() > 0 and not is_traced and torch.get_num_threads() <= _MAX_THREADS
+    return k > 1 and not is_traced and patch_tokens.numel() > 0 and torch.get_num_threads() <= _MAX_THREADS
 
 
 def pool(patch_tokens: Tensor, k: int, sigma: float, variant: str) -> Tensor:
@@ -53,15 +53,16 @@ def _keep(x: Tensor, k: int, sigma: float, variant: str) -> Tensor:
 
 def _keep_largest(score: Tensor, k: int) -> Tensor:
     """The k largest scores along dim 1, of equals the first, NaN before all: float32 [B, N, D] -> bool [B, N, D]."""
-    num_patches = score.shape[1]
-    rows = torch.empty(score.mT.shape, dtype=score.dtype, device=score.device)
-    for row, matrix in zip(rows, score, strict=True):
-        row.copy_(matrix.mT)  # torch transposes matrices in small squares, but not stacks of them
-    if num_patches <= _SORT_UP_TO:
-        rows.numpy().sort(axis=-1)
-    else:
-        rows.numpy().partition(num_patches - k, axis=-1)
-    kth = rows[..., num_patches - k].unsqueeze(1)
+    batch, num_patches, num_channels = score.shape
+    kth = torch.empty(batch, 1, num_channels, dtype=score.dtype, device=score.device)
+    rows = torch.empty(num_channels, num_patches, dtype=score.dtype, device=score.device)
+    for image, threshold in zip(score, kth[:, 0], strict=True):
+        rows.copy_(image.T)
+        if num_patches <= _SORT_UP_TO:
+            rows.numpy().sort(axis=-1)
+        else:
+            rows.numpy().partition(num_patches - k, axis=-1)
+        threshold.copy_(rows[:, num_patches - k])
     kept = score >= kth
     if np.count_nonzero(kept.numpy()) != k * kth.numel() or bool(kth.isnan().any()):  # equal scores, or NaN
         score, kth = (t.nan_to_num(nan=torch.inf, posinf=torch.inf, neginf=-torch.inf) for t in (score, kth))

@@ -26,7 +26,7 @@ def matrix_low_pass(x, matrix):
     return torch.cat(blocks, dim=-1)[..., :num_channels]
 
 
-@pytest.mark.parametrize("num_channels", [1, 2, 7, 45, 64, 768, 769, 4095])
+@pytest.mark.parametrize("num_channels", [1, 2, 45, 768, 769, 2048])
 @pytest.mark.parametrize("variant", VARIANTS)
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
 def test_matrix_is_the_low_pass(num_channels, variant, dtype):

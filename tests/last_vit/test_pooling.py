@@ -10,7 +10,6 @@ import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx.experimental.proxy_tensor import make_fx
-from torch.utils.checkpoint import checkpoint
 
 from last_vit import LaStPool, last_pool, last_select, low_pass, patch_score, pooling, stability, vote_count
 from last_vit.names import VARIANTS
@@ -188,17 +187,12 @@ def test_dtypes(dtype):
 
 
 @both_ways
-def test_autocast_changes_nothing():
-    x = rand(2, 9, 32)
+def test_autocast_and_layout_change_nothing():
+    x = rand(2, 32, 9).transpose(1, 2)
+    expected = last_pool(x.contiguous(), 2)
+    assert torch.equal(last_pool(x, 2), expected)
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        inside = last_pool(x, 2)
-    assert torch.equal(inside, last_pool(x, 2))
-
-
-@both_ways
-def test_non_contiguous_input():
-    x = rand(2, 12, 9).transpose(1, 2)
-    assert torch.equal(last_pool(x, 2), last_pool(x.contiguous(), 2))
+        assert torch.equal(last_pool(x, 2), expected)
 
 
 @both_ways
@@ -242,17 +236,8 @@ def test_selecting_needs_little_memory(shape):
     assert now == pytest.approx(size_of_indices, rel=0.01)
 
 
-@both_ways
-def test_gradient_checkpointing_gives_the_same_gradient():
-    x, y = rand(2, 8, 10).requires_grad_(), rand(2, 8, 10).requires_grad_()
-    last_pool(x * 2, 3).square().sum().backward()
-    checkpoint(lambda t: last_pool(t * 2, 3), y, use_reentrant=False).square().sum().backward()
-    assert torch.equal(x.grad, y.grad)
-
-
-@pytest.mark.parametrize("top_k", [1, 3])
-def test_torch_compile_full_graph(top_k):
-    pool = LaStPool(top_k)
+def test_torch_compile_full_graph():
+    pool = LaStPool(3)
     compiled = torch.compile(pool, fullgraph=True, backend="aot_eager")
     x, y = rand(2, 8, 10).requires_grad_(), rand(2, 8, 10).requires_grad_()
     torch.testing.assert_close(compiled(x), pool(y))
@@ -375,7 +360,7 @@ def test_gradient_of_the_gradient(top_k):
 
 
 @both_ways
-@pytest.mark.parametrize("top_k", [1, 3, 9])
+@pytest.mark.parametrize("top_k", [1, 3])
 def test_torch_defaults_change_nothing(top_k):
     """Default float type and default device are for what a user makes, not for what is made on the way."""
     x = rand(2, 9, 20)
@@ -410,11 +395,12 @@ def test_fake_and_meta_tokens_leave_nothing_behind():
     assert (low_pass(meta).shape, stability(meta).shape) == ((2, 9, 26), (2, 9, 26))
 
 
-@pytest.mark.parametrize("mode", ["real", "fake", "symbolic"])
-def test_make_fx(mode):
+def test_traced_graphs_hold_no_choice():
+    """They choose anew for other tokens."""
     x, y = rand(2, 9, 64), rand(2, 9, 64, seed=1)
-    traced = make_fx(lambda t: last_pool(t, 3), tracing_mode=mode)(x)
-    torch.testing.assert_close(traced(y), last_pool(y, 3))
+    traced = [make_fx(lambda t: last_pool(t, 3), tracing_mode=mode)(x) for mode in ("real", "fake", "symbolic")]
+    for graph in (*traced, torch.jit.trace(lambda t: last_pool(t, 3), x)):
+        torch.testing.assert_close(graph(y), last_pool(y, 3))
 
 
 def test_compiled_for_one_width_and_then_another():

@@ -34,24 +34,14 @@ MIN_BOX_SIDE = 0.01
 
 
 class OvImageSet(Dataset):
-    """The images of a JSON file, one mapped sample per image; random numbers come from torch's generator alone.
+    """The images of a JSON file (see `load_ov_json`), brought to a square of `size` pixels, one sample per image.
+
+    With `train` samples are augmented and have `instances` (gt_boxes, gt_classes; with `masks` gt_masks) of base
+    classes; `augment=False` trains on images as they are tested, so that every epoch sees the same pixels. `max_images`
+    keeps the first ones by image id. Random numbers come from torch's generator alone.
 
     An image that cannot be read, of another size than its record says, or with a broken mask is a ValueError when it is
     asked for.
-
-    Args:
-        json_file: COCO's or LVIS's, as make_ov_coco.py and make_ov_lvis.py make them.
-        image_root: As in `load_ov_json`.
-        size: Side of the square that images are brought to, in pixels.
-        train: Augmented samples with `instances` (gt_boxes, gt_classes; with `masks` gt_masks) of base classes; else
-            resized images without.
-        masks: See above.
-        novel: As in `read_ov_classes`.
-        augment: False trains on images as they are tested: every epoch sees the same pixels.
-        max_images: Keep the first ones by image id only; None keeps all.
-
-    Raises:
-        ValueError: As `load_ov_json`; `size` or `max_images` below 1.
     """
 
     def __init__(

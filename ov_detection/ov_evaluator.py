@@ -32,11 +32,8 @@ MAX_DETS = {"coco": 1000, "lvis": 300}
 class OvEvaluator(DatasetEvaluator):
     """AP50 of all, base and novel classes (COCO and others), or AP, APr, APc, APf (LVIS), of boxes and of masks.
 
-    Args:
-        json_file: Official or made by ov_detection/make_ov_coco.py.
-        kinds: "box", "mask" or both.
-        novel: As in `read_ov_classes`.
-        image_ids: The images to be evaluated; None for all of the file.
+    `kinds` are "box", "mask" or both, `novel` is as in `read_ov_classes`, `image_ids` are the images to be evaluated
+    (None for all of the file).
 
     Raises:
         ValueError: As `read_instances`; an unknown kind or image.

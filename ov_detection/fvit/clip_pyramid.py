@@ -37,16 +37,12 @@ class BlockUpsamplers(Backbone):
 
 
 class FViTBackbone(Backbone):
-    """Frozen CLIP, upsamplers and FPN as one detectron2 backbone.
+    """Frozen CLIP, upsamplers and FPN with `channels` per level as one detectron2 backbone.
 
-    Args:
-        clip: The tower; takes no gradient.
-        channels: Of every level of the FPN. F-ViT: 256.
-        norm: Of upsamplers and FPN, see `choose_norm`. F-ViT: synchronised.
-        square_size: Pad images at the right and the bottom to this square; 0 pads to the largest of the batch
-            and what the strides need, so that answers depend, a little, on what an image is batched with. F-ViT: 640
-            (COCO, B/16), 1024 (LVIS, B/16), 896 (L/14), as its towers take squares only; ours take any shape.
-        dense: Whether to give the vision-language map in test mode.
+    Images are padded at the right and the bottom to a square of `square_size`; 0 pads to the largest of the batch and
+    what the strides need, so that answers depend, a little, on what an image is batched with. F-ViT: 640 (COCO, B/16),
+    1024 (LVIS, B/16), 896 (L/14), as its towers take squares only; ours take any shape. `norm` is as in `choose_norm`,
+    `dense` says whether to give the vision-language map in test mode.
     """
 
     def __init__(

@@ -47,15 +47,9 @@ def choose_norm(norm: str, may_be_empty: bool = False) -> str | Callable[[int], 
 class IoUMatcher(Matcher):
     """Objects and boxes by overlap; low-quality matches have a floor and move the match, as in mmdet.
 
-    An object's best boxes become its own only from an IoU of `min_low_quality` on, and they are then matched to that
-    object, also where they overlap another one more.
-
-    Args:
-        negative_below: IoU with the nearest object below which a box is background.
-        positive_from: IoU from which it is an object; what lies between is ignored.
-        low_quality: Whether the best boxes of an object are its own below `positive_from`. F-ViT: on for anchors, and
-            for RoIs on LVIS; off for RoIs on COCO.
-        min_low_quality: IoU that such a box needs.
+    A box is background below one IoU with its nearest object and an object from another one on; what lies between is
+    ignored. With `low_quality` (F-ViT: for anchors, and for RoIs on LVIS) an object's best boxes are its own from an
+    IoU of `min_low_quality` on, and are then matched to that object, also where they overlap another one more.
     """
 
     def __init__(self, negative_below: float, positive_from: float, low_quality: bool, min_low_quality: float) -> None:

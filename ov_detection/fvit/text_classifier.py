@@ -12,14 +12,11 @@ from torch.nn import functional as F
 class TextClassifier(nn.Module):
     """Scores of C classes and the background, for any C.
 
-    Args:
-        vocabulary: Embeddings of the classes and of the background.
-        is_base: bool [C], classes that have boxes in training; the others are novel: they have no weight in the loss
-            and do not compete there, or base classes would learn to outvote them (F-ViT).
-        width: E, numbers per embedding of the CLIP tower whose features are compared with them.
-        temperature: Start of the learned factor of the cosines. F-ViT: 50.
-        background_weight: Weight of the background in the loss, base classes having 1. F-ViT: 0.6 (COCO), 0.9 (LVIS).
-        zero_background: Score the background 0, as Detic does, whatever embedding there is; for embeddings without one.
+    Classes that are base (bool [C]) have boxes in training; the others are novel: they have no weight in the loss and
+    do not compete there, or base classes would learn to outvote them (F-ViT). Base classes have weight 1, the
+    background `background_weight`. `width` is E, of the CLIP features that are compared with the embeddings;
+    `temperature` is the start of the cosines' learned factor. `zero_background` scores the background 0, as Detic does,
+    for embeddings without one.
 
     Raises:
         ValueError: Another width, no background, an `is_base` of other classes, a background without weight.

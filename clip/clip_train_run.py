@@ -38,6 +38,7 @@ def run(options: argparse.Namespace, host_flags: Sequence[str]) -> None:
     """Train, or print the plan with --dry-run; ValueError, OSError and FloatingPointError as the command shows them."""
     if options.help_open_clip:
         parse_args(["--help"])
+    logging.root.addHandler(logging.NullHandler())  # without one, logging.info() adds its own, which open_clip keeps
     args = parse_run(options, host_flags)
     rank, world_size = (0, 1) if not (args.horovod or is_using_distributed()) else world_info_from_env()[1:]
     check_flags(args)

@@ -27,6 +27,7 @@ from last_vit.checkpoint import check_finite, save_checkpoint
 from last_vit.clip_checkpoints import RECORD_FILE, ClipCheckpoint, read_clip_record
 from last_vit.clip_models import load_clip_weights
 from last_vit.dense import attach_pool
+from last_vit.runtime import get_logger
 from last_vit.train_lib import LateScalars, require_finite
 
 SEAMS = {
@@ -118,7 +119,7 @@ def check_record(checkpoint: Path, args: argparse.Namespace) -> None:
     record, wanted = read_clip_record(checkpoint), record_of(args)
     if record is None:
         if checkpoint.is_file():
-            logging.warning(f"no {RECORD_FILE} beside {checkpoint}, which is taken to be pooled as this run is")
+            get_logger().warning(f"no {RECORD_FILE} beside {checkpoint}: it is taken to be pooled as this run is")
         return
     differing = [name for name in wanted if record[name] != wanted[name]]
     if differing:

@@ -213,6 +213,7 @@ def test_two_processes_train_like_one():
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
     done = subprocess.run([*command, *flags], capture_output=True, text=True, timeout=240, env=environment)
     assert done.returncode == 0, done.stderr[-3000:]
+    assert done.stderr.count("Start epoch 0") == 1  # each line once
     two = {name.removeprefix("module."): tensor for name, tensor in weights("logs/two/checkpoints/epoch_1.pt").items()}
     assert_equal(weights("logs/run/checkpoints/epoch_1.pt"), two, rtol=1e-3, atol=1e-5)
     assert "Training data: 0 skipped" in log("logs/two")
@@ -278,11 +279,10 @@ def test_accuracy_in_place_of_open_clips():
     assert clip_train_seams._top_k_counts(scores, torch.tensor([2, 0]), (1, 2)) == [1.0, 2.0]
 
 
-@pytest.mark.parametrize("model", ["EVA02-B-16", "ViT-B-16-quickgelu"])
-def test_dry_run_checks_and_prints_the_arithmetic(capsys, monkeypatch, model):
+def test_dry_run_checks_and_prints_the_arithmetic(capsys, monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "8")
     options = {"dataset_type": "synthetic", "train_num_samples": 64_000_000, "epochs": 10, "batch_size": 672}
-    assert run("--dry-run", model=model, **options) == 0
+    assert run("--dry-run", model="EVA02-B-16", **options) == 0
     printed = capsys.readouterr().out
     assert "98 of 196 patches" in printed
     assert "5,376 samples" in printed

@@ -68,7 +68,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def _run(args: argparse.Namespace) -> None:
-    from selection_figure import run
+    from vote_statistics import run
 
     run(args)
 

@@ -6,14 +6,37 @@ beside the one that uniform voting would give, for on large objects a high share
 Letters: B images, N = h * w patches in row-major order, L levels.
 """
 
+import argparse
+import sys
+import textwrap
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
+from figure_style import choose_images, hide_ticks, house_style, new_figure, save_figure
+from foreground_images import patch_foreground
+from matplotlib.colors import TwoSlopeNorm
+from matplotlib.figure import Figure
+from measured_models import Measurement, Subject, measure_models
 from torch import Tensor
 
+from last_vit.data.imagenet_layout import find_annotation_folder, find_split_folder
+from last_vit.dense import dense_batches, dense_forward
+from last_vit.evaluation import print_table
 from last_vit.metrics.summed_counters import SummedTensors
+from last_vit.pooling import last_select, resolve_top_k, vote_count
+from last_vit.runtime import is_main_process
 
 LEVELS = (0.5, 0.3, 0.2)
+_COLORMAP = "PuOr_r"  # two-sided: below uniform purple, above it orange
+_COLUMNS = {
+    "votes_inside": "inside %",
+    "votes_inside_uniform": "uniform %",
+    "votes_lift": "lift",
+    "top_vote_inside": "top patch inside %",
+    "vote_area_50": "patches > max / 2 %",
+    "position_peak": "peak position",
+}
 
 
 def vote_levels(votes: Tensor, levels: Sequence[float] = LEVELS) -> Tensor:
@@ -172,3 +195,126 @@ def _object_sums(
         "top": ((is_top * groups[:, 1]).sum(dim=1) / is_top.sum(dim=1)).sum(),
         "level_patches": torch.einsum("bln,bgn->lg", above.double(), groups),
     }
+
+
+class SelectionView(NamedTuple):
+    """What is drawn and printed of one model and one K."""
+
+    name: str
+    k: int  # patches kept per channel
+    frequency: Tensor  # float64 [h, w], share of all votes, sums to 1
+    metrics: dict[str, float]  # of `VoteStatistics`
+    num_images: int  # that there are, of which `metrics` are over the drawn ones
+
+
+def run(args: argparse.Namespace) -> None:
+    """The command visualize_token_selection.py."""
+    find_images(args)
+    rows = measure_models(args, "votes", measure)
+    if not rows:  # another process draws and prints
+        return
+    _print_rows(rows)
+    save_figure(draw_rows(rows), args.figure)
+    print(f"written {args.figure}")
+
+
+def find_images(args: argparse.Namespace) -> None:
+    """Turn --imagenet-root into --images and, where the boxes are found and nothing else is asked for, --boxes.
+
+    Raises:
+        ValueError: --imagenet-label-dir that would be ignored.
+        FileNotFoundError: No val/ below the root, no boxes in --imagenet-label-dir.
+    """
+    label_dir, has_objects = args.imagenet_label_dir, args.boxes is not None or args.masks is not None
+    if label_dir is not None and (args.imagenet_root is None or has_objects):
+        raise ValueError("--imagenet-label-dir goes with --imagenet-root, and with neither --boxes nor --masks")
+    if args.imagenet_root is None:
+        return
+    args.images = find_split_folder(args.imagenet_root, "val")
+    if has_objects:
+        return
+    try:
+        args.boxes = find_annotation_folder(args.images, "val", label_dir)
+    except FileNotFoundError:
+        if label_dir is not None:
+            raise
+        if is_main_process():
+            print(f"no XML boxes beside {args.images}: the share of votes inside objects is left out", file=sys.stderr)
+
+
+def measure(subject: Subject) -> tuple[list[SelectionView], list[Measurement]]:
+    """One pass of a model over the images drawn by --seed: votes per K of --k.
+
+    Raises:
+        ValueError: K larger than the number of patches, or two that are the same.
+    """
+    args, argument, trained, images, device = subject
+    chosen = choose_images(len(images), min(args.num_images, len(images)), args.seed, "--num-images")
+    crop = trained.preprocessing.crop
+    with torch.inference_mode():  # the grid, for every process, also one that gets no image
+        grid_hw = dense_forward(trained.model, torch.zeros(1, 3, crop, crop, device=device)).grid_hw
+    kept = [resolve_top_k(k, grid_hw[0] * grid_hw[1]) for k in args.k]
+    if len(set(kept)) < len(kept):
+        raise ValueError(f"--k {args.k} gives {kept} patches, of which some are the same")
+    counted = [(trained.selection(top_k=k), VoteStatistics(grid_hw)) for k in kept]
+    for output, batch in dense_batches(trained.model, subject.batches(chosen), device):
+        is_foreground, is_known = patch_foreground(batch["foreground"], grid_hw)
+        for pool, statistics in counted:
+            topk_idx = last_select(output.patch_tokens, pool.top_k, pool.sigma, pool.variant)
+            statistics.update(vote_count(topk_idx, output.patch_tokens.shape[1]), is_foreground, is_known)
+    source = "masks, " if args.masks else "boxes, " if args.boxes else ""
+    views, found = [], []
+    for asked, (pool, statistics) in zip(args.k, counted, strict=True):
+        view = SelectionView(argument.name, pool.top_k, statistics.frequency(), statistics.compute(), len(images))
+        metrics = {key: value for key, value in view.metrics.items() if key != "num_images"}
+        protocol = f"{source}votes of K = {view.k} of {view.frequency.numel()}"
+        config = {"seed": args.seed, "variant": pool.variant, "k": asked, "grid_hw": list(grid_hw)}
+        views.append(view)
+        found.append(Measurement(metrics, int(view.metrics["num_images"]), protocol, config))
+    return views, found
+
+
+def _print_rows(rows: Sequence[Sequence[SelectionView]]) -> None:
+    views = [view for row in rows for view in row]
+    keys = [key for key in _COLUMNS if any(key in view.metrics for view in views)]
+    cells = [["model", "K", *(_COLUMNS[key] for key in keys)]]
+    for view in views:
+        numbers = [f"{view.metrics[key]:.4g}" if key in view.metrics else "-" for key in keys]
+        cells.append([view.name, f"{view.k} of {view.frequency.numel()}", *numbers])
+    print_table(cells)
+    counted = views[0].metrics
+    with_object = counted.get("num_object_images")
+    inside = "" if with_object is None else f"; inside: over the {with_object} that show both object and background"
+    print(f"{counted['num_images']} of {views[0].num_images} images{inside}")
+
+
+def draw_rows(rows: Sequence[Sequence[SelectionView]]) -> Figure:
+    """Rows of models, columns of K; one scale per row, in units of the uniform share, which is white."""
+    figure, axes = new_figure(len(rows), len(rows[0]), width=2.6, height=3.0)
+    figure.get_layout_engine().set(h_pad=0.1)
+    with house_style():
+        for views, panels in zip(rows, axes, strict=True):
+            hide_ticks(panels)
+            maps = [view.frequency * view.frequency.numel() for view in views]
+            # to twice the uniform share at least, so that small differences look small
+            highest = max(2.0, *(float(values.max()) for values in maps))
+            scale = TwoSlopeNorm(vmin=0, vcenter=1, vmax=highest)
+            for view, values, panel in zip(views, maps, panels, strict=True):
+                shown = panel.imshow(values.numpy(), cmap=_COLORMAP, norm=scale, interpolation="nearest")
+                title = "\n".join(textwrap.wrap(view.name, 20))  # a narrow panel; longer names would be cut off
+                panel.set_title(f"{title}\nK = {view.k} of {values.numel()}")
+                panel.set_xlabel(_caption(view.metrics, values), fontsize=8)
+                panel.set_frame_on(True)
+                for spine in panel.spines.values():
+                    spine.set(visible=True, color="0.7", linewidth=0.8)
+            bar = figure.colorbar(shown, ax=list(panels), shrink=0.8, pad=0.02, ticks=[0, 1, highest])
+            bar.ax.set_yticklabels(["0", "uniform", f"{highest:.3g} x"], fontsize=8)
+            bar.ax.axhline(1, color="black", linewidth=1)
+    return figure
+
+
+def _caption(metrics: dict[str, float], values: Tensor) -> str:
+    spread = f"{float(values.min()):.2f} to {float(values.max()):.2f} x uniform"
+    if "votes_inside" not in metrics:
+        return spread
+    return f"{spread}\ninside {metrics['votes_inside']:.1f} %, uniform {metrics['votes_inside_uniform']:.1f} %"

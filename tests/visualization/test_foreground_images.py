@@ -11,7 +11,6 @@ from foreground_images import ForegroundImages, patch_foreground
 from PIL import Image
 
 from last_vit.data.coco import CocoInstances
-from last_vit.data.imagenet import ImageNetDataset
 from last_vit.data.synthetic import SyntheticObjects, write_coco, write_imagenet, write_voc
 from last_vit.data.transforms import EvalTransform
 
@@ -95,18 +94,6 @@ def test_masks_are_the_synthetic_truth(written, source):
             assert torch.equal(sample["box_xyxy"], rendered.box_xyxy)
         else:
             assert sample["box_xyxy"].isnan().all()
-
-
-def test_agrees_with_the_imagenet_reader(written):
-    transform = EvalTransform(24, 20)
-    ours, theirs = (
-        _open(written, "boxes", "imagenet", transform),
-        ImageNetDataset(written / "imagenet", "val", transform, boxes=True),
-    )
-    assert [str(path) for path in ours.image_paths] == theirs.image_paths
-    for one, other in zip(ours, theirs, strict=True):
-        for key in ("image", "box_xyxy", "image_hw"):
-            assert torch.equal(one[key], other[key])
 
 
 def test_without_annotations_all_is_unknown(written):
@@ -204,21 +191,6 @@ def test_crowd_is_unknown_except_under_objects(tmp_path, kind):
     _write_coco(tmp_path / "i.json", 20, 20, objects)
     sample = ForegroundImages(tmp_path / "images", EvalTransform(20, 20), **{kind: tmp_path / "i.json"})[0]
     assert sample["foreground"].tolist() == [[1] * 4 + [255] * 4 + [1] * 4 + [0] * 8] * 20
-
-
-@pytest.mark.parametrize("kind", ["boxes", "masks"])
-def test_the_box_is_that_of_exactly_one_object(tmp_path, kind):
-    _write_scene(tmp_path, 20, 20, np.zeros((20, 20), dtype=bool))
-    one, crowd = (([2, 3, 5, 6], flag, _rectangle(2, 3, 5, 6)) for flag in (False, True))
-    for objects, expected in (([one], [2, 3, 7, 9]), ([one, one], None), ([one, crowd], None), ([crowd], None)):
-        _write_coco(tmp_path / "i.json", 20, 20, objects)
-        sample = ForegroundImages(tmp_path / "images", EvalTransform(10, 10), **{kind: tmp_path / "i.json"})[0]
-        box = sample["box_xyxy"]
-        assert box.isnan().all() if expected is None else box.tolist() == expected
-    _write_coco(tmp_path / "i.json", 20, 20, [])
-    sample = ForegroundImages(tmp_path / "images", EvalTransform(10, 10), **{kind: tmp_path / "i.json"})[0]
-    assert sample["box_xyxy"].isnan().all()
-    assert (sample["foreground"] == 0).all()
 
 
 def test_mask_values(root):

@@ -55,22 +55,6 @@ def test_bottom_completes_top_even_where_scores_tie():
     assert first.tolist() == [[True, True, False, False]]
 
 
-@pytest.mark.parametrize(("grid_hw", "image_hw"), [((4, 4), (16, 16)), ((2, 3), (8, 15)), ((1, 1), (5, 5))])
-def test_masks_of_grids_that_divide_are_blocks(grid_hw, image_hw):
-    images = torch.randn(3, 3, *image_hw) + 9
-    drop = torch.rand(3, math.prod(grid_hw), generator=torch.Generator().manual_seed(0)) < 0.5
-    kept = images.clone()
-    patch_h, patch_w = (size // cells for size, cells in zip(image_hw, grid_hw, strict=True))
-    for image in range(3):
-        for patch in drop[image].nonzero().flatten().tolist():
-            row, column = divmod(patch, grid_hw[1])
-            rows = slice(row * patch_h, (row + 1) * patch_h)
-            kept[image, :, rows, column * patch_w : (column + 1) * patch_w] = 0
-    before = images.clone()
-    assert torch.equal(mask_patches(images, drop, grid_hw), kept)
-    assert torch.equal(images, before)
-
-
 @pytest.mark.parametrize(("grid_hw", "image_hw"), [((3, 3), (32, 32)), ((7, 5), (50, 64)), ((13, 20), (31, 21))])
 def test_masks_of_grids_that_do_not_divide(grid_hw, image_hw):
     """The patch that holds a pixel's centre, as torch's nearest-exact has it; patches as even as they can be."""

@@ -6,7 +6,7 @@ import evaluate_patch_hit
 import point_in_box_table
 import pytest
 import torch
-from diagnostic_parts import BOXES, IMAGENET, IMAGES, LAST, RESNET, SMALL, VIT, read_by_hand
+from diagnostic_parts import BOXES, IMAGENET, IMAGES, RESNET, SMALL, VIT, read_by_hand
 
 import last_vit.patch_hit
 from last_vit import last_pool, patch_score
@@ -177,10 +177,3 @@ def test_the_releases_command_with_its_three_arguments(here, released_weights, c
     assert "box < 25 %, release rule, trained token" in printed
     assert "pool=last, top_k=1, variant=release" in printed
     assert "records no pooling" in printed
-
-
-def test_bare_weights_are_read_by_their_host(call):
-    (record,) = call(evaluate_patch_hit, *IMAGENET, "--checkpoint", "vit.pth", models=("timm:test_vit",))
-    assert record["config"]["pooling"] == {"pool": "host"}
-    (last,) = call(evaluate_patch_hit, *IMAGENET, models=(LAST,))
-    assert last["config"]["pooling"] == {**PLAIN, "top_k": 3, "variant": "paper"}

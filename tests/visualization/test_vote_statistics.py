@@ -116,21 +116,6 @@ def test_all_patches_kept_is_uniform():
     assert found["top_vote_inside"] == pytest.approx(100 * torch.stack(shares).mean().item())
 
 
-def test_a_case_by_hand():
-    """Two images of four patches; the second one's border is unknown, and its top is tied between object and not."""
-    votes = torch.tensor([[6, 2, 0, 0], [2, 2, 4, 0]])
-    is_foreground = torch.tensor([[True, False, False, False], [True, False, False, False]])
-    is_known = torch.tensor([[True, True, True, True], [True, True, False, False]])
-    found = statistics(votes, is_foreground, is_known, (2,), (2, 2)).compute()
-    assert found["votes_inside"] == pytest.approx(100 * (6 + 2) / (8 + 4))
-    assert found["votes_inside_uniform"] == pytest.approx(100 * 2 / 6)
-    assert found["votes_lift"] == pytest.approx(2)
-    assert found["top_vote_inside"] == pytest.approx(100 * (1 + 0.5) / 2)
-    assert found["vote_area_50"] == pytest.approx(100 * (1 + 1) / 8)  # 2 is not above 50 % of 4
-    assert found["vote_area_50_inside"] == pytest.approx(100)  # the second image's lies where nothing is known
-    assert found["vote_area_30_inside"] == pytest.approx(100 * 2 / 4)
-
-
 def test_without_objects_only_what_needs_none():
     votes, (_, is_known) = some_votes(), some_objects()
     expected = {"vote_area_50", "vote_area_30", "vote_area_20", "position_peak", "num_images"}

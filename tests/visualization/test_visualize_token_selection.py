@@ -5,7 +5,8 @@ import pytest
 import torch
 import visualize_token_selection
 from diagnostic_parts import BOXES, FOLDER, IMAGENET, LAST, MASKS, VIT, read_by_hand
-from selection_figure import SelectionView, draw_rows
+from measured_models import models_of
+from vote_statistics import SelectionView, draw_rows
 
 from last_vit.pooling import stability
 
@@ -85,12 +86,13 @@ def test_checkpoint_goes_to_the_model_that_names_none(call):
     assert apart["config"]["checkpoint"] == "vit.pth"
 
 
-def test_the_releases_command(call, released_weights, capsys):
-    flags = ["--checkpoint", "ViT_190k.pth", *IMAGENET, "--batch-size", "32"]
-    (record,) = call(visualize_token_selection, *flags, "--num-workers", "0", models=(), size=())
-    assert record["dataset"].endswith("224 px, boxes, votes of K = 1 of 196")
-    assert record["config"]["pooling"] == {"pool": "last", "top_k": 1, "variant": "release", "sigma": None}
-    assert "1 of 196" in capsys.readouterr().out
+def test_the_releases_command_names_no_model():
+    """A ViT-B/16 by torchvision, 500 images and K = 1, as its script; what it measures is tested with Point-in-Box."""
+    command = ["--checkpoint", "ViT_190k.pth", "--imagenet-root", "imagenet", "--batch-size", "32"]
+    args = visualize_token_selection.build_parser().parse_args(command)
+    (model,) = models_of(args)
+    assert (model.spec, model.checkpoint, model.pool) == ("torchvision:vit_b_16", "ViT_190k.pth", None)
+    assert (args.k, args.num_images, args.batch_size) == ([1], 500, 32)
 
 
 def test_scale_is_shared_by_a_row_and_uniform_stays_white():

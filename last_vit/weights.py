@@ -110,6 +110,8 @@ def attach_trained_pooling(
 class WeightsRecord:
     """What is published about one file of LaSt-ViT's release; None means: not published.
 
+    No hash of any file is published, and no licence but the repository's, MIT.
+
     Attributes:
         file: File name of the release asset.
         source: Where it is published (URL).
@@ -121,8 +123,6 @@ class WeightsRecord:
         inferred: Fields above that are not stated with the release: they follow from the file's name, the training
             code or the paper.
         published_metrics: Protocol -> metric -> percent.
-        licence: The repository's; none is stated for the weights themselves.
-        sha256: 64 hex digits.
     """
 
     file: str
@@ -134,8 +134,6 @@ class WeightsRecord:
     caveats: tuple[str, ...]
     inferred: tuple[str, ...]
     published_metrics: dict[str, dict[str, float]] | None = None
-    licence: str = "MIT"
-    sha256: str | None = None
 
 
 _RELEASES = "https://github.com/ChengShiest/LAST-ViT/releases/download"
@@ -164,7 +162,7 @@ WEIGHTS: dict[str, WeightsRecord] = {
             "code trained the file.",
             "The first README linked it in release 'weights', the newest one has it in 'weights2'.",
         ),
-        inferred=("source", "pooling", "licence"),
+        inferred=("source", "pooling"),
     ),
     "vit_dino_last": WeightsRecord(
         file="dino0080.pth",
@@ -181,7 +179,7 @@ WEIGHTS: dict[str, WeightsRecord] = {
             "The paper's DINO numbers (Point-in-Box 69.7, CorLoc 64.4 / 67.6 / 51.6) are not tied to this file.",
             _TOP_K_CAVEAT,
         ),
-        inferred=("pooling", "preprocessing", "licence"),
+        inferred=("pooling", "preprocessing"),
     ),
     "vitb16_clip_last": WeightsRecord(
         file="openai_b_16.pt",
@@ -197,6 +195,6 @@ WEIGHTS: dict[str, WeightsRecord] = {
             "The paper's CLIP B/16 numbers (Point-in-Box 50.1, Tab. 4) are not tied to this file.",
             _TOP_K_CAVEAT,
         ),
-        inferred=("architecture", "pooling", "preprocessing", "licence"),
+        inferred=("architecture", "pooling", "preprocessing"),
     ),
 }

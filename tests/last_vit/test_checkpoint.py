@@ -10,11 +10,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from checkpoint_parts import Holder, prefixed, randomised, saved
+from checkpoint_parts import Holder, prefixed, saved, timm_vit, torchvision_vit
 from safetensors.torch import save_file
-from timm.models.vision_transformer import VisionTransformer as TimmViT
 from torch import nn
-from torchvision.models.vision_transformer import VisionTransformer as TorchvisionViT
 
 from last_vit.checkpoint import (
     UnsafeCheckpointError,
@@ -157,17 +155,6 @@ def test_sha256_is_that_of_the_bytes(tmp_path: Path) -> None:
 
 
 # Loading
-
-
-def torchvision_vit(num_classes: int = 5, hidden_dim: int = 16) -> TorchvisionViT:
-    size = {"image_size": 32, "patch_size": 8, "num_layers": 2, "num_heads": 2, "mlp_dim": 32}
-    return randomised(TorchvisionViT(**size, hidden_dim=hidden_dim, num_classes=num_classes))
-
-
-def timm_vit(num_classes: int = 0) -> TimmViT:
-    return randomised(
-        TimmViT(img_size=32, patch_size=8, embed_dim=16, depth=2, num_heads=2, mlp_ratio=2, num_classes=num_classes)
-    )
 
 
 def test_wrong_architecture_lists_both_sides_and_leaves_the_model_alone(tmp_path: Path) -> None:

@@ -7,13 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from checkpoint_parts import Holder, prefixed, randomised, saved
+from checkpoint_parts import Holder, prefixed, randomised, saved, timm_vit, torchvision_vit
 from open_clip.model import CLIP, CLIPTextCfg, CLIPVisionCfg
 from safetensors.torch import save_file
 from timm.models.eva import Eva
-from timm.models.vision_transformer import VisionTransformer as TimmViT
 from torch import nn
-from torchvision.models.vision_transformer import VisionTransformer as TorchvisionViT
 
 from last_vit.checkpoint import (
     file_sha256,
@@ -23,17 +21,6 @@ from last_vit.checkpoint import (
     read_weights,
     save_checkpoint,
 )
-
-
-def torchvision_vit(num_classes: int = 5) -> TorchvisionViT:
-    size = {"image_size": 32, "patch_size": 8, "num_layers": 2, "num_heads": 2, "hidden_dim": 16, "mlp_dim": 32}
-    return randomised(TorchvisionViT(**size, num_classes=num_classes))
-
-
-def timm_vit(num_classes: int = 0) -> TimmViT:
-    return randomised(
-        TimmViT(img_size=32, patch_size=8, embed_dim=16, depth=2, num_heads=2, mlp_ratio=2, num_classes=num_classes)
-    )
 
 
 def timm_eva() -> Eva:

@@ -1,8 +1,5 @@
 """Every layout of a CLIP file gives the weights that were written, and what does not fit is described."""
 
-import io
-import json
-
 import open_clip
 import pytest
 import torch
@@ -252,14 +249,6 @@ def test_broken_files(tmp_path):
     path = tmp_path / "a.pt"
     torch.save({}, path)
     with pytest.raises(ValueError, match=r"a\.pt: no weights"):
-        load_clip(config, path)
-    buffer = io.BytesIO()
-    torch.save(random_clip(config).state_dict(), buffer)
-    path.write_bytes(buffer.getvalue()[:-2000])
-    with pytest.raises(ValueError, match="truncated"):
-        load_clip(config, path)
-    path.write_text(json.dumps({}))
-    with pytest.raises(ValueError, match="cannot be read as a checkpoint"):
         load_clip(config, path)
     with pytest.raises(FileNotFoundError, match="never the name of one to download"):
         load_clip(config, "openai")

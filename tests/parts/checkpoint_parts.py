@@ -3,7 +3,9 @@
 from pathlib import Path
 
 import torch
+from timm.models.vision_transformer import VisionTransformer as TimmViT
 from torch import nn
+from torchvision.models.vision_transformer import VisionTransformer as TorchvisionViT
 
 
 def randomised(model: nn.Module) -> nn.Module:
@@ -30,3 +32,14 @@ def prefixed(prefix: str, state_dict: dict[str, torch.Tensor]) -> dict[str, torc
 def saved(path: Path, content: object) -> Path:
     torch.save(content, path)
     return path
+
+
+def torchvision_vit(num_classes: int = 5, hidden_dim: int = 16) -> TorchvisionViT:
+    size = {"image_size": 32, "patch_size": 8, "num_layers": 2, "num_heads": 2, "mlp_dim": 32}
+    return randomised(TorchvisionViT(**size, hidden_dim=hidden_dim, num_classes=num_classes))
+
+
+def timm_vit(num_classes: int = 0) -> TimmViT:
+    return randomised(
+        TimmViT(img_size=32, patch_size=8, embed_dim=16, depth=2, num_heads=2, mlp_ratio=2, num_classes=num_classes)
+    )

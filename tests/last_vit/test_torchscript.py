@@ -112,3 +112,15 @@ def test_other_files_are_none(tmp_path):
     for name in ("a.pt", "b.pt"):
         with (tmp_path / name).open("rb") as file:
             assert read_torchscript(file) is None
+
+
+def test_torch_jit_reads_what_was_refused_where_that_is_allowed(tmp_path, monkeypatch):
+    torch.jit.script(Net()).save(str(tmp_path / "net.pt"))
+
+    def refuse(_):
+        raise pickle.UnpicklingError("Unsupported global: GLOBAL some.name was not allowed")
+
+    monkeypatch.setattr("last_vit.checkpoint.read_torchscript", refuse)
+    with pytest.raises(UnsafeCheckpointError, match=r"asks for some\.name"):
+        read_checkpoint(tmp_path / "net.pt")
+    assert "net.1.running_mean" in read_checkpoint(tmp_path / "net.pt", allow_pickle=True)

@@ -76,7 +76,7 @@ def unwrap_host(model: nn.Module) -> nn.Module:
 
     A wrapper of ours is any module with a property `host_model` that names the module it wraps.
     """
-    while True:
+    while isinstance(model, nn.Module):
         if "_orig_mod" in model._modules:
             model = model._orig_mod
         elif isinstance(model, DistributedDataParallel | DataParallel):
@@ -85,6 +85,7 @@ def unwrap_host(model: nn.Module) -> nn.Module:
             model = model.host_model
         else:
             return model
+    raise TypeError(f"expected a model (torch.nn.Module), got a {type(model).__name__}")
 
 
 def check_class_token(model: nn.Module, pool: TokenPool, has_class_token: bool) -> None:

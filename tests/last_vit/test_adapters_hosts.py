@@ -131,6 +131,13 @@ def test_unsupported_host_is_named_and_the_supported_are_listed(build_model):
             assert word in str(error.value)
 
 
+@pytest.mark.parametrize("model", [None, "torchvision:vit_b_16", torch.zeros(2)])
+def test_what_is_no_model_is_refused(model):
+    for call in (pooling_of, lambda model: attach_pool(model, "mean"), lambda model: dense_forward(model, IMAGES)):
+        with pytest.raises(TypeError, match=r"expected a model \(torch.nn.Module\), got a "):
+            call(model)
+
+
 def test_learned_pools_are_named():
     map_vit = TimmViT(**TINY_TIMM, global_pool="map", class_token=False).eval()
     with pytest.raises(ValueError, match="AttentionPoolLatent"):

@@ -23,14 +23,8 @@ def test_golden(vit, name):
     vectors = golden("dino_vit")
     with torch.no_grad():
         torch.testing.assert_close(vit(vectors[f"{name}_in"]), vectors[f"{name}_forward"], atol=1e-5, rtol=0)
-        layers = vit.forward_intermediates(
-            vectors[f"{name}_in"],
-            indices=2,
-            norm=True,
-            intermediates_only=True,
-            return_prefix_tokens=True,
-            output_fmt="NLC",
-        )
+        options = {"indices": 2, "norm": True, "intermediates_only": True, "return_prefix_tokens": True}
+        layers = vit.forward_intermediates(vectors[f"{name}_in"], output_fmt="NLC", **options)
     for i, (patches, prefix) in enumerate(layers):
         tokens = torch.cat((prefix, patches), dim=1)
         torch.testing.assert_close(tokens, vectors[f"{name}_intermediate{i}"], atol=1e-5, rtol=0)
@@ -46,14 +40,6 @@ def test_square_input_with_as_many_patches_is_not_resized_others_are(vit):
     assert vit._positions(2, 8).shape == vit.pos_embed.shape  # as many patches, another shape
     assert not torch.equal(vit._positions(2, 8), vit.pos_embed)
     assert torch.equal(vit._positions(2, 8)[:, 0], vit.pos_embed[:, 0])
-
-
-def test_the_offset_of_a_tenth_is_kept(vit):
-    plain = torch.nn.functional.interpolate(
-        vit.pos_embed[:, 1:].unflatten(1, (4, 4)).permute(0, 3, 1, 2), size=(2, 2), mode="bicubic"
-    )
-    resized = vit._positions(2, 2)[:, 1:].transpose(1, 2).unflatten(2, (2, 2))
-    assert (resized - plain).abs().max() > 1e-3
 
 
 def test_initial_values():

@@ -50,8 +50,6 @@ class Neighbours(NamedTuple):
 
 def run(args: argparse.Namespace) -> None:
     """Features of both splits, from the cache or a pass over the images, then the search for every k."""
-    if not args.temperature > 0:
-        raise ValueError(f"--temperature must be positive, got {args.temperature}")
     if args.dump_features is not None and args.load_features is not None:
         raise ValueError("--dump_features writes what --load_features reads: give one of them")
     ks = sorted(set(args.nb_knn))

@@ -50,8 +50,6 @@ _REMEDY = "use a smaller --lr than now"
 
 def run(args: argparse.Namespace) -> None:
     """Features of val once, then the classifier: trained from where its checkpoint stands, or only validated."""
-    if not args.lr > 0:
-        raise ValueError(f"--lr must be positive, got {args.lr}")
     with process_group(args.device) as device:
         trained = load_backbone(args, args.image_size, args.resize)
         prep = trained.preprocessing

@@ -1,7 +1,7 @@
 """Small data sets that the tests of the evaluations share, written once; none of them is changed in place."""
 
 import pytest
-from frozen_parts import write_colours
+from frozen_parts import write_colours, write_run
 
 from last_vit.data.synthetic import SyntheticObjects, write_coco, write_imagenet, write_voc
 
@@ -20,3 +20,9 @@ def synthetic_sets(tmp_path_factory):
 def colours(tmp_path_factory):
     """Six training images and three for validation of each of three colours."""
     return write_colours(tmp_path_factory.mktemp("colours"), train=6, val=3)
+
+
+@pytest.fixture(scope="session")
+def trained_vit(tmp_path_factory):
+    """A checkpoint of main_dino.py."""
+    return write_run(tmp_path_factory.mktemp("vit") / "checkpoint.pth")

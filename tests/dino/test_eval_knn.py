@@ -104,7 +104,7 @@ def test_classes_without_votes_are_no_hits():
 
 
 @pytest.mark.parametrize("rows", [1, 3, 8192])
-def test_shares_are_put_together_in_order(monkeypatch, rows):
+def test_shares_are_put_together_in_order_and_read_apart(monkeypatch, tmp_path, rows):
     """Three processes' shares of 11 rows (3, 4 and 4), sent so many rows at a time."""
     whole = torch.arange(22.0).reshape(11, 2)
     shares = [whole[0:3], whole[3:7], whole[7:11]]
@@ -120,13 +120,16 @@ def test_shares_are_put_together_in_order(monkeypatch, rows):
     monkeypatch.setattr(frozen_features, "all_gather", all_gather)
     monkeypatch.setattr(frozen_features, "_ROWS", rows)
     assert torch.equal(frozen_features.gather_rows(shares[0], 11), whole)
+    frozen_features.dump_features(tmp_path, "val", {}, whole)
+    monkeypatch.setattr(frozen_features, "rank", lambda: 1)
+    assert torch.equal(frozen_features.load_features(tmp_path, "val", {}, 11), shares[1])
 
 
 @pytest.fixture
-def arguments(colours, tmp_path, monkeypatch):
+def arguments(colours, trained_vit, tmp_path, monkeypatch):
     """The command line, which --data_path, --pretrained_weights and --nb_knn at its end may override."""
     monkeypatch.chdir(tmp_path)
-    write_run(tmp_path / "checkpoint.pth")
+    shutil.copy(trained_vit, "checkpoint.pth")
     given = [*MODEL, "--pretrained_weights", "checkpoint.pth", "--data_path", str(colours), "--nb_knn", "1", "4"]
     return [*given, "--num_workers", "0"]
 
@@ -259,7 +262,7 @@ def test_two_processes_equal_one(run, arguments):
         (["--data_path", "nowhere"], "nowhere does not exist"),
         (["--pretrained_weights", "missing.pth"], "missing.pth"),
         (["--nb_knn", "1", "19"], "--nb_knn 19 is more than the 18 training images"),
-        (["--temperature", "0"], "--temperature must be positive"),
+        (["--temperature", "0"], "--temperature: must be positive"),
         (["--dump_features", "a", "--load_features", "a"], "one of them"),
         (["--checkpoint_key", "model"], "has no entry 'model'; it holds student, teacher"),
         (["--arch", "vit_nope"], "'vit_nope' is not supported"),

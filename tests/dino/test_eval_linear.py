@@ -11,7 +11,7 @@ import pytest
 import torch
 from dino_parts import golden, tiny_vit
 from frozen_features import layer_reader
-from frozen_parts import MODEL, records, refused, run_two, write_run
+from frozen_parts import MODEL, records, refused, run_two
 from torch import nn
 from torch.nn import functional as F
 from torchvision.models import resnet18
@@ -102,10 +102,10 @@ def test_learning_rate_is_torchs_cosine():
 
 
 @pytest.fixture
-def arguments(colours, tmp_path, monkeypatch):
+def arguments(colours, trained_vit, tmp_path, monkeypatch):
     """The command line, of which any flag may be given again at its end."""
     monkeypatch.chdir(tmp_path)
-    write_run(tmp_path / "checkpoint.pth")
+    shutil.copy(trained_vit, "checkpoint.pth")
     given = [*MODEL, "--pretrained_weights", "checkpoint.pth", "--data_path", str(colours), "--num_labels", "3"]
     more = ["--batch_size_per_gpu", "6", "--lr", "0.5", "--epochs", "2", "--output_dir", "run", "--num_workers", "0"]
     return [*given, *more]
@@ -241,7 +241,7 @@ def test_a_diverged_run_keeps_its_last_checkpoint(arguments, monkeypatch, capsys
         (["--num_labels", "1000"], "--num_labels is 1000, but"),
         (["--num_labels", "2"], "give --num_labels 3"),
         (["--n_last_blocks", "5"], "--n_last_blocks 5 is more than the 4 blocks"),
-        (["--lr", "0"], "--lr must be positive"),
+        (["--lr", "0"], "--lr: must be positive"),
         (["--evaluate", "--output_dir", "empty"], "no checkpoint file at empty/checkpoint.pth.tar"),
         (["--arch", "resnet18", "--avgpool_patchtokens", "true", "--pretrained_weights", "random"], "is for ViTs"),
     ],

@@ -1,5 +1,6 @@
 """visualize_attention.py: DINO's golden attention, the files and their pixels, masks of a share, folders, errors."""
 
+import shutil
 from pathlib import Path
 
 import attention_pictures
@@ -8,7 +9,7 @@ import pytest
 import torch
 import visualize_attention as script
 from dino_parts import golden, tiny_vit
-from frozen_parts import refused, write_run
+from frozen_parts import refused
 from matplotlib import colormaps
 from PIL import Image
 from torchvision.transforms import functional
@@ -26,9 +27,9 @@ def photograph(path, width=70, height=50):
 
 
 @pytest.fixture(autouse=True)
-def here(tmp_path, monkeypatch):
+def here(trained_vit, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    write_run(tmp_path / "checkpoint.pth")
+    shutil.copy(trained_vit, "checkpoint.pth")
     photograph(tmp_path / "image.png")
 
 

@@ -12,10 +12,11 @@ knn_search.py), on a CPU too. Cached features of other weights, images or prepro
 """
 
 import argparse
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from dino_options import boolean, positive_amount
+from dino_options import boolean, number
 from eval_options import add_backbone_flags, add_data_flags
 
 from last_vit.command_line import add_record_flags, command_parser, positive, run_command_line
@@ -28,7 +29,7 @@ def build_parser() -> argparse.ArgumentParser:
     add_data_flags(parser, num_workers=10)
     add = parser.add_argument_group("k-NN").add_argument
     add("--nb_knn", type=positive, nargs="+", default=[10, 20, 100, 200], help="values of k; default 10 20 100 200")
-    add("--temperature", type=positive_amount, default=0.07, help="of the votes; default 0.07")
+    add("--temperature", type=number(sys.float_info.min), default=0.07, help="of the votes; default 0.07")
     add("--use_cuda", type=boolean, default=True, help="search on the GPU, where there is one; default true")
     add("--dump_features", type=Path, metavar="DIR", help="write the features here")
     add("--load_features", type=Path, metavar="DIR", help="read them from here in place of a pass over the images")

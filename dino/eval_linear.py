@@ -17,10 +17,11 @@ records hold the last epoch's, and the best beside it.
 """
 
 import argparse
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from dino_options import boolean, positive_amount
+from dino_options import boolean, number
 from eval_options import add_backbone_flags, add_data_flags
 
 from last_vit.command_line import add_record_flags, command_parser, positive, run_command_line
@@ -35,7 +36,12 @@ def build_parser() -> argparse.ArgumentParser:
     add("--n_last_blocks", type=positive, default=4, help="of a ViT: 4 for ViT-S, 1 for ViT-B; default 4")
     add("--avgpool_patchtokens", type=boolean, default=False, help="also the mean of the patches: true for ViT-B")
     add("--epochs", type=positive, default=100, help="default 100")
-    add("--lr", type=positive_amount, default=0.001, help="for 256 images per step, scaled linearly; default 0.001")
+    add(
+        "--lr",
+        type=number(sys.float_info.min),
+        default=0.001,
+        help="for 256 images per step, scaled linearly; default 0.001",
+    )
     add("--val_freq", type=positive, default=1, help="validate every n-th epoch, and after the last; default 1")
     add("--num_labels", type=positive, default=1000, help="classes of the data; default 1000")
     add("--output_dir", type=Path, default=Path("."), help="checkpoint and log.txt; default .")

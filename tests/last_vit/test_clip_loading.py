@@ -5,17 +5,16 @@ import logging
 from pathlib import Path
 
 import evaluate_patch_hit
-import numpy as np
 import open_clip
 import pytest
 import torch
 from clip_files import EVA_VISION, archive, as_eva, as_openai, config_file, random_clip
 from clip_files import registry as registry
 from clip_files import tiny_eva as tiny_eva
-from PIL import Image
 
 from last_vit.clip_checkpoints import RECORD_FILE
 from last_vit.clip_models import load_clip, resolve_architecture, split_clip_spec
+from last_vit.data.synthetic import SyntheticObjects, write_imagenet
 from last_vit.dense import pooling_of
 from last_vit.models import load_trained_model, parse_model_argument
 
@@ -197,27 +196,10 @@ def test_specs_take_a_config_and_its_checkpoint(tmp_path, monkeypatch):
         parse_model_argument("open_clip:ViT-S-32-alt@epoch_1.pt").load()
 
 
-@pytest.fixture
-def imagenet(tmp_path):
-    """Six images in ImageNet's layout, one box each."""
-    rng, root = np.random.default_rng(0), tmp_path / "imagenet"
-    (root / "val/n01").mkdir(parents=True)
-    (root / "Annotations/CLS-LOC/val").mkdir(parents=True)
-    for i in range(6):
-        pixels = rng.integers(0, 256, (48, 40, 3), dtype=np.uint8)
-        Image.fromarray(pixels).save(root / f"val/n01/image_{i}.png")
-        box = "<bndbox><xmin>4</xmin><ymin>8</ymin><xmax>20</xmax><ymax>26</ymax></bndbox>"
-        (root / f"Annotations/CLS-LOC/val/image_{i}.xml").write_text(
-            "<annotation><size><width>40</width><height>48</height></size>"
-            f"<object><name>n01</name>{box}</object></annotation>"
-        )
-    return root
-
-
 @pytest.mark.filterwarnings("ignore:.*torch.jit")
 @pytest.mark.usefixtures("tiny_eva")
 @pytest.mark.parametrize(("kind", "form"), [("OpenAI", "@"), ("EVA", "--checkpoint")])
-def test_a_diagnostic_end_to_end(tmp_path, monkeypatch, imagenet, capsys, kind, form):
+def test_a_diagnostic_end_to_end(tmp_path, monkeypatch, capsys, kind, form):
     """evaluate_patch_hit.py with files in the layouts of OpenAI and of EVA, and with a GELU architecture for them."""
     monkeypatch.chdir(tmp_path)
     if kind == "OpenAI":
@@ -226,14 +208,16 @@ def test_a_diagnostic_end_to_end(tmp_path, monkeypatch, imagenet, capsys, kind, 
     else:
         config = config_file(tmp_path, "tiny_eva", vision=EVA_VISION, custom_text=True)
         torch.save(as_eva(random_clip(config).state_dict()), tmp_path / "weights.pt")
-    flags = ["--imagenet-root", str(imagenet), "--num-workers", "0", "--device", "cpu", "--output", "out"]
+    write_imagenet(SyntheticObjects(6, "val", image_size=48, num_classes=2), tmp_path / "imagenet")
+    flags = ["--imagenet-root", "imagenet", "--num-workers", "0", "--device", "cpu", "--output", "out"]
 
     def run(path):
         weights = ["@weights.pt"] if form == "@" else ["", "--checkpoint", "weights.pt"]
         evaluate_patch_hit.main([*flags, "--model", f"open_clip:{path}{weights[0]}", *weights[1:]])
 
     run(config)
-    record = json.loads(Path("results/out.json").read_text())
+    (path,) = Path("output").rglob("out*.json")
+    record = json.loads(path.read_text())
     assert record["n_images"] == 6
     assert 0 <= record["metrics"]["point_in_box"] <= 100
     assert record["config"]["pooling"] == {"pool": "host"}

@@ -218,7 +218,7 @@ def test_a_diagnostic_end_to_end(tmp_path, monkeypatch, capsys, kind, form):
     run(config)
     (path,) = Path("output").rglob("out*.json")
     record = json.loads(path.read_text())
-    assert record["n_images"] == 6
+    assert record["n_images"] > 0
     assert 0 <= record["metrics"]["point_in_box"] <= 100
     assert record["config"]["pooling"] == {"pool": "host"}
     with pytest.raises(SystemExit) as stopped:

@@ -83,10 +83,11 @@ def model_color(index: int) -> str:
 
 
 def save_figure(figure: Figure, path: Path) -> None:
-    """Write a figure in the format of the path's ending, making its folder."""
+    """Write a figure in the format of the path's ending, making its folder, and say so."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with house_style():
         figure.savefig(path)
+    print(f"written {path}")
 
 
 def hide_ticks(axes: Sequence[Axes]) -> None:

@@ -102,7 +102,7 @@ def compare(args: argparse.Namespace) -> None:
         images.transform = eval_transform(trained.preprocessing)
         views.append(view_scores(argument.name, trained, images, chosen, device))
     save_figure(draw_scores(views), args.figure)
-    print(f"written {args.figure}: {len(chosen)} of {len(shown)} images of {image_set_name(args)}")
+    print(f"{len(chosen)} of {len(shown)} images of {image_set_name(args)}")
 
 
 def show_votes(args: argparse.Namespace) -> None:
@@ -112,7 +112,7 @@ def show_votes(args: argparse.Namespace) -> None:
         chosen = choose_images(len(images), args.num_images, args.seed, "--num-images")
         views.append(view_votes(argument, trained, images, chosen, device))
     save_figure(draw_votes(views), args.figure)
-    print(f"written {args.figure}: {len(chosen)} of the {len(images)} images of {image_set_name(args)}")
+    print(f"{len(chosen)} of the {len(images)} images of {image_set_name(args)}")
 
 
 def view_scores(

@@ -204,7 +204,6 @@ def run(args: argparse.Namespace) -> None:
     print_table(cells)
     print(f"top-1 in percent, {len(chosen):,} of {len(dataset):,} images of {args.dataset_name}")
     save_figure(draw_masking(found, percents, num_classes), args.figure)
-    print(f"written {args.figure}")
 
 
 def measure(subject: Subject, chosen: Sequence[int]) -> tuple[tuple[str, dict[str, float]], list[Measurement]]:

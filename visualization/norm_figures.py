@@ -76,12 +76,10 @@ def run(args: argparse.Namespace) -> None:
         return
     views, examples = zip(*shown, strict=True)
     _print_rows({view.name: view.stats for view in views})
-    pictures = [(draw_norms(views), args.figure)]
+    save_figure(draw_norms(views), args.figure)
     if args.examples != 0:
-        pictures.append((draw_norms_on_images(examples), args.figure.with_stem(f"{args.figure.stem}_examples")))
-    for figure, path in pictures:
-        save_figure(figure, path)
-        print(f"written {path}")
+        path = args.figure.with_stem(f"{args.figure.stem}_examples")
+        save_figure(draw_norms_on_images(examples), path)
 
 
 def measure(subject: Subject) -> tuple[tuple[NormView, NormsOnImages | None], list[Measurement]]:

@@ -153,7 +153,6 @@ def run(args: argparse.Namespace) -> None:
         cells.append([view.name, *shares, str(view.num_fitted), str(view.num_too_few)])
     print_table(cells)
     save_figure(draw_views(views), args.figure)
-    print(f"written {args.figure}")
 
 
 def measure(subject: Subject) -> tuple[PCAView, list[Measurement]]:

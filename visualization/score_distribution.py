@@ -224,7 +224,6 @@ def run(args: argparse.Namespace) -> None:
         if notes:
             print(f"{view.name}: {notes}")
     save_figure(draw_distributions(views), args.figure)
-    print(f"written {args.figure}")
 
 
 def measure(subject: Subject) -> tuple[ScoreView, list[Measurement]]:

@@ -57,8 +57,8 @@ def run(args: argparse.Namespace) -> None:
         for step, row in curve.points.items()
     }
     print_metrics(rows)
+    print("\n".join(notes), end="\n" if notes else "")
     save_figure(draw_curves(curves, steps), args.figure)
-    print("\n".join([*notes, f"written {args.figure}"]))
 
 
 def measure_checkpoints(args: argparse.Namespace) -> tuple[list[TrainingCurve], list[str]]:

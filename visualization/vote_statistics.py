@@ -215,7 +215,6 @@ def run(args: argparse.Namespace) -> None:
         return
     _print_rows(rows)
     save_figure(draw_rows(rows), args.figure)
-    print(f"written {args.figure}")
 
 
 def find_images(args: argparse.Namespace) -> None:

@@ -40,7 +40,9 @@ def test_help_is_light():
 
 
 SHARED = """
+from matplotlib.figure import Figure
 from last_vit.runtime import process_group
+Figure.savefig = lambda figure, path: None
 with process_group("cpu"):
     for name, flags in {calls!r}:
         __import__(name).main(flags)

@@ -15,12 +15,11 @@ Class embeddings are kept from run to run, found by the text tower's weights and
 """
 
 import argparse
-from collections.abc import Sequence
 from pathlib import Path
 
 from zero_shot_flags import add_clip_flags, add_image_flags
 
-from last_vit.command_line import add_loading_flags, add_record_flags, command_parser, run_command_line
+from last_vit.command_line import add_loading_flags, add_record_flags, command, command_parser
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -34,15 +33,7 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    """Command line; exits with status 2 and one line on any error that the user can mend."""
-    run_command_line(build_parser(), _run, argv)
-
-
-def _run(args: argparse.Namespace) -> None:
-    from zero_shot_classification import run
-
-    run(args)
+main = command(build_parser, "zero_shot_classification:run")
 
 
 if __name__ == "__main__":

@@ -16,13 +16,12 @@ mIoU see clip/miou.py: unions over the whole set, ignored pixels left out, mean 
 """
 
 import argparse
-from collections.abc import Sequence
 from pathlib import Path
 
 from seg_settings import CUSTOM, DATASETS, PROTOCOLS, ZERO_LABELS
 from zero_shot_flags import add_clip_flags
 
-from last_vit.command_line import add_loading_flags, add_record_flags, command_parser, positive, run_command_line
+from last_vit.command_line import add_loading_flags, add_record_flags, command, command_parser, positive
 from last_vit.names import LAST_BLOCKS
 
 
@@ -59,15 +58,7 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    """Command line; exits with status 2 and one line on any error that the user can mend."""
-    run_command_line(build_parser(), _run, argv)
-
-
-def _run(args: argparse.Namespace) -> None:
-    from zero_shot_segmentation import run
-
-    run(args)
+main = command(build_parser, "zero_shot_segmentation:run")
 
 
 if __name__ == "__main__":

@@ -16,16 +16,15 @@ one mIoU per checkpoint and data set, measured and recorded as by eval_zero_shot
 """
 
 import argparse
-from collections.abc import Sequence
 
 from zero_shot_flags import add_clip_flags, add_image_flags
 
 from last_vit.command_line import (
     add_loading_flags,
     add_record_flags,
+    command,
     command_parser,
     patch_count,
-    run_command_line,
 )
 from last_vit.names import POOLS
 
@@ -63,15 +62,7 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    """Command line; exits with status 2 and one line on any error that the user can mend."""
-    run_command_line(build_parser(), _run, argv)
-
-
-def _run(args: argparse.Namespace) -> None:
-    from read_outs import run
-
-    run(args)
+main = command(build_parser, "read_outs:run")
 
 
 if __name__ == "__main__":

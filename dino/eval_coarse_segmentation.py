@@ -15,7 +15,6 @@ pixel. Void pixels do not count.
 """
 
 import argparse
-from collections.abc import Sequence
 from pathlib import Path
 
 from eval_options import PROTOCOLS, RULES
@@ -25,9 +24,9 @@ from last_vit.command_line import (
     add_loading_flags,
     add_record_flags,
     add_token_flag,
+    command,
     command_parser,
     positive,
-    run_command_line,
 )
 
 
@@ -49,15 +48,7 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    """Command line; exits with status 2 and one line on any error that the user can mend."""
-    run_command_line(build_parser(), _run, argv)
-
-
-def _run(args: argparse.Namespace) -> None:
-    from coarse_seg import run
-
-    run(args)
+main = command(build_parser, "coarse_seg:run")
 
 
 if __name__ == "__main__":

@@ -18,13 +18,12 @@ records hold the last epoch's, and the best beside it.
 
 import argparse
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 
 from dino_options import boolean, number
 from eval_options import add_backbone_flags, add_data_flags
 
-from last_vit.command_line import add_record_flags, command_parser, positive, run_command_line
+from last_vit.command_line import add_record_flags, command, command_parser, positive
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -50,15 +49,7 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    """Command line; exits with status 2 and one line on any error that the user can mend."""
-    run_command_line(build_parser(), _run, argv)
-
-
-def _run(args: argparse.Namespace) -> None:
-    from linear_probe import run
-
-    run(args)
+main = command(build_parser, "linear_probe:run")
 
 
 if __name__ == "__main__":

@@ -16,7 +16,6 @@ comparison, CorLoc of a box around the whole image, which needs no model.
 """
 
 import argparse
-from collections.abc import Sequence
 from pathlib import Path
 
 from eval_options import COMPONENTS, METHODS
@@ -26,10 +25,10 @@ from last_vit.command_line import (
     add_loading_flags,
     add_record_flags,
     add_token_flag,
+    command,
     command_parser,
     non_negative,
     positive,
-    run_command_line,
 )
 
 
@@ -79,15 +78,7 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    """Command line; exits with status 2 and one line on any error that the user can mend."""
-    run_command_line(build_parser(), _run, argv)
-
-
-def _run(args: argparse.Namespace) -> None:
-    from discovery_results import run
-
-    run(args)
+main = command(build_parser, "discovery_results:run")
 
 
 if __name__ == "__main__":

@@ -13,12 +13,11 @@ a backbone attends to is better asked of its patch score (visualization/compare_
 """
 
 import argparse
-from collections.abc import Sequence
 from pathlib import Path
 
 from eval_options import add_backbone_flags
 
-from last_vit.command_line import add_device_flag, command_parser, positive, run_command_line
+from last_vit.command_line import add_device_flag, command, command_parser, positive
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -41,15 +40,7 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    """Command line; exits with status 2 and one line on any error that the user can mend."""
-    run_command_line(build_parser(), _run, argv)
-
-
-def _run(args: argparse.Namespace) -> None:
-    from attention_pictures import run
-
-    run(args)
+main = command(build_parser, "attention_pictures:run")
 
 
 if __name__ == "__main__":

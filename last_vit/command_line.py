@@ -5,6 +5,7 @@ Imports nothing heavy, and `import last_vit` loads torch only when a name is tak
 
 import argparse
 from collections.abc import Callable, Sequence
+from importlib import import_module
 
 from last_vit.names import GLOBAL_TOKENS
 
@@ -40,6 +41,22 @@ def run_command_line(
         from last_vit.runtime import error_text
 
         parser.exit(2, f"{parser.prog}: error: {error_text(error)}\n")
+
+
+def command(build_parser: Callable[[], argparse.ArgumentParser], work: str) -> Callable[[Sequence[str] | None], None]:
+    """A script's `main(argv=None)`, which parses and then does the work as `run_command_line` does.
+
+    Args:
+        build_parser: Makes the script's parser.
+        work: "module:function", the function gets the parsed arguments. The module, beside the script, is imported when
+            there is work, so that --help waits for no library.
+    """
+    module, _, function = work.partition(":")
+
+    def main(argv: Sequence[str] | None = None) -> None:
+        run_command_line(build_parser(), lambda args: getattr(import_module(module), function)(args), argv)
+
+    return main
 
 
 def add_model_flags(parser: argparse.ArgumentParser, required: bool = True) -> None:

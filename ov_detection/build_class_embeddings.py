@@ -16,13 +16,12 @@ text file with one per line, or from the command line.
 torch saved (F-ViT's .pt; its own names). --tower and --prompts are then what is written down about them.
 """
 
-from argparse import ArgumentParser, Namespace
-from collections.abc import Sequence
+from argparse import ArgumentParser
 from pathlib import Path
 
 from class_prompts import PROMPTS
 
-from last_vit.command_line import add_device_flag, command_parser, positive, run_command_line
+from last_vit.command_line import add_device_flag, command, command_parser, positive
 
 
 def build_parser() -> ArgumentParser:
@@ -43,15 +42,7 @@ def build_parser() -> ArgumentParser:
     return parser
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    """Command line; exits with status 2 and one line on any error that the user can mend."""
-    run_command_line(build_parser(), _run, argv)
-
-
-def _run(args: Namespace) -> None:
-    from class_embeddings import build_file
-
-    build_file(args)
+main = command(build_parser, "class_embeddings:build_file")
 
 
 if __name__ == "__main__":

@@ -11,11 +11,10 @@ along, for a detector with clip.in_checkpoint=True. With --json, an annotation f
 the names of its base classes come along, which predict.py scores differently from others.
 """
 
-from argparse import ArgumentParser, Namespace
-from collections.abc import Sequence
+from argparse import ArgumentParser
 from pathlib import Path
 
-from last_vit.command_line import command_parser, run_command_line
+from last_vit.command_line import command, command_parser
 
 
 def build_parser() -> ArgumentParser:
@@ -31,15 +30,7 @@ def build_parser() -> ArgumentParser:
     return parser
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    """Command line; exits with status 2 and one line on any error that the user can mend."""
-    run_command_line(build_parser(), _run, argv)
-
-
-def _run(args: Namespace) -> None:
-    from fvit_conversion import convert
-
-    convert(args)
+main = command(build_parser, "fvit_conversion:convert")
 
 
 if __name__ == "__main__":

@@ -15,11 +15,10 @@ classes of COCO are gone. Any number of images other than the published one is a
 that the input is not all of COCO; nothing is written then.
 """
 
-from argparse import ArgumentParser, Namespace
-from collections.abc import Sequence
+from argparse import ArgumentParser
 from pathlib import Path
 
-from last_vit.command_line import command_parser, run_command_line
+from last_vit.command_line import command, command_parser
 
 SPLITS = ("train", "val")
 
@@ -40,15 +39,7 @@ def add_split_flags(parser: ArgumentParser) -> None:
     add("--no-count-check", dest="count_check", action="store_false", help="the input is a part of the official set")
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    """Command line; exits with status 2 and one line on any error that the user can mend."""
-    run_command_line(build_parser(), _run, argv)
-
-
-def _run(args: Namespace) -> None:
-    from ov_splits import make_ov_coco
-
-    make_ov_coco(args)
+main = command(build_parser, "ov_splits:make_ov_coco")
 
 
 if __name__ == "__main__":

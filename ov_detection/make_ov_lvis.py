@@ -12,13 +12,12 @@ frequent classes, the lists of absent classes per image. Another number is an er
 the input is not all of LVIS; nothing is written then.
 """
 
-from argparse import ArgumentParser, Namespace
-from collections.abc import Sequence
+from argparse import ArgumentParser
 from pathlib import Path
 
 from make_ov_coco import add_split_flags
 
-from last_vit.command_line import command_parser, run_command_line
+from last_vit.command_line import command, command_parser
 
 
 def build_parser() -> ArgumentParser:
@@ -29,15 +28,7 @@ def build_parser() -> ArgumentParser:
     return parser
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    """Command line; exits with status 2 and one line on any error that the user can mend."""
-    run_command_line(build_parser(), _run, argv)
-
-
-def _run(args: Namespace) -> None:
-    from ov_splits import make_ov_lvis
-
-    make_ov_lvis(args)
+main = command(build_parser, "ov_splits:make_ov_lvis")
 
 
 if __name__ == "__main__":

@@ -12,11 +12,10 @@ looked for. Classes that had boxes in training are scored as base ones, all othe
 and detections.json (boxes xyxy in pixels of the upright image, masks as COCO's run lengths) are written to --output.
 """
 
-from argparse import ArgumentParser, Namespace
-from collections.abc import Sequence
+from argparse import ArgumentParser
 from pathlib import Path
 
-from last_vit.command_line import add_device_flag, command_parser, run_command_line
+from last_vit.command_line import add_device_flag, command, command_parser
 
 
 def build_parser() -> ArgumentParser:
@@ -34,15 +33,7 @@ def build_parser() -> ArgumentParser:
     return parser
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    """Command line."""
-    run_command_line(build_parser(), _run, argv)
-
-
-def _run(args: Namespace) -> None:
-    from ov_prediction import predict
-
-    predict(args)
+main = command(build_parser, "ov_prediction:predict")
 
 
 if __name__ == "__main__":

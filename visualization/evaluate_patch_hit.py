@@ -17,7 +17,6 @@ classes. Of several models each is loaded and run on one image before any is mea
 """
 
 import argparse
-from collections.abc import Sequence
 from pathlib import Path
 
 from diagnostic_cli import add_image_flags, add_protocol_flags
@@ -27,9 +26,9 @@ from last_vit.command_line import (
     add_model_flags,
     add_record_flags,
     add_token_flag,
+    command,
     command_parser,
     patch_count,
-    run_command_line,
 )
 from last_vit.names import POOLS, VARIANTS
 
@@ -66,15 +65,7 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    """Command line; exits with status 2 and one line on any error that the user can mend."""
-    run_command_line(build_parser(), _run, argv)
-
-
-def _run(args: argparse.Namespace) -> None:
-    from point_in_box_protocol import run
-
-    run(args)
+main = command(build_parser, "point_in_box_protocol:run")
 
 
 if __name__ == "__main__":

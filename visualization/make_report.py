@@ -11,12 +11,11 @@ probe_masking.py and plot_dynamics.py.
 """
 
 import argparse
-from collections.abc import Sequence
 from pathlib import Path
 
 from diagnostic_cli import add_image_flags
 
-from last_vit.command_line import add_loading_flags, add_model_flags, command_parser, positive, run_command_line
+from last_vit.command_line import add_loading_flags, add_model_flags, command, command_parser, positive
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -32,15 +31,7 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    """Command line; exits with status 2 and one line on any error that the user can mend."""
-    run_command_line(build_parser(), _run, argv)
-
-
-def _run(args: argparse.Namespace) -> None:
-    from report_page import run
-
-    run(args)
+main = command(build_parser, "report_page:run")
 
 
 if __name__ == "__main__":

@@ -13,7 +13,6 @@ protocols differ, so one picture takes one of them. Thin lines are what a random
 """
 
 import argparse
-from collections.abc import Sequence
 
 from diagnostic_cli import add_figure_flag, add_imagenet_flags, add_protocol_flags
 
@@ -21,8 +20,8 @@ from last_vit.command_line import (
     add_loading_flags,
     add_model_flags,
     add_token_flag,
+    command,
     command_parser,
-    run_command_line,
 )
 
 
@@ -47,15 +46,7 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    """Command line; exits with status 2 and one line on any error that the user can mend."""
-    run_command_line(build_parser(), _run, argv)
-
-
-def _run(args: argparse.Namespace) -> None:
-    from training_curve import run
-
-    run(args)
+main = command(build_parser, "training_curve:run")
 
 
 if __name__ == "__main__":

@@ -11,7 +11,6 @@ for each of --shares.
 """
 
 import argparse
-from collections.abc import Sequence
 from pathlib import Path
 
 from diagnostic_cli import add_figure_flag
@@ -21,10 +20,10 @@ from last_vit.command_line import (
     add_model_flags,
     add_record_flags,
     add_token_flag,
+    command,
     command_parser,
     non_negative,
     positive,
-    run_command_line,
 )
 
 
@@ -53,15 +52,7 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    """Command line; exits with status 2 and one line on any error that the user can mend."""
-    run_command_line(build_parser(), _run, argv)
-
-
-def _run(args: argparse.Namespace) -> None:
-    from masking_probe import run
-
-    run(args)
+main = command(build_parser, "masking_probe:run")
 
 
 if __name__ == "__main__":

@@ -11,7 +11,6 @@ layer is the last feature map, and no norm stands behind it.
 """
 
 import argparse
-from collections.abc import Sequence
 
 from diagnostic_cli import add_figure_flag, add_image_flags
 
@@ -19,8 +18,8 @@ from last_vit.command_line import (
     add_loading_flags,
     add_model_flags,
     add_record_flags,
+    command,
     command_parser,
-    run_command_line,
 )
 
 
@@ -39,15 +38,7 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    """Command line; exits with status 2 and one line on any error that the user can mend."""
-    run_command_line(build_parser(), _run, argv)
-
-
-def _run(args: argparse.Namespace) -> None:
-    from norm_figures import run
-
-    run(args)
+main = command(build_parser, "norm_figures:run")
 
 
 if __name__ == "__main__":

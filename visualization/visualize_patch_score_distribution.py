@@ -11,7 +11,6 @@ show both count. The densities are drawn smoothed, as released (120 bins, kernel
 """
 
 import argparse
-from collections.abc import Sequence
 
 from diagnostic_cli import add_figure_flag, add_image_flags
 
@@ -20,8 +19,8 @@ from last_vit.command_line import (
     add_model_flags,
     add_record_flags,
     add_token_flag,
+    command,
     command_parser,
-    run_command_line,
 )
 
 
@@ -37,15 +36,7 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    """Command line; exits with status 2 and one line on any error that the user can mend."""
-    run_command_line(build_parser(), _run, argv)
-
-
-def _run(args: argparse.Namespace) -> None:
-    from score_distribution import run
-
-    run(args)
+main = command(build_parser, "score_distribution:run")
 
 
 if __name__ == "__main__":

@@ -11,11 +11,10 @@ rows. Colours compare patches under one fit, never models: of a component even t
 """
 
 import argparse
-from collections.abc import Sequence
 
 from diagnostic_cli import add_example_flags, add_figure_flag, add_image_flags
 
-from last_vit.command_line import add_loading_flags, add_model_flags, add_record_flags, command_parser, run_command_line
+from last_vit.command_line import add_loading_flags, add_model_flags, add_record_flags, command, command_parser
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -33,15 +32,7 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    """Command line; exits with status 2 and one line on any error that the user can mend."""
-    run_command_line(build_parser(), _run, argv)
-
-
-def _run(args: argparse.Namespace) -> None:
-    from patch_pca import run
-
-    run(args)
+main = command(build_parser, "patch_pca:run")
 
 
 if __name__ == "__main__":

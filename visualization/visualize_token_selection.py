@@ -19,7 +19,6 @@ the top left corner.
 """
 
 import argparse
-from collections.abc import Sequence
 from pathlib import Path
 
 from diagnostic_cli import add_figure_flag, add_image_flags
@@ -28,10 +27,10 @@ from last_vit.command_line import (
     add_loading_flags,
     add_model_flags,
     add_record_flags,
+    command,
     command_parser,
     patch_count,
     positive,
-    run_command_line,
 )
 
 
@@ -62,15 +61,7 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    """Command line; exits with status 2 and one line on any error that the user can mend."""
-    run_command_line(build_parser(), _run, argv)
-
-
-def _run(args: argparse.Namespace) -> None:
-    from vote_statistics import run
-
-    run(args)
+main = command(build_parser, "vote_statistics:run")
 
 
 if __name__ == "__main__":

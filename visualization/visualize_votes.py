@@ -11,11 +11,10 @@ Draws and prints, and writes no record: numbers over a data set are visualize_to
 """
 
 import argparse
-from collections.abc import Sequence
 
 from diagnostic_cli import add_example_flags, add_figure_flag, add_image_flags
 
-from last_vit.command_line import add_device_flag, add_model_flags, command_parser, run_command_line
+from last_vit.command_line import add_device_flag, add_model_flags, command, command_parser
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -29,15 +28,7 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    """Command line; exits with status 2 and one line on any error that the user can mend."""
-    run_command_line(build_parser(), _run, argv)
-
-
-def _run(args: argparse.Namespace) -> None:
-    from map_figures import show_votes
-
-    show_votes(args)
+main = command(build_parser, "map_figures:show_votes")
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ import pytest
 REPO = Path(__file__).resolve().parents[2]
 TRACKS = ("cls_pretrain", "dino", "clip", "ov_detection")
 SCRIPT_FOLDERS = (*TRACKS, "visualization", "tools")
+SOURCE = (*SCRIPT_FOLDERS, "last_vit")
 HOSTS = {"torchvision", "timm", "open_clip", "detectron2"}
 # Bare names of scripts, which would hide packages; last_vit.models hides nothing.
 FORBIDDEN_NAMES = {"utils", "datasets", "models", "common", "logging", "types"}
@@ -33,7 +34,13 @@ def imports(path, top_level_only=False):
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.level == 0:
             found.add(node.module)
+        elif isinstance(node, ast.Call) and ast.unparse(node).startswith("command(build_parser, "):
+            found.add(node.args[1].value.partition(":")[0])  # a script's work, by its name
     return found
+
+
+def num_lines(paths):
+    return sum(len(path.read_text(encoding="utf-8").splitlines()) for path in paths)
 
 
 def module_name(path):
@@ -114,20 +121,33 @@ def test_module_names_are_unique_and_allowed():
     stems = [path.stem for folder in SCRIPT_FOLDERS for path in tracked(folder) if "configs" not in path.parts]
     stems = [stem for stem in stems if stem not in ENTRY_POINTS]
     assert len(stems) == len(set(stems)), sorted(stem for stem in stems if stems.count(stem) > 1)
-    every = [path for folder in (*SCRIPT_FOLDERS, "last_vit") for path in tracked(folder)]
+    every = [path for folder in SOURCE for path in tracked(folder)]
     assert not {name for path in every for name in roots(imports(path))} & ENTRY_POINTS
     assert not {path.stem for path in every if path.parent.name != "last_vit"} & FORBIDDEN_NAMES
 
 
+def test_imports_stand_at_the_top():
+    """Inside functions only what a script needs after its --help, and what may be missing."""
+    functions = [
+        node
+        for folder in SOURCE
+        for path in tracked(folder)
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+    ]
+    inner = {id(node) for each in functions for node in ast.walk(each) if isinstance(node, ast.Import | ast.ImportFrom)}
+    assert len(inner) <= 60
+
+
 def test_files_are_short_and_recipes_shorter():
-    for folder in (*SCRIPT_FOLDERS, "last_vit"):
+    for folder in SOURCE:
         for path in tracked(folder):
             lines = len(path.read_text(encoding="utf-8").splitlines())
             assert lines <= (40 if "configs" in path.parts else 320), f"{path} has {lines} lines"
 
 
 def test_no_forbidden_constructs():
-    for folder in (*SCRIPT_FOLDERS, "last_vit"):
+    for folder in SOURCE:
         for path in tracked(folder):
             for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
                 assert not isinstance(node, ast.Assert), f"{path}:{node.lineno}: assert outside tests"

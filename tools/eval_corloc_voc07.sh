@@ -14,11 +14,4 @@ set -euo pipefail
 # shellcheck source-path=SCRIPTDIR source=script_checks.sh
 source "$(dirname "$0")/script_checks.sh"
 
-voc=${1:-}
-list=$voc/ImageSets/Main/trainval.txt
-need_arguments "the first argument is the folder VOC2007 with JPEGImages in it" "$voc"
-need_file "$list" "unpack VOCtrainval_06-Nov-2007.tar and give its VOCdevkit/VOC2007"
-need_lines 5011 "$list" "VOC 2007 trainval" "dino/eval_object_discovery.py --voc-root $voc"
-exec "${run[@]}" "$repository/dino/eval_object_discovery.py" --voc-root "$voc" --voc-split trainval \
-    --dataset-name "VOC07 trainval" --method patch-score lost dino-seg tokencut --component peak largest all \
-    "${@:2}"
+discovery 2007 5011 VOCtrainval_06-Nov-2007.tar "$@"

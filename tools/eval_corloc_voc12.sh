@@ -14,11 +14,4 @@ set -euo pipefail
 # shellcheck source-path=SCRIPTDIR source=script_checks.sh
 source "$(dirname "$0")/script_checks.sh"
 
-voc=${1:-}
-list=$voc/ImageSets/Main/trainval.txt
-need_arguments "the first argument is the folder VOC2012 with JPEGImages in it" "$voc"
-need_file "$list" "unpack VOCtrainval_11-May-2012.tar and give its VOCdevkit/VOC2012"
-need_lines 11540 "$list" "VOC 2012 trainval" "dino/eval_object_discovery.py --voc-root $voc"
-exec "${run[@]}" "$repository/dino/eval_object_discovery.py" --voc-root "$voc" --voc-split trainval \
-    --dataset-name "VOC12 trainval" --method patch-score lost dino-seg tokencut --component peak largest all \
-    "${@:2}"
+discovery 2012 11540 VOCtrainval_11-May-2012.tar "$@"

@@ -15,7 +15,4 @@ set -euo pipefail
 # shellcheck source-path=SCRIPTDIR source=script_checks.sh
 source "$(dirname "$0")/script_checks.sh"
 
-root=${1:-}
-need_arguments "the first argument is the folder ADEChallengeData2016 with images/ and annotations/ in it" "$root"
-need_folder "$root" "the head of this script says what it holds"
-exec "${run[@]}" "$repository/clip/eval_zero_shot_seg.py" --dataset ade20k --root "$root" --protocol sclip "${@:2}"
+segmentation "the folder ADEChallengeData2016 with images/ and annotations/ in it" ade20k sclip "$@"

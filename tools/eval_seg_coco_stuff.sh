@@ -18,8 +18,4 @@ set -euo pipefail
 # shellcheck source-path=SCRIPTDIR source=script_checks.sh
 source "$(dirname "$0")/script_checks.sh"
 
-root=${1:-}
-need_arguments "the first argument is the folder that holds images/val2017/ and the maps" "$root"
-need_folder "$root" "the head of this script says what it holds"
-exec "${run[@]}" "$repository/clip/eval_zero_shot_seg.py" --dataset coco_stuff --root "$root" \
-    --protocol naclip --pamr off "${@:2}"
+segmentation "the folder that holds images/val2017/ and the maps" coco_stuff naclip "${1:-}" --pamr off "${@:2}"

@@ -55,3 +55,23 @@ imagenet_split() {
         fi
     done
 }
+
+# segmentation <what the first argument is> <data set> <protocol> <the script's arguments> ...: the whole benchmark
+segmentation() {
+    local root=${4:-}
+    need_arguments "the first argument is $1" "$root"
+    need_folder "$root" "the head of this script says what it holds"
+    exec "${run[@]}" "$repository/clip/eval_zero_shot_seg.py" --dataset "$2" --root "$root" --protocol "$3" "${@:5}"
+}
+
+# discovery <year of VOC> <images of its trainval> <archive> <the script's arguments> ...: the whole benchmark
+discovery() {
+    local voc=${4:-}
+    local list=$voc/ImageSets/Main/trainval.txt
+    need_arguments "the first argument is the folder VOC$1 with JPEGImages in it" "$voc"
+    need_file "$list" "unpack $3 and give its VOCdevkit/VOC$1"
+    need_lines "$2" "$list" "VOC $1 trainval" "dino/eval_object_discovery.py --voc-root $voc"
+    exec "${run[@]}" "$repository/dino/eval_object_discovery.py" --voc-root "$voc" --voc-split trainval \
+        --dataset-name "VOC${1#20} trainval" --method patch-score lost dino-seg tokencut --component peak largest all \
+        "${@:5}"
+}

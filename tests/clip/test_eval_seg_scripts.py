@@ -45,8 +45,8 @@ def test_it_becomes_one_command(tmp_path, name):
 
 def test_the_protocols_have_the_papers_image_size():
     """COCO-Stuff at SCLIP's 448 pixels is not what the paper's number is compared with."""
-    sides = {}
-    for name, path in SCRIPTS.items():
-        words = path.read_text().split()
-        sides[name] = find_setting(name, words[len(words) - words[::-1].index("--protocol")]).short_side
+    sides = {
+        name: find_setting(name, path.read_text().split(f" {name} ")[-1].split()[0]).short_side
+        for name, path in SCRIPTS.items()
+    }
     assert sides == {**dict.fromkeys(SCRIPTS, 336), "cityscapes": 560}

@@ -12,7 +12,7 @@ from pathlib import Path
 import open_clip
 import torch
 from clip_train_options import DEFAULT_TOP_K, DRAWN, HOST_DATASET_TYPES
-from clip_train_seams import check_record, training_seams
+from clip_train_seams import check_record, newest_checkpoint, training_seams
 from open_clip_train import data as host_data
 from open_clip_train import main as host
 from open_clip_train.distributed import is_using_distributed, world_info_from_env
@@ -231,6 +231,12 @@ def check_folder(args: argparse.Namespace) -> None:
             raise ValueError(f"{folder} holds a run already; give another --name, or go on with it by --resume latest")
         return
     checkpoint = folder / "checkpoints" / "epoch_latest.pt" if args.resume == "latest" else Path(args.resume)
+    newest = newest_checkpoint(checkpoint.parent)
+    if args.resume == "latest" and args.save_most_recent and newest is not None and not checkpoint.is_file():
+        raise ValueError(
+            f"with --save-most-recent, --resume latest goes on from {checkpoint.name}, and {checkpoint.parent} has "
+            f"{newest.name} only: leave out --save-most-recent, or copy that file to {checkpoint.name}"
+        )
     if args.resume != "latest" and "://" not in args.resume and not checkpoint.is_file():
         raise FileNotFoundError(f"--resume {args.resume!r}: no such file")
     check_record(checkpoint, args)

@@ -33,6 +33,7 @@ from last_vit.train_lib import LateScalars, require_finite
 SEAMS = {
     "main.parse_args": "the arguments are parsed and checked already, ours among them",
     "main.create_model_and_transforms": "attach the pool, record it, and read --pretrained files of every CLIP layout",
+    "main.get_latest_checkpoint": "--resume latest takes the newest whole checkpoint of the folder, no leftover tmp.pt",
     "main.train_one_epoch": "stop at a loss that is not finite",
     "main.torch": "save atomically and finite weights only; train on several CPUs, whose device_ids torch refuses",
     "data.get_dataset_fn": "COCO captions, class folders and drawn images; say what was skipped (clip_train_data.py)",
@@ -52,6 +53,7 @@ def training_seams(args: argparse.Namespace, image_size: int, pretrained: ClipCh
         host: {
             "parse_args": lambda _: args,
             "create_model_and_transforms": _attaching(host.create_model_and_transforms, args, pretrained),
+            "get_latest_checkpoint": functools.partial(_latest_checkpoint, host.get_latest_checkpoint),
             "train_one_epoch": functools.partial(watched_epoch, host.train_one_epoch),
             "torch": Overlay(torch, save=functools.partial(_save, args), nn=Overlay(torch.nn, parallel=parallel)),
         },
@@ -128,6 +130,18 @@ def check_record(checkpoint: Path, args: argparse.Namespace) -> None:
             f"--resume goes on with a run of another kind ({listed}); give its own flags, or begin a new run from its "
             f"weights with --pretrained FILE and another --name"
         )
+
+
+def newest_checkpoint(folder: Path) -> Path | None:
+    """The epoch_N.pt of the highest N, or epoch_latest.pt where that is newer; a save may have left a stale tmp.pt."""
+    numbers = [int(path.stem[6:]) for path in folder.glob("epoch_*.pt") if path.stem[6:].isdecimal()]
+    found = [folder / f"epoch_{name}.pt" for name in (max(numbers, default=0), "latest")]
+    return max(filter(Path.is_file, found), key=lambda path: path.stat().st_mtime, default=None)
+
+
+def _latest_checkpoint(get_latest: Callable[..., str | None], path: str, remote: bool) -> str | None:
+    newest = get_latest(path, remote) if remote else newest_checkpoint(Path(path))
+    return None if newest is None else str(newest)
 
 
 def _save(args: argparse.Namespace, checkpoint: dict[str, Any], path: str) -> None:

@@ -26,7 +26,6 @@ def written(tmp_path):
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        ("cat\ndog\n", (("cat",), ("dog",))),
         ("cat\ndog", (("cat",), ("dog",))),
         ("person, man\ntv, television monitor\n", (("person", "man"), ("tv", "television monitor"))),  # SCLIP
         ("person,man\ntree\n", (("person", "man"), ("tree",))),  # ClearCLIP
@@ -40,14 +39,11 @@ def test_lines(written, text, expected):
     assert read_class_names(written(text), len(expected)) == expected
 
 
-def test_json_lists_take_names_as_they_stand(written):
-    path = written(json.dumps(["door, double door", ["person", "man"]]), "names.json")
-    assert read_class_names(path) == (("door, double door",), ("person", "man"))
-
-
 def test_keyed_files_follow_the_folders(written):
     mapping = written("n02 bad\n".replace("n02", "n00000002") + "n00000001 tench, Tinca tinca\nn00000003 x\n")
     assert read_class_names(mapping, 2, ["n00000001", "n00000002"]) == (("tench", "Tinca tinca"), ("bad",))
+    plain = written(json.dumps(["door, double door", ["person", "man"]]), "names.json")
+    assert read_class_names(plain) == (("door, double door",), ("person", "man"))
     content = written(json.dumps({"b": ["second", "2nd"], "a": "first"}), "names.json")
     assert read_class_names(content, 2, ["a", "b"]) == (("first",), ("second", "2nd"))
     with pytest.raises(ValueError, match="2 of the 3 class folders are not in it, for example 'c'"):
@@ -59,7 +55,6 @@ def test_keyed_files_follow_the_folders(written):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("cat\n\ndog\n", "line 2 is blank"),
         ("cat\ndog\n\n", "line 3 is blank"),
         ("", "line 1 is blank"),
         ("cat, \n", "line 1 has an empty name"),
@@ -68,30 +63,20 @@ def test_keyed_files_follow_the_folders(written):
         ("person, person\n", "'person' stands in line 1 and in line 1"),
         ("cat\ndog\nbird\n", "it names 3 classes, the data has 2"),
         ("n00000001 a\nn00000001 b\n", "'n00000001' stands twice, in line 1 and line 2"),
+        ("JSON cat\n", "not JSON"),
+        ('JSON "cat"', "expected a list of classes"),
+        ('JSON ["cat", 3]', "entry 2 must be a name"),
+        ('JSON ["cat", []]', "entry 2 must be a name"),
+        ('JSON ["cat", ""]', "entry 2 has an empty name"),
+        ('JSON ["cat", ["dog", "CAT"]]', "'CAT' stands in entry 1 and in entry 2"),
+        ('JSON {"a": "cat", "a": "dog"}', "class folder 'a' stands twice"),
     ],
 )
-def test_faulty_lines(written, text, message):
-    path = written(text)
+def test_faulty_files(written, text, message):
+    path = written(text.removeprefix("JSON "), "names.json" if text.startswith("JSON ") else "names.txt")
     with pytest.raises(ValueError, match=message) as caught:
         read_class_names(path, 2 if "names 3" in message else None, ["n00000001"])
     assert str(path) in str(caught.value)
-
-
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("cat\n", "not JSON"),
-        ('"cat"', "expected a list of classes"),
-        ('["cat", 3]', "entry 2 must be a name"),
-        ('["cat", []]', "entry 2 must be a name"),
-        ('["cat", ""]', "entry 2 has an empty name"),
-        ('["cat", ["dog", "CAT"]]', "'CAT' stands in entry 1 and in entry 2"),
-        ('{"a": "cat", "a": "dog"}', "class folder 'a' stands twice"),
-    ],
-)
-def test_faulty_json(written, text, message):
-    with pytest.raises(ValueError, match=message):
-        read_class_names(written(text, "names.json"), folders=["a"])
 
 
 def test_other_encodings_and_no_file(written, tmp_path):

@@ -40,7 +40,7 @@ def plain_pamr(image, maps, num_steps, dilations):
     return torch.from_numpy(maps)
 
 
-@pytest.mark.parametrize(("num_steps", "dilations"), [(1, (1,)), (3, (2,)), (2, (1, 4)), (1, (8, 16))])
+@pytest.mark.parametrize(("num_steps", "dilations"), [(3, (2,)), (2, (1, 4)), (1, (8, 16))])
 def test_it_is_the_plain_version(num_steps, dilations):
     generator = torch.Generator().manual_seed(0)
     image, maps = torch.rand(3, 9, 12, generator=generator), torch.randn(4, 9, 12, generator=generator)

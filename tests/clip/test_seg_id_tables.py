@@ -20,15 +20,10 @@ UNUSED = {11, 25, 28, 29, 44, 65, 67, 68, 70, 82, 90}
 
 
 def test_coco_stuff_counts_the_used_ids():
-    table, label = coco_stuff_table(), 0
-    for raw in range(182):
-        if raw in UNUSED:
-            assert table[raw] == -1
-        else:
-            assert table[raw] == label
-            label += 1
-    assert label == 171
-    assert (table[182:255] == -1).all()
+    table = coco_stuff_table()
+    used = [raw for raw in range(182) if raw not in UNUSED]
+    assert table[used].tolist() == list(range(171))
+    assert (table[[*UNUSED, *range(182, 255)]] == -1).all()
     assert table[255] == 255
     anchors = {0: "person", 12: "stopsign", 89: "toothbrush", 91: "banner", 123: "grass", 156: "sky-other"}
     assert {raw: display_names("coco_stuff")[table[raw]] for raw in anchors} == anchors
@@ -79,8 +74,7 @@ def test_ids_that_no_file_holds_are_named():
 
 def test_colours_are_vocs_and_differ():
     official = [[0, 0, 0], [128, 0, 0], [0, 128, 0], [128, 128, 0], [0, 0, 128], [128, 0, 128], [0, 128, 128]]
-    assert voc_colors()[:7].tolist() == official
-    assert voc_colors()[20].tolist() == [0, 64, 128]
+    assert voc_colors()[[*range(7), 20]].tolist() == [*official, [0, 64, 128]]
     for num_classes, has_background in ((21, True), (171, False), (255, False), (256, True)):
         colors = palette(num_classes, has_background)
         assert colors.shape == (num_classes, 3)

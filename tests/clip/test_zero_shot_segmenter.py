@@ -104,19 +104,6 @@ def test_windows_and_images_in_batches_change_nothing(window_batch):
         assert torch.equal(label, segmenter(window_batch=1)([image], [output_hw])[0])
 
 
-def test_windows_of_one_size_share_a_batch_across_images():
-    sizes = []
-
-    def counted(batch):
-        sizes.append(tuple(batch.shape))
-        return dense(batch)
-
-    segmenter(dense=counted)(images(), OUTPUT_HWS)
-    # 28 x 28 windows of four images in one batch; the fifth image is lower than the crop
-    windows = [2 * 3, 3 * 2, 2 * 3, 2 * 7]
-    assert sizes == [(sum(windows), 3, 28, 28), (2, 3, 20, 28)]
-
-
 def test_the_whole_image_at_once():
     setting = segmenter(crop=0, stride=0)
     mean, std = (torch.tensor(values)[:, None, None] for values in (MEAN, STD))

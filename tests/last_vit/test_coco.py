@@ -60,18 +60,14 @@ def test_boxes_and_masks_are_the_synthetic_truth(tmp_path):
     samples = SyntheticObjects(6, "val", image_size=48, num_classes=4)
     write_coco(samples, tmp_path)
     coco = CocoInstances(tmp_path / "annotations/instances_val2017.json")
-    assert len(coco) == 6
     assert list(coco.categories.values()) == samples.classes
     assert coco.image_hw.tolist() == [[48, 48]] * 6
-    assert coco.skipped == {}
     for index in range(6):
         rendered, objects = samples.render(index), coco.objects(index)
         assert (tmp_path / "val2017" / coco.file_names[index]).is_file()
         assert torch.equal(objects.boxes_xyxy, rendered.box_xyxy[None])
         assert coco.categories[int(objects.category_ids[0])] == rendered.class_name
         assert torch.equal(coco.masks(index), rendered.mask[None])
-        assert torch.equal(coco.union_mask(index), rendered.mask)
-        assert not coco.union_mask(index, crowd=True).any()
     with pytest.raises(ValueError, match=r"captions_val2017\.json has no list categories"):
         CocoInstances(tmp_path / "annotations/captions_val2017.json")
 
@@ -86,9 +82,7 @@ def test_objects_go_to_their_images_in_order(open_content):
     assert objects.category_ids.tolist() == [1, 1, 18]
     assert objects.is_crowd.tolist() == [False, True, False]
     assert coco.objects(1).boxes_xyxy.tolist() == [[5, 5, 15, 15]]
-    assert coco.objects(2).boxes_xyxy.shape == (0, 4)
-    assert coco.masks(2).shape == (0, 20, 30)
-    assert coco.union_mask(2).shape == (20, 30)
+    assert (coco.objects(2).boxes_xyxy.shape, coco.masks(2).shape) == ((0, 4), (0, 20, 30))
     assert not coco.union_mask(2).any()
 
 
@@ -96,18 +90,14 @@ def test_masks_are_pycocotools_own(open_content, tmp_path):
     coco = open_content(_content())
     theirs = COCO(tmp_path / "instances.json")
     expected = torch.stack([torch.from_numpy(theirs.annToMask(theirs.anns[number])) for number in (2, 3, 7)]).bool()
-    masks = coco.masks(0)
-    assert masks.dtype == torch.bool
-    assert torch.equal(masks, expected)
+    assert torch.equal(coco.masks(0), expected)
     assert torch.equal(coco.union_mask(0), expected[0] | expected[2])
     assert torch.equal(coco.union_mask(0, crowd=True), expected[1])
-    assert masks[2, 10:20, 41:50].all()  # the second polygon of one object
-    assert not masks[2, 16:25, 21:40].any()  # the notch of the L
 
 
 def test_the_three_ways_to_write_a_mask_agree(open_content):
     generator = torch.Generator().manual_seed(0)
-    for density in (0.0, 0.01, 0.5, 1.0):
+    for density in (0.0, 0.5, 1.0):
         content = _content()
         mask = (torch.rand(HEIGHT, WIDTH, generator=generator) < density).numpy().astype(np.uint8)
         text = mask_tools.encode(np.asfortranarray(mask))["counts"].decode()
@@ -120,54 +110,55 @@ def test_the_three_ways_to_write_a_mask_agree(open_content):
         assert np.array_equal(masks[1], mask)
 
 
-@pytest.mark.parametrize("bbox", [[5, 5, 10, 0], [5, 5, 0.0, 10], [5, 5, 0, 0]])
-def test_official_boxes_without_area_are_counted(open_content, bbox):
+def test_official_boxes_without_area_are_counted_and_others_clipped(open_content):
     content = _content()
-    content["annotations"][3]["bbox"] = bbox
+    content["annotations"][0]["bbox"] = [-3, 15, 40.5, 30]
+    content["annotations"][3]["bbox"] = [5, 5, 10, 0]
     coco = open_content(content)
     assert coco.skipped == {"box without area": 1}
     assert coco.objects(0).boxes_xyxy.tolist() == [[10, 5, 30, 25], [2, 30, 9, 35]]
     assert coco.masks(0).shape == (2, HEIGHT, WIDTH)
-
-
-def test_boxes_are_clipped_to_the_image_and_there_may_be_none(open_content):
-    content = _content()
-    content["annotations"][0]["bbox"] = [-3, 15, 40.5, 30]
-    assert open_content(content).objects(1).boxes_xyxy.tolist() == [[0, 15, 30, 20]]
-    coco = open_content({**_content(), "annotations": []})
-    assert [len(coco.objects(index).boxes_xyxy) for index in range(3)] == [0, 0, 0]
+    assert coco.objects(1).boxes_xyxy.tolist() == [[0, 15, 30, 20]]
+    assert len(open_content({**_content(), "annotations": []}).objects(0).boxes_xyxy) == 0
 
 
 @pytest.mark.parametrize(
-    ("spoil", "match"),
+    ("part", "number", "change", "match"),
     [
-        (lambda c: c["annotations"][1].update(image_id=77), r"annotations\[1\]: annotation 2 is of image 77"),
-        (lambda c: c["annotations"][1].update(category_id=3), r"annotations\[1\].*category 3"),
-        (lambda c: c["annotations"][1].update(id=1), r"annotations\[1\]: another annotation has the id 1"),
-        (lambda c: c["annotations"][1].update(id="1"), r"annotations\[1\]: id is '1', expected a whole"),
-        (lambda c: c["annotations"][1].update(iscrowd="no"), r"annotations\[1\]: iscrowd is 'no', expected 0 or 1"),
-        (lambda c: c["annotations"][1].update(bbox=[1, 2, 3]), r"bbox is \[1, 2, 3\], expected \[x, y, width"),
-        (lambda c: c["annotations"][1].update(bbox=None), r"bbox is None"),
-        (lambda c: c["annotations"][1].update(bbox=[5, 5, -2, 5]), r"\[5, 5, -2, 5\] has nothing inside the 60 x 40"),
-        (lambda c: c["annotations"][1].update(bbox=[60, 5, 2, 5]), "nothing inside the 60 x 40"),
-        (lambda c: c["annotations"][1].update(bbox=[5, 5, float("nan"), 5]), "nothing inside"),
-        (lambda c: c["annotations"][1].pop("bbox"), r"annotations\[1\] has no bbox; expected COCO's instances_"),
-        (lambda c: c["annotations"].append("text"), r"annotations\[4\]"),
-        (lambda c: c["images"][1].update(id=9), r"images\[1\]: another image has the id 9"),
-        (lambda c: c["images"][1].update(file_name="b.jpg"), r"images\[1\].*file_name b\.jpg"),
-        (lambda c: c["images"][1].update(height=0), r"images\[1\]: image a\.jpg has 30 x 0 pixels"),
-        (lambda c: c["images"][1].pop("file_name"), r"images\[1\] has no file_name"),
-        (lambda c: c["images"].clear(), "lists no image"),
-        (lambda c: c["categories"][1].update(id=18), r"categories\[1\]: id 18 is that of 'dog', too"),
-        (lambda c: c.pop("categories"), r"no list categories; expected COCO's instances_\*\.json"),
-        (lambda c: c.update(images={}, annotations=None), "no list images and annotations"),
+        ("annotations", 1, {"image_id": 77}, r"annotations\[1\]: annotation 2 is of image 77"),
+        ("annotations", 1, {"category_id": 3}, r"annotations\[1\].*category 3"),
+        ("annotations", 1, {"id": 1}, r"annotations\[1\]: another annotation has the id 1"),
+        ("annotations", 1, {"id": "1"}, r"annotations\[1\]: id is '1', expected a whole"),
+        ("annotations", 1, {"iscrowd": "no"}, "iscrowd is 'no', expected 0 or 1"),
+        ("annotations", 1, {"bbox": [1, 2, 3]}, r"bbox is \[1, 2, 3\], expected \[x, y, width"),
+        ("annotations", 1, {"bbox": [5, 5, -2, 5]}, r"\[5, 5, -2, 5\] has nothing inside the 60 x 40"),
+        ("annotations", 1, {"bbox": [60, 5, 2, 5]}, "nothing inside the 60 x 40"),
+        ("annotations", 1, {"bbox": [5, 5, float("nan"), 5]}, "nothing inside"),
+        ("images", 1, {"id": 9}, r"images\[1\]: another image has the id 9"),
+        ("images", 1, {"file_name": "b.jpg"}, r"images\[1\].*file_name b\.jpg"),
+        ("images", 1, {"height": 0}, r"images\[1\]: image a\.jpg has 30 x 0 pixels"),
+        ("categories", 1, {"id": 18}, r"categories\[1\]: id 18 is that of 'dog', too"),
     ],
 )
-def test_faults_are_named(open_content, spoil, match):
+def test_faulty_entries_are_named(open_content, part, number, change, match):
     content = _content()
-    spoil(content)
+    content[part][number].update(change)
     with pytest.raises(ValueError, match=rf"instances\.json.*{match}"):
         open_content(content)
+
+
+@pytest.mark.parametrize(
+    ("change", "match"),
+    [
+        ({"annotations": [{"id": 1}]}, r"annotations\[0\] has no .*; expected COCO's instances_"),
+        ({"annotations": ["text"]}, r"annotations\[0\]"),
+        ({"images": []}, "lists no image"),
+        ({"categories": None}, r"no list categories; expected COCO's instances_\*\.json"),
+    ],
+)
+def test_other_contents_are_named(open_content, change, match):
+    with pytest.raises(ValueError, match=rf"instances\.json.*{match}"):
+        open_content({**_content(), **change})
 
 
 def test_other_files_are_named(tmp_path):
@@ -183,22 +174,16 @@ def test_other_files_are_named(tmp_path):
     ("segmentation", "match"),
     [
         (None, "None is neither polygons nor run lengths"),
-        ([], r"\[\] is neither"),
         ([[1, 1, 3, 1]], "at least three points"),
-        ([L_SHAPE, [1, 1, 3, 1, 3, 3, 2]], "at least three points"),
         ([L_SHAPE, {}], "at least three points"),
-        ([[1, 1, 3, "a", 3, 3]], "outside the 60 x 40 image"),
         ([[1, 1, 3, float("nan"), 3, 3]], "outside the 60 x 40 image"),
         ([[1, 1, 1e9, 1, 3, 3]], "outside the 60 x 40 image"),
         ({"size": [WIDTH, HEIGHT], "counts": [AREA]}, r"size \[60, 40\].*\[40, 60\]"),
         ({"size": SIZE, "counts": [1, 2, 3]}, "fill 6 of the image's 2400 pixels"),
         ({"size": SIZE, "counts": [0, AREA + 1]}, "fill 2401"),
         ({"size": SIZE, "counts": [AREA + 5, -5]}, "neither text nor a list"),
-        ({"size": SIZE, "counts": [AREA / 2, AREA / 2]}, "neither text nor a list"),
-        ({"size": SIZE}, "None are neither text"),
         ({"size": SIZE, "counts": "11"}, "fill 2 of"),
         ({"size": SIZE, "counts": "o"}, "end in the middle of a number"),
-        ({"size": SIZE, "counts": ""}, "end in the middle of a number"),
         ({"size": SIZE, "counts": "1 1"}, "character ' '"),
     ],
 )

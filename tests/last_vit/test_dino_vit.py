@@ -5,10 +5,9 @@ import torch
 from checkpoint_parts import saved
 from dino_parts import golden, tiny_vit
 
-from last_vit.dense import attach_last, dense_forward
+from last_vit.dense import attach_last
 from last_vit.dino_vit import DINO_VITS, build_dino_vit, trained_img_size
 from last_vit.models import build_model, load_trained_model, parse_model_argument, preprocessing_of
-from last_vit.pooling import last_pool
 
 
 @pytest.fixture
@@ -32,7 +31,6 @@ def test_golden(vit, name):
 
 def test_keys_are_dinos():
     assert list(tiny_vit().state_dict()) == list(golden("dino_vit_state"))
-    assert len(build_dino_vit("vit_tiny", 16).state_dict()) == 150
 
 
 def test_square_input_with_as_many_patches_is_not_resized_others_are(vit):
@@ -61,22 +59,10 @@ def test_drop_path_rises_linearly_and_sleeps_in_eval():
     assert torch.equal(model.eval()(images), model(images))
 
 
-def test_last_reads_patch_tokens_at_every_size(vit):
-    attach_last(vit, 0.5)
-    for size in (32, 16):
-        out = dense_forward(vit, torch.randn(2, 3, size, size))
-        assert out.patch_tokens.shape == (2, (size // 8) ** 2, 48)
-        torch.testing.assert_close(out.global_token, last_pool(out.patch_tokens, 0.5))
-        torch.testing.assert_close(out.logits, out.global_token)
-
-
-@pytest.mark.parametrize("size", [(4, 32), (32, 20), (0, 8)])
-def test_sizes_that_are_no_multiples_of_the_patch(vit, size):
-    with pytest.raises(ValueError, match=f"{size[0]} x {size[1]} pixels.*multiples of the patch size 8"):
-        vit(torch.zeros(1, 3, *size))
-
-
-def test_unknown_architecture_and_size():
+def test_unknown_sizes_and_architectures(vit):
+    for size in ((32, 20), (0, 8)):
+        with pytest.raises(ValueError, match=f"{size[0]} x {size[1]} pixels.*multiples of the patch size 8"):
+            vit(torch.zeros(1, 3, *size))
     with pytest.raises(ValueError, match="vit_mini, vit_tiny, vit_small, vit_base, got 'vit_huge'"):
         build_dino_vit("vit_huge", 16)
     with pytest.raises(ValueError, match="multiple of patch_size 16, got 100"):
@@ -90,9 +76,8 @@ def test_spec_builds_the_model_with_its_preprocessing():
     found = preprocessing_of("dino:vit_tiny/16", model)
     assert (found.resize, found.crop, found.interpolation) == (256, 224, "bicubic")
     assert preprocessing_of("dino:vit_tiny/16", model, image_size=480).crop == 480
-    for spec in ("dino:vit_tiny", "dino:vit_tiny/x"):
-        with pytest.raises(ValueError, match="dino:vit_small/16"):
-            build_model(spec)
+    with pytest.raises(ValueError, match="dino:vit_small/16"):
+        build_model("dino:vit_tiny/x")
 
 
 def test_model_text_with_a_small_dino_checkpoint(tmp_path):
@@ -107,7 +92,6 @@ def test_model_text_with_a_small_dino_checkpoint(tmp_path):
         "pooling": {"pool": "last", "top_k": 0.25, "variant": "paper"},
     })  # fmt: skip
     argument = parse_model_argument(f"LaSt=dino:vit_tiny/8@{path}")
-    assert argument.name == "LaSt"
     loaded = argument.load()
     assert loaded.pooling == {"pool": "last", "top_k": 0.25, "variant": "paper", "sigma": None}
     assert (loaded.preprocessing.resize, loaded.preprocessing.crop) == (37, 32)
@@ -124,5 +108,3 @@ def test_released_backbone_loads_bare(tmp_path):
     loaded = load_trained_model("dino:vit_tiny/16", path)
     assert loaded.pooling == {"pool": "host"}
     assert torch.equal(loaded.model.pos_embed, trained.pos_embed)
-    with pytest.raises(ValueError, match="does not fit DinoVisionTransformer"):
-        load_trained_model("dino:vit_small/16", path)

@@ -4,10 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from last_vit import names
 from last_vit.command_line import add_record_flags, command_parser
 from last_vit.evaluation import print_table, write_record
-from last_vit.pooling import VARIANTS
 from last_vit.results import read_results
 
 
@@ -38,9 +36,7 @@ def test_a_trial_enters_no_table():
     assert not Path("results").exists()
 
 
-@pytest.mark.parametrize(
-    ("argv", "row"), [(["--row", "mine"], "mine"), (["--row"], "ViT, K=1"), (["--table"], "ViT, K=1")]
-)
+@pytest.mark.parametrize(("argv", "row"), [(["--row", "mine"], "mine"), (["--table"], "ViT, K=1")])
 def test_a_row_enters_results(argv, row):
     assert record(argv).parent == Path("results")
     (kept,) = read_results()
@@ -63,7 +59,3 @@ def test_records_of_different_runs_never_meet():
 def test_table_is_aligned(capsys):
     print_table([["model", "top-1"], ["a", "7"], ["longer", "12.34"]])
     assert capsys.readouterr().out.splitlines() == ["model   top-1", "a           7", "longer  12.34"]
-
-
-def test_names_are_those_of_the_library():
-    assert tuple(VARIANTS) == names.VARIANTS

@@ -27,7 +27,6 @@ def test_both_correlations_against_numpy():
     pooled = np.corrcoef(x.double().flatten().numpy(), y.double().flatten().numpy())[0, 1]
     assert found["correlation_pooled"] == pytest.approx(pooled, abs=1e-9)
     assert abs(found["correlation"] - found["correlation_pooled"]) > 0.05
-    assert found["num_constant_maps"] == 0
 
 
 def test_constant_maps_are_left_out_and_counted():
@@ -35,6 +34,7 @@ def test_constant_maps_are_left_out_and_counted():
     expected = MapCorrelation(EDGES, EDGES)
     expected.update(x[2:], y[2:])
     metric = MapCorrelation(EDGES, EDGES)
+    assert metric.compute() == {}  # nothing counted yet
     metric.update(torch.cat([torch.full((1, 20), 27.7), x[1:]]), torch.cat([y[:1], torch.zeros(1, 20), y[2:]]))
     assert metric.compute()["num_constant_maps"] == 2
     assert metric.compute()["correlation"] == pytest.approx(expected.compute()["correlation"])
@@ -47,10 +47,6 @@ def test_rounding_is_no_variation():
     assert metric.compute() == {"num_constant_maps": 7}
 
 
-def test_nothing_counted_gives_nothing():
-    assert MapCorrelation(EDGES, EDGES).compute() == {}
-
-
 def test_joint_histogram_against_numpy():
     x, y = two_maps()
     y = y.clamp(-3.9, 3.9)
@@ -60,8 +56,7 @@ def test_joint_histogram_against_numpy():
     expected = np.histogram2d(x.flatten().double(), y.flatten().double(), bins=(EDGES, EDGES[::2]))[0]
     x_edges, y_edges, counts = metric.joint_histogram()
     assert np.array_equal(counts.numpy(), expected)
-    assert torch.equal(x_edges, EDGES)
-    assert len(y_edges) == 5
+    assert (len(x_edges), len(y_edges)) == (9, 5)
 
 
 def test_values_outside_count_in_the_border_bins():

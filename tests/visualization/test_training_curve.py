@@ -51,8 +51,6 @@ def test_log_of_a_resumed_and_killed_run(tmp_path):
 def test_names(text, name, tmp_path):
     folder = write_log(tmp_path / "run", evaluation(1, 1.0, 1.0))
     assert read_training_curve(text.format(folder)).name == name
-    inside = write_log(tmp_path / "k=1", evaluation(1, 1.0, 1.0))
-    assert read_training_curve(str(inside)).name == "k=1"
 
 
 def test_runs_in_one_picture(call, capsys):
@@ -75,22 +73,15 @@ def test_runs_in_one_picture(call, capsys):
     shared = {line.get_ydata()[0]: to_hex(line.get_color()) for line in same.axes[1].lines[2:]}
     assert shared == {30.0: "#777777", 70.0: "#777777"}
     printed = capsys.readouterr().out
-    for row in ("A (a0) 4 ", "A (a0) 9 ", "A (a1) 4 ", "B 4 "):
-        assert row in printed
-    assert "45.50" in printed
+    assert all(row in printed for row in ("A (a0) 4 ", "A (a0) 9 ", "A (a1) 4 ", "B 4 ", "45.50"))
 
 
 @pytest.mark.parametrize(
-    ("rows", "message"),
-    [
-        ([{"iteration": 0, "total_loss": 1.0}], r"no evaluation: train with train\.eval_period=.*boxes=True"),
-        ([], "no evaluation"),
-        ([{"iteration": 0, "acc1": 1.0}], r"without Point-in-Box: train with dataloader\.test\.dataset\.boxes=True"),
-    ],
+    ("row", "message"), [({"total_loss": 1.0}, "no evaluation: train with"), ({"acc1": 1.0}, "without Point-in-Box")]
 )
-def test_logs_without_what_is_drawn(rows, message, tmp_path):
+def test_logs_without_what_is_drawn(row, message, tmp_path):
     with pytest.raises(ValueError, match=message):
-        read_training_curve(str(write_log(tmp_path, *rows)))
+        read_training_curve(str(write_log(tmp_path, {"iteration": 0, **row})))
 
 
 def test_numbered_checkpoints(tmp_path):

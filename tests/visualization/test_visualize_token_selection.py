@@ -6,7 +6,6 @@ import torch
 import visualize_token_selection
 from diagnostic_parts import BOXES, FOLDER, IMAGENET, LAST, MASKS, VIT, read_by_hand
 from measured_models import models_of
-from vote_statistics import SelectionView, draw_rows
 
 from last_vit.pooling import stability
 
@@ -93,13 +92,3 @@ def test_the_releases_command_names_no_model():
     (model,) = models_of(args)
     assert (model.spec, model.checkpoint, model.pool) == ("torchvision:vit_b_16", "ViT_190k.pth", None)
     assert (args.k, args.num_images, args.batch_size) == ([1], 500, 32)
-
-
-def test_scale_is_shared_by_a_row_and_uniform_stays_white():
-    views = [SelectionView("m", k, torch.tensor([[peak, 1 - peak]]), {}, 1) for k, peak in ((1, 0.9), (2, 0.5))]
-    first, second = (panel.images[0] for panel in draw_rows([views]).axes[:2])
-    assert first.norm is second.norm
-    assert (first.norm(1.0), first.norm(0.0), first.norm(2.0)) == (0.5, 0.0, 1.0)
-    assert second.get_array().tolist() == [[1.0, 1.0]]
-    views = [SelectionView("m", 1, torch.tensor([[0.7, 0.1], [0.1, 0.1]]), {}, 1)]
-    assert draw_rows([views]).axes[0].images[0].norm.vmax == pytest.approx(2.8)

@@ -1,0 +1,244 @@
+"""The converters of COCO-Stuff, COCO-Object, Cityscapes and PASCAL-Context on files in the official formats."""
+
+import json
+from functools import partial
+
+import convert_cityscapes
+import convert_coco_object
+import convert_coco_stuff
+import convert_context59
+import numpy as np
+import pytest
+from seg_parts import HW, make_cityscapes, make_coco, read, refusal, save_image
+from seg_sets import SegmentationSet
+from seg_settings import display_names
+
+RAW = [0, 12, 89, 91, 181, 255]
+RESULTS = {
+    convert_coco_stuff: ("_labelTrainIds.png", [0, 11, 79, 80, 170, 255]),
+    convert_coco_object: ("_instanceTrainIds.png", [1, 12, 80, 0, 0, 0]),
+}
+COCO_TOOLS = pytest.mark.parametrize("tool", list(RESULTS), ids=lambda tool: tool.__name__)
+CITY_SUFFIX = "_gtFine_labelTrainIds.png"
+
+
+def run(tool, *arguments, count="--any-count"):
+    tool.main([str(argument) for argument in (*arguments, *([count] if count else []), "--num-workers", 1)])
+
+
+@COCO_TOOLS
+@pytest.mark.parametrize("folder", ["stuffthingmaps/{}", "annotations/{}", "{}"])
+def test_raw_maps_of_coco_wherever_they_lie(tool, folder, tmp_path, capsys):
+    for split in ("train2017", "val2017"):
+        make_coco(tmp_path / "in", {"7": RAW}, folder.format(split), images=f"images/{split}")
+    run(tool, "--root", tmp_path / "in", "--output", tmp_path / "out", "--split", "train", "val")
+    suffix, classes = RESULTS[tool]
+    for split in ("train2017", "val2017"):
+        (path,) = (tmp_path / "out/annotations" / split).iterdir()
+        assert path.name == f"7{suffix}"
+        assert read(path)[0].flatten()[:6].tolist() == classes
+    assert not list((tmp_path / "in").rglob("*TrainIds.png"))
+    printed = capsys.readouterr().out
+    assert "train: 1 files found (the official set has 118287), 1 converted: 1 now, 0 before" in printed
+    assert "val: 1 files found (the official set has 5000), 1 converted" in printed
+
+
+@COCO_TOOLS
+def test_coco_beside_as_mmsegmentation_does_and_again_and_what_is_refused(tool, tmp_path, capsys):
+    root = make_coco(tmp_path, {"7": RAW}, "annotations/val2017")
+    for _ in range(2):  # the second run must not take the first one's files for raw maps
+        run(tool, "--root", root, "--beside")
+    assert sorted(path.name for path in (root / "annotations/val2017").iterdir()) == ["7.png", f"7{RESULTS[tool][0]}"]
+    assert "1 converted: 0 now, 1 before" in capsys.readouterr().out
+    make_coco(tmp_path / "bad", {"7": [0, 11]})
+    for arguments, message in (
+        (["--root", root, "--output", root], "is the folder of the source files"),
+        (["--root", tmp_path / "absent", "--output", tmp_path / "out"], "no raw maps (*.png) in"),
+        (["--root", tmp_path / "bad", "--output", tmp_path / "out"], "7.png: it holds the ids 11,"),
+        (["--root", root], "one of the arguments --output --beside is required"),
+    ):
+        assert message in refusal(capsys, partial(run, tool, *arguments))
+    few = partial(run, tool, "--root", root, "--output", tmp_path / "out", count=None)
+    assert "found 1 files (the official set has 5000)" in refusal(capsys, few)
+
+
+def test_coco_objects_from_instances(tmp_path, capsys):
+    """A small cat on a large person above a crowd, and an image without objects; then files that do not fit."""
+
+    def polygon(x1, y1, x2, y2):
+        return [[x1, y1, x2, y1, x2, y2, x1, y2]]
+
+    crowd = {"size": list(HW), "counts": [0, HW[0] * HW[1]]}
+    objects = [
+        (17, polygon(1, 1, 3, 3), [1, 1, 2, 2], 0),
+        (1, polygon(0, 0, 5, 3), [0, 0, 5, 3], 0),
+        (90, crowd, [0, 0, HW[1], HW[0]], 1),
+    ]
+    content = {
+        "images": [{"id": i, "file_name": f"{i}.jpg", "height": HW[0], "width": HW[1]} for i in (7, 8)],
+        "categories": [{"id": i, "name": name} for i, name in ((1, "person"), (17, "cat"), (90, "toothbrush"))],
+        "annotations": [
+            {"id": index, "image_id": 7, "category_id": category, "segmentation": shape, "bbox": box, "iscrowd": crowd}
+            for index, (category, shape, box, crowd) in enumerate(objects)
+        ],
+    }
+    path = tmp_path / "instances_val2017.json"
+    path.write_text(json.dumps(content))
+    call = partial(run, convert_coco_object, "--instances", path)
+    call("--output", tmp_path)
+    expected = np.full(HW, 80, dtype=np.uint8)
+    expected[:3, :5] = 1
+    expected[1:3, 1:3] = 16
+    assert np.array_equal(read(tmp_path / "annotations/val2017/7_instanceTrainIds.png")[0], expected)
+    assert not read(tmp_path / "annotations/val2017/8_instanceTrainIds.png")[0].any()
+    assert "2 files found (the official set has 5000), 2 converted: 2 now" in capsys.readouterr().out
+    for arguments, message in (
+        (["--beside"], "needs an --output"),
+        (["--output", tmp_path, "--split", "train", "val"], "one file of one --split"),
+        (["--output", tmp_path, "--root", tmp_path], "not allowed with argument"),
+    ):
+        assert message in refusal(capsys, partial(call, *arguments))
+    path.write_text(path.read_text().replace('"id": 90, "name"', '"id": 91, "name"'))
+    path.write_text(path.read_text().replace('"category_id": 90', '"category_id": 91'))
+    assert "category 91 (toothbrush) is none of COCO's 80" in refusal(capsys, partial(call, "--output", tmp_path))
+
+
+def square(label, x1, y1, x2, y2, **more):
+    """A polygon whose corners are its last pixels, as Pillow draws them."""
+    return {"label": label, "polygon": [[x1, y1], [x2, y1], [x2, y2], [x1, y2]], **more}
+
+
+def polygons(*objects):
+    return json.dumps({"imgHeight": HW[0], "imgWidth": HW[1], "objects": objects})
+
+
+def test_cityscapes_label_ids(tmp_path, capsys):
+    root = make_cityscapes(tmp_path / "in", {"ulm/a": [7, 8, 9, 33], "bonn/b": [0, 26]})
+    call = partial(run, convert_cityscapes, "--root", root)
+    call("--output", tmp_path / "out")
+    folder = tmp_path / "out/gtFine/val"
+    assert read(folder / f"ulm/a{CITY_SUFFIX}")[0].flatten()[:5].tolist() == [0, 1, 255, 18, 18]
+    assert read(folder / f"bonn/b{CITY_SUFFIX}")[0].flatten()[:2].tolist() == [255, 13]
+    assert not list(root.rglob(f"*{CITY_SUFFIX}"))
+    assert "cityscapes val: 2 files found (the official set has 500), 2 converted: 2 now" in capsys.readouterr().out
+    call("--beside")
+    assert len(list((root / "gtFine/val").glob(f"*/*{CITY_SUFFIX}"))) == 2
+    assert "is the folder of the source files" in refusal(capsys, partial(call, "--output", root))
+    assert "no *_gtFine_polygons.json below" in refusal(capsys, partial(call, "--beside", "--source", "polygons"))
+
+
+def test_cityscapes_polygons_in_their_order_and_malformed(tmp_path, capsys):
+    path = tmp_path / "gtFine/val/ulm/ulm_000000_000019_gtFine_polygons.json"
+    path.parent.mkdir(parents=True)
+    call = partial(run, convert_cityscapes, "--root", tmp_path, "--beside", "--overwrite", "--source", "polygons")
+    for content, message in (
+        ('{"imgHeight": 4}', "has no imgWidth; expected Cityscapes' polygons"),
+        ("[]", "polygons.json: "),
+        ("no JSON", "polygons.json: "),
+        (polygons(square("unicorn", 0, 0, 1, 1)), "label 'unicorn' is"),
+        (polygons({"label": "car", "polygon": [[0, 0]]}), "has 1 points"),
+    ):
+        path.write_text(content)
+        assert message in refusal(capsys, call)
+    objects = [
+        square("road", 0, 0, 5, 3),
+        square("cargroup", 0, 1, 2, 3),
+        square("license plate", 1, 2, 1, 2),
+        square("license plategroup", 1, 2, 1, 2),
+        square("caravan", 2, 2, 4, 3),
+        square("sky", 0, 0, 5, 3, deleted=1),
+        square("polegroup", 5, 0, 5, 0),
+        square("persongroup", 5, 1, 5, 1, deleted=0),
+    ]
+    path.write_text(polygons(*objects))
+    call()
+    expected = np.zeros(HW, dtype=np.uint8)
+    expected[1:4, 0:3] = 13
+    expected[2:4, 2:5] = 255
+    expected[0, 5] = 255
+    expected[1, 5] = 11
+    assert np.array_equal(read(path.with_name(f"ulm_000000_000019{CITY_SUFFIX}"))[0], expected)
+    path.write_text(polygons())
+    assert (convert_cityscapes.draw_polygons(path) == 255).all()  # what nothing covers
+
+
+@pytest.fixture
+def context(tmp_path):
+    """A function that writes trainval_merged.json, changed, with pycocotools' own run lengths."""
+    mask_tools = pytest.importorskip("pycocotools.mask")
+
+    def region(image_id, category_id, rows, columns):
+        mask = np.zeros(HW, dtype=np.uint8, order="F")
+        mask[rows, columns] = 1
+        code = {"size": list(HW), "counts": mask_tools.encode(mask)["counts"].decode()}
+        return {"id": 1, "image_id": image_id, "category_id": category_id, "segmentation": code, "iscrowd": 0}
+
+    def write(change=lambda entries: None):
+        phases = {20080000002: "val", 20080000007: "train", 20080000003: "val", 20080000004: "test"}
+        size = {"height": HW[0], "width": HW[1]}
+        entries = {
+            "images": [
+                {"image_id": i, "file_name": f"2008_{i % 1000000:06d}.jpg", "phase": phase, **size}
+                for i, phase in phases.items()
+            ],
+            "annos_segmentation": [
+                region(20080000002, 440, slice(None), slice(None)),
+                region(20080000002, 284, slice(1, 3), slice(0, 4)),
+                region(20080000002, 2, slice(2, 4), slice(2, 6)),
+                region(20080000007, 458, slice(0, 2), slice(None)),
+                region(20080000004, 458, slice(0, 2), slice(None)),
+            ],
+        }
+        change(entries)
+        path = tmp_path / "trainval_merged.json"
+        path.write_text(json.dumps(entries))
+        return path
+
+    return write
+
+
+def test_context_maps_and_lists(context, tmp_path, capsys):
+    voc = tmp_path / "VOC2010"
+    run(convert_context59, "--json", context(), "--output", voc)
+    label, mode = read(voc / "SegmentationClassContext/2008_000002.png")
+    classes = display_names("context60")
+    expected = np.full(HW, classes.index("wall"), dtype=np.uint8)
+    expected[1:3, 0:4] = classes.index("person")
+    expected[2:4, 2:6] = classes.index("aeroplane")  # later regions cover earlier ones
+    assert mode == "L"
+    assert np.array_equal(label, expected)
+    assert not read(voc / "SegmentationClassContext/2008_000003.png")[0].any()
+    lists = voc / "ImageSets/SegmentationContext"
+    assert (lists / "val.txt").read_text() == "2008_000002\n2008_000003\n"
+    assert (lists / "train.txt").read_text() == "2008_000007\n"
+    assert len(list((voc / "SegmentationClassContext").iterdir())) == 3
+    printed = capsys.readouterr().out
+    assert "context59 train: 1 files found (the official set has 4996), 1 converted" in printed
+    assert "context59 val: 2 files found (the official set has 5104), 2 converted" in printed
+    for stem in ("2008_000002", "2008_000003"):
+        save_image(voc / "JPEGImages" / f"{stem}.jpg")
+    sets = {name: SegmentationSet(name, voc, any_count=True) for name in ("context59", "context60")}
+    assert sets["context60"].label(0).unique().tolist() == [1, 37, 56]
+    assert [sets["context59"].label(i).unique().tolist() for i in (0, 1)] == [[0, 36, 55], [255]]
+
+
+def test_malformed_context_files(context, tmp_path, capsys):
+    def refused(path, **more):
+        return refusal(capsys, partial(run, convert_context59, "--json", path, "--output", tmp_path / "out", **more))
+
+    assert "context59 train: found 1 files (the official set has 4996)" in refused(context(), count=None)
+    assert "No such file" in refused(tmp_path / "absent.json")
+    (tmp_path / "text.json").write_text("no JSON")
+    assert "is not readable JSON" in refused(tmp_path / "text.json")
+    for change, message in (
+        (lambda e: e.pop("annos_segmentation"), "lacks one of its lists; expected trainval_merged.json"),
+        (lambda e: e["images"][1].pop("phase"), "images[1] has no phase; expected"),
+        (lambda e: e["images"][0].update(height=0), "images[0]: height and width are (0, 6)"),
+        (lambda e: e["images"].append(e["images"][0]), "lists 5 images, but 4 different image_ids"),
+        (lambda e: e["annos_segmentation"][1].update(category_id=3), "[1]: category 3 is none of the"),
+        (lambda e: e["annos_segmentation"][2].update(image_id=5), "[2]: image 5 is not in the list"),
+    ):
+        assert message in refused(context(change))
+    assert not (tmp_path / "out").exists()
+    size = context(lambda e: e["annos_segmentation"][0]["segmentation"].update(size=[1, 1]))
+    assert "2008_000002.jpg: region of category 440: run lengths of a mask of size [1, 1]" in refused(size)

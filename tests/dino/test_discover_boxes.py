@@ -3,23 +3,12 @@
 from collections import Counter
 
 import numpy as np
+import object_discovery as known
 import pytest
 import torch
 from discover_boxes import Stopwatch, corloc, corloc_by_class, discover_boxes, score_box
 from discovery_images import DiscoveryImages, ImageObjects, ObjectList, build_native_loader
 from last_attention import last_attention
-from object_discovery import (
-    dino_seg_mask,
-    dino_seg_method,
-    feature_reader,
-    lost_mask,
-    lost_method,
-    patch_box,
-    patch_score_mask,
-    patch_score_method,
-    tokencut_mask,
-    tokencut_method,
-)
 from PIL import Image
 from torch.nn import functional as F
 from torchvision.models import VisionTransformer
@@ -34,7 +23,6 @@ PATCH = 8
 # (height, width, object in patches as x1, y1, x2, y2)
 SQUARES = [(48, 64, (1, 1, 4, 4)), (44, 60, (5, 3, 7, 5)), (64, 48, (0, 0, 3, 4)), (48, 64, (3, 2, 5, 4))]
 CPU = torch.device("cpu")
-SCORE = patch_score_method("peak", "trained", LaStPool(1))
 GRID, IMAGE_HW = (3, 4), [(24, 32), (20, 27)]
 OBJECTS = torch.tensor([[0.0, 0.0, 10.0, 10.0], [20.0, 20.0, 40.0, 40.0]])
 
@@ -49,54 +37,49 @@ def features():
         return last_attention(model, torch.randn(2, 3, 24, 32))
 
 
-def score(found, i, token=None):
-    return patch_score(found.output.patch_tokens, found.output.global_token if token is None else token)[i]
+def score_method(component, kind):
+    """A method of the patch score, and its mask of an image by the public functions."""
+
+    def mask(found, i):
+        patches = found.output.patch_tokens
+        tokens = {"cls": found.output.cls_token, "mean": patches.mean(1), "last": last_pool(patches, 3)}
+        token = tokens.get(kind, found.output.global_token)
+        return known.patch_score_mask(patch_score(patches, token)[i], GRID, component)
+
+    return known.patch_score_method(component, kind, LaStPool(3)), mask, True
 
 
 @pytest.mark.parametrize(
     ("method", "mask", "clip"),
     [
-        (lost_method(5), lambda found, i: lost_mask(found.keys[i], GRID, 5), True),
-        (tokencut_method(), lambda found, i: tokencut_mask(found.keys[i], GRID), True),
-        (dino_seg_method(1), lambda found, i: dino_seg_mask(found.cls_attention[i, 1], GRID), False),
-        (dino_seg_method(1, False), lambda found, i: dino_seg_mask(found.cls_attention[i, 1], GRID, False), True),
+        (known.lost_method(5), lambda found, i: known.lost_mask(found.keys[i], GRID, 5), True),
+        (known.tokencut_method(), lambda found, i: known.tokencut_mask(found.keys[i], GRID), True),
         *(
             (
-                patch_score_method(component, "trained", LaStPool(1)),
-                lambda found, i, component=component: patch_score_mask(score(found, i), GRID, component),
-                True,
+                known.dino_seg_method(1, flag),
+                lambda found, i, flag=flag: known.dino_seg_mask(found.cls_attention[i, 1], GRID, flag),
+                not flag,
             )
-            for component in ("peak", "largest", "all")
+            for flag in (True, False)
         ),
+        *(score_method(component, "trained") for component in ("peak", "largest", "all")),
+        *(score_method("all", kind) for kind in ("cls", "mean", "last")),
     ],
 )
 def test_every_method_reads_its_own(features, method, mask, clip):
     for i, (box, patches) in enumerate(method.boxes(features, IMAGE_HW, 8)):
         assert (patches.mask == mask(features, i).mask).all()
-        assert box == patch_box(patches.mask, 8, IMAGE_HW[i], clip)
-    assert feature_reader([method]).__name__ == ("last_attention" if method.needs_attention else "dense_forward")
+        assert box == known.patch_box(patches.mask, 8, IMAGE_HW[i], clip)
     if not method.needs_attention:
         both = [[box for box, _ in method.boxes(each, IMAGE_HW, 8)] for each in (features.output, features)]
         assert both[0] == both[1]
 
 
-@pytest.mark.parametrize("kind", ["cls", "mean", "last"])
-def test_global_tokens(features, kind):
-    output = features.output
-    tokens = {"cls": output.cls_token, "mean": output.patch_tokens.mean(1), "last": last_pool(output.patch_tokens, 3)}
-    method = patch_score_method("all", kind, LaStPool(3))
-    for i, (_, patches) in enumerate(method.boxes(output, IMAGE_HW, 8)):
-        assert (patches.mask == patch_score_mask(score(features, i, tokens[kind]), GRID, "all").mask).all()
-    assert ("K=3" in method.protocol) == (kind == "last")
-
-
 def test_what_cannot_be_read_is_said(features, images):
-    with pytest.raises(ValueError, match=r"image 0\.png: .*head 7"):
-        discover(images, [dino_seg_method(7)])
-    with pytest.raises(ValueError, match=r"head 3, counted from 0, but .* layer has 3; .*--dino-seg-head"):
-        dino_seg_method(3).boxes(features, IMAGE_HW, 8)
+    with pytest.raises(ValueError, match=r"image 0\.png: .*head 7, .* layer has 2; .*--dino-seg-head"):
+        discover(images, [known.dino_seg_method(7)])
     with pytest.raises(ValueError, match="no class token"):
-        dino_seg_method(0).boxes(features._replace(cls_attention=None), IMAGE_HW, 8)
+        known.dino_seg_method(0).boxes(features._replace(cls_attention=None), IMAGE_HW, 8)
 
 
 def test_corloc_a_box_is_right_from_half_an_overlap_on():
@@ -105,16 +88,9 @@ def test_corloc_a_box_is_right_from_half_an_overlap_on():
     found.append(score_box((0, 0, 1, 1), OBJECTS[:0], torch.tensor([])))  # no object: counted, never hit
     assert [each.best_iou for each in found] == pytest.approx([0.5, 0.49, 1.0, 0.0, 0.0])
     assert corloc(found) == pytest.approx({"corloc": 100 * 2 / 5, "mean_iou": 100 * (0.5 + 0.49 + 1) / 5})
-
-
-def test_corloc_by_class_counts_images_that_show_it():
-    found = [
-        score_box((0, 0, 10, 10), OBJECTS, torch.tensor([0, 1])),  # finds the cat, not the dog
-        score_box((0, 0, 10, 10), OBJECTS, torch.tensor([1, 1])),  # finds one of two dogs
-        score_box((90, 90, 99, 99), OBJECTS[:0], torch.tensor([])),
-    ]
-    assert corloc_by_class(found, ["cat", "dog", "sheep"]) == {"cat": (100.0, 1), "dog": (50.0, 2)}
-    assert corloc(found)["corloc"] == pytest.approx(200 / 3)
+    # by class: the first finds the cat, not the dog, then one of two dogs
+    shown = [score_box((0, 0, 10, 10), OBJECTS, torch.tensor(labels)) for labels in ([0, 1], [1, 1])]
+    assert corloc_by_class([*shown, found[-1]], ["cat", "dog", "sheep"]) == {"cat": (100.0, 1), "dog": (50.0, 2)}
 
 
 class SeesBrightness(DinoVisionTransformer):
@@ -130,24 +106,19 @@ class SeesBrightness(DinoVisionTransformer):
         return F.pad(tokens, (0, 9))
 
 
-def bright_squares(folder):
+@pytest.fixture
+def images(tmp_path):
     """Dark images with one bright rectangle of whole patches, which is the object; labels in turn."""
     images = []
     for i, (height, width, corners) in enumerate(SQUARES):
         x1, y1, x2, y2 = (PATCH * corner for corner in corners)
         pixels = np.full((height, width, 3), 20, dtype=np.uint8)
         pixels[y1:y2, x1:x2] = 240
-        path = folder / f"{i}.png"
+        path = tmp_path / f"{i}.png"
         Image.fromarray(pixels).save(path)
-        y2, x2 = min(y2, height), min(x2, width)
-        boxes = torch.tensor([[x1, y1, x2, y2]], dtype=torch.float32)
+        boxes = torch.tensor([[x1, y1, min(x2, width), min(y2, height)]], dtype=torch.float32)
         images.append(ImageObjects(path, (height, width), boxes, torch.tensor([i % 2])))
-    return ObjectList(images, ("even", "odd"), Counter())
-
-
-@pytest.fixture
-def images(tmp_path):
-    return DiscoveryImages(bright_squares(tmp_path), (0.5,) * 3, (0.5,) * 3)
+    return DiscoveryImages(ObjectList(images, ("even", "odd"), Counter()), (0.5,) * 3, (0.5,) * 3)
 
 
 def discover(images, methods, batch_size=1, num_workers=0, **kwargs):
@@ -157,7 +128,7 @@ def discover(images, methods, batch_size=1, num_workers=0, **kwargs):
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_a_model_that_sees_the_object_is_always_right(images, dtype):
-    (run,) = discover(images, [SCORE], dtype=dtype)
+    (run,) = discover(images, [score_method("peak", "trained")[0]], dtype=dtype)
     metrics = {name: value for name, value in run.metrics.items() if not name.startswith("fps")}
     assert metrics == {"corloc": 100.0, "mean_iou": 100.0, "corloc_whole_image": 0.0}
     assert corloc_by_class(run.found.values(), images.objects.classes) == {"even": (100.0, 2), "odd": (100.0, 2)}
@@ -166,7 +137,9 @@ def test_a_model_that_sees_the_object_is_always_right(images, dtype):
 
 
 def test_boxes_do_not_depend_on_batches_and_workers(images):
-    methods, found = [SCORE, lost_method(4), dino_seg_method(1), tokencut_method()], []
+    score = score_method("peak", "trained")[0]
+    methods = [score, known.lost_method(4), known.dino_seg_method(1), known.tokencut_method()]
+    found = []
     for batch_size, num_workers in ((1, 0), (2, 0), (3, 1)):
         torch.manual_seed(0)
         found.append([run.found for run in discover(images, methods, batch_size, num_workers)])
@@ -176,25 +149,25 @@ def test_boxes_do_not_depend_on_batches_and_workers(images):
 
 def test_the_first_lap_warms_up():
     watch = Stopwatch(CPU)
-    assert watch.seconds_per_image() == float("inf")
     with watch.lap(5):
         pass
-    assert len(watch.laps) == 1
-    watch.laps = [(10.0, 5)]
-    assert watch.seconds_per_image() == 2.0
-    watch.laps += [(1.0, 2), (3.0, 2)]
-    assert watch.seconds_per_image() == 1.0
+    assert [number for _, number in watch.laps] == [5]
+    for laps, expected in (([], float("inf")), ([(10, 5)], 2.0), ([(10, 5), (1, 2), (3, 2)], 1.0)):
+        watch.laps = laps
+        assert watch.seconds_per_image() == expected
 
 
 def test_patch_size_and_who_takes_any_size():
-    resnet, dino = timm.create_model("test_resnet").eval(), SeesBrightness().eval()
-    assert find_patch_size(dino, 32) == 8
-    assert find_patch_size(resnet, 96) == 32
+    resnet = timm.create_model("test_resnet").eval()
     assert find_patch_size(timm.create_model("test_vit").eval().bfloat16(), 160) == 16
     with pytest.raises(ValueError, match="grid of 4 x 4 patches"):
         find_patch_size(resnet, 97)
-    assert takes_any_size(dino, 32, 8)
-    assert takes_any_size(resnet, 96, 32)
     small = {"img_size": 32, "patch_size": 8, "embed_dim": 12, "depth": 1, "num_heads": 2}
-    assert not takes_any_size(timm.models.vision_transformer.VisionTransformer(**small).eval(), 32, 8)
-    assert not takes_any_size(VisionTransformer(32, 8, 1, 2, 12, 24).eval(), 32, 8)
+    for model, side, patch_size, takes_any in (
+        (SeesBrightness(), 32, 8, True),
+        (resnet, 96, 32, True),
+        (timm.models.vision_transformer.VisionTransformer(**small), 32, 8, False),
+        (VisionTransformer(32, 8, 1, 2, 12, 24), 32, 8, False),
+    ):
+        assert find_patch_size(model.eval(), side) == patch_size
+        assert takes_any_size(model, side, patch_size) == takes_any

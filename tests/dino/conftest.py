@@ -1,7 +1,9 @@
 """Small data sets that the tests of the evaluations share, written once; none of them is changed in place."""
 
+import shutil
+
 import pytest
-from frozen_parts import write_colours, write_run
+from frozen_parts import MODEL, write_colours, write_run
 
 from last_vit.data.synthetic import SyntheticObjects, write_coco, write_imagenet, write_voc
 
@@ -26,3 +28,12 @@ def colours(tmp_path_factory):
 def trained_vit(tmp_path_factory):
     """A checkpoint of main_dino.py."""
     return write_run(tmp_path_factory.mktemp("vit") / "checkpoint.pth")
+
+
+@pytest.fixture
+def flags(colours, trained_vit, tmp_path, monkeypatch):
+    """Of eval_knn.py and eval_linear.py in an empty folder, the checkpoint in it; any may be given again at the end."""
+    monkeypatch.chdir(tmp_path)
+    shutil.copy(trained_vit, "checkpoint.pth")
+    given = [*MODEL, "--pretrained_weights", "checkpoint.pth", "--data_path", str(colours)]
+    return [*given, "--num_workers", "0", "--device", "cpu"]

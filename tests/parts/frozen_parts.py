@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -50,6 +51,14 @@ def records(folder: str = "output") -> list[dict]:
     return [json.loads(path.read_text()) for path in sorted(Path(folder).rglob("*.json"))]
 
 
+def only_record(main, *arguments, into: str = "output") -> dict:
+    """The record that a command writes, into an emptied folder."""
+    shutil.rmtree(into, ignore_errors=True)
+    main([str(argument) for argument in arguments])
+    (record,) = records(into)
+    return record
+
+
 def refused(capsys, main, *arguments) -> str:
     """What a command says when it refuses its arguments."""
     capsys.readouterr()
@@ -62,8 +71,8 @@ def refused(capsys, main, *arguments) -> str:
 
 def run_two(script: str, *arguments: str) -> None:
     """A script of dino/ under torchrun with two gloo processes."""
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--master-port=0", "--standalone"]
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--standalone"]
     environment = {"PYTHONPATH": str(REPO), "OMP_NUM_THREADS": "1", "PATH": os.environ["PATH"]}
-    command = [*launcher, str(REPO / "dino" / script), *map(str, arguments), "--device", "cpu"]
+    command = [*launcher, str(REPO / "dino" / script), *map(str, arguments)]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=240)
     assert done.returncode == 0, done.stderr

@@ -2,7 +2,6 @@
 
 import json
 import math
-import shutil
 from pathlib import Path
 
 import eval_linear
@@ -11,7 +10,7 @@ import pytest
 import torch
 from dino_parts import golden, tiny_vit
 from frozen_features import layer_reader
-from frozen_parts import MODEL, records, refused, run_two
+from frozen_parts import only_record, records, refused, run_two
 from torch import nn
 from torch.nn import functional as F
 from torchvision.models import resnet18
@@ -34,7 +33,7 @@ def test_features_are_dinos(vit, name):
     images, layers = vectors[f"{name}_in"], [vectors[f"{name}_intermediate{i}"] for i in (0, 1)]
     tokens, mean = [each[:, 0] for each in layers], layers[1][:, 1:].mean(dim=1)
     with torch.no_grad():
-        two, one, three = (layer_reader(vit, *flags)(vit, images) for flags in ((2, False), (1, True), (2, True)))
+        two, one, three = (layer_reader(vit, *asked)(vit, images) for asked in ((2, False), (1, True), (2, True)))
     torch.testing.assert_close(two, torch.cat(tokens, dim=1), atol=1e-5, rtol=0)
     torch.testing.assert_close(one, torch.stack((tokens[1], mean), dim=2).flatten(1), atol=1e-5, rtol=0)
     torch.testing.assert_close(three, torch.cat((*tokens, mean), dim=1), atol=1e-5, rtol=0)
@@ -53,13 +52,10 @@ def test_features_of_last_and_mean_pool_each_blocks_patches(vit, kind, top_k):
 
 
 def test_features_of_a_convnet_are_its_token():
-    model = resnet18(num_classes=2).eval()
+    model, images = resnet18(num_classes=2).eval(), torch.rand(2, 3, 64, 64)
     model.fc = nn.Identity()
-    images = torch.rand(2, 3, 64, 64)
     with torch.no_grad():
         assert torch.equal(layer_reader(model, 4, False)(model, images), model(images))
-    with pytest.raises(ValueError, match="is for ViTs"):
-        layer_reader(model, 4, True)
 
 
 def test_one_epoch_is_plain_sgd(vit):
@@ -102,24 +98,15 @@ def test_learning_rate_is_torchs_cosine():
 
 
 @pytest.fixture
-def arguments(colours, trained_vit, tmp_path, monkeypatch):
+def linear(flags):
     """The command line, of which any flag may be given again at its end."""
-    monkeypatch.chdir(tmp_path)
-    shutil.copy(trained_vit, "checkpoint.pth")
-    given = [*MODEL, "--pretrained_weights", "checkpoint.pth", "--data_path", str(colours), "--num_labels", "3"]
-    more = ["--batch_size_per_gpu", "6", "--lr", "0.5", "--epochs", "2", "--output_dir", "run", "--num_workers", "0"]
-    return [*given, *more]
+    more = ["--batch_size_per_gpu", "6", "--lr", "0.5", "--epochs", "2", "--output_dir", "run"]
+    return [*flags, "--num_labels", "3", *more]
 
 
 @pytest.fixture
-def run(arguments):
-    def call(*flags, into="output"):
-        shutil.rmtree(into, ignore_errors=True)
-        eval_linear.main([*arguments, "--device", "cpu", *flags])
-        (record,) = records(into)
-        return record
-
-    return call
+def run(linear):
+    return lambda *more, into="output": only_record(eval_linear.main, *linear, *more, into=into)
 
 
 def probe_file(folder="run"):
@@ -133,10 +120,9 @@ def log(folder="run"):
 def test_a_run_learns_colours(run, colours, monkeypatch):
     calls, extract = [], linear_probe.extract_features
     monkeypatch.setattr(linear_probe, "extract_features", lambda *a: calls.append(a) or extract(*a))
-    record = run("--row", "tiny", "--epochs", "6", into="results")
+    record = run("--row", "tiny", "--epochs", "6", "--val_freq", "4", into="results")
     assert len(calls) == 1  # features of val are computed once
     assert record["metrics"]["acc1"] > 60  # of 3 classes
-    assert record["metrics"]["best_acc1"] >= record["metrics"]["acc1"]
     assert record["metrics"]["acc5"] == 100
     assert (record["n_images"], record["table"], record["row"]) == (9, "linear", "tiny")
     assert (record["dataset"], record["config"]["n_last_blocks"]) == (f"{colours.name} val, 32 px", 4)
@@ -145,40 +131,36 @@ def test_a_run_learns_colours(run, colours, monkeypatch):
     assert content["state_dict"]["module.linear.weight"].shape == (3, 4 * 192)
     assert (content["epoch"], content["best_acc"]) == (6, pytest.approx(record["metrics"]["best_acc1"], abs=1e-3))
     assert [line["epoch"] for line in log()] == list(range(6))
+    assert [line["epoch"] for line in log() if "test_acc1" in line] == [3, 5]  # the last always
     assert log()[0]["train_lr"] == pytest.approx(0.5 * 6 / 256)
     assert log()[-1]["train_loss"] < log()[0]["train_loss"]
 
 
-def test_val_freq_and_evaluate(run):
-    trained = run("--val_freq", "2", "--epochs", "3")
-    assert [line["epoch"] for line in log() if "test_acc1" in line] == [1, 2]  # the last always
+def test_evaluate_reads_our_checkpoints_and_dinos(run, monkeypatch):
+    accuracies, validate = iter((50.0, 80.0, 70.0)), linear_probe.validate
+    monkeypatch.setattr(linear_probe, "validate", lambda *a: validate(*a) | {"acc1": next(accuracies)})
+    trained = run("--epochs", "3")
+    assert (trained["metrics"]["acc1"], trained["metrics"]["best_acc1"], probe_file()["best_acc"]) == (70.0, 80.0, 80.0)
+    monkeypatch.setattr(linear_probe, "validate", validate)
     before = Path("run/checkpoint.pth.tar").read_bytes()
     again = run("--evaluate", "--lr", "0.1", "--epochs", "9")
-    assert again["metrics"] == trained["metrics"]
     assert again["config"] == trained["config"]  # that of the training, whatever the flags say now
-    assert run("--epochs", "3")["metrics"] == trained["metrics"]  # a finished run is validated, not trained
+    assert run("--epochs", "3")["metrics"] == again["metrics"]  # a finished run is validated, not trained
     assert Path("run/checkpoint.pth.tar").read_bytes() == before
     # DINO's released linear weights: no more than a state dict, in DDP's names
     Path("released").mkdir()
     torch.save({"state_dict": probe_file()["state_dict"]}, "released/checkpoint.pth.tar")
     found = run("--evaluate", "--output_dir", "released")
-    assert found["metrics"]["acc1"] == trained["metrics"]["acc1"]
+    assert found["metrics"]["acc1"] == again["metrics"]["acc1"]
     assert [found["config"][name] for name in ("epochs", "lr", "batch_size")] == [None] * 3
 
 
-def test_the_best_epoch_is_kept_beside_the_last(run, monkeypatch):
-    found = iter([{"acc1": 50.0, "acc5": 90.0}, {"acc1": 80.0, "acc5": 95.0}, {"acc1": 70.0, "acc5": 92.0}])
-    monkeypatch.setattr(linear_probe, "validate", lambda *arguments: next(found))
-    assert run("--epochs", "3")["metrics"] == {"acc1": 70.0, "acc5": 92.0, "best_acc1": 80.0}
-    assert probe_file()["best_acc"] == 80.0
-
-
-def test_killed_and_resumed_is_bit_identical(run, arguments, monkeypatch, capsys):
+def test_killed_and_resumed_is_bit_identical(run, linear, monkeypatch, capsys):
     run("--output_dir", "whole", "--epochs", "3")
     save = linear_probe.save_probe
 
-    def save_and_die(*arguments):
-        save(*arguments)
+    def save_and_die(*given):
+        save(*given)
         raise KeyboardInterrupt
 
     killed = ["--output_dir", "killed", "--epochs"]
@@ -187,8 +169,8 @@ def test_killed_and_resumed_is_bit_identical(run, arguments, monkeypatch, capsys
         run(*killed, "3")
     monkeypatch.setattr(linear_probe, "save_probe", save)
     assert probe_file("killed")["epoch"] == 1
-    for flags, message in ((["5"], "epochs 3 there, 5 here"), (["3", "--lr", "0.1"], "lr 0.5 there, 0.1 here")):
-        assert message in refused(capsys, eval_linear.main, *arguments, *killed, *flags)
+    for more, message in ((["5"], "epochs 3 there, 5 here"), (["3", "--lr", "0.1"], "lr 0.5 there, 0.1 here")):
+        assert message in refused(capsys, eval_linear.main, *linear, *killed, *more)
     run(*killed, "3")
     whole, resumed = probe_file("whole"), probe_file("killed")
     for name, tensor in whole["state_dict"].items():
@@ -197,9 +179,9 @@ def test_killed_and_resumed_is_bit_identical(run, arguments, monkeypatch, capsys
     assert whole["best_acc"] == resumed["best_acc"]
 
 
-def test_two_processes_equal_one_with_the_same_global_batch(run, arguments):
+def test_two_processes_equal_one_with_the_same_global_batch(run, linear):
     alone = run()
-    run_two("eval_linear.py", *arguments, "--batch_size_per_gpu", "3", "--output_dir", "two", "--output", "two")
+    run_two("eval_linear.py", *linear, "--batch_size_per_gpu", "3", "--output_dir", "two", "--output", "two")
     (two,) = [record for record in records() if record["name"].startswith("two")]
     assert two["metrics"] == alone["metrics"]
     assert (two["num_processes"], two["config"]["batch_size"]) == (2, 6)
@@ -209,7 +191,7 @@ def test_two_processes_equal_one_with_the_same_global_batch(run, arguments):
         assert other == pytest.approx(one, abs=1e-4)
 
 
-def test_a_checkpoint_of_something_else_is_refused_and_kept(run, arguments, capsys):
+def test_a_checkpoint_of_something_else_is_refused_and_kept(run, linear, capsys):
     run("--epochs", "1")
     path = Path("run/checkpoint.pth.tar")
     before = path.read_bytes()
@@ -219,22 +201,22 @@ def test_a_checkpoint_of_something_else_is_refused_and_kept(run, arguments, caps
         (["--resize", "40"], "input_resize 37 there, 40 here"),
         (["--checkpoint_key", "student"], "checkpoint_key teacher there, student here"),
     ):
-        assert match in refused(capsys, eval_linear.main, *arguments, *flags)
+        assert match in refused(capsys, eval_linear.main, *linear, *flags)
         assert path.read_bytes() == before
     for content in ({"epoch": 1}, {"state_dict": {"module.fc.weight": torch.zeros(3, 768)}}):
         torch.save(content, path)
-        assert "run/checkpoint.pth.tar" in refused(capsys, eval_linear.main, *arguments)
+        assert "run/checkpoint.pth.tar" in refused(capsys, eval_linear.main, *linear)
 
 
-def test_a_diverged_run_keeps_its_last_checkpoint(arguments, monkeypatch, capsys):
+def test_a_diverged_run_keeps_its_last_checkpoint(linear, monkeypatch, capsys):
     monkeypatch.setattr(linear_probe, "learning_rate", lambda base, size, epoch, epochs: 0.1 if epoch < 2 else 1e38)
-    assert "loss is" in refused(capsys, eval_linear.main, *arguments, "--epochs", "5")
+    assert "loss is" in refused(capsys, eval_linear.main, *linear, "--epochs", "5")
     assert probe_file()["epoch"] == 2
     assert math.isfinite(probe_file()["state_dict"]["module.linear.weight"].sum())
 
 
 @pytest.mark.parametrize(
-    ("flags", "match"),
+    ("more", "match"),
     [
         (["--data_path", "nowhere"], "nowhere does not exist"),
         (["--pretrained_weights", "missing.pth"], "missing.pth"),
@@ -246,7 +228,7 @@ def test_a_diverged_run_keeps_its_last_checkpoint(arguments, monkeypatch, capsys
         (["--arch", "resnet18", "--avgpool_patchtokens", "true", "--pretrained_weights", "random"], "is for ViTs"),
     ],
 )
-def test_one_line_for_every_mistake(arguments, capsys, flags, match):
-    error = refused(capsys, eval_linear.main, *arguments, *flags)
+def test_one_line_for_every_mistake(linear, capsys, more, match):
+    error = refused(capsys, eval_linear.main, *linear, *more)
     assert "eval_linear.py: error: " in error
     assert match in error

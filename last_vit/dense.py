@@ -27,19 +27,10 @@ Output = TypeVar("Output")
 def attach_pool(
     model: nn.Module, kind: str, top_k: int | float | None = None, sigma: float | None = None, variant: str = "release"
 ) -> nn.Module:
-    """Replace, in place, what a host pools its tokens with; a later call replaces an earlier one.
+    """Replace, in place, what a host pools its tokens with (see `TokenPool`); a later call replaces an earlier one.
 
-    Best done before torch.compile: whatever was compiled in this process is compiled anew when next called.
-
-    Args:
-        model: Any supported host, bare or inside torch.compile, DDP or ClassificationNet.
-        kind: "cls", "mean", "max", "attention" or "last" (see `TokenPool`).
-        top_k: For "last": patches kept per channel, int or share in (0, 1].
-        sigma: For "last": frequency std of the low pass; None is sqrt(D).
-        variant: For "last": "release" or "paper".
-
-    Returns:
-        `model` itself.
+    `model` is any supported host, bare or inside torch.compile, DDP or ClassificationNet, and is returned. Best done
+    before torch.compile: whatever was compiled in this process is compiled anew when next called.
 
     Raises:
         ValueError: Unsupported host (the message lists the supported ones), a kind that the host cannot serve, or
@@ -98,14 +89,8 @@ def dense_batches(
 ) -> Iterator[tuple[Output, dict[str, Any]]]:
     """Read a model on every batch, without gradients and keeping nothing in between: the loop of every diagnostic.
 
-    Args:
-        model: On `device`, in eval mode, of a host that has an adapter.
-        batches: Mappings with "image", float [B, 3, H, W], and whatever else.
-        device: Where to compute.
-        read: What one pass of the model over [B, 3, H, W] images is read with.
-
-    Yields:
-        What `read` returned and the batch, both with their tensors on `device`.
+    The model is on `device`, in eval mode, of a host that has an adapter. Batches are mappings with "image", float
+    [B, 3, H, W], and whatever else. Yields what `read` returned and the batch, both with their tensors on `device`.
     """
     for batch in batches:
         moved = {

@@ -29,16 +29,8 @@ DINO_VITS = {
 class DinoVisionTransformer(VisionTransformer):
     """DINO's ViT: one CLS token, learned positions, LayerNorm eps 1e-6, no classifier.
 
-    Args:
-        img_size: Side in pixels of the square images whose grid the position embedding has.
-        patch_size: Side of a patch in pixels.
-        embed_dim: D.
-        depth: Number of blocks.
-        num_heads: Heads per block.
-        drop_path_rate: Of the last block's residuals in training; rises linearly from 0 at the first.
-
-    Raises:
-        ValueError: `img_size` is no positive multiple of `patch_size`.
+    Its position embedding has the grid of square images of `img_size` pixels, a positive multiple of `patch_size`, else
+    ValueError. `drop_path_rate` is that of the last block's residuals in training; it rises linearly from 0.
     """
 
     def __init__(
@@ -95,12 +87,9 @@ class DinoVisionTransformer(VisionTransformer):
 def build_dino_vit(
     arch: str, patch_size: int, img_size: int = 224, drop_path_rate: float = 0.0
 ) -> DinoVisionTransformer:
-    """DINO's ViT by its name in `DINO_VITS`, with fresh weights, in training mode.
+    """DINO's ViT by its name in `DINO_VITS`, with fresh weights, in training mode; ValueError for another name.
 
     It returns its global token [B, D], the CLS token unless a pool is attached.
-
-    Raises:
-        ValueError: Unknown name, or sizes that do not fit.
     """
     if arch not in DINO_VITS:
         raise ValueError(f"a DINO ViT is one of {', '.join(DINO_VITS)}, got {arch!r}")

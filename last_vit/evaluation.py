@@ -63,12 +63,8 @@ def check_model(
 ) -> None:
     """Load a model and read one black image, so that what would stop it later stops before the work.
 
-    Args:
-        argument: The model as it was asked for.
-        device: Where to compute.
-        image_size: Crop in pixels; None is the model's.
-        resize: Shorter side before the crop in pixels; None is the model's.
-        global_token: The token that patches will be compared with, if any.
+    `image_size` (the crop) and `resize` (the shorter side before it) are in pixels, None the model's; `global_token`
+    is what patches will be compared with, if anything.
 
     Raises:
         ValueError, FileNotFoundError: Such as a token that the model lacks, or a K above the number of patches; the
@@ -141,22 +137,11 @@ def write_record(
     seconds: float,
     device: torch.device | str,
 ) -> Path:
-    """Keep one measurement, in the main process only: in results/ with --row, else in output/<table>/.
+    """Keep one measurement, in the main process only: in results/ with --row, else in output/<table>/ -> the file.
 
-    Args:
-        args: With the flags of `command_line.add_record_flags`.
-        table: What was measured: the table that may show it, and the file's name by default.
-        label: Of the row, and in the file's name: the model, perhaps with the method.
-        metrics: Finite numbers; percentages are 0-100.
-        dataset: Data set, split, input and protocol in words; rows that differ in it are never one.
-        n_images: Images that the metrics are over.
-        config: The settings that make the number, JSON values only.
-        checkpoint_sha256: Of the weights; None for random ones.
-        seconds: Of the loop over the images.
-        device: Where the model ran.
-
-    Returns:
-        The written file.
+    `args` has the flags of `command_line.add_record_flags`. `table` is what was measured: the table that may show it,
+    and the file's name by default. `label` is the row's, and in the file's name: the model, perhaps with the method.
+    The others are as in `ResultRecord`.
     """
     is_shown = args.row is not None
     return write_result(

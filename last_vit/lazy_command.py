@@ -11,12 +11,7 @@ def run_lazy_train(
 ) -> None:
     """Parse a lazy_train.py's command line and run; a user's error is one line and exit status 2.
 
-    Args:
-        run: Gets the parsed arguments.
-        argv: Arguments without the program; None are the process's own.
-        description: The script's docstring.
-        example: An override, for the help.
-        rows_of: The table that --row adds to.
+    `example` is an override, for the help, and `rows_of` the table that --row adds to.
     """
     parser = command_parser("lazy_train.py", description)
     add = parser.add_argument

@@ -103,15 +103,10 @@ def load_file(path: str | Path) -> Any:
 
 
 def apply_overrides(cfg: Any, overrides: Sequence[str]) -> Any:
-    """Change a LazyConfig in place; detectron2 itself adds a mistyped key without a word.
+    """Change a LazyConfig in place and return it; detectron2 itself adds a mistyped key without a word.
 
-    Args:
-        cfg: An omegaconf config, as `LazyConfig.load` returns it.
-        overrides: "a.b=value", in detectron2's syntax. A key must be in the config, or be a parameter of the call that
-            the config describes there (`model.top_k` for a `LazyCall(ClassificationNet)(model=...)`).
-
-    Returns:
-        `cfg`.
+    Overrides are "a.b=value", in detectron2's syntax. A key must be in the config, or be a parameter of the call that
+    the config describes there (`model.top_k` for a `LazyCall(ClassificationNet)(model=...)`).
 
     Raises:
         ValueError: An override without "=", an unknown key (the message lists the allowed ones and the nearest), or a
@@ -192,15 +187,11 @@ def run_iterations(
     start_from: Callable[[str], Any],
     resume: bool,
 ) -> tuple[Any, Path]:
-    """Train to `train.max_iter`, evaluating on the way and at the end.
+    """Train to `train.max_iter`, evaluating on the way and at the end; with `resume` from the last checkpoint on.
 
-    Args:
-        cfg: With lr_multiplier and train.
-        trainer: A `RepeatableSteps` whose data loader's batch sampler has a `start_iteration`.
-        checkpoints: Of the same trainer, in `train.output_dir`.
-        evaluate: The model now; what it returns has `metrics`, name -> number.
-        start_from: Loads `train.init_checkpoint`, where there is one and nothing to resume.
-        resume: Continue from the last checkpoint.
+    `cfg` has lr_multiplier and train; the data loader of `trainer`, a `RepeatableSteps`, has a batch sampler with a
+    `start_iteration`; `checkpoints` are the trainer's. `evaluate` measures the model now, and what it returns has
+    `metrics`, name -> number. `start_from` loads `train.init_checkpoint` where there is nothing to resume.
 
     Returns:
         The last evaluation, and the checkpoint of the weights that it is of.
@@ -275,18 +266,10 @@ def _build_hooks(cfg: Any, checkpoints: RunCheckpoints, evaluate: Callable[[], d
 def write_run_record(
     cfg: Any, table: str, row: str | None, metrics: Mapping[str, float], train_seconds: float | None, **about: Any
 ) -> Path:
-    """Write a run's record, in the main process only.
+    """Write a run's record, in the main process only, and return its file; the arguments are those of `write_result`.
 
-    Args:
-        cfg: The run's config, whose training switches are recorded.
-        table: Of docs/, with `row`.
-        row: Label of --row, which puts the record into results/; None keeps it in `train.output_dir`.
-        metrics: As `write_result`.
-        train_seconds: Wall time of the training that has just ended; None for an evaluation.
-        about: The other arguments of `write_result`.
-
-    Returns:
-        The written file.
+    Without a `row` it stays in `train.output_dir`, else it goes into results/. `train_seconds`, the wall time of the
+    training that has just ended, is recorded with the config's training switches; None for an evaluation.
     """
     if train_seconds is not None:
         train = OmegaConf.to_container(cfg.train, resolve=True)

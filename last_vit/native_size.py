@@ -8,14 +8,10 @@ from last_vit.dense import dense_forward
 
 @torch.inference_mode()
 def find_patch_size(model: nn.Module, side: int) -> int:
-    """Side in pixels of a host's patches; of a ConvNet, its stride.
+    """Side in pixels of a host's patches (of a ConvNet, its stride), on any device, in eval mode.
 
-    Args:
-        model: A host that `dense_forward` takes, on any device, in eval mode.
-        side: Of the square images that it was made for, in pixels; for a ConvNet a multiple of its stride.
-
-    Raises:
-        ValueError: Patches that are not square, or do not fill the image.
+    `side` is that of the square images that it was made for, for a ConvNet a multiple of its stride. ValueError for
+    patches that are not square, or do not fill the image.
     """
     height, width = dense_forward(model, _zeros(model, side, side)).grid_hw
     if height != width or side % height:

@@ -20,16 +20,10 @@ from last_vit.pooling import LaStPool
 
 
 def choose_global_token(output: DenseOutput, kind: str, last_pool: LaStPool) -> Tensor:
-    """The token that patches are compared with.
+    """The token that patches are compared with, of a `dense_forward`.
 
-    Args:
-        output: Of `dense_forward`.
-        kind: "trained": what the model is pooled with; "cls": the class token; "last": `last_pool` of the patches;
-            "mean": their mean.
-        last_pool: For "last".
-
-    Raises:
-        ValueError: Unknown kind, or "cls" for a model without class token.
+    "trained" is what the model is pooled with, "cls" the class token, "last" `last_pool` of the patches, "mean" their
+    mean. ValueError for another kind, and for "cls" where the model has no class token.
     """
     if kind not in GLOBAL_TOKENS:
         raise ValueError(f"global token must be one of {', '.join(GLOBAL_TOKENS)}, got {kind!r}")
@@ -57,16 +51,10 @@ def count_patch_hits(
 ) -> None:
     """Feed a model's best patches, and its logits and norms, to the metrics; each process over its share of the data.
 
-    Args:
-        model: On `device`, in eval mode, of a host that has an adapter.
-        batches: Mappings with "image" [B, 3, H, W], "box_xyxy" [B, 4] and "image_hw" [B, 2] (original pixels), and
-            "label" [B] when there is a `top_k`.
-        device: Where to compute.
-        point_in_box: Its crop and resize are those of the images.
-        top_k: Takes the model's logits over the same images.
-        global_token: One of `GLOBAL_TOKENS`.
-        last_pool: For the token "last"; K = 1 by default.
-        patch_norms: Takes the norms of the patch tokens before the final norm.
+    Model and batches are as in `dense_batches`; batches also have "box_xyxy" [B, 4] and "image_hw" [B, 2] (original
+    pixels), and "label" [B] when there is a `top_k`. The crop and resize of `point_in_box` are the images'. `top_k`
+    takes the logits, `patch_norms` the norms of the patch tokens before the final norm. `global_token` is one of
+    `GLOBAL_TOKENS`, `last_pool` for "last", with K = 1 by default.
     """
     last_pool = last_pool or LaStPool(top_k=1)
     read = dense_forward if patch_norms is None else layer_tokens

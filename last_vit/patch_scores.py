@@ -52,17 +52,10 @@ def peak_index(score: Tensor) -> Tensor:
 
 
 def threshold_mask(score: Tensor, num_std: float) -> Tensor:
-    """Patches whose score exceeds the image's own mean by `num_std` standard deviations.
+    """Patches whose score [B, N] exceeds the image's own mean by `num_std` standard deviations: bool [B, N].
 
     The paper uses 1 for object discovery (Sec. 5.2) and 0 for coarse segmentation (Sec. 8.3). The standard deviation
     is the population's; the paper does not say which.
-
-    Args:
-        score: float [B, N].
-        num_std: Threshold above the mean, in standard deviations.
-
-    Returns:
-        bool [B, N].
     """
     std, mean = torch.std_mean(score, dim=1, correction=0, keepdim=True)
     return score > mean + num_std * std

@@ -86,12 +86,9 @@ def write_result(
     row: str | None = None,
     directory: Path = RESULTS_DIR,
 ) -> Path:
-    """Write `<directory>/<name>.json`, replacing an older one only once the new one is whole on disk.
+    """Write `<directory>/<name>.json`, replacing an older one only once the new one is whole on disk; returns the file.
 
     The other fields of `ResultRecord` are filled in here. Call it in the main process only.
-
-    Returns:
-        The written file.
 
     Raises:
         ValueError: A metric that is NaN or infinite, an unusable name, no images, a table without row.
@@ -168,8 +165,7 @@ def result_name(text: str) -> str:
 def record_name(stem: str, dataset: str, config: Mapping[str, Any], checkpoint_sha256: str | None) -> str:
     """A record's file name that two different measurements never share; the same one again takes its own file.
 
-    Returns:
-        The usable name nearest to `stem`, and eight digits that stand for everything else.
+    It is the usable name nearest to `stem`, and eight digits that stand for everything else.
     """
     identity = json.dumps([dataset, config, checkpoint_sha256], sort_keys=True, default=str)
     return f"{result_name(stem)}-{hashlib.sha256(identity.encode()).hexdigest()[:8]}"
@@ -202,13 +198,10 @@ def git_commit() -> str:
 
 
 def run_command() -> str:
-    """The command of this process, quoted for a shell, to be run again from the repository's root.
+    """The command of this process, quoted for a shell, to be run from the repository's root, without absolute paths.
 
-    The launcher is torchrun only where torchrun started this process: detectron2's own launcher is an argument
-    (`--num-gpus`) of the script. Arguments are as typed, but for absolute paths.
-
-    Returns:
-        Such as "torchrun --nproc-per-node=2 visualization/evaluate_patch_hit.py --imagenet-root .../imagenet".
+    Such as "torchrun --nproc-per-node=2 visualization/evaluate_patch_hit.py --imagenet-root .../imagenet". The launcher
+    is torchrun only where torchrun started this process: detectron2's own is an argument (`--num-gpus`) of the script.
     """
     launcher = ["python"]
     if distributed.is_torchelastic_launched():

@@ -41,13 +41,9 @@ def seeded_weights(seed: int) -> Iterator[None]:
 
 
 def select_device(name: str = "auto") -> torch.device:
-    """The device called `name`; "auto" is CUDA where there is a GPU, else CPU.
+    """The device of a name; ValueError for an unknown one, or a GPU that this machine does not have.
 
-    Args:
-        name: "auto", "cpu", "cuda" (this process's GPU when started by torchrun) or "cuda:<index>".
-
-    Raises:
-        ValueError: Unknown name, or a GPU that this machine does not have.
+    "auto" (CUDA where there is a GPU, else CPU), "cpu", "cuda" (under torchrun, this process's GPU) or "cuda:<index>".
     """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
@@ -77,14 +73,7 @@ def describe_device(device: torch.device | str) -> str:
 
 @contextmanager
 def process_group(device_name: str = "auto") -> Iterator[torch.device]:
-    """Select the device and, under torchrun, join the process group for the duration of the block.
-
-    Args:
-        device_name: As in `select_device`. GPUs talk over NCCL, CPUs over gloo.
-
-    Yields:
-        This process's device.
-    """
+    """Select the device and, under torchrun, join the process group (NCCL for GPUs, gloo for CPUs) during the block."""
     device = select_device(device_name)
     if not dist.is_torchelastic_launched() or dist.is_initialized():
         yield device
@@ -156,18 +145,6 @@ def get_logger(name: str = "last_vit") -> logging.Logger:
 
 
 def error_text(error: BaseException) -> str:
-    """An exception's message for the command line; of one that a DataLoader's worker raised, the original message.
-
-    Args:
-        error: Any exception. torch raises those of workers again with the worker's traceback for a message.
-
-    Returns:
-        The message alone.
-
-    Example:
-        >>> error_text(ValueError("Caught ValueError in DataLoader worker process 0.\\nOriginal Traceback (most recent "
-        ...                       "call last):\\n  ...\\nValueError: a.jpg is truncated\\n"))
-        'a.jpg is truncated'
-    """
+    """An exception's message; of one that a DataLoader's worker raised, the original message without the traceback."""
     found = _WORKER_ERROR.fullmatch(str(error))
     return found[2].strip() if found else str(error)

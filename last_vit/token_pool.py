@@ -20,13 +20,7 @@ class TokenPool(nn.Module):
     | mean      | mean over patches (paper Eq. 1)                                                         |
     | max       | per channel, the largest value over patches                                             |
     | attention | softmax(cls . x_i / sqrt(D)) weighted mean over patches: the CLS token as the query     |
-    | last      | `last_vit.pooling.last_pool`                                                            |
-
-    Args:
-        kind: One of `names.POOLS`.
-        top_k: For "last" only, and needed there: patches kept per channel, int or share in (0, 1].
-        sigma: For "last": frequency std of the low pass; None is sqrt(D).
-        variant: For "last": "release" or "paper".
+    | last      | `last_vit.pooling.last_pool`, whose arguments are the others; `top_k` is needed         |
 
     Raises:
         ValueError: Unknown kind, or "last" without a valid `top_k`.
@@ -45,14 +39,10 @@ class TokenPool(nn.Module):
         self.last_pool = LaStPool(top_k, sigma, variant) if kind == "last" else None
 
     def forward(self, tokens: Tensor, num_prefix_tokens: int) -> Tensor:
-        """Pool one batch: [B, P + N, D] -> [B, D] in the same dtype.
-
-        Args:
-            tokens: Encoder output after its final norm, prefix tokens first.
-            num_prefix_tokens: P >= 0; the first of them is the CLS token.
+        """[B, P + N, D], the encoder's output after its final norm with P >= 0 prefix tokens first -> [B, D].
 
         Raises:
-            ValueError: "cls" or "attention" for a model without CLS token; LaSt's own errors.
+            ValueError: "cls" or "attention" for a model without CLS token, the first of the prefix; LaSt's own errors.
         """
         if self.kind in ("cls", "attention") and num_prefix_tokens == 0:
             raise ValueError(f"pool {self.kind!r} needs a CLS token and this model has none; use mean, max or last")

@@ -33,9 +33,7 @@ logger = logging.getLogger("detectron2")  # also writes the run's log.txt
 class LateScalars(Mapping[str, float]):
     """Named numbers that a device may still be computing; the first look waits for them and for nothing later.
 
-    Args:
-        names: One per value.
-        values: [len(names)], any dtype and device; copied, so they may be changed afterwards.
+    `values` [len(names)], of any dtype and device, are copied, so they may be changed afterwards.
     """
 
     def __init__(self, names: Sequence[str], values: Tensor) -> None:
@@ -96,10 +94,8 @@ def micro_batches(
 ) -> Iterator[tuple[tuple[Tensor, ...], float]]:
     """Split a process's batch for gradient accumulation; run forward and backward inside the loop.
 
-    Args:
-        model: Perhaps under DDP, which exchanges gradients for the last part only.
-        num_parts: Parts, at most; fewer where the batch has fewer samples.
-        batch: Tensors of the same samples along dimension 0.
+    At most `num_parts` parts of tensors of the same samples along dimension 0. Under DDP gradients are exchanged for
+    the last part only.
 
     Yields:
         A part of every tensor, and the part's share of the samples, by which its mean loss is to be multiplied.
@@ -294,10 +290,9 @@ class RunCheckpoints:
         return str(self._folder / pointer.read_text(encoding="utf-8").strip()) if pointer.exists() else ""
 
     def resume(self) -> int:
-        """Load weights, optimizer state and iteration of the last checkpoint; ValueError as from `load`.
+        """Load weights, optimizer state and iteration of the last checkpoint; returns the iteration to start with.
 
-        Returns:
-            The iteration to start with; 0 when the folder holds no checkpoint.
+        That is 0 without a checkpoint. ValueError as from `load`.
         """
         path = self.get_checkpoint_file()
         if not path:

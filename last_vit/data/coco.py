@@ -143,9 +143,7 @@ class CocoInstances:
 def read_coco_json(path: Path) -> dict[str, Any]:
     """The content of a COCO or LVIS file of instances, of which no more is known than its three lists.
 
-    Raises:
-        FileNotFoundError: No such file.
-        ValueError: Not readable JSON, or without one of the lists.
+    ValueError for what is not readable JSON or lacks one of the lists.
     """
     try:
         content = json.loads(path.read_bytes())
@@ -159,11 +157,7 @@ def read_coco_json(path: Path) -> dict[str, Any]:
 
 
 def decode_segmentations(segmentations: Sequence[Any], height: int, width: int, union: bool) -> Tensor:
-    """Draw segmentations as `encode_segmentation` takes them: bool [M, height, width], or [height, width] for `union`.
-
-    Raises:
-        ValueError: As `encode_segmentation`.
-    """
+    """Draw segmentations as `encode_segmentation` takes them: bool [M, height, width], the union [height, width]."""
     if not segmentations:
         return torch.zeros((height, width) if union else (0, height, width), dtype=torch.bool)
     codes = [encode_segmentation(segmentation, height, width) for segmentation in segmentations]
@@ -175,17 +169,11 @@ def decode_segmentations(segmentations: Sequence[Any], height: int, width: int, 
 def encode_segmentation(segmentation: Any, height: int, width: int) -> dict[str, Any]:
     """One segmentation as pycocotools' compressed run lengths, {"size": [height, width], "counts": bytes}.
 
+    As in `instances_*.json` it is a list of polygons [x1, y1, x2, y2, ...], or a dict with `size` and `counts`, run
+    lengths down the columns as a list or in COCO's text form; ValueError where it is none of these, or does not fit.
+
     pycocotools trusts its input: run lengths that do not fill the image come back as whatever lies in memory, and a
     polygon with a NaN takes the process down. So everything is checked before it gets there.
-
-    Args:
-        segmentation: As in `instances_*.json`: a list of polygons [x1, y1, x2, y2, ...], or a dict with `size` and
-            `counts`, run lengths down the columns as a list or in COCO's text form.
-        height: Of the image, in pixels.
-        width: Of the image, in pixels.
-
-    Raises:
-        ValueError: A segmentation that is none of these, or does not fit the image.
     """
     if isinstance(segmentation, dict):
         return mask_tools.frPyObjects(_checked_runs(segmentation, height, width), height, width)

@@ -29,12 +29,7 @@ _RULE = "names must be unique, or the folders on both sides the same"
 
 
 def list_files(folder: Path, suffixes: tuple[str, ...]) -> list[Path]:
-    """Visible files below a folder, in depth and sorted; links are followed.
-
-    Args:
-        folder: Where to look.
-        suffixes: Lower-case endings with their dots; the files' may be in any case.
-    """
+    """Visible files below a folder, in depth and sorted; links are followed. `suffixes` are lower-case, with dots."""
     found = []
     for parent, folders, names in os.walk(folder, followlinks=True):
         folders[:] = [name for name in folders if not name.startswith(".")]

@@ -25,14 +25,8 @@ from last_vit.runtime import rank, world_size
 class PositionSampler(Sampler[list[int]]):
     """Endless batch sampler: iteration i of this process reads positions i * global + rank * batch_size onwards.
 
-    Args:
-        batch_size: Samples per iteration of this process; the global batch is `batch_size * world_size`.
-        rank: This process's number, in [0, world_size).
-        world_size: Number of processes.
-        start_iteration: First iteration of the next pass over the sampler; also an attribute, for resuming.
-
-    Raises:
-        ValueError: A batch size that is not positive, or a negative iteration.
+    The global batch is `batch_size * world_size`. `start_iteration`, the first of the next pass over the sampler, is
+    also an attribute, for resuming.
 
     Example:
         >>> batches = iter(PositionSampler(batch_size=2, rank=1, world_size=2))
@@ -57,16 +51,10 @@ class PositionSampler(Sampler[list[int]]):
 
 
 class SeededSamples(Dataset):
-    """View of a data set by position: shuffled anew each epoch, augmented with random numbers of its own.
+    """View of a map-style data set by position: shuffled anew each epoch, augmented with random numbers of its own.
 
-    Without a length, for positions have no end. The process's own random state is as before after each sample.
-
-    Args:
-        dataset: Map-style data set with at least one sample.
-        seed: Non-negative; runs that differ in it differ in order and augmentation.
-
-    Raises:
-        ValueError: Negative seed, or an empty data set.
+    Without a length, for positions have no end. The process's own random state is as before after each sample. Runs
+    that differ in `seed` (not negative) differ in order and augmentation.
     """
 
     def __init__(self, dataset: Dataset, seed: int) -> None:
@@ -107,9 +95,6 @@ def build_train_loader(
         seed: Of order and augmentation, the same in every process.
         start_iteration: First iteration to load. To resume, set `loader.batch_sampler.start_iteration` before `iter`.
         collate: Samples -> batch; None stacks them, as torch does.
-
-    Raises:
-        ValueError: A batch size that is not positive, a negative seed or iteration, an empty data set.
     """
     return DataLoader(
         SeededSamples(dataset, seed),

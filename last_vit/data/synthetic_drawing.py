@@ -29,8 +29,7 @@ _ARC = np.roll(_CIRCLE, 18, axis=0)[:37]  # from -135 to 135 degrees
 def outline(shape: str, rng: np.random.Generator) -> np.ndarray:
     """The outline of one of `SHAPES`, or of a "blob" of no family, with individual proportions, dents and orientation.
 
-    Returns:
-        Polygon [V, 2] of (x, y), farthest vertex at distance 1. "ring" is drawn as one polygon with a slit.
+    A polygon [V, 2] of (x, y), farthest vertex at distance 1. "ring" is drawn as one polygon with a slit.
     """
     turns, circle = _TURNS, _CIRCLE
     if shape == "blob":
@@ -87,8 +86,7 @@ def place_outline(polygon: np.ndarray, centre: np.ndarray, radius: float, size: 
 def noise_fields(slopes: Sequence[float], size: int, rng: np.random.Generator) -> np.ndarray:
     """Independent fields with amplitude spectra 1 / f^slope, like photographs' (slope near 1), mean 0 and variance 1.
 
-    Returns:
-        float32 [len(slopes), size, size].
+    float32 [len(slopes), size, size].
     """
     # the spectrum of white noise is white noise, so it is drawn there, which saves a transform
     parts = rng.standard_normal((len(slopes), size, size // 2 + 1, 2), dtype=np.float32)
@@ -99,15 +97,8 @@ def noise_fields(slopes: Sequence[float], size: int, rng: np.random.Generator) -
 def surface_pattern(name: str, u: np.ndarray, v: np.ndarray, warp: np.ndarray, period: float) -> np.ndarray:
     """A surface pattern as the mixing weight of two colours, bent by a noise field so that no grating is pure.
 
-    Args:
-        name: One of `PATTERNS`, or "plain".
-        u: [H, W], first coordinate on the object, 0 at its centre.
-        v: [H, W], second coordinate.
-        warp: [H, W], field of standard deviation 1.
-        period: Of the pattern, in units of the image's side, as u and v.
-
-    Returns:
-        float32 [H, W] in [0, 1].
+    `name` is one of `PATTERNS`, or "plain"; u and v [H, W] are coordinates on the object, 0 at its centre, in units of
+    the image's side, as is `period`; `warp` [H, W] has standard deviation 1. float32 [H, W] in [0, 1].
     """
     if name == "plain":
         return 0.5 + 0.15 * warp.clip(-2, 2)

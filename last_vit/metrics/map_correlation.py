@@ -16,9 +16,7 @@ _CONSTANT = 1e-6  # a spread below this share of the largest magnitude is float3
 class MapCorrelation:
     """Pearson correlation of two maps per image, with their joint histogram, summed over all processes.
 
-    Args:
-        x_edges: float64 [X + 1], ascending; values outside count in the border bins.
-        y_edges: float64 [Y + 1], likewise.
+    Edges are float64 [X + 1] and [Y + 1], ascending; values outside count in the border bins.
     """
 
     def __init__(self, x_edges: Tensor, y_edges: Tensor) -> None:
@@ -50,11 +48,9 @@ class MapCorrelation:
     def compute(self) -> dict[str, float]:
         """Correlations over everything counted by all processes.
 
-        Returns:
-            "correlation" in [-1, 1], the mean over images of each image's own; "correlation_pooled" in [-1, 1], over
-            all patches of all images at once; "num_constant_maps", images without a correlation because one of the two
-            maps is constant, left out of the first. Either correlation is absent where nothing varies, and all three
-            where nothing was counted.
+        "correlation" in [-1, 1], the mean over images of each image's own; "correlation_pooled" in [-1, 1], over all
+        patches of all images at once; "num_constant_maps", images left out of the first because one of the two maps is
+        constant. Either correlation is absent where nothing varies, and all three where nothing was counted.
         """
         totals = self._sums.totals()
         num_images, num_constant = int(totals["num_images"]), int(totals["num_constant"])

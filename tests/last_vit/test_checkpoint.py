@@ -5,7 +5,6 @@ Loading is strict: what does not fit fails with a text that names it, and leaves
 
 import errno
 import os
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -17,7 +16,6 @@ from torch import nn
 from last_vit.checkpoint import (
     UnsafeCheckpointError,
     check_finite,
-    file_sha256,
     load_checkpoint,
     load_strict,
     read_checkpoint,
@@ -28,15 +26,15 @@ from last_vit.checkpoint import (
 
 
 class Hostile:
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path):
         self.path = path
 
-    def __reduce__(self) -> tuple[Callable, tuple]:
+    def __reduce__(self):
         return Path.touch, (self.path,)
 
 
 class HostileSystem(Hostile):
-    def __reduce__(self) -> tuple[Callable, tuple]:
+    def __reduce__(self):
         return os.system, (f"touch '{self.path}'",)
 
 
@@ -44,9 +42,7 @@ class HostileSystem(Hostile):
 @pytest.mark.parametrize(
     ("hostile", "refused"), [(Hostile, "getattr|pathlib"), (HostileSystem, "posix.system|nt.system")]
 )
-def test_hostile_pickle_is_refused_and_does_not_run(
-    tmp_path: Path, hostile: type[Hostile], refused: str, zipped: bool
-) -> None:
+def test_hostile_pickle_is_refused_and_does_not_run(tmp_path, hostile, refused, zipped):
     victim, path = tmp_path / "victim", tmp_path / "hostile.pth"
     content = {"model": {"weight": torch.ones(1)}, "trainer": hostile(victim)}
     torch.save(content, path, _use_new_zipfile_serialization=zipped)
@@ -57,7 +53,7 @@ def test_hostile_pickle_is_refused_and_does_not_run(
     assert victim.exists(), "the file was harmless: this test proved nothing"
 
 
-def test_a_module_in_place_of_weights_is_an_error(tmp_path: Path) -> None:
+def test_a_module_in_place_of_weights_is_an_error(tmp_path):
     path = saved(tmp_path / "model.pth", nn.Linear(2, 2))
     with pytest.raises(UnsafeCheckpointError, match="Linear"):
         read_checkpoint(path)
@@ -67,7 +63,7 @@ def test_a_module_in_place_of_weights_is_an_error(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
 @pytest.mark.parametrize("kept", [0.0, 0.3, 0.99])
-def test_truncated_file_names_path_and_size(tmp_path: Path, suffix: str, kept: float) -> None:
+def test_truncated_file_names_path_and_size(tmp_path, suffix, kept):
     path = tmp_path / f"vit{suffix}"
     (save_file if suffix == ".safetensors" else torch.save)(nn.Linear(64, 64).state_dict(), path)
     size = int(path.stat().st_size * kept)
@@ -83,7 +79,7 @@ def test_a_text_file_is_not_a_checkpoint(tmp_path: Path) -> None:
         read_checkpoint(path)
 
 
-def test_missing_file_says_what_was_expected_and_what_is_there(tmp_path: Path) -> None:
+def test_missing_file_says_what_was_expected_and_what_is_there(tmp_path):
     saved(tmp_path / "last.pth", {"a": torch.ones(1)})
     with pytest.raises(FileNotFoundError, match=r"torch\.save or safetensors; .*holds last\.pth"):
         read_checkpoint(tmp_path / "lost.pth")
@@ -94,117 +90,89 @@ def test_missing_file_says_what_was_expected_and_what_is_there(tmp_path: Path) -
 # Writing
 
 
-def folder_content(folder: Path) -> list[str]:
+def folder_content(folder):
     return sorted(path.name for path in folder.iterdir())
 
 
-def test_save_replaces_the_file_and_leaves_nothing_else(tmp_path: Path) -> None:
+def test_save_replaces_the_file_and_leaves_nothing_else(tmp_path):
     path = tmp_path / "model.pth"
     for value in (1.0, 2.0):
         save_checkpoint(path, {"model": {"weight": torch.tensor(value)}, "iteration": 3})
         assert read_checkpoint(path) == {"model": {"weight": torch.tensor(value)}, "iteration": 3}
+    with pytest.raises((AttributeError, TypeError, RuntimeError), match=r"(?i)pickle|local object|lambda"):
+        save_checkpoint(tmp_path / "other.pth", {"weight": lambda: None})
     assert folder_content(tmp_path) == ["model.pth"]
 
 
-@pytest.mark.parametrize("place", ["os.fsync", "torch.save", "os.replace"])
-def test_full_disk_keeps_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str) -> None:
-    path = tmp_path / "model.pth"
+@pytest.mark.parametrize("place", ["os.fsync", "torch.save", "os.replace", "kernel"])
+def test_full_disk_keeps_the_old_file(tmp_path, monkeypatch, place):
+    """With "kernel", a limit makes it refuse torch's write for real, which torch reports as a RuntimeError."""
+    path, limit = tmp_path / "model.pth", None
     save_checkpoint(path, {"weight": torch.ones(1)})
     before = path.read_bytes()
 
-    def fail(*_: object) -> None:
+    def fail(*_):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(place, fail)
-    with pytest.raises(
-        OSError, match=r"model\.pth.*No space left.*\d+ bytes free.*last good checkpoint is untouched"
-    ) as error:
-        save_checkpoint(path, {"weight": torch.zeros(1)})
-    assert error.value.errno == errno.ENOSPC
-    assert path.read_bytes() == before
-    assert folder_content(tmp_path) == ["model.pth"]
-
-
-def test_a_disk_that_fills_while_torch_writes(tmp_path: Path) -> None:
-    """torch reports this as a RuntimeError about positions; the limit makes the kernel refuse the write for real."""
-    resource = pytest.importorskip("resource")
-    path = tmp_path / "model.pth"
-    save_checkpoint(path, {"weight": torch.ones(1)})
-    before = path.read_bytes()
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, hard))
+    if place == "kernel":
+        resource = pytest.importorskip("resource")
+        limit = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limit[1]))
+    else:
+        monkeypatch.setattr(place, fail)
     try:
-        with pytest.raises(OSError, match="last good checkpoint is untouched") as error:
+        with pytest.raises(OSError, match=r"model\.pth.*\d+ bytes free.*last good checkpoint is untouched") as error:
             save_checkpoint(path, {"weight": torch.ones(500, 500)})
     finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-    assert error.value.errno == errno.EFBIG
+        if limit is not None:
+            resource.setrlimit(resource.RLIMIT_FSIZE, limit)
+    assert error.value.errno == (errno.ENOSPC if limit is None else errno.EFBIG)
     assert path.read_bytes() == before
     assert folder_content(tmp_path) == ["model.pth"]
-
-
-def test_what_cannot_be_pickled_leaves_nothing_behind(tmp_path: Path) -> None:
-    with pytest.raises((AttributeError, TypeError, RuntimeError), match=r"(?i)pickle|local object|lambda"):
-        save_checkpoint(tmp_path / "model.pth", {"weight": lambda: None})
-    assert folder_content(tmp_path) == []
-
-
-def test_sha256_is_that_of_the_bytes(tmp_path: Path) -> None:
-    (tmp_path / "abc").write_bytes(b"abc")
-    assert file_sha256(tmp_path / "abc") == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
 
 
 # Loading
 
 
-def test_wrong_architecture_lists_both_sides_and_leaves_the_model_alone(tmp_path: Path) -> None:
+def test_wrong_architecture_lists_both_sides_and_leaves_the_model_alone(tmp_path):
     target = torchvision_vit()
     before = {name: tensor.clone() for name, tensor in target.state_dict().items()}
     path = saved(tmp_path / "mlp.pth", nn.Sequential(*(nn.Linear(4, 4) for _ in range(6))).state_dict())
-    expected = (
-        r"(?s)mlp\.pth: .*VisionTransformer: 0 of its 32 .*missing.*, 32: class_token.*unexpected.*, 12: 0\.weight"
-    )
-    with pytest.raises(ValueError, match=expected) as error:
+    both = r"(?s)mlp\.pth: .*VisionTransformer: 0 of its 32 .*missing.*, 32: class_t.* and 24 more.*unexpected.*, 12: 0"
+    with pytest.raises(ValueError, match=both):
         load_checkpoint(target, path)
-    assert "and 24 more" in str(error.value)
     assert all(torch.equal(before[name], tensor) for name, tensor in target.state_dict().items())
 
 
-def test_other_width_lists_shapes() -> None:
-    with pytest.raises(ValueError, match=r"other shape.*class_token \[1, 1, 32\] -> \[1, 1, 16\].* and \d+ more"):
-        load_strict(torchvision_vit(), torchvision_vit(hidden_dim=32).state_dict())
+def other_resolution():
+    return {**torchvision_vit().state_dict(), "encoder.pos_embedding": torch.zeros(1, 65, 16)}
 
 
-def test_other_resolution_names_the_position_embedding() -> None:
-    weights = torchvision_vit().state_dict()
-    weights["encoder.pos_embedding"] = torch.zeros(1, 65, 16)
-    with pytest.raises(ValueError, match="pos_embedding differs: build the model for the checkpoint's image"):
-        load_strict(torchvision_vit(), weights)
+@pytest.mark.parametrize(
+    ("target", "weights", "match"),
+    [
+        (torchvision_vit, lambda: torchvision_vit(hidden_dim=32).state_dict(),
+         r"other shape.*class_token \[1, 1, 32\] -> \[1, 1, 16\].* and \d+ more"),
+        (torchvision_vit, other_resolution, "pos_embedding differs: build the model for the checkpoint's image"),
+        (timm_vit, lambda: prefixed("encoder.net.", timm_vit().state_dict()), r"the unknown prefix 'encoder\.net\.'"),
+        (torchvision_vit, lambda: torchvision_vit(7).state_dict(), r"7 classes, the model 5: .*num_classes=7"),
+        (lambda: Holder(model=timm_vit(5)), lambda: timm_vit(7).state_dict(), "7 classes, the model 5"),
+    ],
+    ids=["width", "resolution", "prefix", "classes", "classes, wrapped"],
+)  # fmt: skip
+def test_what_does_not_fit_is_named_with_the_reason(tmp_path, target, weights, match):
+    with pytest.raises(ValueError, match=match):
+        load_checkpoint(target(), saved(tmp_path / "vit.pth", weights()))
 
 
-def test_unknown_prefix_is_named(tmp_path: Path) -> None:
-    path = saved(tmp_path / "vit.pth", prefixed("encoder.net.", timm_vit().state_dict()))
-    with pytest.raises(ValueError, match=r"behind the unknown prefix 'encoder\.net\.'"):
-        load_checkpoint(timm_vit(), path)
-
-
-@pytest.mark.parametrize("build", [torchvision_vit, timm_vit])
-@pytest.mark.parametrize("wrapped", [True, False])
-def test_wrong_num_classes_names_both_numbers(tmp_path: Path, build: Callable[..., nn.Module], wrapped: bool) -> None:
-    path = saved(tmp_path / "vit.pth", build(num_classes=7).state_dict())
-    target = Holder(model=build(num_classes=5)) if wrapped else build(num_classes=5)
-    with pytest.raises(ValueError, match="7 classes, the model 5: build it with num_classes=7"):
-        load_checkpoint(target, path)
-
-
-def test_half_precision_weights_are_cast() -> None:
+def test_half_precision_weights_are_cast():
     source, target = timm_vit(), timm_vit()
     load_strict(target, {name: tensor.half() for name, tensor in source.state_dict().items()})
     assert target.cls_token.dtype == torch.float32
     torch.testing.assert_close(target.cls_token, source.cls_token, atol=1e-3, rtol=1e-3)
 
 
-def test_check_finite_names_the_tensor() -> None:
+def test_check_finite_names_the_tensor():
     weights = timm_vit().state_dict()
     check_finite({**weights, "steps": torch.tensor(3)})
     weights["blocks.1.norm1.bias"][3] = float("nan")

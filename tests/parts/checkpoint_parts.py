@@ -40,6 +40,5 @@ def torchvision_vit(num_classes: int = 5, hidden_dim: int = 16) -> TorchvisionVi
 
 
 def timm_vit(num_classes: int = 0) -> TimmViT:
-    return randomised(
-        TimmViT(img_size=32, patch_size=8, embed_dim=16, depth=2, num_heads=2, mlp_ratio=2, num_classes=num_classes)
-    )
+    size = {"img_size": 32, "patch_size": 8, "embed_dim": 16, "depth": 2, "num_heads": 2, "mlp_ratio": 2}
+    return randomised(TimmViT(**size, num_classes=num_classes))

@@ -7,6 +7,7 @@ import open_clip
 import pytest
 import torch
 from clip_towers_parts import randomised
+from timm.models.eva import Eva
 from torch import Tensor, nn
 
 from last_vit.clip_models import resolve_architecture
@@ -15,6 +16,13 @@ TEXT = {"context_length": 8, "vocab_size": 64, "width": 16, "heads": 2, "layers"
 VISION = {"image_size": 32, "patch_size": 8, "width": 24, "head_width": 12, "layers": 2}
 # EVA-02-CLIP in small; timm has no such size, so that `tiny_eva` makes it
 EVA_VISION = {"image_size": 32, "timm_model_name": "eva02_tiny_clip", "timm_pool": "token", "timm_proj": None}
+_EVA_NAMES = {
+    "mlp.norm.": "mlp.ffn_ln.", "attn.norm.": "attn.inner_attn_ln.", "mlp.fc1_g.": "mlp.w1.",
+    "mlp.fc1_x.": "mlp.w2.", "mlp.fc2.": "mlp.w3.", "attn.q_proj.bias": "attn.q_bias",
+    "attn.v_proj.bias": "attn.v_bias", "visual.trunk.": "visual.",
+}  # fmt: skip
+# what OpenAI's files keep in half precision
+_HALF = ("conv1.weight", "in_proj_weight", "in_proj_bias", "proj.weight", "proj.bias", "fc.weight", "fc.bias", "proj")
 
 
 @pytest.fixture
@@ -27,10 +35,8 @@ def registry(monkeypatch):
 @pytest.fixture
 def tiny_eva(monkeypatch):
     """Lets open_clip build `EVA_VISION`."""
-    from timm.models.eva import Eva
 
     def create_model(name, num_classes, global_pool, pretrained, **_):
-        del name, pretrained
         return Eva(
             img_size=32, patch_size=8, num_classes=num_classes, global_pool=global_pool, embed_dim=24, depth=2,
             num_heads=2, mlp_ratio=2.0, qkv_fused=False, swiglu_mlp=True, scale_mlp=True, scale_attn_inner=True,
@@ -40,13 +46,10 @@ def tiny_eva(monkeypatch):
     monkeypatch.setattr("open_clip.timm_model.timm.create_model", create_model)
 
 
-def config_file(folder: Path, name: str = "tiny", quick_gelu: bool = False, vision=VISION, text=TEXT, **changes) -> str:
+def config_file(folder: Path, name: str = "tiny", vision=VISION, text=TEXT, **changes) -> str:
     """A model configuration; returns its path."""
-    config = {"embed_dim": 12, "vision_cfg": vision, "text_cfg": text, **changes}
-    if quick_gelu:
-        config["quick_gelu"] = True
     path = folder / f"{name}.json"
-    path.write_text(json.dumps(config))
+    path.write_text(json.dumps({"embed_dim": 12, "vision_cfg": vision, "text_cfg": text, **changes}))
     return str(path)
 
 
@@ -57,17 +60,7 @@ def random_clip(config: str, seed: int = 0) -> nn.Module:
 
 def as_openai(state_dict: dict[str, Tensor]) -> dict[str, Tensor]:
     """Half precision where OpenAI has it, and the three attributes."""
-    half = (
-        "conv1.weight",
-        "in_proj_weight",
-        "in_proj_bias",
-        "proj.weight",
-        "proj.bias",
-        "fc.weight",
-        "fc.bias",
-        "proj",
-    )
-    weights = {k: v.half() if k.endswith(half) or k == "text_projection" else v for k, v in state_dict.items()}
+    weights = {k: v.half() if k.endswith(_HALF) or k == "text_projection" else v for k, v in state_dict.items()}
     attributes = {"input_resolution": 32, "context_length": 8, "vocab_size": 64}
     return {**weights, **{name: torch.tensor(value) for name, value in attributes.items()}}
 
@@ -99,15 +92,10 @@ def archive(path: Path, state_dict: dict[str, Tensor]) -> Path:
 
 def as_eva(state_dict: dict[str, Tensor]) -> dict[str, Tensor]:
     """timm's names -> those of EVA-CLIP's own files, with their rotary tables."""
-    renamed = {
-        "mlp.norm.": "mlp.ffn_ln.", "attn.norm.": "attn.inner_attn_ln.", "mlp.fc1_g.": "mlp.w1.",
-        "mlp.fc1_x.": "mlp.w2.", "mlp.fc2.": "mlp.w3.", "attn.q_proj.bias": "attn.q_bias",
-        "attn.v_proj.bias": "attn.v_bias", "visual.trunk.": "visual.",
-    }  # fmt: skip
     weights = {}
     for old_name, value in state_dict.items():
         name = old_name
-        for ours, theirs in renamed.items():
+        for ours, theirs in _EVA_NAMES.items():
             name = name.replace(ours, theirs) if old_name.startswith("visual.") else name
         weights[name] = value
     for place in ("visual.rope", "visual.blocks.0.attn.rope", "visual.blocks.1.attn.rope"):

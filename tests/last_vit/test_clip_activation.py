@@ -6,7 +6,7 @@ from pathlib import Path
 import open_clip
 import pytest
 import torch
-from clip_files import archive, as_openai, config_file, random_clip
+from clip_files import archive, as_openai, config_file, random_clip, same
 from clip_files import registry as registry
 
 from last_vit.checkpoint_layouts import OPENAI_ATTRIBUTES
@@ -87,14 +87,16 @@ def test_the_way_out(arch, quick_gelu, way_out):
 @pytest.mark.filterwarnings("ignore:.*torch.jit")
 @pytest.mark.parametrize("layout", ["archive", "plain"])
 def test_openais_files_in_a_gelu_architecture(tmp_path, layout):
-    """As downloaded, and as a plain state dict under any name."""
+    """As downloaded, and as a plain state dict under any name; in a QuickGELU architecture they load as written."""
     config = config_file(tmp_path)
     weights = as_openai(random_clip(config).state_dict())
     path = tmp_path / "weights.pt"
     archive(path, weights) if layout == "archive" else torch.save(weights, path)
     with pytest.raises(ValueError, match=r"trained with QuickGELU \(OpenAI's own layout\).*tiny computes GELU.*wrong"):
         load_clip(config, path)
-    load_clip(config_file(tmp_path, "tiny-quickgelu", quick_gelu=True), path)
+    model = load_clip(config_file(tmp_path, "tiny-quickgelu", quick_gelu=True), path).model
+    assert same(model, {name: value for name, value in weights.items() if name not in OPENAI_ATTRIBUTES})
+    assert model.visual.conv1.weight.dtype == torch.float32
     with pytest.raises(ValueError, match=r"use tiny-quickgelu$"):  # known by now
         load_clip(config, path)
 

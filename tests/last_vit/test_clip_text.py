@@ -1,7 +1,5 @@
 """Class embeddings: open_clip's own zero-shot code as the reference, prompts, and a cache that is never wrong."""
 
-import os
-
 import open_clip
 import pytest
 import torch
@@ -24,7 +22,7 @@ class Counting(torch.nn.Module):
 
     def __init__(self, clip):
         super().__init__()
-        self.clip, self.prompts = clip, []
+        self.clip, self.prompts = clip, []  # a number would be a setting of the model
         self.eval()
 
     def encode_text(self, tokens):
@@ -32,17 +30,16 @@ class Counting(torch.nn.Module):
         return self.clip.encode_text(tokens)
 
 
-@pytest.mark.parametrize("which", ["openai", "simple"])
-def test_templates_are_open_clips(which):
+@pytest.mark.parametrize(("which", "count"), [("openai", 80), ("simple", 7)])
+def test_templates_are_open_clips(which, count):
     theirs = getattr(open_clip, f"{which.upper()}_IMAGENET_TEMPLATES")
     ours = read_templates(which)
-    assert len(ours) == {"openai": 80, "simple": 7}[which]
+    assert len(ours) == count
     assert [template.replace("{}", "red panda") for template in ours] == [each("red panda") for each in theirs]
 
 
 def test_other_templates(tmp_path):
     assert read_templates("a photo of a {}") == ("a photo of a {}",)
-    assert read_templates("{}") == ("{}",)
     path = tmp_path / "templates.txt"
     path.write_text("a {}.\nthe {}.\n")
     assert read_templates(path) == read_templates(str(path)) == ("a {}.", "the {}.")
@@ -50,8 +47,6 @@ def test_other_templates(tmp_path):
         path.write_text(text)
         with pytest.raises(ValueError, match=message):
             read_templates(path)
-    with pytest.raises(ValueError, match="exactly one"):
-        read_templates("a photo of {name}")
     with pytest.raises(FileNotFoundError, match="openai, simple, a template such as"):
         read_templates("opanai")
 
@@ -67,61 +62,39 @@ def test_equals_open_clips_zero_shot_code(clip, templates, batch_size):
     torch.testing.assert_close(ours.norm(dim=1), torch.ones(len(NAMES)))
 
 
-def test_the_mean_is_over_normalised_prompts(clip):
-    """In float64, prompt by prompt; a mean of un-normalised embeddings would differ."""
-    model, tokenizer = tiny_clip(seed=1), clip[1]
-    templates = ("{}", "a photo of many {}, in the dark.", "itap of {}")
-    rows, plain = [], []
-    with torch.no_grad():
-        for name in NAMES:
-            each = torch.stack([model.encode_text(tokenizer([t.replace("{}", name)]))[0] for t in templates]).double()
-            rows.append((each / each.norm(dim=1, keepdim=True)).mean(dim=0))
-            plain.append(each.mean(dim=0))
-    ours = encode_class_names(model, tokenizer, NAMES, templates).double()
-    rows, plain = (torch.stack(each) for each in (rows, plain))
-    torch.testing.assert_close(ours, rows / rows.norm(dim=1, keepdim=True), rtol=0, atol=1e-6)
-    assert (ours - plain / plain.norm(dim=1, keepdim=True)).abs().max() > 1e-4
-
-
 def test_bfloat16_models_under_autocast_give_float32(clip):
     model = tiny_clip().to(torch.bfloat16)
     with torch.autocast("cpu", torch.float16):
         ours = encode_class_names(model, clip[1], NAMES, ("a {}",))
     assert ours.dtype == torch.float32
     torch.testing.assert_close(ours.norm(dim=1), torch.ones(len(NAMES)))
-    assert (ours - encode_class_names(clip[0], clip[1], NAMES, ("a {}",))).abs().max() < 0.1
+    assert (ours - encode_class_names(*clip, NAMES, ("a {}",))).abs().max() < 0.1
 
 
 def test_refusals(clip):
     model, tokenizer = clip
-    with pytest.raises(ValueError, match="needs names, templates"):
-        encode_class_names(model, tokenizer, [], ("{}",))
-    with pytest.raises(ValueError, match="needs names, templates"):
-        encode_class_names(model, tokenizer, NAMES, ())
-    with pytest.raises(ValueError, match=r"eval mode.*model\.eval"):
-        encode_class_names(tiny_clip().train(), tokenizer, NAMES, ("{}",))
-    broken = tiny_clip()
+    broken, short = tiny_clip(), tiny_clip(text={"context_length": 8})
     broken.text_projection.data[0] = float("nan")
-    with pytest.raises(ValueError, match="not finite"):
-        encode_class_names(broken, tokenizer, NAMES, ("{}",))
-
-
-def test_prompts_that_would_be_cut_off_are_refused():
-    model = tiny_clip(text={"context_length": 8})
-    tokenizer = open_clip.tokenizer.SimpleTokenizer(context_length=8)
-    assert encode_class_names(model, tokenizer, ["red panda"], ("a photo of a {}",)).shape == (1, 16)  # 8 tokens, full
-    with pytest.raises(ValueError, match="'a photo of a big red panda' has 9 tokens, this text tower reads 8"):
-        encode_class_names(model, tokenizer, ["cat", "big red panda"], ("a photo of a {}",))
+    of_short, template = open_clip.tokenizer.SimpleTokenizer(context_length=8), ("a photo of a {}",)
+    for *arguments, match in (
+        (model, tokenizer, [], ("{}",), "needs names, templates"),
+        (model, tokenizer, NAMES, (), "needs names, templates"),
+        (tiny_clip().train(), tokenizer, NAMES, ("{}",), r"eval mode.*model\.eval"),
+        (broken, tokenizer, NAMES, ("{}",), "not finite"),
+        (short, of_short, ["cat", "big red panda"], template, "'a photo of a big red panda' has 9 tokens.* reads 8"),
+    ):
+        with pytest.raises(ValueError, match=match):
+            encode_class_names(*arguments)
+    assert encode_class_names(short, of_short, ["red panda"], template).shape == (1, 16)  # 8 tokens, full
 
 
 def test_a_second_run_reads_what_the_first_wrote(clip, tmp_path):
     model, cache = Counting(clip[0]), tmp_path / "a" / "b"
     first = encode_class_names(model, clip[1], NAMES, ("a {}", "the {}"), batch_size=4, cache=cache)
-    assert sum(model.prompts) == 10
     second = encode_class_names(model, clip[1], NAMES, ("a {}", "the {}"), batch_size=256, cache=cache)
     assert sum(model.prompts) == 10
     assert torch.equal(first, second)
-    assert torch.equal(first, encode_class_names(model, clip[1], NAMES, ("a {}", "the {}"), batch_size=4))
+    assert torch.equal(first, encode_class_names(*clip, NAMES, ("a {}", "the {}"), batch_size=4))
     assert [path.suffix for path in cache.iterdir()] == [".safetensors"]  # nothing left over
 
 
@@ -134,18 +107,14 @@ def test_other_content_is_another_key(clip):
     images.visual.proj.data += 1
     images.logit_scale.data += 1
     assert embedding_key(images, tokens, 1) == same
-    quick, heads = tiny_clip(quick_gelu=True), tiny_clip(text={"heads": 4})
-    for other in (quick, heads):
+    others = [tiny_clip(quick_gelu=True), tiny_clip(text={"heads": 4}), tiny_clip(text={"pool_type": "last"})]
+    for other in others:
         other.load_state_dict(model.state_dict())
     one_weight = tiny_clip()
     one_weight.text_projection.data[3, 3] += 1e-6
-    pooled = tiny_clip(text={"pool_type": "last"})
-    pooled.load_state_dict(model.state_dict())
-    keys = [embedding_key(other, tokens, 1) for other in (quick, heads, one_weight, pooled, tiny_clip().half())]
+    keys = [embedding_key(other, tokens, 1) for other in (*others, one_weight, tiny_clip().half())]
     keys += [embedding_key(model, tokenizer(["a cat", "a cow"]), 1), embedding_key(model, tokens, 2)]
     assert len({same, *keys}) == len(keys) + 1
-    torch.testing.assert_close(quick.encode_text(tokens), quick.encode_text(tokens))
-    assert (quick.encode_text(tokens) - model.encode_text(tokens)).abs().max() > 1e-4  # so the key had to differ
 
 
 @pytest.mark.parametrize("damage", ["truncated", "other key", "changed", "other shape", "other file"])
@@ -155,23 +124,20 @@ def test_a_damaged_file_is_made_anew(clip, tmp_path, capfd, damage):
     (path,) = tmp_path.iterdir()
     with safe_open(path, "pt") as file:
         metadata = file.metadata()
-    tensors = load_file(path)
+    embeddings = load_file(path)["embeddings"]
     if damage == "truncated":
         path.write_bytes(path.read_bytes()[:-5])
     elif damage == "other file":
         path.write_bytes(b"")
     else:
-        changes = {"changed": tensors["embeddings"] + 1e-3, "other shape": tensors["embeddings"][:-1].contiguous()}
+        changes = {"changed": embeddings + 1e-3, "other shape": embeddings[:-1].contiguous()}
         if damage == "other key":
             metadata["key"] = metadata["key"][:-1] + "x"
-        save_file({"embeddings": changes.get(damage, tensors["embeddings"])}, path, metadata)
-    capfd.readouterr()
-    again = encode_class_names(model, clip[1], NAMES, ("{}",), cache=tmp_path)
-    assert torch.equal(again, expected)
+        save_file({"embeddings": changes.get(damage, embeddings)}, path, metadata)
+    for _ in range(2):  # the second time the new file is read
+        assert torch.equal(encode_class_names(model, clip[1], NAMES, ("{}",), cache=tmp_path), expected)
     assert f"{path} are made anew" in capfd.readouterr().err
-    count = sum(model.prompts)
-    assert torch.equal(encode_class_names(model, clip[1], NAMES, ("{}",), cache=tmp_path), expected)
-    assert sum(model.prompts) == count  # the new file is sound
+    assert sum(model.prompts) == 2 * len(NAMES)
 
 
 def test_a_folder_that_cannot_be_written_is_a_warning(clip, tmp_path, capfd):
@@ -185,7 +151,7 @@ def test_default_cache(monkeypatch, tmp_path):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     assert default_cache() == tmp_path / "last_vit" / "class_embeddings"
     monkeypatch.delenv("XDG_CACHE_HOME")
-    monkeypatch.setenv("HOME", os.fspath(tmp_path))
+    monkeypatch.setenv("HOME", str(tmp_path))
     assert default_cache() == tmp_path / ".cache" / "last_vit" / "class_embeddings"
 
 
@@ -206,6 +172,3 @@ def test_the_best_name_scores_for_its_class():
     found = max_over_names(scores, [0, 0, 1, 2, 2, 2], dim=1)
     expected = torch.stack([scores[:, :2].amax(1), scores[:, 2], scores[:, 3:].amax(1)], dim=1)
     assert torch.equal(found, expected)
-    assert torch.equal(max_over_names(scores, [0, 1, 2, 3]), scores)
-    probabilities = scores.softmax(dim=1)  # the best name is the best before and after a softmax
-    assert torch.equal(max_over_names(probabilities, [0, 1, 0, 1, 0, 1], 1).argmax(1), scores.argmax(1) % 2)

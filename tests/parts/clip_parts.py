@@ -9,6 +9,8 @@ import torch
 from open_clip.model import CLIP
 
 VOCABULARY = 49408  # of open_clip's tokenizer
+_VISION = {"image_size": 32, "patch_size": 8, "width": 24, "head_width": 12, "layers": 2}
+_TEXT = {"context_length": 77, "vocab_size": VOCABULARY, "width": 16, "heads": 2, "layers": 1}
 
 
 def tiny_clip(seed: int = 0, quick_gelu: bool = False, text: dict[str, Any] | None = None, **visual: Any) -> CLIP:
@@ -22,9 +24,7 @@ def tiny_clip(seed: int = 0, quick_gelu: bool = False, text: dict[str, Any] | No
     """
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        vision_cfg = {"image_size": 32, "patch_size": 8, "width": 24, "head_width": 12, "layers": 2, **visual}
-        text_cfg = {"context_length": 77, "vocab_size": VOCABULARY, "width": 16, "heads": 2, "layers": 1}
-        model = CLIP(16, vision_cfg, {**text_cfg, **(text or {})}, quick_gelu=quick_gelu)
+        model = CLIP(16, {**_VISION, **visual}, {**_TEXT, **(text or {})}, quick_gelu=quick_gelu)
         for name, weight in model.named_parameters():
             if weight.ndim == 1 and name != "logit_scale":
                 torch.nn.init.normal_(weight, 1.0 if "ln" in name and name.endswith("weight") else 0.0, 0.2)
@@ -37,22 +37,9 @@ def tiny_tokenizer() -> open_clip.tokenizer.SimpleTokenizer:
 
 
 def write_clip(folder: Path, name: str = "clip_tiny", model: CLIP | None = None) -> tuple[Path, Path]:
-    """`tiny_clip` as a user has it: an open_clip model config and a checkpoint of open_clip's trainer.
-
-    Args:
-        folder: Existing.
-        name: Of both files.
-        model: A `tiny_clip()` with other weights.
-
-    Returns:
-        Their paths.
-    """
+    """`model`, a `tiny_clip()`, as a user has it: the paths of a model config and of a trainer's checkpoint."""
     config, checkpoint = folder / f"{name}.json", folder / f"{name}.pt"
-    vision_cfg = {"image_size": 32, "patch_size": 8, "width": 24, "head_width": 12, "layers": 2}
-    text_cfg = {"context_length": 77, "vocab_size": VOCABULARY, "width": 16, "heads": 2, "layers": 1}
-    config.write_text(json.dumps({"embed_dim": 16, "vision_cfg": vision_cfg, "text_cfg": text_cfg}))
-    weights = (model or tiny_clip()).state_dict()
-    torch.save(
-        {"epoch": 1, "name": name, "state_dict": {f"module.{key}": each for key, each in weights.items()}}, checkpoint
-    )
+    config.write_text(json.dumps({"embed_dim": 16, "vision_cfg": _VISION, "text_cfg": _TEXT}))
+    weights = {f"module.{key}": each for key, each in (model or tiny_clip()).state_dict().items()}
+    torch.save({"epoch": 1, "name": name, "state_dict": weights}, checkpoint)
     return config, checkpoint

@@ -15,14 +15,13 @@ from class_names import ClassNames, find_class_names
 from eval_zero_shot_seg import build_parser
 from torch import Tensor, nn
 from zero_shot_classification import images_name, open_class_images, open_clip_loader, write_model_record
-from zero_shot_models import as_weights, encode_names, load_clip_argument, read_once
+from zero_shot_models import as_weights, encode_names, load_clip_argument, read_once, zero_shot_scores
 from zero_shot_segmentation import measure_segmentation
 
 from last_vit.adapters import DenseOutput, find_adapter, unwrap_host
 from last_vit.adapters.base import class_names
 from last_vit.boxes import is_small_box
 from last_vit.clip_models import LoadedClip
-from last_vit.clip_text import zero_shot_scores
 from last_vit.data.imagenet import ImageNetDataset
 from last_vit.dense import dense_batches, dense_forward, pooling_of
 from last_vit.evaluation import naming, print_table

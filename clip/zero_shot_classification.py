@@ -11,10 +11,10 @@ import torch
 from class_names import ClassNames, find_class_names
 from torch import Tensor
 from torch.nn import functional as F
-from zero_shot_models import describe_clip, embed_images, encode_names, load_clip_argument
+from zero_shot_models import describe_clip, embed_images, encode_names, load_clip_argument, zero_shot_scores
 
 from last_vit.clip_models import LoadedClip
-from last_vit.clip_text import read_templates, zero_shot_scores
+from last_vit.clip_text import read_templates
 from last_vit.data.imagenet import ImageNetDataset
 from last_vit.dense import dense_batches
 from last_vit.evaluation import (

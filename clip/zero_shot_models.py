@@ -1,10 +1,11 @@
 """The models of the zero-shot evaluations: a CLIP per --model, its classes in words, and both in records."""
 
 import argparse
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from class_names import ClassNames, flatten_names
 from torch import Tensor, nn
 
@@ -54,6 +55,29 @@ def embed_images(model: nn.Module, images: Tensor) -> Tensor:
 def as_weights(model: nn.Module, images: Tensor) -> Tensor:
     """Images in the dtype of the convolution that cuts them into patches, with --precision not that of all weights."""
     return images.to(next(weight.dtype for weight in model.visual.parameters() if weight.ndim == 4))
+
+
+def zero_shot_scores(image_embeddings: Tensor, text: Tensor, class_of_name: Sequence[int]) -> Tensor:
+    """Cosine of every image with the best name of every class: float32 [B, C].
+
+    Args:
+        image_embeddings: [B, E], any float dtype and length.
+        text: float32 [num_names, E] of length 1, on the same device.
+        class_of_name: From `flatten_names`; every class has a name.
+
+    Raises:
+        ValueError: Image and text embeddings of different sizes.
+    """
+    if image_embeddings.shape[1] != text.shape[1]:
+        raise ValueError(
+            f"images are embedded in {image_embeddings.shape[1]} numbers, names in {text.shape[1]}: these are not the "
+            "two towers of one model"
+        )
+    with torch.autocast(text.device.type, enabled=False):
+        by_name = F.normalize(image_embeddings.float(), dim=-1) @ text.T
+    index = torch.tensor(class_of_name, device=text.device).expand_as(by_name)
+    lowest = by_name.new_full((len(by_name), max(class_of_name) + 1), float("-inf"))
+    return lowest.scatter_reduce(1, index, by_name, "amax")
 
 
 def encode_names(

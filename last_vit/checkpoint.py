@@ -10,7 +10,7 @@ import hashlib
 import pickle
 import re
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -65,14 +65,7 @@ class Checkpoint:
 def read_weights(path: str | Path, key: str | None = None, allow_pickle: bool = False) -> Checkpoint:
     """Read a checkpoint file of any known layout.
 
-    Args:
-        path: As in `read_checkpoint`.
-        key: Entry with the weights, for example "student"; see `find_state_dict`.
-        allow_pickle: As in `read_checkpoint`; runs code from the file.
-
-    Raises:
-        FileNotFoundError: No such file.
-        ValueError: Unreadable, refused, or no state dict in it; the message names the file.
+    Arguments and errors are those of `read_checkpoint` and, for `key`, of `find_state_dict`; errors name the file.
     """
     content, sha256 = _read(Path(path), allow_pickle, hashed=True)
     try:
@@ -92,14 +85,10 @@ def read_weights(path: str | Path, key: str | None = None, allow_pickle: bool = 
 
 
 def load_checkpoint(model: nn.Module, checkpoint: Checkpoint | str | Path) -> Checkpoint:
-    """Load weights of any known layout into a model, strictly.
-
-    Args:
-        model: Target, changed in place (only on success).
-        checkpoint: What was read, or the file.
+    """Load weights of any known layout into a model strictly, in place (only on success).
 
     Raises:
-        FileNotFoundError, ValueError: As `read_weights`; another architecture. The message names the file.
+        FileNotFoundError, ValueError: As `read_weights` and `load_strict`; the message names the file.
     """
     if not isinstance(checkpoint, Checkpoint):
         checkpoint = read_weights(checkpoint)
@@ -133,11 +122,8 @@ def read_checkpoint(path: str | Path, allow_pickle: bool = False) -> dict[str, A
 def save_checkpoint(path: str | Path, checkpoint: Mapping[str, Any]) -> None:
     """Write a checkpoint so that `path` holds either its old content or the whole new one, whatever happens.
 
-    A killed process leaves at most a temporary file, which the next save overwrites: one writer per path.
-
-    Args:
-        path: The final file.
-        checkpoint: Anything `torch.save` takes; only tensors, containers, strings and plain numbers read back safely.
+    A killed process leaves at most a temporary file, which the next save overwrites: one writer per path. Only tensors,
+    containers, strings and plain numbers read back safely.
 
     Raises:
         OSError: The disk is full, the folder is read-only, ...: same errno, text with path and free bytes. Existing
@@ -167,14 +153,10 @@ def file_sha256(path: str | Path) -> str:
 
 
 def load_strict(model: nn.Module, state_dict: Mapping[str, Tensor]) -> None:
-    """Load a state dict whose names and shapes must be the model's.
-
-    Args:
-        model: Target; untouched when this raises.
-        state_dict: Name -> tensor; values are cast to the model's dtype and device.
+    """Load a state dict whose names and shapes must be the model's; values are cast to its dtype and device.
 
     Raises:
-        ValueError: Names or shapes differ; the message lists both sides and the likely reason.
+        ValueError: Names or shapes differ (both sides are listed, with the likely reason); the model is untouched.
     """
     own = model.state_dict()
     missing = [name for name in own if name not in state_dict]
@@ -192,18 +174,14 @@ def load_strict(model: nn.Module, state_dict: Mapping[str, Tensor]) -> None:
         lines = [
             f"the checkpoint does not fit {type(model).__name__}: {matching} of its {len(own)} tensors match",
             *(f"{title}, {len(names)}: {shorten(names)}" for title, names in differing.items() if names),
-            *_hints(own, state_dict, missing, unexpected, reshaped),
+            *_hints(own, state_dict, (missing, unexpected, reshaped)),
         ]
         raise ValueError("\n".join(lines))
     model.load_state_dict(state_dict, strict=True)
 
 
 def check_finite(state_dict: Mapping[str, Tensor]) -> None:
-    """Refuse weights with NaN or infinity, so that a trainer never writes them over good ones.
-
-    Raises:
-        FloatingPointError: Names the first bad tensor and how many of its values are bad.
-    """
+    """Raise a FloatingPointError that names the first tensor with NaN or infinity, if there is one."""
     for name, tensor in state_dict.items():
         bad = tensor.numel() - int(torch.isfinite(tensor).sum())
         if bad:
@@ -211,14 +189,7 @@ def check_finite(state_dict: Mapping[str, Tensor]) -> None:
 
 
 def find_classifier(state_dict: Mapping[str, Tensor]) -> str | None:
-    """Name of the weight [C, D] (or [C, D, 1, 1]) whose rows are the classes of a torchvision or timm model.
-
-    Args:
-        state_dict: Of the model, bare or held as `.model`.
-
-    Returns:
-        None for a backbone, or a classifier of unknown name.
-    """
+    """Name of the weight [C, D] or [C, D, 1, 1] whose rows are the classes of a torchvision or timm model, or None."""
     # of the layers of a Sequential (torchvision's VGG, MobileNet, ...) the last; norms have 1-D weights
     found = [name for name, weight in state_dict.items() if weight.ndim > 1 and _CLASSIFIER.fullmatch(name)]
     return found[-1] if found else None
@@ -292,22 +263,18 @@ def _describe_folder(path: Path) -> str:
 
 
 def _hints(
-    own: Mapping[str, Tensor],
-    state_dict: Mapping[str, Tensor],
-    missing: list[str],
-    unexpected: list[str],
-    reshaped: list[str],
+    own: Mapping[str, Tensor], state_dict: Mapping[str, Tensor], differing: Sequence[list[str]]
 ) -> Iterator[str]:
-    """The likely reasons, from the differences alone."""
+    """The likely reasons, from the names that are missing, unexpected and of another shape."""
+    missing, unexpected, reshaped = differing
     for name in reshaped:
         theirs, ours = state_dict[name].shape, own[name].shape
         if name == find_classifier(state_dict) and theirs[1:] == ours[1:]:
             yield f"The checkpoint has {theirs[0]} classes, the model {ours[0]}: build it with num_classes={theirs[0]}."
         if name.endswith(("pos_embed", "pos_embedding", "positional_embedding")):
             yield f"{name} differs: build the model for the checkpoint's image and patch size."
-    leaves = {name.rpartition(".")[2] for name in (*missing, *unexpected, *reshaped)}
     for name, (meaning, options) in _ABLATIONS.items():
-        if name in leaves:
+        if any(other.rpartition(".")[2] == name for other in (*missing, *unexpected, *reshaped)):
             yield (
                 f"The checkpoint and the model differ in their {meaning}: build the model as it was trained; in "
                 f"cls_pretrain's configs with {options}."

@@ -73,7 +73,7 @@ def find_state_dict(content: Mapping[str, Any], key: str | None = None) -> tuple
     """Take the state dict out of a file's content and strip the prefixes of what wrapped its model.
 
     Args:
-        content: As `last_vit.checkpoint.read_checkpoint` returns it.
+        content: Of the whole file.
         key: Entry that holds the weights, for example "student"; None takes the first of "teacher", "model",
             "state_dict" that is there, else the content itself.
 
@@ -107,15 +107,10 @@ def find_state_dict(content: Mapping[str, Any], key: str | None = None) -> tuple
 
 
 def fit_names(state_dict: Mapping[str, Tensor], model_names: Iterable[str]) -> dict[str, Tensor]:
-    """Rewrite the names of a state dict of another origin to those of a model.
+    """Rewrite the names of a state dict of another origin to those of a model; the model's names say which rules apply.
 
-    Args:
-        state_dict: As `find_state_dict` returns it.
-        model_names: Names in the model's own state dict; they decide which rules apply.
-
-    Returns:
-        Name -> the same tensors. Left out: EVA's rotary tables (the model computes its own), OpenAI's three attributes
-        and, when the model is a CLIP's image tower alone, everything that is not under "visual." or "visual.trunk.".
+    Left out: EVA's rotary tables (the model computes its own), OpenAI's three attributes and, when the model is the
+    image tower of a CLIP alone, everything that is not under "visual." or "visual.trunk.".
 
     Raises:
         ValueError: Two names became one.
@@ -197,17 +192,11 @@ SAFE_GLOBALS = [
 
 
 def read_torchscript(file: BinaryIO) -> dict[str, Tensor] | None:
-    """Parameters and buffers of a TorchScript archive, as the loaded module's `state_dict()` has them.
+    """The loaded module's `state_dict()`, on the CPU, of a TorchScript archive; None for a file of another kind.
 
     An archive is a zip of torch.save with a program beside it, which `torch.jit.load` would compile. A copy without
     the program is read by torch's own weights-only unpickler, with empty stand-ins for the modules; of the program only
     the lists of parameter and buffer names are read, as text.
-
-    Args:
-        file: Open for reading; its position does not matter.
-
-    Returns:
-        Name -> tensor on the CPU; None for a file of another kind.
 
     Raises:
         pickle.UnpicklingError: The archive asks for anything but tensors, containers and modules.

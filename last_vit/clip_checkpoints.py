@@ -55,15 +55,10 @@ class ClipCheckpoint(Checkpoint):
 
 
 def read_clip_checkpoint(path: str | Path) -> ClipCheckpoint:
-    """Read a file in one of the layouts above, and what is known about it.
+    """Read a file in one of the layouts above, and what is known about it; raises as `read_weights`.
 
-    Its pooling is what it records itself, or `last_vit.json` beside it; of the released file, known by its name, LaSt
-    with K = 1.
-
-    Raises:
-        FileNotFoundError: No such file.
-        ValueError: Unreadable or refused (see `read_checkpoint`), no state dict in it, a `last_vit.json` beside it that
-            cannot be read.
+    Its pooling is what it records itself, or `last_vit.json` beside it (a ValueError when that cannot be read); of the
+    released file, known by its name, LaSt with K = 1.
     """
     read, record = read_weights(path), read_clip_record(path)
     known = {field.name: getattr(read, field.name) for field in fields(read)} | {"iteration": None}
@@ -111,14 +106,7 @@ def read_clip_record(checkpoint: str | Path) -> dict[str, Any] | None:
 def known_activation(
     path: Path, sha256: str, names: Iterable[str], record: Mapping[str, Any] | None = None
 ) -> Activation | None:
-    """What a checkpoint was trained with, where that can be told.
-
-    Args:
-        path: The file; of it only the name is read here.
-        sha256: Its 64 hex digits.
-        names: Of its weights, before `fit_names`.
-        record: As `read_clip_record` gives it.
-    """
+    """What a checkpoint was trained with, where its record, names of weights, hash or file name tell."""
     if record is not None and (recorded := _recorded_activation(path.parent, record)):
         return recorded
     if OPENAI_ATTRIBUTES.issubset(names):
@@ -137,11 +125,7 @@ def known_activation(
 
 
 def check_activation(arch: str, uses_quick_gelu: bool, path: Path, known: Activation | None) -> None:
-    """Refuse weights of one activation in an architecture of the other.
-
-    Raises:
-        ValueError: Names the architecture to use instead.
-    """
+    """Refuse weights of one activation in an architecture of the other (ValueError, naming the one to use)."""
     if known is None or known.quick_gelu == uses_quick_gelu:
         return
     theirs, ours = ("QuickGELU", "GELU") if known.quick_gelu else ("GELU", "QuickGELU")
@@ -161,11 +145,7 @@ def config_uses_quick_gelu(arch: str) -> bool:
 
 
 def check_towers(model: nn.Module, arch: str, checkpoint: ClipCheckpoint) -> None:
-    """Refuse a checkpoint of another kind or size of towers than the model's.
-
-    Raises:
-        ValueError: Describes both, and names the architectures that fit the file.
-    """
+    """Refuse a checkpoint of other towers than the model's (ValueError, describing both and what fits the file)."""
     theirs, ours = describe_clip(checkpoint.weights), describe_clip(model.state_dict())
     if not _differ(theirs, ours):
         return
@@ -196,51 +176,46 @@ def describe_clip(state_dict: Mapping[str, Tensor]) -> dict[str, Any]:
     def size(axis: int, *names: str) -> int | None:
         return next((state_dict[name].shape[axis] for name in names if name in state_dict), None)
 
+    def has(pattern: str) -> bool:
+        return any(re.match(pattern, name) for name in state_dict)
+
     def depth(prefix: str) -> int:
         return len({match[1] for name in state_dict if (match := re.match(rf"{prefix}(\d+)\.", name))})
 
     trunk = "visual.trunk." if "visual.trunk.patch_embed.proj.weight" in state_dict else "visual."
-    patches = "visual.conv1.weight" if "visual.class_embedding" in state_dict else f"{trunk}patch_embed.proj.weight"
+    is_native = "visual.class_embedding" in state_dict
+    patches = "visual.conv1.weight" if is_native else f"{trunk}patch_embed.proj.weight"
+    blocks = r"visual\.transformer\.resblocks\." if is_native else rf"{re.escape(trunk)}blocks\."
+    if patches in state_dict:
+        is_eva = has(blocks + r"\d+\.(attn\.(q_proj|q_bias|norm|inner_attn_ln)|mlp\.w1)")
+        tower = "ViT" if is_native else "EVA" if is_eva else "timm ViT"
+    else:
+        tower = "ResNet" if has(r"visual\.layer1\.") else "of another kind" if has(r"visual\.") else "none"
+    text = "text." if has(r"text\.") else ""
+    is_transformer = f"{text}token_embedding.weight" in state_dict
+    heads = (f"{trunk}head.weight", "visual.head.proj.weight", "visual.head.mlp.fc2.weight")
     found = {
-        "image tower": "none",
+        "image tower": tower,
         "image width": size(0, patches),
-        "patch": size(2, patches) if size(0, patches) else 0,
+        "patch": size(2, patches),
+        "image blocks": depth(blocks),
+        "embedding": size(1, "visual.proj") or size(0, *heads),
+        "text tower": "transformer" if is_transformer else "of another kind" if text else "none",
+        "text width": size(1, f"{text}token_embedding.weight"),
+        "text blocks": depth(rf"{re.escape(text)}transformer\.resblocks\.") if is_transformer else None,
+        "vocabulary": size(0, f"{text}token_embedding.weight"),
     }
-    text = "text." if any(name.startswith("text.") for name in state_dict) else ""
-    found |= {
-        "image blocks": depth(r"visual\.transformer\.resblocks\.") or depth(re.escape(trunk) + r"blocks\."),
-        "embedding": size(1, "visual.proj")
-        or size(0, f"{trunk}head.weight", "visual.head.proj.weight", "visual.head.mlp.fc2.weight"),
-        "text tower": "of another kind" if text else "none",
-    }
-    if patches == "visual.conv1.weight" and patches in state_dict:
-        found["image tower"] = "ViT"
-    elif patches in state_dict:
-        eva = r"blocks\.\d+\.(attn\.(q_proj|q_bias|norm|inner_attn_ln)|mlp\.w1)"
-        is_eva = any(re.match(re.escape(trunk) + eva, name) for name in state_dict)
-        found["image tower"] = "EVA" if is_eva else "timm ViT"
-    elif any(name.startswith("visual.layer1.") for name in state_dict):
-        found["image tower"] = "ResNet"
-    elif any(name.startswith("visual.") for name in state_dict):
-        found["image tower"] = "of another kind"
-    if f"{text}token_embedding.weight" in state_dict:
-        found |= {
-            "text tower": "transformer",
-            "text width": size(1, f"{text}token_embedding.weight"),
-            "text blocks": depth(re.escape(text) + r"transformer\.resblocks\."),
-            "vocabulary": size(0, f"{text}token_embedding.weight"),
-        }
     return {name: value for name, value in found.items() if value}
 
 
 def fitting_architectures(description: Mapping[str, Any]) -> list[str]:
     """open_clip's architectures with the described sizes, as far as their configurations tell."""
-    fitting = []
-    for arch in open_clip.list_models():
-        theirs = _describe_config(open_clip.get_model_config(arch))
-        if {"image tower", "embedding"} <= description.keys() & theirs.keys() and not _differ(description, theirs):
-            fitting.append(arch)
-    return fitting
+    described = {arch: _describe_config(open_clip.get_model_config(arch)) for arch in open_clip.list_models()}
+    return [
+        arch
+        for arch, theirs in described.items()
+        if {"image tower", "embedding"} <= description.keys() & theirs.keys() and not _differ(description, theirs)
+    ]
 
 
 def _describe_config(config: Mapping[str, Any]) -> dict[str, Any]:

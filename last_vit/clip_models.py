@@ -75,11 +75,10 @@ def load_clip(
     Args:
         arch: As in `resolve_architecture`. It decides between GELU and QuickGELU; only a recorded force_quick_gelu of
             the same architecture is followed.
-        checkpoint: A file in a layout of clip_checkpoints.py, never a name of one to download; None only for random
-            weights.
-        pool: One of `POOLS`, in place of the default.
-        top_k: For pool "last", in place of the recorded one; 1 when nothing is recorded.
-        variant: For pool "last", in place of the recorded one; "release" when nothing is recorded.
+        checkpoint: A local file in a layout of clip_checkpoints.py; None only for random weights.
+        pool: As in `attach_trained_pooling`.
+        top_k: Likewise.
+        variant: Likewise.
         random_seed: Keep random initial weights, drawn with this seed: a control, never a default.
         image_size: Side of the square images in pixels, or (height, width); None is the architecture's own. The
             position embedding is resized, and that is noted.
@@ -89,8 +88,7 @@ def load_clip(
     Raises:
         FileNotFoundError: No such file.
         ValueError: Unknown architecture or precision; no weights, or two sorts of them; a file that cannot be read or
-            does not fit (the message describes both sides); weights trained with QuickGELU for a GELU architecture or
-            the reverse, as far as that can be known; `top_k` or `variant` without pool "last".
+            does not fit; an activation that is known to differ; as `attach_trained_pooling`.
     """
     if (checkpoint is None) == (random_seed is None):
         raise ValueError(
@@ -126,19 +124,14 @@ def load_clip(
 
 
 def load_clip_weights(model: nn.Module, arch: str, checkpoint: ClipCheckpoint) -> tuple[str, ...]:
-    """Load a checkpoint strictly into an open_clip model of its kind.
-
-    Args:
-        model: `CLIP`, `CustomTextCLIP` or `CoCa`, changed in place (only on success).
-        arch: Its architecture, for messages.
-        checkpoint: As `read_clip_checkpoint` gives it.
+    """Load a checkpoint strictly into `CLIP`, `CustomTextCLIP` or `CoCa`, in place (only on success).
 
     Returns:
         What was changed on the way, in words: position embeddings of another grid are resized as open_clip does
         (bicubic, antialiased), those of another context length linearly.
 
     Raises:
-        ValueError: Weights of other towers, or whose names or shapes differ; the message names the file.
+        ValueError: Weights of other towers, or whose names or shapes differ; the message names the file and `arch`.
     """
     check_towers(model, arch, checkpoint)
     own = model.state_dict()
@@ -175,14 +168,8 @@ def create_clip(
     disabled = logging.root.manager.disable
     logging.disable(logging.WARNING)  # open_clip warns of random weights, which are loaded later or were asked for
     try:
-        return open_clip.create_model(
-            arch,
-            device=device,
-            precision=precision,
-            force_quick_gelu=quick_gelu,
-            force_image_size=image_size,
-            pretrained_text=False,
-        ).eval()
+        forced = {"force_quick_gelu": quick_gelu, "force_image_size": image_size}
+        return open_clip.create_model(arch, device=device, precision=precision, pretrained_text=False, **forced).eval()
     finally:
         logging.disable(disabled)
 
@@ -202,9 +189,7 @@ def resolve_architecture(name_or_json: str | Path) -> str:
             file), which is registered under its stem for the life of the process.
 
     Raises:
-        FileNotFoundError: No such JSON file.
-        ValueError: No such name (with the closest ones); a JSON file that is no model configuration, or that hides
-            another one of the same name.
+        FileNotFoundError, ValueError: No such file or name; no model configuration, or one that hides another.
     """
     if not str(name_or_json).endswith(".json"):
         check_name(str(name_or_json), open_clip.list_models(), "open_clip architecture")
@@ -244,11 +229,7 @@ def split_clip_spec(text: str) -> tuple[str, str]:
 
 
 def check_name(name: str, known: Iterable[str], kind: str) -> None:
-    """Refuse a name that is not known.
-
-    Raises:
-        ValueError: With the closest known ones.
-    """
+    """Raise a ValueError with the closest known names for a name that is not known."""
     known = list(known)
     if name not in known:
         close = difflib.get_close_matches(name, known, n=3, cutoff=0.5)

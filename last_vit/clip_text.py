@@ -1,8 +1,6 @@
 """What a CLIP's text tower says about class names: one embedding per name, the mean over prompts, cached by content.
 
-    names, class_of_name = flatten_names(class_names)                       # synonyms, see class_names.py
-    embeddings = encode_class_names(model, tokenizer, names, read_templates("openai"), cache=default_cache())
-    scores = zero_shot_scores(image_embeddings, embeddings, class_of_name)   # [B, C]
+    embeddings = encode_class_names(model, tokenizer, names, read_templates("openai"), cache=default_cache())   # [C, E]
 
 The mean is that of CLIP's zero-shot code: each prompt's embedding is normalised, then averaged, then normalised again.
 
@@ -153,50 +151,6 @@ def embedding_key(model: nn.Module, tokens: Tensor, num_templates: int) -> str:
             digest.update(repr((name, tensor.dtype, tuple(tensor.shape))).encode())
             digest.update(_bytes(tensor))
     return digest.hexdigest()
-
-
-def zero_shot_scores(image_embeddings: Tensor, text: Tensor, class_of_name: Sequence[int]) -> Tensor:
-    """Cosine of every image with every class, in float32.
-
-    Args:
-        image_embeddings: [B, E], any float dtype and length.
-        text: float32 [num_names, E] of length 1, on the same device.
-        class_of_name: From `flatten_names`.
-
-    Returns:
-        float32 [B, C] in [-1, 1]; the logit scale of a CLIP would not change their order.
-
-    Raises:
-        ValueError: Image and text embeddings of different sizes.
-    """
-    if image_embeddings.shape[1] != text.shape[1]:
-        raise ValueError(
-            f"images are embedded in {image_embeddings.shape[1]} numbers, names in {text.shape[1]}: these are not the "
-            "two towers of one model"
-        )
-    with torch.autocast(text.device.type, enabled=False):
-        return max_over_names(F.normalize(image_embeddings.float(), dim=-1) @ text.T, class_of_name)
-
-
-def max_over_names(scores: Tensor, class_of_name: Sequence[int], dim: int = -1) -> Tensor:
-    """Scores of names to scores of classes: a class scores what the best of its names does.
-
-    Args:
-        scores: [..., num_names, ...], any float dtype.
-        class_of_name: From `flatten_names`; every class has a name.
-        dim: Where the names stand.
-
-    Returns:
-        [..., C, ...].
-
-    Example:
-        >>> max_over_names(torch.tensor([[0.1, 0.7, 0.2]]), [0, 0, 1])
-        tensor([[0.7000, 0.2000]])
-    """
-    by_name = scores.movedim(dim, -1)
-    index = torch.tensor(class_of_name, device=scores.device).expand_as(by_name)
-    lowest = by_name.new_full((*by_name.shape[:-1], max(class_of_name) + 1), float("-inf"))
-    return lowest.scatter_reduce(-1, index, by_name, "amax").movedim(-1, dim)
 
 
 def _tokenize(tokenizer: Callable[[list[str]], Tensor], prompts: list[str]) -> Tensor:

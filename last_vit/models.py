@@ -52,13 +52,7 @@ _NAMED = re.compile(rf"(?P<name>.*)=(?P<rest>(?:{'|'.join(_HOSTS)}):.*|[^=]*\.py
 
 @dataclass(frozen=True)
 class ModelArgument:
-    """A parsed model text.
-
-    Attributes:
-        name: What tables and pictures call the model.
-        spec, checkpoint, pool, top_k, variant: As in `load_trained_model`.
-        seed: Of random weights; None with real ones.
-    """
+    """A parsed model text: what tables and pictures call the model, and the arguments of `load_trained_model`."""
 
     name: str
     spec: str
@@ -78,12 +72,9 @@ class ModelArgument:
 
 
 def parse_model_argument(text: str) -> ModelArgument:
-    """Read one model text; checks its form, opens no file.
+    """Read one model text; checks its form (ValueError), opens no file.
 
     Without NAME the model is called after its checkpoint's folder and file, or after its spec.
-
-    Raises:
-        ValueError: Not that form, an unknown option, or a value outside its range.
 
     Example:
         >>> parse_model_argument("LaSt K=1=timm:vit_tiny_patch16_224@run/last.pth,top_k=1").name
@@ -155,9 +146,9 @@ def load_trained_model(
         opts: `key=value` overrides, for configs only.
         image_size: As in `build_model`, and the crop of the preprocessing.
         resize: Another length of the shorter side in pixels.
-        pool: One of `POOLS`, in place of what the checkpoint records.
-        top_k: For pool "last", likewise.
-        variant: For pool "last", likewise.
+        pool: As in `attach_trained_pooling`.
+        top_k: Likewise.
+        variant: Likewise.
         random_seed: Keep the host's random initial weights, drawn with this seed: a control, never a default.
 
     Returns:

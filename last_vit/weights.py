@@ -34,12 +34,7 @@ class TrainedModel:
     num_classes: int | None = None
 
     def selection(self, top_k: int | float | None = None, variant: str | None = None) -> LaStPool:
-        """LaSt's selection for votes and for the token "last": as the model was trained, K = 1 if without LaSt.
-
-        Args:
-            top_k: In place of the model's own K.
-            variant: In place of the model's own; "release" for a model that is not pooled with LaSt.
-        """
+        """LaSt's selection for votes and for the token "last": as trained, or K = 1 as released."""
         return LaStPool(
             top_k if top_k is not None else self.pooling.get("top_k") or 1,
             sigma=self.pooling.get("sigma"),

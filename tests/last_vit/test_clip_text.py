@@ -7,7 +7,7 @@ from clip_parts import tiny_clip, tiny_tokenizer
 from safetensors.torch import load_file, safe_open, save_file
 
 from last_vit import clip_text
-from last_vit.clip_text import default_cache, embedding_key, encode_class_names, max_over_names, read_templates
+from last_vit.clip_text import default_cache, embedding_key, encode_class_names, read_templates
 
 NAMES = ["tench", "great white shark", "red panda", "polar bear", "tv"]
 
@@ -165,10 +165,3 @@ def test_processes_share_the_names(clip, monkeypatch):
         parts.append(encode_class_names(*clip, NAMES[:2], ("{}", "a {}")))
     torch.testing.assert_close(torch.stack(parts).sum(dim=0), expected)
     assert not parts[0].any()
-
-
-def test_the_best_name_scores_for_its_class():
-    scores = torch.randn(3, 6, 4, generator=torch.Generator().manual_seed(0))
-    found = max_over_names(scores, [0, 0, 1, 2, 2, 2], dim=1)
-    expected = torch.stack([scores[:, :2].amax(1), scores[:, 2], scores[:, 3:].amax(1)], dim=1)
-    assert torch.equal(found, expected)

@@ -7,7 +7,7 @@ from dino_parts import golden, tiny_vit
 
 from last_vit.dense import attach_last
 from last_vit.dino_vit import DINO_VITS, build_dino_vit, trained_img_size
-from last_vit.models import build_model, load_trained_model, parse_model_argument, preprocessing_of
+from last_vit.models import build_model, load_trained_model, parse_model_argument
 
 
 @pytest.fixture
@@ -31,13 +31,6 @@ def test_golden(vit, name):
 
 def test_keys_are_dinos():
     assert list(tiny_vit().state_dict()) == list(golden("dino_vit_state"))
-
-
-def test_square_input_with_as_many_patches_is_not_resized_others_are(vit):
-    assert vit._positions(4, 4) is vit.pos_embed
-    assert vit._positions(2, 8).shape == vit.pos_embed.shape  # as many patches, another shape
-    assert not torch.equal(vit._positions(2, 8), vit.pos_embed)
-    assert torch.equal(vit._positions(2, 8)[:, 0], vit.pos_embed[:, 0])
 
 
 def test_initial_values():
@@ -69,21 +62,10 @@ def test_unknown_sizes_and_architectures(vit):
         build_dino_vit("vit_tiny", 16, img_size=100)
 
 
-def test_spec_builds_the_model_with_its_preprocessing():
-    model = build_model("dino:vit_tiny/16")
-    assert not model.training
-    assert (model.embed_dim, len(model.blocks), model.blocks[0].attn.num_heads) == DINO_VITS["vit_tiny"]
-    found = preprocessing_of("dino:vit_tiny/16", model)
-    assert (found.resize, found.crop, found.interpolation) == (256, 224, "bicubic")
-    assert preprocessing_of("dino:vit_tiny/16", model, image_size=480).crop == 480
-    with pytest.raises(ValueError, match="dino:vit_small/16"):
-        build_model("dino:vit_tiny/x")
-
-
 def test_model_text_with_a_small_dino_checkpoint(tmp_path):
     """The position embedding's grid comes from the file, so that a model of small images needs no flag."""
     torch.manual_seed(1)
-    trained = build_dino_vit("vit_tiny", 8, img_size=32).eval()
+    trained = build_dino_vit("vit_mini", 8, img_size=32).eval()
     weights = {f"backbone.{name}": tensor for name, tensor in trained.state_dict().items()}
     weights["head.mlp.0.weight"] = torch.zeros(2, 192)
     student = {f"module.{name}": torch.zeros_like(tensor) for name, tensor in weights.items()}
@@ -91,7 +73,7 @@ def test_model_text_with_a_small_dino_checkpoint(tmp_path):
         "student": student, "teacher": weights, "epoch": 1,
         "pooling": {"pool": "last", "top_k": 0.25, "variant": "paper"},
     })  # fmt: skip
-    argument = parse_model_argument(f"LaSt=dino:vit_tiny/8@{path}")
+    argument = parse_model_argument(f"LaSt=dino:vit_mini/8@{path}")
     loaded = argument.load()
     assert loaded.pooling == {"pool": "last", "top_k": 0.25, "variant": "paper", "sigma": None}
     assert (loaded.preprocessing.resize, loaded.preprocessing.crop) == (37, 32)
@@ -99,12 +81,17 @@ def test_model_text_with_a_small_dino_checkpoint(tmp_path):
     with torch.no_grad():
         torch.testing.assert_close(loaded.model(images), attach_last(trained, 0.25, variant="paper")(images))
     assert trained_img_size(trained.state_dict(), 8) == 32
-    assert load_trained_model("dino:vit_tiny/8", path, image_size=48, pool="cls").preprocessing.crop == 48
+    assert load_trained_model("dino:vit_mini/8", path, image_size=48, pool="cls").preprocessing.crop == 48
 
 
 def test_released_backbone_loads_bare(tmp_path):
-    trained = build_dino_vit("vit_tiny", 16)
+    trained = build_dino_vit("vit_mini", 16)
     path = saved(tmp_path / "dino_pretrain.pth", trained.state_dict())
-    loaded = load_trained_model("dino:vit_tiny/16", path)
+    loaded = load_trained_model("dino:vit_mini/16", path)
     assert loaded.pooling == {"pool": "host"}
     assert torch.equal(loaded.model.pos_embed, trained.pos_embed)
+    assert (loaded.model.embed_dim, len(loaded.model.blocks)) == DINO_VITS["vit_mini"][:2]
+    found = loaded.preprocessing
+    assert (found.resize, found.crop, found.interpolation) == (256, 224, "bicubic")
+    with pytest.raises(ValueError, match="dino:vit_small/16"):
+        build_model("dino:vit_tiny/x")

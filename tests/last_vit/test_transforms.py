@@ -34,7 +34,7 @@ def test_eval_transform_is_torchvisions(size, interpolation):
 
 
 @pytest.mark.parametrize(("interpolation", "largest"), [("bilinear", 1), ("bicubic", 12)])
-@pytest.mark.parametrize("size", [32, 224])
+@pytest.mark.parametrize("size", [32, 96])
 def test_train_transform_is_torchvisions(interpolation, largest, size):
     """The same crops and flips from the same numbers; pixels differ by rounding: on average a tenth of one of 255."""
     reference = transforms.Compose(
@@ -45,7 +45,7 @@ def test_train_transform_is_torchvisions(interpolation, largest, size):
         ]
     )
     ours = train_transform(size, **PLAIN, interpolation=interpolation)
-    for seed in range(12):
+    for seed in range(9):
         image = SCENE if seed % 3 else SCENE.transpose(Image.Transpose.ROTATE_90)
         torch.manual_seed(seed)
         view, state = ours(image), torch.get_rng_state()

@@ -9,32 +9,26 @@ import pytest
 import timm
 import torch
 import torchvision
+from open_clip.modified_resnet import ModifiedResNet
 from open_clip.timm_model import TimmModel
 from open_clip.transformer import VisionTransformer as ClipViT
+from test_adapters import (
+    IMAGES,
+    TINY_CLIP,
+    TINY_TIMM,
+    _inference,  # noqa: F401
+    tiny_clip,
+    tiny_torchvision,
+)
 from timm.models.eva import Eva
 from timm.models.vision_transformer import VisionTransformer as TimmViT
-from torch import nn
-from torchvision.models import VisionTransformer
 
 import last_vit.dense
 from last_vit.adapters import find_adapter
 from last_vit.dense import attach_last, attach_pool, dense_forward, pooling_of
 from last_vit.pooling import last_pool
 
-TINY_TIMM = {"img_size": 32, "patch_size": 8, "embed_dim": 16, "depth": 2, "num_heads": 2, "num_classes": 5}
-TINY_CLIP = {"image_size": 32, "patch_size": 8, "width": 16, "layers": 2, "heads": 2, "mlp_ratio": 2.0, "output_dim": 6}
-IMAGES = torch.randn(8, 3, 32, 32, generator=torch.Generator().manual_seed(0))
-
-
-def tiny_torchvision() -> nn.Module:
-    return VisionTransformer(32, 8, num_layers=1, num_heads=2, hidden_dim=16, mlp_dim=32)
-
-
-@pytest.fixture(autouse=True)
-def _inference():
-    torch.manual_seed(0)
-    with torch.no_grad():
-        yield
+pytestmark = pytest.mark.usefixtures("_inference")
 
 
 def test_registers_have_no_vote():
@@ -42,6 +36,8 @@ def test_registers_have_no_vote():
     tokens = torch.randn(2, 5 + 16, 16)
     tokens[:, :5] = 1e6
     assert torch.equal(model.pool(tokens), last_pool(tokens[:, 5:], top_k=3))
+    with pytest.raises(ValueError, match="pool_type='avg'"):
+        model.pool(tokens, pool_type="avg")
 
 
 @pytest.mark.parametrize("cls", [TimmViT, Eva])
@@ -76,66 +72,37 @@ def test_timm_tower_is_read_through_its_trunk():
     assert torch.equal(attach_pool(tower, "cls")(images), own)
 
 
-@pytest.mark.parametrize(
-    "name", ["timm:eva02_tiny_patch14_224", "timm:vit_tiny_r_s16_p8_224", "open_clip:ViT-S-32-alt"]
-)
-def test_real_configurations(name):
-    library, arch = name.split(":")
-    if library == "timm":
-        model = timm.create_model(arch, global_pool="token", depth=2).eval()
-    else:
-        config = open_clip.get_model_config(arch)
-        model = open_clip.model._build_vision_tower(config["embed_dim"], {**config["vision_cfg"], "layers": 2}).eval()
-    images = torch.randn(1, 3, 224, 224)
-    own, keys = model(images), list(model.state_dict())
-    assert torch.equal(attach_pool(model, "cls")(images), own)
-    out = dense_forward(attach_last(model, top_k=2), images)
-    assert torch.equal(out.logits, model(images))
-    torch.testing.assert_close(out.global_token, last_pool(out.patch_tokens, top_k=2))
-    assert list(model.state_dict()) == keys
-    assert not torch.allclose(out.logits, own)
-
-
 def test_images_of_another_size_are_refused():
     config = open_clip.get_model_config("EVA02-B-16")
     with torch.device("meta"):
         tower = open_clip.model._build_vision_tower(config["embed_dim"], config["vision_cfg"])
         model = timm.create_model("vit_tiny_patch16_224")
     images = torch.zeros(1, 3, 192, 192, device="meta")
-    for host in (model, tower):
-        with pytest.raises(ValueError, match="resize the images or build the model for their size"):
-            dense_forward(host, images)
+    for host, size in ((model, images), (tower, images), (tiny_torchvision(), torch.rand(1, 3, 32, 48))):
+        with pytest.raises(ValueError, match=r"images are .*resize the images or build the model for their size"):
+            dense_forward(host, size)
     with torch.device("meta"):
         free = timm.create_model("vit_tiny_patch16_224", dynamic_img_size=True)
     assert dense_forward(free, images).grid_hw == (12, 12)
 
 
 @pytest.mark.parametrize(
-    "build_model",
-    [
-        lambda: nn.Linear(2, 2),
-        lambda: torchvision.models.swin_t(),
-        lambda: timm.create_model("test_vit_relpos"),
-        lambda: timm.create_model("swin_tiny_patch4_window7_224"),
-        lambda: timm.create_model("deit_tiny_distilled_patch16_224"),
-    ],
+    "name", ["swin_t", "test_vit_relpos", "swin_tiny_patch4_window7_224", "deit_tiny_distilled_patch16_224"]
 )
-def test_unsupported_host_is_named_and_the_supported_are_listed(build_model):
+def test_unsupported_host_is_named_and_the_supported_are_listed(name):
     with torch.device("meta"):
-        model = build_model()
+        model = torchvision.models.swin_t() if name == "swin_t" else timm.create_model(name)
     for call in (find_adapter, pooling_of, lambda model: attach_pool(model, "mean")):
-        with pytest.raises(ValueError, match=r"supported hosts") as error:
+        with pytest.raises(
+            ValueError, match=rf"(?s){type(model).__qualname__}.*supported hosts.*torchvision Vision.*ConvNet"
+        ):
             call(model)
-        assert type(model).__qualname__ in str(error.value)
-        for word in ("torchvision VisionTransformer", "Eva", "open_clip", "ConvNets"):
-            assert word in str(error.value)
 
 
-@pytest.mark.parametrize("model", [None, "torchvision:vit_b_16", torch.zeros(2)])
-def test_what_is_no_model_is_refused(model):
+def test_what_is_no_model_is_refused():
     for call in (pooling_of, lambda model: attach_pool(model, "mean"), lambda model: dense_forward(model, IMAGES)):
-        with pytest.raises(TypeError, match=r"expected a model \(torch.nn.Module\), got a "):
-            call(model)
+        with pytest.raises(TypeError, match=r"expected a model \(torch.nn.Module\), got a str"):
+            call("torchvision:vit_b_16")
 
 
 def test_learned_pools_are_named():
@@ -146,10 +113,10 @@ def test_learned_pools_are_named():
     coca_tower = ClipViT(**TINY_CLIP, attentional_pool=True, attn_pooler_heads=2, attn_pooler_queries=4)
     with pytest.raises(ValueError, match=r"AttentionalPooler .*attentional_pool"):
         attach_last(coca_tower, top_k=3)
-    text_cfg = {"context_length": 8, "vocab_size": 50, "width": 16, "heads": 2, "layers": 1}
-    resnet_cfg = {"image_size": 32, "layers": [1, 1, 1, 1], "width": 16}
+    clip = tiny_clip()
+    clip.visual = ModifiedResNet([1, 1, 1, 1], output_dim=6, heads=2, image_size=32, width=16)
     with pytest.raises(ValueError, match="ModifiedResNet"):
-        attach_last(open_clip.model.CLIP(6, vision_cfg=resnet_cfg, text_cfg=text_cfg), top_k=3)
+        attach_last(clip, top_k=3)
 
 
 def test_hosts_that_do_not_pool_need_a_pool():
@@ -166,17 +133,6 @@ def test_hosts_that_do_not_pool_need_a_pool():
 def test_wrong_images_are_refused(images):
     with pytest.raises(ValueError, match=r"images must be float \[B, 3, H, W\], got (torch\.|a NoneType)"):
         dense_forward(tiny_torchvision(), images)
-
-
-@pytest.mark.parametrize("build_model", [tiny_torchvision, lambda: ClipViT(**TINY_CLIP)])
-def test_wrong_image_size_is_refused(build_model):
-    with pytest.raises(ValueError, match=r"images are \(32, 48\) .* takes \(32, 32\) only"):
-        dense_forward(build_model(), torch.rand(1, 3, 32, 48))
-
-
-def test_a_call_for_another_pool_type_is_refused():
-    with pytest.raises(ValueError, match="pool_type='avg'"):
-        attach_last(TimmViT(**TINY_TIMM), top_k=3).pool(torch.rand(1, 17, 16), pool_type="avg")
 
 
 def test_docstring_examples():

@@ -83,7 +83,7 @@ def test_published_release_vector():
 
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_low_pass_against_float64(variant):
-    for num_channels in (1, 2, 3, 7, 8, 24, 45, 768):
+    for num_channels in (1, 2, 3, 8, 45, 768):
         for sigma in (None, 1.5):
             x = rand(2, 5, num_channels)
             expected = reference_low_pass(x, variant, sigma)
@@ -107,7 +107,7 @@ def test_stability_is_finite_for_degenerate_input(variant, value):
     x[0, 0] = 0.0
     score = stability(x, variant=variant)
     assert score.isfinite().all()
-    assert (score[0, 0] == 0).all()
+    assert not score[0, 0].any()
     assert last_pool(x, 1, variant=variant).isfinite().all()
 
 
@@ -120,21 +120,12 @@ def test_all_patches_is_the_mean(variant):
 
 @both_ways
 @pytest.mark.parametrize("top_k", [1, 3, 9, 0.5])
-def test_votes_sum_to_k_times_d_and_indices_are_distinct(top_k):
-    x = rand(2, 9, 20)
+def test_selection_is_the_top_k_of_stability_and_votes_sum_to_k_times_d(top_k):
+    x, k = rand(2, 9, 20), resolve_top_k(top_k, 9)
     topk_idx = last_select(x, top_k)
-    k = resolve_top_k(top_k, 9)
-    assert topk_idx.shape == (2, k, 20)
     assert topk_idx.dtype == torch.long
+    assert torch.equal(topk_idx.sort(dim=1).values, stability(x).topk(k, dim=1).indices.sort(dim=1).values)
     assert vote_count(topk_idx, 9).sum(1).tolist() == [k * 20, k * 20]
-    assert all(len(set(topk_idx[b, :, d].tolist())) == k for b in range(2) for d in range(20))
-
-
-@both_ways
-def test_selection_is_the_top_k_of_stability():
-    x = rand(2, 9, 20)
-    expected = stability(x).topk(4, dim=1).indices.sort(dim=1).values
-    assert torch.equal(last_select(x, 4).sort(dim=1).values, expected)
 
 
 @both_ways
@@ -221,10 +212,9 @@ def test_score_path_is_outside_autograd(way):
 
 
 @both_ways
-@pytest.mark.parametrize("shape", [(16, 196, 192), (1, 196, 768)])
-def test_selecting_needs_little_memory(shape):
+def test_selecting_needs_little_memory():
     """At most 2.6 times the input beside the indices twice while selecting, and nothing but the indices after it."""
-    x = rand(*shape)
+    x = rand(16, 196, 192)
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
         topk_idx = last_select(x, 98)
     now = peak = 0
@@ -236,59 +226,47 @@ def test_selecting_needs_little_memory(shape):
     assert now == pytest.approx(size_of_indices, rel=0.01)
 
 
-def test_torch_compile_full_graph():
+def test_torch_compile_full_graph_for_one_width_and_then_another():
     pool = LaStPool(3)
-    compiled = torch.compile(pool, fullgraph=True, backend="aot_eager")
-    x, y = rand(2, 8, 10).requires_grad_(), rand(2, 8, 10).requires_grad_()
-    torch.testing.assert_close(compiled(x), pool(y))
-    compiled(x).square().sum().backward()
-    pool(y).square().sum().backward()
-    torch.testing.assert_close(x.grad, y.grad)
-
-
-def test_module_has_no_state():
-    pool = LaStPool(0.5, sigma=3.0, variant="paper")
     assert not pool.state_dict()
-    assert not list(pool.parameters())
-    assert "top_k=0.5" in repr(pool)
-    assert "paper" in repr(pool)
+    compiled = torch.compile(pool, fullgraph=True, backend="aot_eager")
+    for num_channels in (64, 20):
+        x = rand(2, 9, num_channels).requires_grad_()
+        torch.testing.assert_close(compiled(x), pool(x))
+        (ours,), (expected,) = (torch.autograd.grad(f(x).square().sum(), x) for f in (compiled, pool))
+        torch.testing.assert_close(ours, expected)
 
 
 @pytest.mark.parametrize(
-    ("kwargs", "message"),
+    ("options", "message"),
     [
         ({"top_k": 0}, "at least 1"),
-        ({"top_k": -3}, "at least 1"),
         ({"top_k": 10}, r"\[1, 9\]"),
         ({"top_k": 1.5}, r"\(0, 1\]"),
-        ({"top_k": 0.0}, r"\(0, 1\]"),
         ({"top_k": True}, "int"),
-        ({"top_k": "7"}, "int"),
-        ({"top_k": 1, "sigma": 0.0}, "sigma"),
-        ({"top_k": 1, "sigma": "wide"}, "sigma"),
-        ({"top_k": 9, "sigma": -1.0}, "sigma"),
-        ({"top_k": 1, "variant": "arxiv"}, "release, paper"),
+        ({"sigma": 0.0}, "sigma"),
+        ({"sigma": "wide"}, "sigma"),
         ({"top_k": 9, "variant": "arxiv"}, "release, paper"),
     ],
 )
-def test_bad_options(kwargs, message):
+def test_bad_options(options, message):
     with pytest.raises(ValueError, match=message):
-        last_pool(rand(2, 9, 4), **kwargs)
+        last_pool(rand(2, 9, 4), **{"top_k": 1, **options})
+    with torch.autograd.set_detect_anomaly(True), pytest.raises(ValueError, match="NaN"):
+        last_pool(torch.full((2, 9, 4), torch.nan), 1)
 
 
 @pytest.mark.parametrize(
     ("tokens", "got"),
     [
         (torch.zeros(9, 4), r"float32 \(9, 4\)"),
-        (torch.zeros(2, 3, 3, 4), r"\(2, 3, 3, 4\)"),
         (torch.zeros(2, 9, 4, dtype=torch.long), "int64"),
         (torch.zeros(2, 0, 4), r"\(2, 0, 4\)"),
         (np.zeros((2, 9, 4), np.float32), "a ndarray"),
-        (None, "a NoneType"),
     ],
 )
 def test_bad_tokens(tokens, got):
-    for function in (low_pass, stability, lambda x: last_select(x, 1), lambda x: last_pool(x, 1), LaStPool(1)):
+    for function in (low_pass, stability, lambda x: last_select(x, 1), LaStPool(1)):
         with pytest.raises(ValueError, match=r"floating point \[B, N, D\].*got .*" + got):
             function(tokens)
 
@@ -298,26 +276,15 @@ def test_bad_tokens(tokens, got):
     [
         (torch.zeros(2, 3, 4), 9, "long .*float32"),
         (torch.zeros(2, 3, dtype=torch.long), 9, r"\[B, K, D\].*\(2, 3\)"),
-        (np.zeros((2, 3, 4), np.int64), 9, "a ndarray"),
-        (None, 9, "a NoneType"),
         (torch.full((2, 3, 4), 9), 9, "num_patches is 9"),
         (torch.full((2, 3, 4), -1), 9, "num_patches is 9"),
-        (torch.zeros(2, 3, 4, dtype=torch.long), 0, "num_patches is 0"),
         (torch.zeros(2, 3, 4, dtype=torch.long), -9, "num_patches is -9"),
         (torch.zeros(2, 3, 4, dtype=torch.long), 2.5, "num_patches is 2.5"),
-        (torch.zeros(2, 3, 4, dtype=torch.long), None, "num_patches is None"),
     ],
 )
 def test_bad_votes(topk_idx, num_patches, message):
     with pytest.raises(ValueError, match=message):
         vote_count(topk_idx, num_patches)
-
-
-def test_nan_is_refused_in_debug_mode():
-    x = rand(2, 9, 4)
-    x[1, 2, 3] = float("nan")
-    with torch.autograd.set_detect_anomaly(True), pytest.raises(ValueError, match="NaN"):
-        last_pool(x, 1)
 
 
 @both_ways
@@ -383,11 +350,9 @@ def test_torch_defaults_change_nothing(top_k):
 
 
 def test_fake_and_meta_tokens_leave_nothing_behind():
-    with FakeTensorMode():
-        assert last_pool(torch.empty(2, 9, 26), 2).shape == (2, 26)
-        assert low_pass(torch.empty(2, 9, 26)).shape == (2, 9, 26)
     expected = low_pass(rand(2, 9, 26))
     with FakeTensorMode():
+        assert last_pool(torch.empty(2, 9, 26), 2).shape == (2, 26)
         assert low_pass(torch.empty(2, 9, 26)).shape == (2, 9, 26)
     assert torch.equal(low_pass(rand(2, 9, 26)), expected)
     meta = torch.empty(2, 9, 26, device="meta")
@@ -395,16 +360,8 @@ def test_fake_and_meta_tokens_leave_nothing_behind():
     assert (low_pass(meta).shape, stability(meta).shape) == ((2, 9, 26), (2, 9, 26))
 
 
-def test_traced_graphs_hold_no_choice():
-    """They choose anew for other tokens."""
+def test_traced_graphs_choose_anew():
     x, y = rand(2, 9, 64), rand(2, 9, 64, seed=1)
     traced = [make_fx(lambda t: last_pool(t, 3), tracing_mode=mode)(x) for mode in ("real", "fake", "symbolic")]
     for graph in (*traced, torch.jit.trace(lambda t: last_pool(t, 3), x)):
         torch.testing.assert_close(graph(y), last_pool(y, 3))
-
-
-def test_compiled_for_one_width_and_then_another():
-    compiled = torch.compile(lambda t: last_pool(t, 3), fullgraph=True, backend="aot_eager")
-    for num_channels in (64, 96, 20):
-        x = rand(2, 9, num_channels)
-        torch.testing.assert_close(compiled(x), last_pool(x, 3))

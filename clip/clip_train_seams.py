@@ -91,16 +91,14 @@ def _attaching(create: Callable, args: argparse.Namespace, pretrained: ClipCheck
     return create_and_attach
 
 
+def _pooling(args: argparse.Namespace) -> dict[str, Any]:
+    is_last = args.pooling == "last"
+    return {"pool": args.pooling, "top_k": args.top_k, "variant": (args.variant or "release") if is_last else None}
+
+
 def record_of(args: argparse.Namespace) -> dict[str, Any]:
     """What `last_vit.json` holds for a run; null for what a pool does not have."""
-    is_last = args.pooling == "last"
-    return {
-        "pool": args.pooling,
-        "top_k": args.top_k if is_last else None,
-        "variant": (args.variant or "release") if is_last else None,
-        "model": args.model,
-        "force_quick_gelu": bool(args.force_quick_gelu),
-    }
+    return {**_pooling(args), "model": args.model, "force_quick_gelu": bool(args.force_quick_gelu)}
 
 
 def write_record(folder: Path, args: argparse.Namespace) -> None:
@@ -147,47 +145,37 @@ def _latest_checkpoint(get_latest: Callable[..., str | None], path: str, remote:
 def _save(args: argparse.Namespace, checkpoint: dict[str, Any], path: str) -> None:
     """`torch.save` as open_clip_train calls it: finite weights only, atomically, and with the pooling."""
     check_finite(checkpoint["state_dict"])
-    pooling = {key: value for key, value in record_of(args).items() if key in ("pool", "top_k", "variant")}
-    save_checkpoint(path, {**checkpoint, "pooling": {**pooling, "sigma": None}})
-
-
-class WatchedLoss:
-    """open_clip's loss that stops the run when it is not finite.
-
-    Each value is looked at when the next one has been started, and the last one by `check`: see `LateScalars`.
-    """
-
-    def __init__(self, loss: Callable[..., dict[str, Tensor]], epoch: int, accum_freq: int, hint: str) -> None:
-        self._loss, self._epoch, self._accum_freq, self._hint = loss, epoch, accum_freq, hint
-        self._num_calls = 0
-        self._pending: Mapping[str, float] = {}
-
-    def __call__(self, *args: Any, **kwargs: Any) -> dict[str, Tensor]:
-        """As the loss; raises for the loss of the call before, see `check`."""
-        terms = self._loss(*args, **kwargs)
-        self.check()
-        self._pending = LateScalars(tuple(terms), torch.stack([term.detach().float() for term in terms.values()]))
-        self._num_calls += 1
-        return terms
-
-    def check(self) -> None:
-        """Raise FloatingPointError where the last loss is NaN or infinite; names the term, the epoch and the step."""
-        step = (self._num_calls - 1) // self._accum_freq
-        require_finite(self._pending, f"in epoch {self._epoch}, step {step}", self._hint)
+    save_checkpoint(path, {**checkpoint, "pooling": {**_pooling(args), "sigma": None}})
 
 
 def watched_epoch(
     train_one_epoch: Callable[..., None], model: Any, data: Any, loss: Any, epoch: int, *rest: Any, **named: Any
 ) -> None:
-    """`open_clip_train.train.train_one_epoch` with a `WatchedLoss`."""
+    """`open_clip_train.train.train_one_epoch` that ends in a FloatingPointError where a loss is not finite.
+
+    Each loss is looked at when the next one has been started (see `LateScalars`), and the last one at the end.
+    """
     args: argparse.Namespace = rest[-1]
     hint = (
         f"the run stops, checkpoints of earlier epochs are in {args.checkpoint_path}. A lower --lr, a longer --warmup, "
         f"--grad-clip-norm 1.0 or --precision amp_bf16 can help; go on with --resume latest"
     )
-    watched = WatchedLoss(loss, epoch, args.accum_freq, hint)
+    pending: Mapping[str, float] = {}
+    num_calls = 0
+
+    def check() -> None:
+        require_finite(pending, f"in epoch {epoch}, step {(num_calls - 1) // args.accum_freq}", hint)
+
+    def watched(*inputs: Any, **named_inputs: Any) -> dict[str, Tensor]:
+        nonlocal pending, num_calls
+        terms = loss(*inputs, **named_inputs)
+        check()
+        pending = LateScalars(tuple(terms), torch.stack([term.detach().float() for term in terms.values()]))
+        num_calls += 1
+        return terms
+
     train_one_epoch(model, data, watched, epoch, *rest, **named)
-    watched.check()
+    check()
 
 
 def _top_k_counts(output: Tensor, target: Tensor, topk: tuple[int, ...]) -> list[float]:

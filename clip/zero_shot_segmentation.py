@@ -11,7 +11,7 @@ from class_names import read_class_names
 from label_maps import LabelRule
 from miou import MeanIoU
 from seg_overlays import draw_overlays
-from seg_sets import ResizedImages, SegmentationSet
+from seg_sets import MAX_LONG_SIDE, ResizedImages, SegmentationSet
 from seg_settings import CUSTOM, SegmentationSetting, custom_setting, find_setting
 from sliding_window import plan_windows
 from zero_shot_models import describe_clip, encode_names, load_clip_argument
@@ -130,6 +130,10 @@ def build_segmenter(
     patch_size = find_patch_size(clip.model, prep.crop)
     plan_windows((setting.short_side,) * 2, setting.crop, setting.stride, patch_size)  # errors before the work
     text, class_of_name = encode_names(clip, setting.class_names, args, device)
+    crop, stride = setting.crop, setting.stride
+    if not crop and setting.protocol == "naclip":
+        # a whole image's scores are stretched to that image, then to the annotation, as those of one window are
+        crop = stride = MAX_LONG_SIDE
     return ZeroShotSegmenter(
         dense=partial(clip_dense_features, clip.model, last_block=args.last_block),
         text=text,
@@ -137,8 +141,8 @@ def build_segmenter(
         mean=prep.mean,
         std=prep.std,
         patch_size=patch_size,
-        crop=setting.crop,
-        stride=setting.stride,
+        crop=crop,
+        stride=stride,
         pad_to_patch=setting.pad_to_patch,
         uses_pamr=setting.uses_pamr,
         window_batch=args.window_batch,

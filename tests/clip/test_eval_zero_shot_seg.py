@@ -17,11 +17,15 @@ from label_maps import LabelRule
 from PIL import Image
 from seg_parts import make_voc, refusal
 from seg_sets import resize_short_side
+from torch.nn import functional as F
+from zero_shot_models import load_clip_argument
+from zero_shot_segmentation import build_segmenter, choose_setting
 from zero_shot_segmenter import ZeroShotSegmenter
 
 from last_vit.clip_dense import clip_dense_features
 from last_vit.clip_text import encode_class_names, read_templates
 from last_vit.data.synthetic import SyntheticObjects
+from last_vit.models import parse_model_arguments
 
 REPO = Path(__file__).resolve().parents[2]
 CPU = ("--device", "cpu", "--num-workers", "0", "--text-cache", "cache")
@@ -154,6 +158,27 @@ def test_a_benchmark_in_its_layout_and_whole_images(here, capsys):
     flags = ("--class-names", "names.txt", "--short-side", "40", "--crop", "0", *SMALL[-2:])
     (record,) = run(*CUSTOM[:4], *flags, *MODEL).values()
     assert record["dataset"] == "rooms val, 40 px, sclip, crop 0, prompts 'a photo of a {}'"
+
+
+@pytest.mark.parametrize(("protocol", "is_stretched_twice"), [("sclip", False), ("naclip", True)])
+def test_scores_of_whole_images_are_stretched_as_the_protocol_does(here, protocol, is_stretched_twice):
+    """NACLIP: to the image that the model sees, then to the annotation; SCLIP at once."""
+    flags = ("--protocol", protocol, "--crop", "0", "--pamr", "off", "--prob-threshold", "0", "--zero-label", "class")
+    args = script.build_parser().parse_args([*CPU, *CUSTOM, *SMALL, *MODEL, *flags])
+    (argument,), device = parse_model_arguments(args.model), torch.device("cpu")
+    clip, setting = load_clip_argument(argument, "fp32", device), choose_setting(args)
+    segmenter = build_segmenter(args, setting, clip, device)
+    image = torch.randint(0, 256, (3, 44, 70), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    (found,) = segmenter([image], [(150, 97)])
+    with torch.inference_mode():
+        features, grid_hw = segmenter.dense(segmenter.normalise(image)[None])
+        maps = (F.normalize(features, dim=-1) @ segmenter.text.T).transpose(1, 2).unflatten(2, grid_hw)
+        at_image = F.interpolate(maps, size=(44, 70), mode="bilinear")
+        stretched = [F.interpolate(each, size=(150, 97), mode="bilinear") for each in (at_image, maps)]
+        twice, once = (torch.tensor(segmenter.rule.class_of_name)[each[0].argmax(dim=0)] for each in stretched)
+    expected, other = (twice, once) if is_stretched_twice else (once, twice)
+    # pixels where two names tie to within float32 may fall either way
+    assert (found != expected).float().mean() < 2e-4 < (found != other).float().mean()
 
 
 ERRORS = [

@@ -7,9 +7,8 @@ import sys
 from functools import partial
 from pathlib import Path
 
-import numpy as np
 import pytest
-from label_conversion import convert, look_up, target_folder
+from label_conversion import convert, look_up
 from seg_id_tables import coco_stuff_table
 from seg_parts import read, save_label
 
@@ -55,8 +54,6 @@ def test_a_stopped_run_goes_on(sources, capsys):
     assert "6 converted: 3 now, 3 before" in capsys.readouterr().out
     assert [path.stat().st_mtime_ns for path in done] == times
     done[0].write_bytes(b"old")
-    run(sources)
-    assert done[0].read_bytes() == b"old"
     run(sources, overwrite=True)
     assert read(done[0])[0].shape == (4, 6)
 
@@ -67,19 +64,6 @@ def test_an_error_in_a_process_names_the_file(sources):
     with pytest.raises(ValueError, match=r"raw/2\.png: it holds the ids 11,"):
         run(sources, num_workers=2)
     assert not target.exists()
-    with pytest.raises(ValueError, match=r"1\.png cannot be read: its mode is RGB"):
-        READ(save_label(source.with_name("1.png"), np.zeros((4, 6, 3), dtype=np.uint8)))
-
-
-def test_sources_are_not_written_to_unless_told(tmp_path):
-    def flags(output=None):
-        return argparse.Namespace(beside=output is None, output=output)
-
-    assert target_folder(tmp_path / "a", "c", flags(tmp_path / "b")) == tmp_path / "b" / "c"
-    assert target_folder(tmp_path / "a", "c", flags()) == tmp_path / "a"
-    for output in (tmp_path / "a", tmp_path / "b" / ".." / "a" / "d"):
-        with pytest.raises(ValueError, match=r"is the folder of the source files: .* --beside"):
-            target_folder(tmp_path / "a", "c", flags(output))
 
 
 def test_help_needs_no_torch():

@@ -1,7 +1,5 @@
 """mIoU by hand, against a plain float64 loop, over images, processes and labels that do not count."""
 
-import math
-
 import numpy as np
 import pytest
 import torch
@@ -61,8 +59,7 @@ def test_it_is_the_plain_version(num_classes, last_label):
     found = metric.compute()
     assert found["miou"] == pytest.approx(np.nanmean(expected))
     assert found["num_absent"] == np.isnan(expected).sum()
-    filled = [math.nan if value is None else value for value in found["iou"]]
-    np.testing.assert_allclose(filled, expected, rtol=1e-12)
+    np.testing.assert_allclose(np.array(found["iou"], dtype=float), expected, rtol=1e-12)
 
 
 def _distributed_worker(rank, init_file, results):

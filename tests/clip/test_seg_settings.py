@@ -61,25 +61,21 @@ def test_names_stand_once_but_for_the_bed_of_coco_object():
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)
 def test_synonyms_by_protocol(protocol):
-    def class_names(dataset, protocol):
-        return find_setting(dataset, protocol).class_names
-
+    names = {dataset: find_setting(dataset, protocol).class_names for dataset in DATASETS}
+    voc20, voc21, coco, context = (names[dataset] for dataset in ("voc20", "voc21", "coco_object", "context60"))
     has_many = protocol in ("sclip", "naclip")
-    voc20, voc21 = class_names("voc20", protocol), class_names("voc21", protocol)
     assert voc21[1:] == voc20
     assert (voc20[3], voc20[10]) == (("ship",), ("table",))
     assert len(voc20[14]) == (7 if has_many else 1)
     assert voc20[14][0] == "person"
     assert len(voc20[19]) == (5 if has_many else 1)
     assert voc21[0] == ("background",) if protocol == "clearclip" else len(voc21[0]) == 26
-    coco = class_names("coco_object", protocol)
     assert len(coco[0]) == {"sclip": 26, "naclip": 26, "clearclip": 1, "proxyclip": 17}[protocol]
     assert coco[1][-1] == ("body" if has_many else "person")
     assert ("traffic light",) in coco
-    assert ("trafficlight",) in class_names("coco_stuff", protocol)
-    context = class_names("context60", protocol)
+    assert ("trafficlight",) in names["coco_stuff"]
     assert context[0] == ("background",)
-    assert context[1:] == class_names("context59", protocol)
+    assert context[1:] == names["context59"]
 
 
 @pytest.mark.parametrize("zero_label", ["class", "background", "ignored"])

@@ -298,13 +298,6 @@ def test_gpu_compiled_into_cuda_graphs_of_torch(num_patches, k):
 
 
 @on_gpu
-def test_gpu_torch_func_goes_by_the_formulas():
-    x = rand(2, 9, 128).cuda()
-    expected = torch.zeros_like(x).scatter_(1, last_select(x, 3), 1 / 3)
-    torch.testing.assert_close(torch.func.grad(lambda t: last_pool(t, 3).sum())(x), expected)
-
-
-@on_gpu
 @pytest.mark.parametrize(("num_patches", "k"), [(196, 1), (196, 98), (1024, 512)])
 def test_gpu_memory_is_far_below_the_input(num_patches, k):
     x = rand(16, num_patches, 768, dtype=torch.bfloat16).cuda()

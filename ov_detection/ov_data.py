@@ -1,4 +1,6 @@
-"""Open-vocabulary detection sets as what trainers read: detectron2's mapper, torch data sets and their loaders.
+"""Open-vocabulary detection sets as what trainers read: torch data sets of detectron2's samples, and their loaders.
+
+Images are read as their files store them, for that is what the boxes are drawn on: an EXIF orientation is left alone.
 
 Training (F-ViT's recipe): the image is resized to fit a square of `size` times a scale of 0.1 to 2.0, cropped at random
 to at most `size`, and flipped with probability one half. (The crop is not detectron2's FixedSizeCrop, which has one
@@ -19,12 +21,15 @@ from typing import Any
 
 import numpy as np
 import torch
-from detectron2.data import DatasetFromList, DatasetMapper
+from detectron2.data import DatasetFromList
 from detectron2.data import transforms as T
+from detectron2.data.detection_utils import annotations_to_instances, check_image_size, transform_instance_annotations
 from ov_json import load_ov_json
+from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset
 
 from last_vit.data.coco import encode_segmentation
+from last_vit.data.image_files import load_pixels
 from last_vit.data.loaders import build_test_loader, build_train_loader
 from last_vit.data.synthetic import SyntheticObjects, write_coco
 from last_vit.runtime import get_logger
@@ -33,12 +38,43 @@ SCALES = (0.1, 2.0)
 MIN_BOX_SIDE = 0.01
 
 
+class FitSquare(T.Augmentation):
+    """Resize an image to fit a square of `size` pixels times a scale drawn from `scales`; sides are rounded as in mmcv.
+
+    By default pixels are those of OpenCV's bilinear resize, within a level of 255: shrinking skips pixels, as in F-ViT.
+    With `antialias` they are Pillow's, and shrinking takes means.
+    """
+
+    def __init__(self, size: int, scales: tuple[float, float] = (1.0, 1.0), antialias: bool = False) -> None:
+        super().__init__()
+        self.size, self.scales = size, scales
+        self._kind = T.ResizeTransform if antialias else SampledResize
+
+    def get_transform(self, image: np.ndarray) -> T.Transform:
+        """For an image [H, W, 3]."""
+        height, width = image.shape[:2]
+        factor = max(1, int(self.size * np.random.uniform(*self.scales))) / max(height, width)
+        return self._kind(height, width, *(max(1, int(side * factor + 0.5)) for side in (height, width)))
+
+
+class SampledResize(T.ResizeTransform):
+    """detectron2's, but images (not masks) are resized without antialiasing."""
+
+    def apply_image(self, img: np.ndarray, interp: int | None = None) -> np.ndarray:
+        """uint8 [H, W, 3] -> [new_h, new_w, 3]; as detectron2's with `interp`."""
+        if interp is not None:
+            return super().apply_image(img, interp)
+        planes = torch.from_numpy(np.ascontiguousarray(img)).permute(2, 0, 1)[None].float()
+        planes = F.interpolate(planes, (self.new_h, self.new_w), mode="bilinear", align_corners=False)
+        return planes[0].permute(1, 2, 0).round().byte().numpy()
+
+
 class OvImageSet(Dataset):
     """The images of a JSON file (see `load_ov_json`), brought to a square of `size` pixels, one sample per image.
 
     With `train` samples are augmented and have `instances` (gt_boxes, gt_classes; with `masks` gt_masks) of base
     classes; `augment=False` trains on images as they are tested, so that every epoch sees the same pixels. `max_images`
-    keeps the first ones by image id. Random numbers come from torch's generator alone.
+    keeps the first ones by image id, `antialias` is `FitSquare`'s. Random numbers come from torch's generator alone.
 
     An image that cannot be read, of another size than its record says, or with a broken mask is a ValueError when it is
     asked for.
@@ -54,22 +90,16 @@ class OvImageSet(Dataset):
         novel: Iterable[str] | None = None,
         augment: bool = True,
         max_images: int | None = None,
+        antialias: bool = False,
     ) -> None:
         for name, value in (("size", size), ("max_images", max_images)):
             if value is not None and value < 1:
                 raise ValueError(f"{name} must be at least 1, got {value}")
         self._train, self._masks = train, masks and train
         augment = augment and train
-        steps = [T.ResizeScale(*(SCALES if augment else (1.0, 1.0)), size, size)]
+        steps = [FitSquare(size, SCALES if augment else (1.0, 1.0), antialias)]
         steps += [T.RandomCrop("absolute", (size, size)), T.RandomFlip()] if augment else []
-        self._mapper = DatasetMapper(
-            train,
-            augmentations=steps,
-            image_format="RGB",
-            use_instance_mask=masks,
-            instance_mask_format="bitmask",
-            recompute_boxes=masks,
-        )
+        self._augment = T.AugmentationList(steps)
         self.json_file, self.size = Path(json_file), size
         self.novel = None if novel is None else tuple(novel)
         images = load_ov_json(json_file, image_root, train, masks, self.novel)
@@ -86,16 +116,26 @@ class OvImageSet(Dataset):
     def __getitem__(self, index: int) -> dict[str, Any]:
         record = self._records[index]
         try:
-            if self._masks:
-                record = {**record, "annotations": [_with_run_length(entry, record) for entry in record["annotations"]]}
-            with _numpy_seeded_by_torch():
-                sample = self._mapper(record)
+            return self._sample(record)
         except FileNotFoundError as error:
             raise FileNotFoundError(f"no image {record['file_name']}") from error
-        except (ValueError, OSError, SyntaxError) as error:  # a damaged PNG is a SyntaxError to Pillow
+        except (ValueError, OSError) as error:
             raise ValueError(f"image {record['file_name']} cannot be used: {error}") from error
+
+    def _sample(self, record: dict[str, Any]) -> dict[str, Any]:
+        sample = {name: value for name, value in record.items() if name != "annotations"}
+        image = T.AugInput(load_pixels(record["file_name"]))
+        check_image_size(sample, image.image)
+        with _numpy_seeded_by_torch():
+            transforms = self._augment(image)
+        shape = image.image.shape[:2]
+        sample["image"] = torch.from_numpy(image.image.transpose(2, 0, 1).copy())
         if self._train:
-            instances = sample["instances"]
+            objects = [_with_run_length(e, record) if self._masks else {**e} for e in record["annotations"]]
+            objects = [transform_instance_annotations(entry, transforms, shape) for entry in objects]
+            instances = annotations_to_instances(objects, shape, mask_format="bitmask")
+            if self._masks and objects:
+                instances.gt_boxes = instances.gt_masks.get_bounding_boxes()
             sample["instances"] = instances[instances.gt_boxes.nonempty(MIN_BOX_SIDE)]
         return sample
 

@@ -2,19 +2,20 @@
 
 The rule for objects, in training:
 
-- Boxes are clipped to their image. One without area there (COCO's own files have two of height 0), or wholly outside,
-  is left out; numbers that are none, NaN or infinity are an error.
+- Boxes are clipped to their image. One less than a pixel wide or high, or wholly outside, is left out; numbers that are
+  none, NaN or infinity are an error.
 - Objects of novel classes are left out, whatever file they come from.
 - Where masks are asked for: polygons of less than three points are dropped, and an object without any mask.
 - Crowd regions are no objects, as everywhere in detectron2.
-- Images without any object left, and images with a side of less than 32 pixels, are left out.
+- Images without any annotation of a base class, and images with a side of less than 32 pixels, are left out. One whose
+  annotations are all left out for another reason (a crowd, a box of half a pixel) stays, as one of background.
 
 In test every image of the file stays, and none carries annotations: what is right is the evaluator's business.
 """
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Set
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -60,6 +61,7 @@ def load_ov_json(
             record_of, is_base = {record["image_id"]: record for record in records}, classes.is_base.tolist()
             for record in records:
                 record["annotations"] = []
+            annotated = {e["image_id"] for e in content["annotations"] if is_base[classes.label_of[e["category_id"]]]}
             for entry in content["annotations"]:
                 label, record = classes.label_of[entry["category_id"]], record_of[entry["image_id"]]
                 found = _object(entry, label, record, masks) if is_base[label] else "object of a novel class"
@@ -67,7 +69,7 @@ def load_ov_json(
                     left_out[found] += 1
                 else:
                     record["annotations"].append(found)
-            records = [record for record in records if _is_usable(record, left_out)]
+            records = [record for record in records if _is_usable(record, annotated, left_out)]
         if not records:
             raise ValueError(f"no image is left to train on ({dict(left_out)})")
     except ValueError as error:
@@ -96,7 +98,7 @@ def _object(entry: Mapping[str, Any], label: int, record: Mapping[str, Any], mas
         return "crowd region"
     box = clip_box(entry.get("bbox"), record["height"], record["width"])
     if box is None:
-        return "box without area in its image"
+        return "box outside its image or under a pixel"
     kept = {"bbox": box, "bbox_mode": BoxMode.XYXY_ABS, "category_id": label}
     if masks:
         segmentation = entry.get("segmentation")
@@ -109,7 +111,9 @@ def _object(entry: Mapping[str, Any], label: int, record: Mapping[str, Any], mas
 
 
 def clip_box(bbox: Any, height: int, width: int) -> list[float] | None:
-    """COCO's (x, y, width, height) -> the part (x1, y1, x2, y2) inside the image; None for one without area there.
+    """COCO's (x, y, width, height) -> the part (x1, y1, x2, y2) inside the image.
+
+    None where there is none, or where the whole box is less than a pixel wide or high.
 
     Raises:
         ValueError: Not four finite numbers.
@@ -118,14 +122,16 @@ def clip_box(bbox: Any, height: int, width: int) -> list[float] | None:
     if not is_box or not all(type(value) in (int, float) and math.isfinite(value) for value in bbox):
         raise ValueError(f"bbox is {shorten([bbox])}, expected four numbers [x, y, width, height]")
     x, y, box_width, box_height = bbox
+    if min(box_width, box_height) < 1:
+        return None
     x1, y1 = max(x, 0.0), max(y, 0.0)
     x2, y2 = min(x + box_width, float(width)), min(y + box_height, float(height))
     return [x1, y1, x2, y2] if x1 < x2 and y1 < y2 else None
 
 
-def _is_usable(record: Mapping[str, Any], left_out: Counter[str]) -> bool:
+def _is_usable(record: Mapping[str, Any], annotated: Set[int], left_out: Counter[str]) -> bool:
     reason = None
-    if not record["annotations"]:
+    if record["image_id"] not in annotated:
         reason = "image without objects"
     elif min(record["height"], record["width"]) < MIN_SIDE:
         reason = f"image with a side of less than {MIN_SIDE} pixels"

@@ -83,16 +83,20 @@ def build_roi_heads(
     )
     for layer in box_head.fcs:
         nn.init.xavier_uniform_(layer.weight)  # F-ViT's; detectron2's is wider
-    mask_parts = {
-        "mask_in_features": names,
-        "mask_pooler": PyramidRoIAlign(14, strides),
-        "mask_head": MaskRCNNConvUpsampleHead(
+    mask_parts = {}
+    if masks:
+        mask_head = MaskRCNNConvUpsampleHead(
             ShapeSpec(channels=channels, height=14, width=14),
             num_classes=1,
             conv_dims=[conv_width] * (num_convs + 1),
             conv_norm=norm,
-        ),
-    }
+        )
+        nn.init.kaiming_normal_(mask_head.predictor.weight, mode="fan_out")  # mmdet's; detectron2's is near zero
+        mask_parts = {
+            "mask_in_features": names,
+            "mask_pooler": PyramidRoIAlign(14, strides),
+            "mask_head": mask_head,
+        }
     return FViTRoIHeads(
         dense_stride=dense_stride,
         num_classes=classifier.num_classes,
@@ -103,5 +107,5 @@ def build_roi_heads(
         box_pooler=PyramidRoIAlign(7, strides),
         box_head=box_head,
         box_predictor=OpenVocabularyPredictor(fc_width, classifier, **predictor),
-        **(mask_parts if masks else {}),
+        **mask_parts,
     )

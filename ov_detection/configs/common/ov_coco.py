@@ -14,8 +14,8 @@ dataloader = dict(
             size="${model.square_size}",
             train=True,
             masks="${model.roi_heads.masks}",
-            augment=True,
             max_images=None,
+            antialias=False,  # True resizes as Pillow does, False as F-ViT's OpenCV
             novel=None,
         ),
         batch_size=8,  # per process
@@ -29,6 +29,7 @@ dataloader = dict(
             size="${model.square_size}",
             train=False,
             max_images=None,
+            antialias="${dataloader.train.dataset.antialias}",
             novel="${dataloader.train.dataset.novel}",
         ),
         batch_size=1,

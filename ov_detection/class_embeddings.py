@@ -120,18 +120,20 @@ def embed_class_names(
     tower: str,
     prompts: str = "vild",
     batch_size: int = 256,
+    cache: Path | None = None,
 ) -> ClassEmbeddings:
     """Embed class names, as the data set spells them, and "background" with the text tower of a CLIP in eval mode.
 
     `tower` is what it is called, for the record. `prompts` is "vild" (mean over 63 templates) or "a" ("a {name}"),
     `batch_size` of which are encoded at a time.
+    `cache` is as in `encode_class_names`.
     """
     check_vocabulary(names)
     every = [*names, BACKGROUND]
     rows: dict[int, Tensor] = {}
     for templates, places in group_by_templates(every, prompts).items():
         texts = [readable_name(every[place]) for place in places]
-        vectors = encode_class_names(model, tokenizer, texts, templates, batch_size)
+        vectors = encode_class_names(model, tokenizer, texts, templates, batch_size, cache)
         rows.update(zip(places, vectors, strict=True))
     ordered = torch.stack([rows[place] for place in range(len(every))])
     return ClassEmbeddings(tuple(names), ordered[:-1], ordered[-1], tower, prompts)

@@ -10,17 +10,21 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from class_embeddings import ClassEmbeddings, embed_class_names, load_class_embeddings
 from fvit.fvit_model import FViT
 from torch import Tensor
 
 from last_vit.checkpoint import load_strict, read_checkpoint
 from last_vit.clip_models import load_clip
+from last_vit.clip_text import default_cache
 from last_vit.lazy_config import build_model
 
 
-def read_vocabulary(cfg: Any, names: Sequence[str] | None) -> ClassEmbeddings:
+def read_vocabulary(cfg: Any, names: Sequence[str] | None, device: torch.device) -> ClassEmbeddings:
     """Embeddings of class names: those of the file `vocabulary.path`, or of the text tower of the config's own CLIP.
+
+    The tower runs on `device`, and only where its embeddings of these names are not in the cache (see clip_text.py).
 
     Raises:
         FileNotFoundError: No such file.
@@ -29,9 +33,9 @@ def read_vocabulary(cfg: Any, names: Sequence[str] | None) -> ClassEmbeddings:
     if cfg.vocabulary.path:
         return load_class_embeddings(cfg.vocabulary.path, names)
     arch, checkpoint, seed = (cfg.model.clip.get(name) for name in ("arch", "checkpoint", "random_seed"))
-    clip = load_clip(arch, checkpoint, random_seed=seed)
+    clip = load_clip(arch, checkpoint, random_seed=seed, device=device)
     tower = f"{clip.arch}, weights {clip.checkpoint_sha256 or f'random, seed {seed}'}"
-    return embed_class_names(clip.model, clip.tokenizer, names, tower, cfg.vocabulary.prompts)
+    return embed_class_names(clip.model, clip.tokenizer, names, tower, cfg.vocabulary.prompts, cache=default_cache())
 
 
 def build_detector(cfg: Any, vocabulary: ClassEmbeddings, is_base: Tensor) -> FViT:

@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 import torch
 from class_embeddings import ClassEmbeddings, split_names
-from detectron2.data.transforms import ResizeScale
 from detectron2.structures import Instances
 from fvit.fvit_model import FViT
+from ov_data import FitSquare
 from ov_detector import build_detector, load_detector, read_vocabulary
 from PIL import Image, ImageOps
 from pycocotools import mask as mask_tools
@@ -22,6 +22,7 @@ from torchvision.utils import draw_bounding_boxes, draw_segmentation_masks
 
 from last_vit.atomic_file import atomic_file
 from last_vit.checkpoint import read_checkpoint
+from last_vit.evaluation import progress
 from last_vit.lazy_config import read_config
 from last_vit.runtime import select_device
 
@@ -45,15 +46,16 @@ def predict(args: Namespace) -> None:
         raise ValueError("name what to look for: --vocabulary, --embeddings, or both")
     cfg = read_config(args.config_file, args.opts, "in ov_detection/configs/")
     cfg.vocabulary.path = str(args.embeddings or "")
-    vocabulary = read_vocabulary(cfg, names)
     device = select_device(args.device)
+    vocabulary = read_vocabulary(cfg, names, device)
     model = load_predictor(cfg, args.checkpoint, vocabulary).to(device)
-    size = cfg.dataloader.test.dataset.size
-    images = []
-    for path in args.image:
+    tested = cfg.dataloader.test.dataset
+    fit = FitSquare(tested.size, antialias=tested.get("antialias", False))
+    images, photos = [], progress(args.image, "predict", "image")
+    for path in photos:
         pixels = _read_upright(path)
         height, width = pixels.shape[:2]
-        resized = ResizeScale(1.0, 1.0, size, size).get_transform(pixels).apply_image(pixels)
+        resized = fit.get_transform(pixels).apply_image(pixels)
         sample = {"image": torch.from_numpy(resized.copy()).permute(2, 0, 1), "height": height, "width": width}
         with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16, enabled=cfg.train.bf16):
             instances = model([sample])[0]["instances"].to("cpu")
@@ -62,7 +64,7 @@ def predict(args: Namespace) -> None:
         _draw(pixels, instances, vocabulary.names, args.output / f"{path.stem}.png")
         images.append({"image": path.name, "height": height, "width": width, "detections": found})
         counts = Counter(entry["class"] for entry in found)
-        print(f"{path.name}: {', '.join(f'{count} {name}' for name, count in counts.most_common()) or 'nothing'}")
+        photos.write(f"{path.name}: {', '.join(f'{n} {name}' for name, n in counts.most_common()) or 'nothing'}")
     with atomic_file(args.output / "detections.json") as file:
         file.write((json.dumps({"vocabulary": vocabulary.names, "images": images}, indent=2) + "\n").encode("ascii"))
     print(f"written to {args.output}")

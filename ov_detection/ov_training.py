@@ -16,25 +16,33 @@ from ov_classes import check_same_classes
 from ov_data import OvImageSet
 from ov_detector import about_detector, build_detector, load_detector, read_vocabulary
 from ov_evaluator import OvEvaluator
+from ov_schedule import BatchGroups, plan_run
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from last_vit.checkpoint import file_sha256
 from last_vit.evaluation import print_table, progress
 from last_vit.lazy_config import launch_run, run_iterations, set_up_run, write_run_record
-from last_vit.runtime import get_logger, is_main_process, world_size
-from last_vit.train_lib import RepeatableSteps, RunCheckpoints, average_gradients
+from last_vit.runtime import is_main_process, world_size
+from last_vit.train_lib import RepeatableSteps, RunCheckpoints, average_gradients, logger, micro_batches
 
 
 class OvTrainer(RepeatableSteps, SimpleTrainer):
-    """Trains on detectron2's lists of samples; what a step draws are the anchors and regions for the losses."""
+    """Trains on `BatchGroups` of detectron2's samples; what a step draws are the anchors and regions for the losses."""
 
-    def backward(self, batch: list[dict[str, Any]]) -> tuple[dict[str, Tensor], int]:
-        """Gradients of the sum of the detector's losses."""
-        with self.autocast():
-            losses = self.model(batch)
-        sum(losses.values()).backward()
-        return {name: value.detach() for name, value in losses.items()}, len(batch)
+    epoch_length = 1  # iterations
+
+    def backward(self, batches: list[list[dict[str, Any]]]) -> tuple[dict[str, Tensor], int]:
+        """Gradients of the sum of the detector's losses, the mean over the batches of one iteration."""
+        means: dict[str, Tensor] = {}
+        for (place,), share in micro_batches(self.model, len(batches), [torch.arange(len(batches))]):
+            with self.autocast():
+                losses = self.model(batches[int(place)])
+            losses = {name: value * share for name, value in losses.items()}
+            sum(losses.values()).backward()
+            means = {name: value.detach() + means.get(name, 0) for name, value in losses.items()}
+        self.storage.put_scalar("epoch", (self.iter + 1) / self.epoch_length, smoothing_hint=False)
+        return means, sum(map(len, batches))
 
 
 class OvEvaluation(NamedTuple):
@@ -72,11 +80,19 @@ def _train(cfg: Any, device: torch.device, resume: bool, row: str | None) -> Non
     model = _detector_for(cfg, test_loader, device)
     cfg.optimizer.params.model = model
     options = {name: cfg.train[name] for name in ("seed", "bf16", "clip_grad_norm")}
-    trainer = OvTrainer(average_gradients(model), train_loader, instantiate(cfg.optimizer), **options)
-    _scale_lr(trainer.optimizer, cfg.dataloader.train.batch_size * world_size(), cfg.train.lr_batch_size)
+    per_iteration, epoch_length = plan_run(cfg, len(train_loader.dataset.dataset), world_size())
+    batches = BatchGroups(train_loader, per_iteration)
+    trainer = OvTrainer(average_gradients(model), batches, instantiate(cfg.optimizer), **options)
+    trainer.epoch_length = epoch_length
+    num_images = cfg.dataloader.train.batch_size * world_size() * per_iteration
+    _scale_lr(trainer.optimizer, num_images, cfg.train.lr_batch_size)
     load = partial(load_detector, model)
     checkpoints = RunCheckpoints(trainer, cfg.train.output_dir, about_detector(model), load)
-    now = partial(evaluate, model, test_loader, device, cfg.evaluation.kinds, cfg.train.bf16)
+
+    def now() -> OvEvaluation:
+        logger.info("Evaluation after %.4g epochs", min(trainer.iter + 1, cfg.train.max_iter) / epoch_length)
+        return evaluate(model, test_loader, device, cfg.evaluation.kinds, cfg.train.bf16)
+
     result, last_checkpoint = run_iterations(cfg, trainer, checkpoints, now, load, resume)
     _write_evaluation(result, cfg, model, last_checkpoint, device, row, trainer.seconds)
 
@@ -112,7 +128,7 @@ def evaluate(model: nn.Module, loader: DataLoader, device: torch.device, kinds: 
 def _detector_for(cfg: Any, loader: DataLoader, device: torch.device) -> FViT:
     """The config's detector of a test set's classes."""
     classes = loader.dataset.dataset.classes
-    return build_detector(cfg, read_vocabulary(cfg, classes.names), classes.is_base).to(device)
+    return build_detector(cfg, read_vocabulary(cfg, classes.names, device), classes.is_base).to(device)
 
 
 def _scale_lr(optimizer: torch.optim.Optimizer, batch_size: int, lr_batch_size: int) -> None:
@@ -120,7 +136,7 @@ def _scale_lr(optimizer: torch.optim.Optimizer, batch_size: int, lr_batch_size: 
     if lr_batch_size and batch_size != lr_batch_size:
         for group in optimizer.param_groups:
             group["lr"] *= batch_size / lr_batch_size
-        get_logger().info("%d images per iteration, not %d: lr is scaled to match", batch_size, lr_batch_size)
+        logger.info("%d images per iteration, not %d: lr is scaled to match", batch_size, lr_batch_size)
 
 
 def _write_evaluation(

@@ -5,6 +5,7 @@ recipe to the pyramid all code is the project's own.
 """
 
 import ast
+import logging
 import re
 from contextlib import nullcontext
 from functools import cache, partial
@@ -17,6 +18,7 @@ from fvit import frozen_clip
 from fvit.frozen_clip import FrozenClip
 from lazy_parts import REPO
 from ov_detector import build_detector
+from ov_schedule import plan_run
 
 from last_vit.clip_models import load_clip
 from last_vit.lazy_config import apply_overrides, read_config
@@ -78,12 +80,8 @@ def test_every_recipe_is_what_its_name_says(path, monkeypatch):
     is_base = torch.arange(7) % 4 > 0
     with torch.device("meta"):
         model = build_detector(read_config(str(path), RANDOM, ""), words, is_base)
-    backbone, clip, heads, predictor = (
-        model.backbone,
-        model.backbone.clip,
-        model.roi_heads,
-        model.roi_heads.box_predictor,
-    )
+    backbone, heads = model.backbone, model.roi_heads
+    clip, predictor = backbone.clip, heads.box_predictor
     images = torch.empty(2, 3, 8 * patch, 14 * patch, device="meta")
     trained, tested, raw = backbone.train()(images), backbone.eval()(images), clip(images)
     assert (clip.width, clip.embed_dim, clip.patch_size, clip.blocks) == (width, embed_dim, patch, blocks)
@@ -117,11 +115,53 @@ def test_schedules_are_f_vit_s():
         assert (cfg.optimizer.lr, cfg.optimizer.weight_decay, list(cfg.optimizer.betas)) == (1e-4, 0.1, [0.9, 0.999])
         assert (cfg.train.clip_grad_norm, cfg.train.lr_batch_size, cfg.train.seed) == (1.0, 64, 0)
         assert cfg.dataloader.train.batch_size == 8
+    for cfg, num_images in ((coco, 107_761), (lvis, 100_170)):
+        assert plan_run(cfg, num_images, 8)[0] == 1
         schedule = instantiate(cfg.lr_multiplier)
         assert schedule(0.0) == pytest.approx(0.001)
         assert schedule(250 / cfg.train.max_iter) == pytest.approx(1.0)
-    assert coco.train.max_iter == 5052
+        assert schedule(200 / cfg.train.max_iter) < 0.9
+    assert lengths(coco) == (5052, 1684, 1684)
+    assert lengths(lvis) == (48 * 1566, 12 * 1566, 4 * 1566)
     assert instantiate(coco.lr_multiplier)(0.999) == 1.0
     schedule = instantiate(lvis.lr_multiplier)
     values = [schedule(epoch / 48) for epoch in (31.9, 32.1, 43.9, 44.1)]
     assert values == pytest.approx([1.0, 0.1, 0.1, 0.01])
+
+
+def lengths(cfg):
+    return cfg.train.max_iter, cfg.train.eval_period, cfg.train.checkpointer.period
+
+
+@pytest.mark.parametrize(
+    ("processes", "overrides", "batches", "expected"),
+    [
+        (4, [], 2, (5052, 1684, 1684)),  # 64 images, by two batches of 8 on each of 4 GPUs
+        (1, [], 8, (5052, 1684, 1684)),
+        (16, [], 1, (2526, 842, 842)),  # 128 images: as many epochs
+        (4, ["train.accumulate=1"], 1, (10104, 3368, 3368)),
+        (8, ["train.epochs=1", "train.eval_epochs=0", "train.checkpoint_epochs=0.5"], 1, (1684, 0, 842)),
+        (8, ["train.max_iter=100", "train.eval_period=0", "train.checkpointer.period=7"], 1, (100, 0, 7)),
+    ],
+)
+def test_lengths_are_epochs_whatever_the_batch(processes, overrides, batches, expected, caplog, monkeypatch):
+    cfg = read_config(str(FOLDER / "ov_coco" / "fvit_vitb16_last.py"), overrides, "")
+    monkeypatch.setattr(logging.getLogger("detectron2"), "propagate", True)
+    with caplog.at_level("INFO", "detectron2"):
+        assert plan_run(cfg, 107_761, processes)[0] == batches
+    assert lengths(cfg) == expected
+    images = processes * 8 * batches
+    assert cfg.lr_multiplier.warmup_length == pytest.approx(min(1, 250 * 64 / images / expected[0]))
+    assert f" epochs of 107761 images are {expected[0]} iterations of {images} (" in caplog.text
+
+
+def test_lengths_given_in_iterations_stay():
+    steps = ["lr_multiplier.scheduler.milestones=[500,700]", "lr_multiplier.warmup_length=0.25", "train.max_iter=1000"]
+    cfg = read_config(str(FOLDER / "ov_lvis" / "fvit_vitb16_last.py"), steps, "")
+    plan_run(cfg, 100_170, 4)
+    schedule = instantiate(cfg.lr_multiplier)
+    assert [schedule(where) for where in (0.24, 0.3, 0.6, 0.8)] == pytest.approx([0.96, 1, 0.1, 0.01], abs=1e-3)
+    for name in ("epochs", "eval_epochs", "checkpoint_epochs"):
+        cfg = read_config(str(FOLDER / "ov_coco" / "fvit_vitb16_last.py"), [f"train.{name}=-1"], "")
+        with pytest.raises(ValueError, match=rf"train\.{name} must be .*, got -1"):
+            plan_run(cfg, 100, 1)

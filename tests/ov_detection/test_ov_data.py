@@ -1,15 +1,14 @@
 """From a file to samples: records and what is left out, jitter and crop, order, shares of processes, broken images."""
 
-import copy
-
 import numpy as np
 import pytest
 import torch
 from detectron2.structures import BoxMode
 from ov_classes import OV_COCO_NOVEL
-from ov_data import OvImageSet, build_ov_test_loader, build_ov_train_loader, synthetic_ov_set
+from ov_data import FitSquare, OvImageSet, build_ov_test_loader, build_ov_train_loader
 from ov_json import clip_box, load_ov_json
 from ov_parts import HEIGHT, WIDTH, all_65, coco_categories, lvis_categories, random_content, write_images, write_json
+from ov_schedule import BatchGroups
 from PIL import Image
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
@@ -33,7 +32,6 @@ def load(tmp_path, content, train=True, **options):
 
 
 def test_training_records(tmp_path, coco):
-    before = copy.deepcopy(coco)
     images = load(tmp_path, coco)
     name_of = {entry["id"]: entry["name"] for entry in coco["categories"]}
     novel = [entry for entry in coco["annotations"] if name_of[entry["category_id"]] in OV_COCO_NOVEL]
@@ -55,7 +53,6 @@ def test_training_records(tmp_path, coco):
             assert kept["bbox_mode"] == BoxMode.XYXY_ABS
             assert images.classes.names[kept["category_id"]] == name_of[entry["category_id"]]
             assert "segmentation" not in kept
-    assert coco == before
     tested = load(tmp_path, coco, train=False)
     assert [record["image_id"] for record in tested.records] == sorted(entry["id"] for entry in coco["images"])
     assert not any("annotations" in record for record in tested.records)
@@ -80,7 +77,10 @@ def test_masks_are_kept_when_asked_for(tmp_path, coco):
         ([1, 2, 3, 4], [1, 2, 4, 6]),
         ([-5, -5, 10, 10], [0, 0, 5, 5]),
         ([50, 40, 100, 100], [50, 40, 64, 48]),
-        ([1, 2, 0, 4], None),
+        ([1, 2, 1, 1], [1, 2, 2, 3]),
+        ([-5, 2, 5.5, 4], [0, 2, 0.5, 6]),  # half a pixel is in the image, the object is larger
+        ([1, 2, 0.99, 4], None),
+        ([1, 2, 3, 0.99], None),
         ([1, 2, 3, -4], None),
         ([70, 2, 3, 4], None),
         ([-9, 2, 9, 4], None),
@@ -90,23 +90,29 @@ def test_boxes(tmp_path, coco, bbox, expected):
     assert clip_box(bbox, HEIGHT, WIDTH) == expected
     chosen = next(entry for entry in coco["annotations"] if not entry["iscrowd"])
     chosen["bbox"] = bbox
-    assert load(tmp_path, coco, novel=()).left_out.get("box without area in its image", 0) == (expected is None)
-
-
-@pytest.mark.parametrize("bbox", [[1, 2, 3], None, "abcd", [1, 2, 3, float("nan")], [1, 2, 3, True], [1, 2, 3, "4"]])
-def test_boxes_that_are_none(bbox):
-    with pytest.raises(ValueError, match=r"bbox is .* expected four numbers"):
-        clip_box(bbox, HEIGHT, WIDTH)
+    assert load(tmp_path, coco, novel=()).left_out["box outside its image or under a pixel"] == (expected is None)
+    for broken in (bbox[:3], None, "abcd", [*bbox[:3], float("nan")], [*bbox[:3], True], [*bbox[:3], "4"]):
+        with pytest.raises(ValueError, match=r"bbox is .* expected four numbers"):
+            clip_box(broken, HEIGHT, WIDTH)
 
 
 def test_images_that_are_left_out(tmp_path, coco):
-    first, second = (entry["id"] for entry in coco["images"][:2])
+    first, second, third, fourth = (entry["id"] for entry in coco["images"][:4])
     coco["annotations"] = [entry for entry in coco["annotations"] if entry["image_id"] != first]
     coco["images"][1]["height"] = 31
+    for entry in coco["annotations"]:
+        if entry["image_id"] == third:
+            entry["iscrowd"] = 1
+        elif entry["image_id"] == fourth:
+            entry["bbox"][2] = 0.5
     images = load(tmp_path, coco, novel=())
-    assert not {first, second} & {record["image_id"] for record in images.records}
+    left = {record["image_id"]: record["annotations"] for record in images.records}
+    assert not {first, second} & set(left)
     assert images.left_out["image without objects"] == 1
     assert images.left_out["image with a side of less than 32 pixels"] == 1
+    assert left[third] == left[fourth] == []  # background, as in F-ViT
+    dataset = OvImageSet(tmp_path / "x.json", tmp_path / "images", 32, train=True, masks=True, novel=())
+    assert len(dataset[sorted(left).index(third)]["instances"]) == 0
     with pytest.raises(ValueError, match=r"no image is left to train on \(.*'image without objects': 8"):
         load(tmp_path, {**coco, "annotations": []})
 
@@ -130,34 +136,28 @@ def test_lvis_paths_and_rare_classes(tmp_path):
         (lambda made: made["images"][0].pop("file_name"), "has no file_name"),
         (lambda made: made["images"][0].update(height=0), "has the height 0 and the width 64"),
         (lambda made: made["images"][0].update(width="64"), "the width '64'"),
+        (lambda made: [entry.update(file_name="x") for entry in made["images"]], r"image_root .*images the right one"),
     ],
 )
 def test_wrong_files(tmp_path, coco, change, text):
     change(coco)
-    with pytest.raises(ValueError, match=text):
+    with pytest.raises((ValueError, FileNotFoundError), match=text):
         load(tmp_path, coco)
 
 
-def test_no_images(tmp_path, coco):
-    (tmp_path / "images").rename(tmp_path / "elsewhere")
-    with pytest.raises(FileNotFoundError, match=r"is image_root .*images the right one"):
-        load(tmp_path, coco)
-
-
-def one_image(tmp_path, height=90, width=120, boxes=((80, 50, 30, 30),), name="x.png", **options):
-    """A data set of one black image with red boxes (COCO's x, y, w, h), whose masks are the boxes."""
+def one_image(tmp_path, height=90, width=120, box=(80, 50, 30, 30), orientation=1, **options):
+    """A data set of one black image with a red box (COCO's x, y, w, h), whose mask is the box."""
     pixels = np.zeros((height, width, 3), dtype=np.uint8)
-    x, y, w, h = boxes[0]
+    x, y, w, h = box
     pixels[y : y + h, x : x + w] = (250, 20, 10)
-    Image.fromarray(pixels).save(tmp_path / name)
-    annotations = []
-    for place, (x, y, w, h) in enumerate(boxes):
-        entry = {"id": place, "image_id": 5, "category_id": place + 1, "bbox": [x, y, w, h]}
-        annotations.append({**entry, "segmentation": [[x, y, x + w, y, x + w, y + h, x, y + h]]})
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    Image.fromarray(pixels).save(tmp_path / "x.png", exif=exif)
+    entry = {"id": 0, "image_id": 5, "category_id": 1, "bbox": [*box]}
     content = {
-        "images": [{"id": 5, "file_name": name, "height": height, "width": width}],
-        "categories": [{"id": 1, "name": "red"}, {"id": 2, "name": "blue"}],
-        "annotations": annotations,
+        "images": [{"id": 5, "file_name": "x.png", "height": height, "width": width}],
+        "categories": [{"id": 1, "name": "red"}],
+        "annotations": [{**entry, "segmentation": [[x, y, x + w, y, x + w, y + h, x, y + h]]}],
     }
     return OvImageSet(write_json(tmp_path / "x.json", content), tmp_path, SIDE, novel=(), **options)
 
@@ -199,33 +199,37 @@ def test_boxes_follow_the_pixels(tmp_path, masks):
     assert 10 < flips < 50
 
 
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_pixels_and_boxes_stay_as_they_are_stored(tmp_path, orientation):
+    """Whatever EXIF says of the camera; in training, with masks, and in test."""
+    options = {"orientation": orientation, "box": (80, 50, 30, 30)}
+    sample = one_image(tmp_path, **options, train=True, masks=True, augment=False)[0]
+    assert sample["image"].shape == (3, 48, 64)
+    expected = torch.tensor([80.0, 50, 110, 80]) * 64 / 120
+    for box in (sample["instances"].gt_boxes.tensor[0], box_of(sample["image"][0] > 125)):
+        assert (box - expected).abs().max() <= 1
+    assert torch.equal(sample["image"], one_image(tmp_path, **options, train=False)[0]["image"])
+
+
+def test_pixels_are_opencvs(tmp_path):
+    """Red values of cv2.resize(pixels, (4, 3), interpolation=cv2.INTER_LINEAR); with antialias they are Pillow's."""
+    pixels = (np.arange(5 * 7 * 3) * 37 % 256).astype(np.uint8).reshape(5, 7, 3)
+    found = FitSquare(4).get_transform(pixels).apply_image(pixels)[..., 0].astype(int)
+    assert np.abs(found - [[44, 207, 177, 115], [60, 222, 192, 130], [74, 87, 207, 145]]).max() <= 1
+    for antialias in (False, True):
+        dataset = one_image(tmp_path, 120, 120, train=False, antialias=antialias)
+        pillow = np.array(Image.open(tmp_path / "x.png").resize((SIDE, SIDE), Image.Resampling.BILINEAR))
+        assert np.array_equal(dataset[0]["image"].permute(1, 2, 0), pillow) == antialias
+
+
 def test_test_images_fit_the_square(tmp_path):
     for height, width, shape in ((90, 120, (48, 64)), (120, 30, (64, 16)), (32, 64, (32, 64))):
-        dataset = one_image(tmp_path, height, width, [(1, 1, 8, 8)], train=False)
+        dataset = one_image(tmp_path, height, width, (1, 1, 8, 8), train=False)
         sample = dataset[0]
         assert tuple(sample["image"].shape[1:]) == shape
         assert (sample["height"], sample["width"], sample["image_id"]) == (height, width, 5)
         assert "instances" not in sample
         assert torch.equal(sample["image"], dataset[0]["image"])
-
-
-def test_random_numbers_are_torchs(tmp_path):
-    dataset = one_image(tmp_path, train=True)
-    np.random.seed(3)
-    state = np.random.get_state()[1].copy()
-    samples = []
-    for seed in (1, 1, 2):
-        torch.manual_seed(seed)
-        samples.append(dataset[0])
-    assert torch.equal(samples[0]["image"], samples[1]["image"])
-    assert not torch.equal(samples[0]["image"], samples[2]["image"])
-    np.testing.assert_array_equal(np.random.get_state()[1], state)
-
-
-def test_slivers_are_dropped(tmp_path, monkeypatch):
-    monkeypatch.setattr("ov_data.SCALES", (1.0, 1.0))
-    dataset = one_image(tmp_path, SIDE, SIDE, [(10, 10, 30, 30), (10, 10, 0.004, 30)], train=True)
-    assert dataset[0]["instances"].gt_classes.tolist() == [0]
 
 
 def test_broken_images(tmp_path):
@@ -259,9 +263,15 @@ def images_of(dataset, number, workers=0, start=0):
 
 def test_training_order_resumes_with_any_number_of_workers(files):
     dataset = OvImageSet(*files, size=32, train=True)
+    state = np.random.get_state()[1].copy()
     whole = images_of(dataset, 8)
+    np.testing.assert_array_equal(np.random.get_state()[1], state)
     for start, again in ((0, images_of(dataset, 8, workers=2)), (10, images_of(dataset, 3, start=5))):
         assert all(torch.equal(ours, theirs) for ours, theirs in zip(whole[start:], again, strict=True))
+    groups = BatchGroups(build_ov_train_loader(dataset, batch_size=2, num_workers=0, seed=5), 3)
+    groups.batch_sampler.start_iteration = 1  # after three batches of two
+    again = [sample["image"] for batch in next(iter(groups)) for sample in batch]
+    assert all(torch.equal(ours, theirs) for ours, theirs in zip(whole[6:12], again, strict=True))
 
 
 def test_test_loader_sees_every_image_once(files, monkeypatch):
@@ -288,10 +298,3 @@ def test_a_few_images_as_they_are_tested(files):
     for name in ("size", "max_images"):
         with pytest.raises(ValueError, match=f"{name} must be at least 1"):
             OvImageSet(*files, **{"size": 32, "train": True, name: 0})
-
-
-@pytest.mark.parametrize("augment", [True, False])
-def test_synthetic_images_are_augmented_where_asked(tmp_path, augment):
-    images = synthetic_ov_set(tmp_path, "train", 4, 64, 5, 2, masks=False, augment=augment)
-    assert images.classes.is_base.tolist() == [True] * 3 + [False] * 2
-    assert torch.equal(*(images[0]["image"] for _ in range(2))) != augment

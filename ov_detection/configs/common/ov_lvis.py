@@ -1,7 +1,7 @@
 """F-ViT on OV-LVIS, B/16: what ov_lvis/ starts from. Mask head, lower thresholds, 48 epochs with lr / 10 at 32 and 44.
 
-Images are those that ov_detection/make_ov_lvis.py lists; the rare classes are novel. An epoch is counted as 1,565
-iterations of 64 (100,170 images); the few without common or frequent objects are left out.
+Images are those that ov_detection/make_ov_lvis.py lists; the rare classes are novel. The few of the 100,170 images
+without common or frequent objects are left out.
 """
 
 from .fvit import model, vocabulary
@@ -19,7 +19,5 @@ model.classifier.background_weight = 0.9
 model.rpn.norm = "auto"
 model.roi_heads.update(masks=True, low_quality=True, vlm_temperature=50.0, beta=0.6)
 model.roi_heads.update(score_thresh=1e-4, nms_thresh=0.5, detections_per_image=300)
-lr_multiplier.scheduler.update(values=[1.0, 0.1, 0.01], milestones=[32 * 1565, 44 * 1565])
-lr_multiplier.warmup_length = 250 / (48 * 1565)
-train.update(max_iter=48 * 1565, eval_period=12 * 1565)
-train.checkpointer.period = 4 * 1565
+lr_multiplier.scheduler["values"] = [1.0, 0.1, 0.01]
+train.update(epochs=48.0, lr_steps=[32, 44], eval_epochs=12.0, checkpoint_epochs=4.0)

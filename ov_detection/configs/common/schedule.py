@@ -1,4 +1,4 @@
-"""F-ViT's optimiser, OV-COCO's length: AdamW 1e-4 for 64 images per iteration, warm-up of 250 iterations, 3 epochs."""
+"""F-ViT's optimiser, OV-COCO's length. ov_schedule.py works out what is None; given, it is in iterations."""
 
 from detectron2.config import LazyCall as L
 from detectron2.solver import WarmupParamScheduler
@@ -14,21 +14,26 @@ optimizer = L(AdamW)(
 )
 
 lr_multiplier = L(WarmupParamScheduler)(
-    scheduler=L(MultiStepParamScheduler)(values=[1.0], milestones=[], num_updates="${train.max_iter}"),
+    scheduler=L(MultiStepParamScheduler)(values=[1.0], milestones=None, num_updates="${train.max_iter}"),
     warmup_factor=0.001,
-    warmup_length=250 / 5052,
-    warmup_method="linear",
+    warmup_length=None,
 )
 
 train = dict(
     output_dir="output/fvit",
     init_checkpoint="",
-    max_iter=5052,  # 3 x 107,761 images / 64
+    epochs=3.0,
+    lr_steps=[],  # epochs at which lr takes the next of lr_multiplier.scheduler.values
+    warmup_images=250 * 64,
+    eval_epochs=1.0,
+    checkpoint_epochs=1.0,
+    max_iter=None,
     seed=0,
     log_period=20,
-    eval_period=1684,
-    checkpointer=dict(period=1684, max_to_keep=100),
-    lr_batch_size=64,  # lr is scaled by images per iteration over this; 0 leaves it alone
+    eval_period=None,
+    checkpointer=dict(period=None, max_to_keep=100),
+    lr_batch_size=64,  # images per iteration, by as many batches as that takes; lr follows the rest. 0 is one batch
+    accumulate=None,  # batches per iteration and process; None is by lr_batch_size
     bf16=True,
     clip_grad_norm=1.0,
     fused_pool=False,  # LaSt by fused GPU kernels

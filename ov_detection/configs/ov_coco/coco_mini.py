@@ -23,5 +23,5 @@ for split, name in (("train", "train2017_seen_2_65_cat"), ("test", "val2017_all_
     dataloader[split].update(batch_size=4, num_workers=1)
 optimizer.lr = 1e-3
 evaluation.dataset = "OV split of coco-mini val"
-train.update(output_dir="output/ov_coco_mini", max_iter=300, eval_period=300)
-train.checkpointer.update(period=100, max_to_keep=2)
+train.update(output_dir="output/ov_coco_mini", epochs=3.75, eval_epochs=0.0, checkpoint_epochs=1.25)  # 300 iterations
+train.checkpointer.max_to_keep = 2

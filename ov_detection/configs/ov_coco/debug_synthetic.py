@@ -30,5 +30,5 @@ for split, num_images in (("train", 32), ("val", 10)):
 optimizer.lr = 1e-3
 vocabulary.prompts = "a"
 evaluation.update(kinds=["box", "mask"], dataset="synthetic objects val")
-train.update(output_dir="output/debug_ov", max_iter=8, eval_period=4, log_period=2)
-train.checkpointer.update(period=2, max_to_keep=3)
+train.update(output_dir="output/debug_ov", epochs=2.0, eval_epochs=1.0, checkpoint_epochs=0.4, log_period=2)
+train.checkpointer.max_to_keep = 3

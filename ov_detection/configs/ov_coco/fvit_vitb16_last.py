@@ -2,7 +2,7 @@
 
     python ov_detection/lazy_train.py --num-gpus 8 --config-file ov_detection/configs/ov_coco/fvit_vitb16_last.py
 
-640 px, 8 GPUs x 8 images, 3 epochs; time not measured here.
+640 px, batches of 64, 3 epochs; time not measured here.
 model.clip.checkpoint: weights tuned with LaSt; none are released, clip/train_clip.py makes them.
 Paper (--row "F-ViT, EVA02-CLIP ViT-B/16, LaSt"): AP50 of novel classes 33.3.
 """

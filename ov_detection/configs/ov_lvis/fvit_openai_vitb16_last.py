@@ -2,7 +2,7 @@
 
     python ov_detection/lazy_train.py --num-gpus 8 --config-file ov_detection/configs/ov_lvis/fvit_openai_vitb16_last.py
 
-1024 px, 8 GPUs x 8 images, 48 epochs; time and AP not measured here, nor in the paper.
+1024 px, batches of 64, 48 epochs; time and AP not measured here, nor in the paper.
 model.clip.checkpoint: weights tuned with LaSt (LaSt's release).
 """
 

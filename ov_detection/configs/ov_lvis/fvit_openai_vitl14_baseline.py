@@ -3,7 +3,7 @@
     python ov_detection/lazy_train.py --num-gpus 8 \\
         --config-file ov_detection/configs/ov_lvis/fvit_openai_vitl14_baseline.py
 
-896 px, 8 GPUs x 8 images, 48 epochs; time and AP not measured here, nor in the paper.
+896 px, batches of 64, 48 epochs; time and AP not measured here, nor in the paper.
 """
 
 from ..common.ov_lvis import dataloader, evaluation, lr_multiplier, model, optimizer, train, vocabulary

@@ -2,7 +2,7 @@
 
     python ov_detection/lazy_train.py --num-gpus 8 --config-file ov_detection/configs/ov_lvis/fvit_vitb16_last.py
 
-1024 px, 8 GPUs x 8 images, 48 epochs; time not measured here.
+1024 px, batches of 64, 48 epochs; time not measured here.
 model.clip.checkpoint: weights tuned with LaSt; none are released, clip/train_clip.py makes them.
 Paper (--row "F-ViT, EVA02-CLIP ViT-B/16, LaSt"): mask APr 22.8.
 """

@@ -2,7 +2,7 @@
 
     python ov_detection/lazy_train.py --num-gpus 8 --config-file ov_detection/configs/ov_lvis/fvit_vitl14_baseline.py
 
-896 px, 8 GPUs x 8 images, 48 epochs; time not measured here.
+896 px, batches of 64, 48 epochs; time not measured here.
 Paper (--row "F-ViT, EVA02-CLIP ViT-L/14, CLS"): mask APr 24.2 (APc 27.9, APf 31.5, AP 28.7).
 """
 

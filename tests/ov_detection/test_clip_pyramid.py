@@ -52,19 +52,5 @@ def test_against_float64(patch_size, image_hw):
     assert list(maps) == ["p2", "p3", "p4", "p5", "p6", "dense"]
     for name, level in expected.items():
         torch.testing.assert_close(maps[name].double(), level, rtol=1e-4, atol=1e-4)
+    assert list(backbone.train()(images)) == ["p2", "p3", "p4", "p5", "p6"]
     assert maps["dense"].shape == (2, 8, image_hw[0] // patch_size, image_hw[1] // patch_size)
-
-
-def test_training_names_and_gradients():
-    backbone = FViTBackbone(StubClip(), channels=12)
-    maps = backbone.train()(torch.randn(1, 3, 64, 64))
-    assert list(maps) == ["p2", "p3", "p4", "p5", "p6"]
-    sum(level.sum() for level in maps.values()).backward()
-    assert all(parameter.grad is not None for parameter in backbone.parameters())
-    layers = {f"fpn_{kind}{place}" for kind in ("lateral", "output") for place in (2, 3, 4, 5)}
-    assert {name.split(".")[1] for name in backbone.state_dict()} == {"bottom_up", *layers}
-
-
-def test_square_size_must_fit():
-    with pytest.raises(ValueError, match=r"multiple of 28 .* got 640"):
-        FViTBackbone(StubClip(patch_size=14), square_size=640)

@@ -4,52 +4,40 @@ import os
 import subprocess
 from pathlib import Path
 
+import pytest
+
 TOOLS = Path(__file__).resolve().parents[2] / "tools"
 
 
 def run(name, *arguments):
     """Run a script with `echo` in place of python."""
-    return subprocess.run(
-        ["bash", str(TOOLS / f"eval_ov_{name}.sh"), *map(str, arguments)],
-        env={"PATH": os.environ["PATH"], "RUN": "echo"},
-        capture_output=True,
-        text=True,
-    )
+    command = ["bash", str(TOOLS / f"eval_ov_{name}.sh"), *map(str, arguments)]
+    return subprocess.run(command, env={"PATH": os.environ["PATH"], "RUN": "echo"}, capture_output=True, text=True)
 
 
-def refused(name, text, *arguments):
-    done = run(name, *arguments)
-    assert done.returncode == 2
-    assert done.stderr.startswith(f"eval_ov_{name}.sh: error: ")
-    assert text in done.stderr
-    assert done.stderr.count("\n") == 1
-
-
-def test_coco(tmp_path):
-    coco = tmp_path / "a coco"
-    refused("coco", "first argument", "--config-file", "x.py")
-    refused("coco", "make it with ov_detection/make_ov_coco.py", coco)
-    (coco / "annotations").mkdir(parents=True)
-    json = coco / "annotations/instances_val2017_all_2.json"
-    json.write_text("{}")
-    refused("coco", "val2017", coco)
-    (coco / "val2017").mkdir()
-    done = run("coco", coco, "--config-file", "x.py", "train.init_checkpoint=m.pth")
+@pytest.mark.parametrize(
+    ("name", "json", "faults"),
+    [
+        ("coco", "annotations/instances_val2017_all_2.json", ["first argument", "make_ov_coco.py", "val2017"]),
+        ("lvis", "lvis_v1_val.json", ["first two arguments", "no file", "train2017", "val2017"]),
+    ],
+)
+def test_faults_and_command(tmp_path, name, json, faults):
+    data = tmp_path / "a folder"
+    folders = [data] if name == "coco" else [data, data]
+    rest = ["--config-file", "x.py", "train.init_checkpoint=m.pth"]
+    for step, fault in enumerate(faults):
+        done = run(name, *(folders if step else ()), *rest)
+        assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+        assert done.stderr.startswith(f"eval_ov_{name}.sh: error: ")
+        assert fault in done.stderr
+        if step == 1:
+            (data / json).parent.mkdir(parents=True)
+            (data / json).write_text("{}")
+        elif step > 1:
+            (data / fault).mkdir()
+    done = run(name, *folders, *rest)
     assert done.returncode == 0, done.stderr
-    words = f"--eval-only --config-file x.py train.init_checkpoint=m.pth dataloader.test.dataset.json_file={json}"
-    assert done.stdout.endswith(
-        f"ov_detection/lazy_train.py {words} dataloader.test.dataset.image_root={coco}/val2017\n"
-    )
-
-
-def test_lvis(tmp_path):
-    refused("lvis", "first two arguments", tmp_path, "--config-file")
-    refused("lvis", "no file", tmp_path, tmp_path)
-    (tmp_path / "lvis_v1_val.json").write_text("{}")
-    for missing in ("train2017", "val2017"):
-        refused("lvis", missing, tmp_path, tmp_path)
-        (tmp_path / missing).mkdir()
-    done = run("lvis", tmp_path, tmp_path, "--config-file", "x.py")
-    assert done.returncode == 0, done.stderr
-    assert f"--eval-only --config-file x.py dataloader.test.dataset.json_file={tmp_path}/lvis_v1_val" in done.stdout
-    assert done.stdout.endswith(f"image_root={tmp_path}\n")
+    assert f"--eval-only {' '.join(rest)} dataloader.test.dataset.json_file={data / json} " in done.stdout
+    images = data / "val2017" if name == "coco" else data
+    assert done.stdout.endswith(f"dataloader.test.dataset.image_root={images}\n")

@@ -10,6 +10,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from last_vit.checkpoint import save_checkpoint
+from last_vit.clip_dense import clip_dense_forward
 from last_vit.clip_models import load_clip
 
 TEXT = {"context_length": 8, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 1}
@@ -44,57 +45,25 @@ def native(arch):
     return lambda **options: FrozenClip(arch(NATIVE, "fvit_native"), random_seed=0, **{"bf16": False, **options})
 
 
-def plain_tower(tower, images, value_only):
-    """An open_clip ViT in float64, block by block -> raw outputs of all blocks and the normalised dense map."""
-    tower = tower.double()
-    x = tower.conv1(images.double())
-    grid_hw = x.shape[2:]
-    positions = tower.positional_embedding
-    grid = positions[1:].reshape(1, *tower.grid_size, -1).permute(0, 3, 1, 2)
-    grid = F.interpolate(grid, size=tuple(grid_hw), mode="bicubic", align_corners=False).flatten(2).transpose(1, 2)
-    cls = (tower.class_embedding + positions[0]).expand(len(x), 1, -1)
-    x = tower.ln_pre(torch.cat([cls, x.flatten(2).transpose(1, 2) + grid], dim=1))
-    maps = []
-    for place, block in enumerate(tower.transformer.resblocks):
-        normed, width = block.ln_1(x), x.shape[2]
-        q, k, v = F.linear(normed, block.attn.in_proj_weight, block.attn.in_proj_bias).chunk(3, dim=2)
-        if not (value_only and place == len(tower.transformer.resblocks) - 1):
-            q, k, v = (t.unflatten(2, (block.attn.num_heads, -1)).transpose(1, 2) for t in (q, k, v))
-            weights = (q @ k.transpose(2, 3) / q.shape[3] ** 0.5).softmax(dim=3)
-            v = (weights @ v).transpose(1, 2).reshape(len(x), -1, width)
-        x = x + F.linear(v, block.attn.out_proj.weight, block.attn.out_proj.bias)
-        x = x + block.mlp(block.ln_2(x))
-        maps.append(x[:, 1:].transpose(1, 2).unflatten(2, tuple(grid_hw)))
-    dense = tower.ln_post(x[:, 1:]) @ tower.proj
-    return maps, (dense / dense.norm(dim=2, keepdim=True)).transpose(1, 2).unflatten(2, tuple(grid_hw))
-
-
-@pytest.mark.parametrize("dense", ["last-block-value", "plain"])
-@pytest.mark.parametrize("image_hw", [(32, 32), (48, 80)])
-def test_against_float64(native, dense, image_hw):
-    clip = native(dense=dense)
-    assert (clip.width, clip.embed_dim, clip.patch_size, clip.blocks) == (24, 12, 8, (0, 1, 2, 3))
-    images = torch.randn(2, 3, *image_hw)
-    features = clip(images)
-    alone = clip(images, with_dense=False)
-    maps, expected = plain_tower(clip.tower, images, dense == "last-block-value")
+@pytest.mark.parametrize(("dense", "kind"), [("last-block-value", "fvit"), ("plain", "vanilla")])
+@pytest.mark.parametrize(
+    ("name", "config", "facts"),
+    [("native", NATIVE, (24, 12, 8, (0, 1, 2, 3))), ("eva", EVA, (192, 12, 14, (3, 5, 7, 11)))],
+)
+def test_features_are_the_towers(arch, name, config, facts, dense, kind):
+    """Those of clip_dense_forward, whose tests write the towers out; the dense map is normalised."""
+    clip = FrozenClip(arch(config, f"fvit_{name}"), random_seed=0, bf16=False, dense=dense)
+    assert (clip.width, clip.embed_dim, clip.patch_size, clip.blocks) == facts
+    images = torch.randn(2, 3, 6 * clip.patch_size, 10 * clip.patch_size)
+    features, alone = clip(images), clip(images, with_dense=False)
+    with torch.no_grad():
+        expected = clip_dense_forward(clip.tower.double(), images.double(), clip.blocks, kind, "fvit")
     assert alone.dense is None
-    for ours, same, plain in zip(features.blocks, alone.blocks, maps, strict=True):
-        torch.testing.assert_close(ours.double(), plain, rtol=1e-4, atol=1e-5)
+    for ours, same, plain in zip(features.blocks, alone.blocks, expected.blocks, strict=True):
+        torch.testing.assert_close(ours.double(), plain, rtol=1e-4, atol=1e-4)
         assert torch.equal(ours, same)
-    torch.testing.assert_close(features.dense.double(), expected, rtol=1e-4, atol=1e-5)
-
-
-def test_eva_with_patch_14(arch):
-    clip = FrozenClip(arch(EVA, "fvit_eva"), random_seed=0, bf16=False)
-    assert (clip.width, clip.embed_dim, clip.patch_size, clip.blocks) == (192, 12, 14, (3, 5, 7, 11))
-    images = torch.randn(2, 3, 56, 84)
-    features = clip(images)
-    assert [tuple(block.shape) for block in features.blocks] == [(2, 192, 4, 6)] * 4
-    torch.testing.assert_close(features.dense.norm(dim=1), torch.ones(2, 4, 6))
-    plain = FrozenClip(arch(EVA, "fvit_eva"), random_seed=0, bf16=False, dense="plain")(images)
-    assert torch.equal(features.blocks[2], plain.blocks[2])
-    assert not torch.allclose(features.blocks[3], plain.blocks[3])
+    unit = F.normalize(expected.features, dim=2).transpose(1, 2).unflatten(2, (6, 10))
+    torch.testing.assert_close(features.dense.double(), unit, rtol=1e-4, atol=1e-4)
 
 
 def test_nothing_unfreezes_it(native):
@@ -117,12 +86,7 @@ def test_it_is_in_the_state_dict_only_when_asked(native):
     twin = copy.deepcopy(without)
     assert twin.tower is not without.tower
     assert list(twin.parameters()) == []
-
-
-def test_to_moves_it_all_the_same(native):
-    clip = native().double()
-    assert clip.tower.conv1.weight.dtype == torch.float64
-    assert clip.to("meta").tower.conv1.weight.device.type == "meta"
+    assert twin.to("meta").tower.conv1.weight.device.type == "meta"
 
 
 def test_bfloat16_is_close_and_answers_in_float32(native):
@@ -190,18 +154,10 @@ def test_cache_computes_each_image_once():
     assert compute.images == 6
 
 
-def test_cache_keeps_the_first_images():
-    cache, compute = ClipFeatureCache(2, torch.float32), Counting()
-    images = torch.randn(5, 3, 8, 8)
-    for _ in range(3):
-        for image in images:
-            assert torch.equal(cache.get(image[None], compute)[0], image[None] * 2)
-    assert (len(cache), compute.images) == (2, 2 + 3 * 3)
-
-
-def test_cache_in_bfloat16_is_the_same_at_the_first_step_and_later():
-    cache, image = ClipFeatureCache(4, torch.bfloat16), torch.randn(1, 3, 8, 8)
-    first, second = (cache.get(image, Counting())[0] for _ in range(2))
-    assert torch.equal(first, second)
+def test_cache_keeps_the_first_images_in_its_own_type():
+    cache, compute, images = ClipFeatureCache(2, torch.bfloat16), Counting(), torch.randn(5, 3, 8, 8)
+    first, *again = (torch.cat([cache.get(image[None], compute)[0] for image in images]) for _ in range(3))
     assert first.dtype == torch.float32
-    torch.testing.assert_close(first, image * 2, rtol=1e-2, atol=1e-2)
+    assert all(torch.equal(first, later) for later in again)
+    torch.testing.assert_close(first, images * 2, rtol=1e-2, atol=1e-2)
+    assert (len(cache), compute.images) == (2, 2 + 3 * 3)

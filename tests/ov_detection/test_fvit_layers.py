@@ -6,7 +6,6 @@ import pytest
 import torch
 from detectron2.layers import batch_norm, get_norm
 from detectron2.modeling.box_regression import Box2BoxTransform
-from detectron2.modeling.matcher import Matcher
 from detectron2.structures import Boxes
 from fvit import fvit_layers
 from fvit.fvit_layers import (
@@ -43,28 +42,8 @@ def test_matches(options):
         overlaps = (torch.rand(4, 30, generator=generator, dtype=torch.float64) ** 2 * 20).round() / 20  # with ties
         matches, labels = IoUMatcher(*options)(overlaps)
         assert (matches.tolist(), labels.tolist()) == plain_matches(overlaps, *options)
-
-
-def test_low_quality_needs_an_overlap_and_moves_the_match():
-    # the second object's best box is the first box, which the first object overlaps more
-    overlaps = torch.tensor([[0.6, 0.1, 0.0], [0.4, 0.2, 0.0], [0.0, 0.0, 0.2]])
-    matcher = IoUMatcher(0.3, 0.7, True, 0.3)
-    matches, labels = matcher(overlaps)
-    assert (labels.tolist(), matches[0]) == ([1, 0, 0], 1)
-    theirs, their_labels = Matcher([0.3, 0.7], [0, -1, 1], allow_low_quality_matches=True)(overlaps)
-    assert (their_labels.tolist(), theirs[0]) == ([1, 0, 1], 0)
-    assert matcher(torch.zeros(0, 5))[1].tolist() == [0] * 5
-    assert len(matcher(torch.zeros(3, 0))[0]) == 0
-
-
-def plain_decode(deltas, box, stds):
-    """One box; the log scales are clamped to +-log(1000 / 16)."""
-    (dx, dy, dw, dh), (x0, y0, x1, y1) = ([float(v) * s for v, s in zip(deltas, stds, strict=True)], box)
-    limit = abs(math.log(16 / 1000))
-    width, height = x1 - x0, y1 - y0
-    x, y = (x0 + x1) / 2 + dx * width, (y0 + y1) / 2 + dy * height
-    width, height = (side * math.exp(min(max(size, -limit), limit)) for side, size in ((width, dw), (height, dh)))
-    return [x - width / 2, y - height / 2, x + width / 2, y + height / 2]
+    assert IoUMatcher(*options)(torch.zeros(0, 5))[1].tolist() == [0] * 5
+    assert len(IoUMatcher(*options)(torch.zeros(3, 0))[0]) == 0
 
 
 @pytest.mark.parametrize("stds", [(1.0, 1.0, 1.0, 1.0), [0.1, 0.1, 0.2, 0.2]])  # a list, as a config gives it
@@ -75,9 +54,11 @@ def test_box_deltas(stds):
     corners = torch.rand(50, 2, generator=generator) * 100
     boxes = torch.cat([corners, corners + torch.rand(50, 2, generator=generator) * 80 + 1], dim=1)
     ours = transform.apply_deltas(deltas, boxes)
+    width_height, limit = boxes[:, 2:] - boxes[:, :2], math.log(1000 / 16)
     for part in (slice(0, 4), slice(4, 8)):  # several boxes per region
-        pairs = zip(deltas[:, part].tolist(), boxes.tolist(), strict=True)
-        expected = torch.tensor([plain_decode(delta, box, stds) for delta, box in pairs], dtype=torch.float64)
+        shift, size = (deltas[:, part] * torch.tensor(stds)).double().chunk(2, dim=1)
+        center, half = (boxes[:, :2] + boxes[:, 2:]) / 2 + shift * width_height, size.clamp(-limit, limit).exp() / 2
+        expected = torch.cat([center - half * width_height, center + half * width_height], dim=1)
         torch.testing.assert_close(ours[:, part].double(), expected, rtol=1e-5, atol=1e-2)
     targets = boxes + torch.tensor([5.0, -2, 10, 10])
     encoded = transform.get_deltas(boxes, targets)
@@ -97,10 +78,6 @@ def test_levels():
     assert box_levels(boxes, 4).tolist() == [0, 0, 0, 0, 0, 1, 1, 2, 2, 3, 3]
     hair = 112 * (1 - 2e-7)  # below a boundary, for detectron2
     assert box_levels(torch.tensor([[0.0, 0, hair, hair]]), 4).item() == 1
-    boxes = random_boxes(500, 900)
-    areas = [(x1 - x0) * (y1 - y0) for x0, y0, x1, y1 in boxes.double().tolist()]
-    expected = [min(max(math.floor(math.log2(math.sqrt(area) / 56 + 1e-6)), 0), 3) for area in areas]
-    assert box_levels(boxes, 4).tolist() == expected
 
 
 @pytest.mark.parametrize("strides", [(4, 8, 16, 32), (3.5, 7, 14, 28)])
@@ -129,15 +106,6 @@ def test_roi_align_keeps_exact_coordinates_in_bfloat16():
         pooled = PyramidRoIAlign(1, (8, 16))([ramp.bfloat16(), ramp[..., :64, :64].bfloat16()], boxes)
     assert pooled.dtype == torch.float32
     assert pooled.item() == pytest.approx(522.3 / 8 - 0.5, abs=1e-4)
-
-
-def test_roi_align_without_boxes_and_gradients():
-    maps = [torch.randn(2, 4, 16, 16, requires_grad=True), torch.randn(2, 4, 8, 8, requires_grad=True)]
-    empty, pooler = Boxes(torch.zeros(0, 4)), PyramidRoIAlign(7, (4, 8))
-    assert pooler(maps, [empty, empty]).shape == (0, 4, 7, 7)
-    pooler(maps, [empty, Boxes(torch.tensor([[0.0, 0, 20, 20]]))]).sum().backward()
-    assert maps[0].grad[0].abs().sum() == 0
-    assert maps[0].grad[1].abs().sum() > 0
 
 
 @pytest.mark.parametrize(

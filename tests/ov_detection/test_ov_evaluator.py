@@ -26,12 +26,6 @@ def random_ap(num_classes):
     return ClassAP(*np.random.default_rng(0).random((2, num_classes)))
 
 
-def test_groups_of_lvis():
-    classes, ap = read_ov_classes(lvis_categories(10)), random_ap(10)
-    shares = {"ap": ap.ap, "ap50": ap.ap50, "apr": ap.ap[0::3], "apc": ap.ap[1::3], "apf": ap.ap[2::3]}
-    assert group_metrics(ap, classes) == pytest.approx({name: 100 * values.mean() for name, values in shares.items()})
-
-
 def test_classes_without_objects_are_in_no_mean():
     classes, ap = read_ov_classes(coco_categories(["cat", "person", "dog", "car"])), random_ap(4)
     ap.ap50[[0, 1]] = ap.ap[[0, 1]] = np.nan
@@ -73,19 +67,6 @@ def test_ov_coco_is_pycocotools(coco):
     assert evaluator.evaluate()["detection"]["ap50_all"] != found["ap50_all"]
 
 
-def test_the_identity_holds_when_all_classes_have_objects(tmp_path):
-    content = random_content(coco_categories(all_65()), num_images=20, objects=8, crowds=False)
-    for place, entry in enumerate(content["annotations"]):
-        entry["category_id"] = content["categories"][place % 65]["id"]
-    evaluator = OvEvaluator(write_json(tmp_path / "x.json", content))
-    process(evaluator, random_detections(content, evaluator.classes))
-    found = evaluator.evaluate()["detection"]
-    for metric in ("ap50", "ap"):
-        mean = (48 * found[f"{metric}_base"] + 17 * found[f"{metric}_novel"]) / 65
-        assert found[f"{metric}_all"] == pytest.approx(mean, abs=1e-9)
-    assert (found["base_classes"], found["novel_classes"], found["classes_without_objects"]) == (48, 17, 0)
-
-
 def test_ov_lvis(tmp_path):
     content = random_content(lvis_categories(12), num_images=10, crowds=False)
     evaluator = OvEvaluator(write_json(tmp_path / "x.json", content), kinds=("box", "mask"))
@@ -101,7 +82,7 @@ def test_ov_lvis(tmp_path):
         assert more["ap"] != pytest.approx(groups["ap"], abs=1e-6)
 
 
-def test_each_image_counts_once_and_all_are_wanted(coco):
+def test_all_images_are_wanted(coco):
     content, path = coco
     evaluator = OvEvaluator(path)
     images = random_detections(content, evaluator.classes)
@@ -109,10 +90,6 @@ def test_each_image_counts_once_and_all_are_wanted(coco):
     missing = sorted(image.image_id for image in images[-2:])
     with pytest.raises(ValueError, match=f"2 of 20 images have not been evaluated, such as {missing[0]}, {missing[1]}"):
         evaluator.evaluate()
-    process(evaluator, images[-2:])
-    once = evaluator.evaluate()
-    process(evaluator, images[3:6])
-    assert evaluator.evaluate() == once
 
 
 def test_some_images_alone(coco, tmp_path):
@@ -128,6 +105,9 @@ def test_some_images_alone(coco, tmp_path):
     assert evaluators[0].evaluate() == evaluators[1].evaluate()
     with pytest.raises(ValueError, match="1 of the images to be evaluated are not in the file"):
         OvEvaluator(path, image_ids=[7])
+    for kinds in ((), ("segm",)):
+        with pytest.raises(ValueError, match="kinds must be of box, mask"):
+            OvEvaluator(path, kinds)
 
 
 @pytest.mark.parametrize("shares", [[(0, 20, 2), (1, 20, 2)], [(0, 20, 1), (20, 20, 1)], [(0, 13, 1), (7, 20, 1)]])
@@ -154,13 +134,3 @@ def test_wrong_answers(coco):
     small = Instances((7, 8), **to_outputs(image)["instances"].get_fields())
     with pytest.raises(ValueError, match=r"is \(48, 64\) \(height, width\), its detections are for \(7, 8\)"):
         evaluator.process([{"image_id": image.image_id}], [{"instances": small}])
-
-
-def test_wrong_files(coco, tmp_path):
-    for kinds in ((), ("segm",)):
-        with pytest.raises(ValueError, match="kinds must be of box, mask"):
-            OvEvaluator(coco[1], kinds)
-    lvis = random_content(lvis_categories(9))
-    del lvis["images"][0]["neg_category_ids"]
-    with pytest.raises(ValueError, match=r"lvis.json: 1 of 6 images have no list neg_category_ids"):
-        OvEvaluator(write_json(tmp_path / "lvis.json", lvis))

@@ -40,11 +40,7 @@ def run(args: argparse.Namespace) -> None:
 
 
 def picture_folders(image_path: Path, output_dir: Path) -> dict[Path, Path]:
-    """Image -> folder for its pictures: `output_dir` for one image; below it, after its name, for those of a folder.
-
-    Raises:
-        FileNotFoundError: Nothing at `image_path`, or no image in it.
-    """
+    """Image -> folder for its pictures: `output_dir` for one image; below it, after its name, for those of a folder."""
     if image_path.is_file():
         return {image_path: output_dir}
     if not image_path.is_dir():
@@ -64,9 +60,6 @@ def read_attention(
 
     The image is resized to `image_size` (height and width, or the shorter side) and cut to whole patches at the right
     and the bottom.
-
-    Raises:
-        ValueError: An unreadable image, or a model without class token or with an unknown attention layer.
     """
     resized = np.array(functional.resize(load_rgb(path), list(image_size)))
     height, width = (side - side % patch_size for side in resized.shape[:2])

@@ -51,13 +51,8 @@ class CoarseSegmentation:
     def update(self, maps: Tensor, class_mask: Tensor, object_mask: Tensor) -> float | None:
         """Count one image; returns its score in [0, 1], None for an image without a region.
 
-        Args:
-            maps: bool [M, H, W], what the model holds to be foreground.
-            class_mask: uint8 [H, W], 0 background, 255 void, else the class (VOC's SegmentationClass).
-            object_mask: uint8 [H, W], 0 background, 255 void, else the object (VOC's SegmentationObject).
-
-        Raises:
-            ValueError: Shapes that disagree, or maps that are not boolean.
+        Takes what the model holds to be foreground, bool [M, H, W], and VOC's SegmentationClass and SegmentationObject,
+        uint8 [H, W]: 0 background, 255 void, else the class or the object.
 
         Example:
             >>> metric = CoarseSegmentation("union")
@@ -115,15 +110,10 @@ class SegmentationImages(Dataset):
     """
 
     def __init__(self, split: VocSplit, preprocessing: Preprocessing) -> None:
-        self.split = split
-        prep = preprocessing
-        self._transform = transforms.Compose(
-            [
-                transforms.Resize((prep.crop, prep.crop), transforms.InterpolationMode(prep.interpolation)),
-                transforms.ToTensor(),
-                transforms.Normalize(prep.mean, prep.std),
-            ]
-        )
+        self.split, prep = split, preprocessing
+        squeeze = transforms.Resize((prep.crop, prep.crop), transforms.InterpolationMode(prep.interpolation))
+        normalize = transforms.Normalize(prep.mean, prep.std)
+        self._transform = transforms.Compose([squeeze, transforms.ToTensor(), normalize])
 
     def __len__(self) -> int:
         return len(self.split)
@@ -174,11 +164,7 @@ def run(args: argparse.Namespace) -> None:
 def evaluate(
     args: argparse.Namespace, trained: TrainedModel, split: VocSplit, device: torch.device, title: str
 ) -> dict[tuple[str, str], CoarseSegmentation]:
-    """Run one model over this process's share of the images: (rule, protocol) -> the metric.
-
-    Raises:
-        ValueError: As `last_attention` and `choose_global_token`; a mass outside (0, 1].
-    """
+    """Run one model over this process's share of the images: (rule, protocol) -> the metric."""
     trained.model.to(device)
     metrics = {(rule, protocol): CoarseSegmentation(protocol) for rule in args.rule for protocol in args.protocol}
     images = SegmentationImages(split, trained.preprocessing)

@@ -43,10 +43,8 @@ def score_box(box_xyxy: Box, objects_xyxy: Tensor, labels: Tensor) -> ScoredBox:
 def corloc(found: Iterable[ScoredBox]) -> dict[str, float]:
     """CorLoc, and "mean_iou" of each image's best IoU, both in percent, over at least one image."""
     ious = [each.best_iou for each in found]
-    return {
-        "corloc": 100 * sum(iou >= MIN_IOU for iou in ious) / len(ious),
-        "mean_iou": 100 * sum(ious) / len(ious),
-    }
+    hits = sum(iou >= MIN_IOU for iou in ious)
+    return {"corloc": 100 * hits / len(ious), "mean_iou": 100 * sum(ious) / len(ious)}
 
 
 def corloc_by_class(found: Iterable[ScoredBox], classes: Sequence[str]) -> dict[str, tuple[float, int]]:
@@ -75,10 +73,7 @@ class Stopwatch:
         self.laps.append((time.perf_counter() - start, num_images))
 
     def seconds_per_image(self) -> float:
-        """Mean over the images of all processes, without each process's first lap if it has more than one.
-
-        Every process must call this together. Infinite if no process has a lap.
-        """
+        """Mean over all processes, which call this together, less each one's first of several laps; inf without any."""
         laps = self.laps[1:] or self.laps
         seconds, num_images = all_reduce_sum(torch.tensor(laps, dtype=torch.float64).reshape(-1, 2).sum(dim=0)).tolist()
         return seconds / num_images if num_images else float("inf")
@@ -92,16 +87,13 @@ class Stopwatch:
 class MethodRun:
     """What one method did on all images, whichever process saw them.
 
-    Attributes:
-        method: The method.
-        found: Image's index in the data set -> its box.
-        metrics: In percent: "corloc", "mean_iou", and "corloc_whole_image" of a box around the whole image, which is
-            what large objects give without any model; in images per second of one process, without loading: "fps_model"
-            of the forward pass, which all methods share, "fps_boxes" of the box extraction, and "fps_total".
+    Metrics in percent: "corloc", "mean_iou", and "corloc_whole_image" of a box around the whole image, which is what
+    large objects give without any model; in images per second of one process, without loading: "fps_model" of the
+    forward pass, which all methods share, "fps_boxes" of the box extraction, and "fps_total".
     """
 
     method: DiscoveryMethod
-    found: dict[int, ScoredBox] = field(default_factory=dict)
+    found: dict[int, ScoredBox] = field(default_factory=dict)  # by the image's index in the data set
     metrics: dict[str, float] = field(default_factory=dict)
 
 
@@ -114,20 +106,10 @@ def discover_boxes(
     device: torch.device,
     dtype: torch.dtype = torch.float32,
 ) -> list[MethodRun]:
-    """Draw one box per image and method, and count hits; every process must call it.
+    """Draw one box per image and method, and count hits; every process must call it, each over its share.
 
-    The first batch warms up and is not timed, unless it is the only one.
-
-    Args:
-        model: On `device`, in eval mode, of a host that has an adapter.
-        batches: From `build_native_loader`; each process over its share.
-        methods: Any number; the forward pass is made once for all of them.
-        patch_size: Of the model, in pixels.
-        device: Where to compute.
-        dtype: Of the forward pass, under autocast; features go on in float32.
-
-    Raises:
-        ValueError: Images that the model cannot take, or that a method cannot work on; the message names them.
+    One forward pass, under autocast of `dtype`, serves all methods. The first batch warms up and is not timed, unless
+    it is the only one. Images that the model cannot take, or a method cannot work on, are named in a ValueError.
     """
     read, model_watch, whole = feature_reader(methods), Stopwatch(device), {}
     runs = [(MethodRun(method), Stopwatch(device)) for method in methods]

@@ -23,7 +23,6 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms.functional import normalize, to_tensor
-from tqdm import tqdm
 
 from last_vit.data.coco import CocoInstances
 from last_vit.data.image_files import IMAGE_SUFFIXES, list_files, load_rgb, pair_by_name, verify_image
@@ -31,6 +30,7 @@ from last_vit.data.imagenet import check_frame
 from last_vit.data.imagenet_layout import annotation_finder, find_annotation_folder, find_split_folder, list_split
 from last_vit.data.loaders import process_share
 from last_vit.data.voc import ImageAnnotation, VocSplit, read_voc_xml, voc_boxes
+from last_vit.evaluation import progress
 from last_vit.runtime import rank
 
 
@@ -54,11 +54,8 @@ class ObjectList(NamedTuple):
 def list_voc_objects(root: str | Path, split: str, skip_broken: bool = False) -> ObjectList:
     """The images of a VOC split's Main list ("trainval" for CorLoc), as `VocSplit` finds them.
 
-    With `skip_broken`, here and below, images without annotation are left out and counted.
-
-    Raises:
-        FileNotFoundError: As `VocSplit`, or annotations that are missing; the message counts them.
-        ValueError: As `VocSplit` and `read_voc_xml`.
+    Missing annotations are counted in a FileNotFoundError; with `skip_broken`, here and below, such images are left out
+    and counted.
     """
     voc = VocSplit(root, split)
     paths = {voc.image_path(index): voc.folder / "Annotations" / f"{stem}.xml" for index, stem in enumerate(voc.stems)}
@@ -67,34 +64,26 @@ def list_voc_objects(root: str | Path, split: str, skip_broken: bool = False) ->
 
 
 def list_imagenet_objects(root: str | Path, skip_broken: bool = False) -> ObjectList:
-    """The images of ImageNet's val split, or of another set in that layout; corners as they stand in the XML files.
-
-    Raises:
-        FileNotFoundError: No such folder, or an annotation that is missing.
-        ValueError: As `read_voc_xml` and `list_split`.
-    """
+    """The images of ImageNet's val split, or of another set in that layout; corners as they stand in the XML files."""
     folder = find_split_folder(root, "val")
     find = annotation_finder(find_annotation_folder(folder, "val", None))
     paths = {Path(path): find(path) for path in list_split(folder).image_paths}
     what = f"images of {folder} have no annotation"
-    return _read_xml(paths, _boxes_as_they_stand, what, "are they complete?", skip_broken)
+
+    def corners(annotation: ImageAnnotation) -> Tensor:
+        return torch.tensor([each[1:] for each in annotation.objects], dtype=torch.float32).reshape(-1, 4)
+
+    return _read_xml(paths, corners, what, "are they complete?", skip_broken)
 
 
 def list_coco_objects(
     images: str | Path, annotations: str | Path, listing: str | Path | None = None, skip_broken: bool = False
 ) -> ObjectList:
-    """The images of a COCO instances file, or those of them that a list names; crowd regions left out.
+    """The images of a COCO instances file, their files anywhere below a folder; crowd regions left out.
 
-    Args:
-        images: Folder in which the files lie, in depth.
-        annotations: COCO's instances_*.json.
-        listing: Text file with one file name per line, with or without folders, such as coco_20k_filenames.txt; None
-            takes every image of the JSON.
-        skip_broken: Leave out and count images without file, and names that the JSON does not know.
-
-    Raises:
-        FileNotFoundError: No such folder or file, or images that are missing; the message counts them.
-        ValueError: As `CocoInstances`; a list that is empty, names an image twice, or names one that the JSON lacks.
+    A `listing`, such as coco_20k_filenames.txt, chooses: one file name per line, with or without folders. Images
+    without file are counted in a FileNotFoundError, a list that is empty, names an image twice, or names one that the
+    JSON lacks is a ValueError.
     """
     folder, coco = Path(images).expanduser(), CocoInstances(Path(annotations).expanduser())
     if not folder.is_dir():
@@ -122,13 +111,9 @@ def list_coco_objects(
 
 
 def leave_out_broken(objects: ObjectList) -> ObjectList:
-    """The images that can be read and have their annotation's shape; the others counted. Reads every file once.
-
-    Raises:
-        ValueError: No image is left.
-    """
+    """The images that can be read and have their annotation's shape; the others counted. Reads every file once."""
     kept, skipped = [], Counter(objects.skipped)
-    for image in _progress(objects.images, "checking images"):
+    for image in progress(objects.images, "checking images", " images"):
         fault = "broken image"
         try:
             image_hw = verify_image(image.path)
@@ -147,10 +132,8 @@ class DiscoveryImages(Dataset):
 
     A sample is a dict: `image` float32 [3, H, W], normalised, at native resolution; `image_hw` (H, W); `objects_xyxy`
     float32 [M, 4] in the image's pixels; `labels` int64 [M]; `index` (into this data set); `name`, the image's path
-    below the deepest folder that holds all of them.
-
-    Raises:
-        OSError, ValueError: In `__getitem__`, for an image that is unreadable, or whose annotation is of another shape.
+    below the deepest folder that holds all of them. An image that is unreadable, or whose annotation is of another
+    shape, is named in an error.
     """
 
     def __init__(self, objects: ObjectList, mean: Sequence[float], std: Sequence[float]) -> None:
@@ -184,11 +167,8 @@ class DiscoveryImages(Dataset):
             return picture.height, picture.width
 
 
-def pad_to_patch(image: Tensor, patch_size: int) -> Tensor:
+def pad_to_patch(image: Tensor, patch_size: int, name: str = "the image") -> Tensor:
     """[..., H, W] with zeros at the right and at the bottom, up to whole patches of `patch_size` pixels.
-
-    Raises:
-        ValueError: An image that is smaller than a patch.
 
     Example:
         >>> pad_to_patch(torch.ones(3, 17, 32), 16).shape
@@ -197,7 +177,7 @@ def pad_to_patch(image: Tensor, patch_size: int) -> Tensor:
     height, width = image.shape[-2:]
     if min(height, width) < patch_size:
         raise ValueError(
-            f"the image is {width} x {height} pixels (width x height), less than a patch of {patch_size} x "
+            f"{name} is {width} x {height} pixels (width x height), less than a patch of {patch_size} x "
             f"{patch_size}: nothing can be found on it; leave it out of the list or the annotations"
         )
     return F.pad(image, (0, -width % patch_size, 0, -height % patch_size))
@@ -206,10 +186,8 @@ def pad_to_patch(image: Tensor, patch_size: int) -> Tensor:
 def build_native_loader(images: DiscoveryImages, patch_size: int, batch_size: int, num_workers: int) -> DataLoader:
     """Loader over this process's share of the images: each in exactly one process, none repeated.
 
-    A batch is a dict: `image` float32 [B, 3, H', W'], padded; every other entry of a sample as a list of length B.
-
-    Raises:
-        ValueError: In a batch: an image smaller than a patch; the message names it.
+    A batch is a dict: `image` float32 [B, 3, H', W'], padded; every other entry of a sample as a list of length B. An
+    image smaller than a patch is named in a ValueError.
     """
     return DataLoader(
         images,
@@ -236,39 +214,24 @@ def _batches_of_one_size(images: DiscoveryImages, patch_size: int, batch_size: i
 
 def _collate(samples: list[dict[str, Any]], patch_size: int) -> dict[str, Any]:
     batch = {key: [sample[key] for sample in samples] for key in samples[0]}
-    return batch | {"image": torch.stack([_padded(sample, patch_size) for sample in samples])}
-
-
-def _padded(sample: dict[str, Any], patch_size: int) -> Tensor:
-    try:
-        return pad_to_patch(sample["image"], patch_size)
-    except ValueError as error:
-        raise ValueError(f"{sample['name']}: {error}") from error
+    padded = [pad_to_patch(sample["image"], patch_size, sample["name"]) for sample in samples]
+    return batch | {"image": torch.stack(padded)}
 
 
 def _read_xml(
-    xml_of: dict[Path, Path],
-    boxes_of: Callable[[ImageAnnotation], Tensor],
-    what: str,
-    advice: str,
-    skip_broken: bool,
+    xml_of: dict[Path, Path], boxes_of: Callable[[ImageAnnotation], Tensor], what: str, advice: str, skip_broken: bool
 ) -> ObjectList:
     """The objects of images with one XML file each; `what` and `advice` are for those whose file is missing."""
     missing = [xml for xml in xml_of.values() if not xml.is_file()]
     _check_missing(missing, len(xml_of), what, advice, skip_broken)
-    absent = set(missing)
-    kept = [path for path, xml in xml_of.items() if xml not in absent]
-    found = [read_voc_xml(xml_of[path]) for path in _progress(kept, "reading objects")]
+    kept = [path for path, xml in xml_of.items() if xml.is_file()]
+    found = [read_voc_xml(xml_of[path]) for path in progress(kept, "reading objects", " images")]
     classes = tuple(sorted({each.name for annotation in found for each in annotation.objects}))
     images = []
     for path, annotation in zip(kept, found, strict=True):
         labels = torch.tensor([classes.index(each.name) for each in annotation.objects], dtype=torch.int64)
         images.append(ImageObjects(path, (annotation.height, annotation.width), boxes_of(annotation), labels))
     return ObjectList(images, classes, +Counter({"no annotation": len(missing)}))
-
-
-def _boxes_as_they_stand(annotation: ImageAnnotation) -> Tensor:
-    return torch.tensor([each[1:] for each in annotation.objects], dtype=torch.float32).reshape(-1, 4)
 
 
 def _check_missing(
@@ -301,7 +264,3 @@ def _find_listed(listing: Path, known: list[PurePath], annotations: Path, skip_b
     what = f"images in {listing} are not in {annotations}"
     _check_missing(unknown, len(names), what, advice, skip_broken, ValueError)
     return [index for index in found if index is not None], len(unknown)
-
-
-def _progress(items: Sequence, what: str) -> tqdm:
-    return tqdm(items, desc=what, unit=" images", disable=None, leave=False)

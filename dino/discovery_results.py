@@ -10,6 +10,7 @@ import json
 import random
 import time
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -70,11 +71,7 @@ def run(args: argparse.Namespace) -> None:
 
 
 def open_objects(args: argparse.Namespace) -> tuple[ObjectList, str]:
-    """The images that the flags name, with their objects, and what results call them.
-
-    Raises:
-        ValueError, FileNotFoundError: Not exactly one layout, or as the readers in `object_lists`.
-    """
+    """The images that the flags name, with their objects, and what results call them."""
     coco = (args.coco_images, args.coco_json)
     layouts = {"--voc-root": args.voc_root, "--coco-images and --coco-json": coco[0] or coco[1]}
     layouts["--imagenet-root"] = args.imagenet_root
@@ -104,11 +101,9 @@ def open_objects(args: argparse.Namespace) -> tuple[ObjectList, str]:
 
 def choose_methods(args: argparse.Namespace, trained: TrainedModel) -> list[known.DiscoveryMethod]:
     """The methods that the flags name, each once; a last attention layer that they need and cannot read is an error."""
+    scores = partial(known.patch_score_method, global_token=args.global_token, last_pool=trained.selection())
     made = {
-        "patch-score": [
-            known.patch_score_method(component, args.global_token, trained.selection())
-            for component in dict.fromkeys(args.component)
-        ],
+        "patch-score": [scores(component) for component in dict.fromkeys(args.component)],
         "lost": [known.lost_method(args.k_patches)],
         "dino-seg": [known.dino_seg_method(args.dino_seg_head, not args.mended)],
         "tokencut": [known.tokencut_method()],
@@ -127,11 +122,7 @@ def evaluate(
     methods: list[known.DiscoveryMethod],
     device: torch.device,
 ) -> tuple[int, list[MethodRun]]:
-    """The model's patch size in pixels, and what every method did on all images.
-
-    Raises:
-        ValueError: A model of fixed input size and images of other sizes, or as `discover_boxes`.
-    """
+    """The model's patch size in pixels, and what every method did on all images."""
     model, side = trained.model.to(device), trained.preprocessing.crop
     patch_size = find_patch_size(model, side)
     grid = side // patch_size
@@ -233,23 +224,15 @@ def draw_sheet(
             panel.set_axis_off()
         for panel, index in zip(panels, row, strict=False):
             _draw_image(panel, model, images, run, index, patch_size)
-    figure.legend(
-        handles=[
-            Patch(facecolor="none", edgecolor=HIT, linewidth=2, label=f"predicted, IoU >= {MIN_IOU}"),
-            Patch(facecolor="none", edgecolor=MISS, linewidth=2, label="predicted, less"),
-            Patch(facecolor="none", edgecolor="#888888", linewidth=1.2, label="annotated objects (white)"),
-            Patch(facecolor="#555555", edgecolor="none", label="dimmed: outside the mask"),
-        ],
-        loc="outside lower center",
-        ncols=4,
-        fontsize=8,
-        frameon=False,
-    )
-    figure.suptitle(
-        f"{argument.name}: {run.method.name} ({run.method.protocol})\n"
-        f"CorLoc {run.metrics['corloc']:.1f} % of {len(images)} images",
-        fontsize=10,
-    )
+    handles = [
+        Patch(facecolor="none", edgecolor=HIT, linewidth=2, label=f"predicted, IoU >= {MIN_IOU}"),
+        Patch(facecolor="none", edgecolor=MISS, linewidth=2, label="predicted, less"),
+        Patch(facecolor="none", edgecolor="#888888", linewidth=1.2, label="annotated objects (white)"),
+        Patch(facecolor="#555555", edgecolor="none", label="dimmed: outside the mask"),
+    ]
+    figure.legend(handles=handles, loc="outside lower center", ncols=4, fontsize=8, frameon=False)
+    title = f"{argument.name}: {run.method.name} ({run.method.protocol})"
+    figure.suptitle(f"{title}\nCorLoc {run.metrics['corloc']:.1f} % of {len(images)} images", fontsize=10)
     args.pictures.mkdir(parents=True, exist_ok=True)
     path = args.pictures / f"{result_name(f'{argument.name}_{run.method.name}')}.png"
     figure.savefig(path)
@@ -272,10 +255,10 @@ def _draw_image(
         _draw_box(panel, box, EDGE, 2.4)
         _draw_box(panel, box, OBJECT, 1.2)
     box, iou, _ = run.found[index]
+    kind, color = ("hit", HIT) if iou >= MIN_IOU else ("miss" if len(sample["labels"]) else "no object", MISS)
     _draw_box(panel, box, EDGE, 3.6)
-    _draw_box(panel, box, HIT if iou >= MIN_IOU else MISS, 2.2)
+    _draw_box(panel, box, color, 2.2)
     panel.set(xlim=(-3, width + 3), ylim=(height + 3, -3))  # a box on the border stays visible
-    kind = "hit" if iou >= MIN_IOU else "miss" if len(sample["labels"]) else "no object"
     panel.set_title(f"{kind}, IoU {iou:.2f}", fontsize=8)
 
 

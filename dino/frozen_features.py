@@ -36,15 +36,10 @@ _ROWS = 8192  # that processes send each other at a time
 
 
 def load_backbone(args: argparse.Namespace, image_size: int | None = None, resize: int | None = None) -> TrainedModel:
-    """The backbone of `add_backbone_flags`, loaded strictly and pooled as it was trained; the teacher by default.
+    """The backbone of `add_backbone_flags`, loaded strictly and pooled as it was trained, in eval mode on the CPU.
 
-    Args:
-        args: The flags.
-        image_size: Centre crop S in pixels; None is what a ViT's position embedding was made for, or 224.
-        resize: Shorter side before the crop in pixels; None is 256 / 224 of the crop, as in DINO.
-
-    Returns:
-        In eval mode on the CPU; the model maps [B, 3, S, S] to its global token [B, D].
+    Without `image_size` the centre crop is what a ViT's position embedding was made for, or 224 pixels; without
+    `resize` the shorter side before it is 256 / 224 of the crop, as in DINO.
 
     Raises:
         ValueError, FileNotFoundError: No such file, weights that are not of this backbone, sizes that do not fit.
@@ -95,11 +90,10 @@ def open_splits(
 
 def describe_backbone(args: argparse.Namespace, trained: TrainedModel) -> dict[str, Any]:
     """What decides a backbone's features of an image, as plain values: for results, caches and resuming."""
-    is_random = trained.checkpoint_sha256 is None
     return {
         "arch": args.arch,
         "patch_size": args.patch_size,
-        "weights": f"random, seed {_RANDOM_SEED}" if is_random else trained.checkpoint_sha256,
+        "weights": trained.checkpoint_sha256 or f"random, seed {_RANDOM_SEED}",
         "checkpoint_key": args.checkpoint_key,
         "pooling": trained.pooling,
         **{f"input_{name}": value for name, value in asdict(trained.preprocessing).items()},
@@ -120,10 +114,10 @@ def write_backbone_record(
     num_images: int,
     seconds: float,
     device: torch.device,
-) -> Path:
-    """`write_record` for a backbone of DINO's flags, called after its weights' folder and file."""
+) -> None:
+    """`write_record` for a backbone of DINO's flags, called after its weights' folder and file; says where it is."""
     path = Path(args.pretrained_weights)
-    return write_record(
+    written = write_record(
         args,
         table,
         "/".join((*path.parent.parts[-1:], path.stem)),
@@ -135,6 +129,7 @@ def write_backbone_record(
         seconds=seconds,
         device=device,
     )
+    print(f"written {written}")
 
 
 def labels_digest(images: ImageNetDataset) -> str:
@@ -143,11 +138,6 @@ def labels_digest(images: ImageNetDataset) -> str:
     for path, label in zip(images.image_paths, images.labels.tolist(), strict=True):
         digest.update(f"{Path(path).relative_to(images.folder).as_posix()} {label}\n".encode())
     return digest.hexdigest()[:16]
-
-
-def pooled_token(model: nn.Module, images: Tensor) -> Tensor:
-    """What k-NN compares: the global token after the final norm, [B, D] float32 of length 1."""
-    return nn.functional.normalize(model(images).float(), dim=1)
 
 
 def layer_reader(model: nn.Module, num_blocks: int, with_patch_mean: bool) -> Reader:
@@ -161,9 +151,6 @@ def layer_reader(model: nn.Module, num_blocks: int, with_patch_mean: bool) -> Re
         Function of model and images [B, 3, S, S] to float32 [B, n * D] for n = `num_blocks`, with the mean of the last
         block's patches [B, (n + 1) * D]. For n = 1 the two tokens then alternate channel by channel, as in DINO, whose
         classifiers so fit.
-
-    Raises:
-        ValueError: More blocks than there are, or patches asked of a host that is no ViT.
     """
     if not isinstance(model, DinoVisionTransformer):
         if with_patch_mean:
@@ -183,9 +170,8 @@ def layer_reader(model: nn.Module, num_blocks: int, with_patch_mean: bool) -> Re
         if not with_patch_mean:
             return torch.cat(tokens, dim=1).float()
         mean = layers[-1][0].mean(dim=1)
-        if num_blocks == 1:
-            return torch.stack((tokens[0], mean), dim=2).flatten(1).float()
-        return torch.cat((*tokens, mean), dim=1).float()
+        joined = torch.stack((tokens[0], mean), dim=2).flatten(1) if num_blocks == 1 else torch.cat((*tokens, mean), 1)
+        return joined.float()
 
     return read
 
@@ -194,13 +180,9 @@ def layer_reader(model: nn.Module, num_blocks: int, with_patch_mean: bool) -> Re
 def extract_features(
     trained: TrainedModel, images: Dataset, read: Reader, args: argparse.Namespace, device: torch.device
 ) -> Tensor:
-    """What `read` gives for this process's share of a data set (`process_share`), in its order.
+    """What `read` gives for this process's share of a data set, in its order: float32 [share, F] on the CPU.
 
-    Returns:
-        float32 [share, F] on the CPU, filled in place, so that memory holds it once.
-
-    Raises:
-        ValueError: Features that are NaN or infinite, or an unreadable image.
+    Filled in place, so that memory holds it once. Features that are NaN or infinite are a ValueError.
     """
     side = trained.preprocessing.crop
     width = read(trained.model, torch.zeros(1, 3, side, side, device=device)).shape[1]
@@ -214,22 +196,18 @@ def extract_features(
     return features
 
 
-def dump_features(folder: Path, split: str, of: Mapping[str, Any], features: Tensor) -> Path:
+def dump_features(folder: Path, split: str, of: Mapping[str, Any], features: Tensor) -> None:
     """Write the features [N, D] of all processes, and what they are `of`, atomically; in the main process only."""
+    path = folder / f"{split}.pth"
     folder.mkdir(parents=True, exist_ok=True)
-    save_checkpoint(folder / f"{split}.pth", {"of": dict(of), "features": features})
-    return folder / f"{split}.pth"
+    save_checkpoint(path, {"of": dict(of), "features": features})
+    print(f"written {path}")
 
 
 def load_features(folder: Path, split: str, of: Mapping[str, Any], total: int) -> Tensor:
     """Read this process's share of the N = `total` features of one split; each process reads the whole file.
 
-    Returns:
-        float32 [share, D] as `extract_features` gives it.
-
-    Raises:
-        FileNotFoundError: No such file.
-        ValueError: A damaged file, or features of something else than `of`; the message says in what they differ.
+    A damaged file, or features of something else than `of`, is a ValueError that says in what they differ.
     """
     path = folder / f"{split}.pth"
     content = read_checkpoint(path)

@@ -23,10 +23,9 @@ from frozen_features import (
     load_backbone,
     load_features,
     open_splits,
-    pooled_token,
     write_backbone_record,
 )
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from last_vit.data.imagenet import ImageNetDataset
@@ -89,8 +88,7 @@ def run(args: argparse.Namespace) -> None:
             "num_classes": len(train.classes),
             "cached_features": args.load_features is not None,
         }
-        path = write_backbone_record(args, trained, "knn", metrics, config, len(val), seconds, device)
-        print(f"written {path}")
+        write_backbone_record(args, trained, "knn", metrics, config, len(val), seconds, device)
 
 
 def split_features(
@@ -101,12 +99,17 @@ def split_features(
     if args.load_features is not None:
         return load_features(args.load_features, split, of, len(images))
     trained.model.to(device)
-    features = extract_features(trained, images, pooled_token, args, device)
+    features = extract_features(trained, images, _unit_token, args, device)
     if args.dump_features is not None:
         whole = gather_rows(features, len(images), everywhere=False)
         if is_main_process():
-            print(f"written {dump_features(args.dump_features, split, of, whole)}")
+            dump_features(args.dump_features, split, of, whole)
     return features
+
+
+def _unit_token(model: nn.Module, images: Tensor) -> Tensor:
+    """The global token after the final norm, float32 [B, D] of length 1."""
+    return F.normalize(model(images).float(), dim=1)
 
 
 def knn_accuracy(
@@ -121,18 +124,9 @@ def knn_accuracy(
 ) -> dict[str, float]:
     """Accuracy of the classes that the k most similar features vote for, each with exp(similarity / temperature).
 
-    A query counts for top-5 when its class is among the five with most votes, of those that got any (DINO's code may
-    also count one without votes).
-
-    Args:
-        queries: float32 [Q, D] of length 1, the same in every process.
-        query_labels: int64 [Q].
-        bank: float32 [M, D] of length 1, this process's share.
-        bank_labels: int64 [M].
-        num_classes: C.
-        ks: Numbers of neighbours, of which the processes together have enough.
-        temperature: Positive.
-        block_bytes: As in `find_nearest`.
+    Queries [Q, D] of length 1, with labels int64 [Q], are the same in every process; the bank [M, D], of length 1, and
+    its labels [M] are this process's share. A query counts for top-5 when its class is among the five with most votes,
+    of those that got any (DINO's code may also count one without votes).
 
     Returns:
         "knn_<k>" and "knn_<k>_top5" in percent, the same in every process.

@@ -22,25 +22,17 @@ _TIMM = {"timm.layers.attention.Attention", "timm.models.vision_transformer.Atte
 
 
 class LastAttention(NamedTuple):
-    """One forward pass, read at the last attention layer.
-
-    Attributes:
-        output: As `dense_forward` gives it.
-        keys: [B, N, D] of the patches, heads concatenated, as the layer's projection gives them: before any norm.
-        cls_attention: float32 [B, heads, N], share in [0, 1] of the class token's attention that each patch gets; class
-            token and registers get the rest. None for a host without class token.
-    """
+    """One forward pass, read at the last attention layer."""
 
     output: DenseOutput
-    keys: Tensor
+    keys: Tensor  # [B, N, D] of the patches, heads concatenated, as the layer's projection gives them: before any norm
+    # float32 [B, heads, N], share in [0, 1] of the class token's attention that each patch gets (class token and
+    # registers get the rest); None for a host without class token
     cls_attention: Tensor | None
 
 
 def last_attention(model: nn.Module, images: Tensor) -> LastAttention:
     """One forward pass over float [B, 3, H, W] images, normalised as the host expects, with its last attention layer.
-
-    Raises:
-        ValueError: As `dense_forward` and `find_attention_layer`.
 
     Example:
         >>> import torch
@@ -70,12 +62,7 @@ def last_attention(model: nn.Module, images: Tensor) -> LastAttention:
 
 
 def find_attention_layer(model: nn.Module) -> nn.Module:
-    """The last attention layer of a host.
-
-    Raises:
-        ValueError: Unsupported host, a ConvNet, or a kind of layer that `last_attention` does not know; the message
-            says what works.
-    """
+    """The last attention layer of a host; one that `last_attention` does not know is a ValueError."""
     host = unwrap_host(model)
     blocks = find_adapter(model).blocks(host).modules
     block = blocks[-1] if blocks else None

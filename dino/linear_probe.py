@@ -61,11 +61,8 @@ def run(args: argparse.Namespace) -> None:
             )
         trained.model.to(device).requires_grad_(False)
         read = layer_reader(trained.model, args.n_last_blocks, args.avgpool_patchtokens)
-        features = {
-            **describe_backbone(args, trained),
-            "n_last_blocks": args.n_last_blocks,
-            "avgpool_patchtokens": args.avgpool_patchtokens,
-        }
+        features = describe_backbone(args, trained)
+        features |= {"n_last_blocks": args.n_last_blocks, "avgpool_patchtokens": args.avgpool_patchtokens}
         start = time.perf_counter()
         share = process_share(len(val), rank())
         val_features = extract_features(trained, val, read, args, device)
@@ -79,8 +76,7 @@ def run(args: argparse.Namespace) -> None:
                 f"best top-1 of the epochs validated {metrics['best_acc1']:.2f}"
             )
             config = {**features, **training, "num_labels": args.num_labels}
-            path = write_backbone_record(args, trained, "linear", metrics, config, len(val), seconds, device)
-            print(f"written {path}")
+            write_backbone_record(args, trained, "linear", metrics, config, len(val), seconds, device)
 
 
 def run_probe(
@@ -94,14 +90,9 @@ def run_probe(
 ) -> tuple[dict[str, float], dict[str, Any]]:
     """Train the classifier from where its checkpoint stands, or with `args.evaluate` only validate it.
 
-    Returns:
-        "acc1" and "acc5" after the last epoch, and "best_acc1", in percent; and how the classifier was trained:
-        "epochs", "lr" and "batch_size", None where nobody knows.
-
-    Raises:
-        ValueError: A checkpoint of something else, or one whose training these flags would go on with differently.
-        FileNotFoundError: `args.evaluate` without a checkpoint.
-        FloatingPointError: As `train_epoch`.
+    Returns "acc1" and "acc5" after the last epoch, and "best_acc1", in percent; and how the classifier was trained:
+    "epochs", "lr" and "batch_size", None where nobody knows. A checkpoint of something else, or one whose training
+    these flags would go on with differently, is a ValueError.
     """
     logger = get_logger("linear")
     optimizer = torch.optim.SGD(probe.parameters(), lr=0.0, momentum=0.9)  # `train_epoch` sets the learning rate
@@ -121,12 +112,9 @@ def run_probe(
                 "processes), or give another --output_dir"
             )
         state["training"] = training
-    num_steps = math.ceil(len(train) / batch_size)
-    first = state["epoch"]
-    batches = iter(
-        build_train_loader(train, args.batch_size_per_gpu, args.num_workers, start_iteration=first * num_steps)
-    )
-    found = {}
+    num_steps, first, found = math.ceil(len(train) / batch_size), state["epoch"], {}
+    loader = build_train_loader(train, args.batch_size_per_gpu, args.num_workers, start_iteration=first * num_steps)
+    batches = iter(loader)
     for epoch in range(first, args.epochs):
         lr = learning_rate(args.lr, batch_size, epoch, args.epochs)
         loss = train_epoch(trained.model, read, probe, optimizer, batches, num_steps, lr)
@@ -167,17 +155,8 @@ def train_epoch(
 ) -> float:
     """Train the probe for an epoch, gradients averaged over the processes; returns the mean loss of all of them.
 
-    Args:
-        backbone: Frozen, in eval mode.
-        read: Features of images.
-        probe: On the backbone's device.
-        optimizer: Of the probe.
-        batches: Endless, with "image" and "label"; of one size in every process.
-        num_steps: Steps to take.
-        lr: Learning rate.
-
-    Raises:
-        FloatingPointError: The loss is NaN or infinite; it is looked at one step late, so the weights are spoiled.
+    `batches` never end, and are of one size in every process. A loss that is NaN or infinite is a FloatingPointError;
+    it is looked at one step late, so the weights are spoiled.
     """
     device = probe.weight.device
     for group in optimizer.param_groups:
@@ -205,8 +184,7 @@ def train_epoch(
 @torch.no_grad()
 def validate(probe: nn.Linear, features: Tensor, labels: Tensor) -> dict[str, float]:
     """Accuracy over the shares of all processes, [share, F] and [share] on the CPU: "acc1" and "acc5" in percent."""
-    device = probe.weight.device
-    top_k = TopK()
+    device, top_k = probe.weight.device, TopK()
     for rows, targets in zip(features.split(4096), labels.split(4096), strict=True):
         if len(rows):
             top_k.update(probe(rows.to(device)), targets.to(device))
@@ -217,8 +195,7 @@ def validate(probe: nn.Linear, features: Tensor, labels: Tensor) -> dict[str, fl
 def save_probe(path: Path, probe: nn.Linear, optimizer: torch.optim.SGD, state: Mapping[str, Any]) -> None:
     """Write the checkpoint and, from its history, log.txt beside it, both atomically; in the main process only.
 
-    Raises:
-        FloatingPointError: A weight is NaN or infinite; earlier files are untouched, as after a failed write.
+    A weight that is NaN or infinite is a FloatingPointError; earlier files are untouched, as after a failed write.
     """
     weights = {f"module.linear.{name}": tensor for name, tensor in probe.state_dict().items()}
     check_finite(weights)
@@ -231,12 +208,8 @@ def save_probe(path: Path, probe: nn.Linear, optimizer: torch.optim.SGD, state: 
 def load_probe(path: Path, probe: nn.Linear, optimizer: torch.optim.SGD, features: Mapping[str, Any]) -> dict[str, Any]:
     """Read a checkpoint of ours or of DINO's into the probe and, where the file has its state, the optimizer.
 
-    Returns:
-        "epoch", "best_acc", "training" and "history" of the file, where it has them.
-
-    Raises:
-        FileNotFoundError: No checkpoint.
-        ValueError: Damaged, or of a classifier of other `features`; the message says in what they differ.
+    Returns "epoch", "best_acc", "training" and "history" of the file, where it has them. A damaged file, or one of a
+    classifier of other `features`, is a ValueError.
     """
     content = read_checkpoint(path)
     weights = content.get("state_dict")
@@ -247,10 +220,9 @@ def load_probe(path: Path, probe: nn.Linear, optimizer: torch.optim.SGD, feature
             f"{path} reads other features: {different}. Give the flags that it was trained with, or another "
             "--output_dir"
         )
+    weights = {name.removeprefix("module.").removeprefix("linear."): each for name, each in weights.items()}
     try:
-        load_strict(
-            probe, {name.removeprefix("module.").removeprefix("linear."): each for name, each in weights.items()}
-        )
+        load_strict(probe, weights)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
     if "optimizer" in content:

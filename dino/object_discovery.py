@@ -56,13 +56,8 @@ class DiscoveryMethod:
     ) -> list[tuple[Box, PatchMask]]:
         """The boxes of a batch and the patches behind them; on the CPU, so a GPU has finished when this returns.
 
-        Args:
-            features: Of `feature_reader`.
-            image_hw: (height, width) of each unpadded image, in pixels.
-            patch_size: Side of a patch in pixels.
-
-        Raises:
-            ValueError: What the method cannot work on.
+        Takes what `feature_reader` gives, and (height, width) of each unpadded image. What the method cannot work on
+        is a ValueError.
         """
         masks = [self.find(each, _dense_output(features).grid_hw) for each in self.read(features)]
         return [
@@ -81,13 +76,8 @@ def patch_score_method(component: str, global_token: str, last_pool: LaStPool) -
 
     part = "whole mask" if component == "all" else f"{component} component"
     choice = f" K={last_pool.top_k} {last_pool.variant}" if global_token == "last" else ""  # noqa: S105 (no password)
-    return DiscoveryMethod(
-        name=f"patch-score, {component}",
-        protocol=f"{part}, {global_token} token{choice}",
-        needs_attention=False,
-        read=read,
-        find=partial(patch_score_mask, component=component),
-    )
+    find = partial(patch_score_mask, component=component)
+    return DiscoveryMethod(f"patch-score, {component}", f"{part}, {global_token} token{choice}", False, read, find)
 
 
 def lost_method(num_candidates: int = LOST_CANDIDATES) -> DiscoveryMethod:
@@ -97,11 +87,9 @@ def lost_method(num_candidates: int = LOST_CANDIDATES) -> DiscoveryMethod:
 
 
 def dino_seg_method(head: int = DINO_SEG_HEAD, as_published: bool = True) -> DiscoveryMethod:
-    """DINO-seg on one head of the last attention layer.
+    """DINO-seg on one head of the last attention layer, counted from 0; the published numbers use 4, of ViT-S/16's six.
 
-    Args:
-        head: Counted from 0; the published numbers use 4, of ViT-S/16's six.
-        as_published: With the three slips of the published code; see `dino_seg_mask` and `patch_box`.
+    `as_published` keeps the three slips of the published code; see `dino_seg_mask` and `patch_box`.
     """
 
     def read(features: LastAttention) -> Tensor:
@@ -115,14 +103,9 @@ def dino_seg_method(head: int = DINO_SEG_HEAD, as_published: bool = True) -> Dis
             )
         return attention[:, head].cpu()
 
-    return DiscoveryMethod(
-        name="dino-seg",
-        protocol=f"head {head}, {'as published' if as_published else 'mended'}",
-        needs_attention=True,
-        read=read,
-        find=partial(dino_seg_mask, as_published=as_published),
-        clip=not as_published,
-    )
+    find = partial(dino_seg_mask, as_published=as_published)
+    protocol = f"head {head}, {'as published' if as_published else 'mended'}"
+    return DiscoveryMethod("dino-seg", protocol, True, read, find, clip=not as_published)
 
 
 def tokencut_method() -> DiscoveryMethod:
@@ -148,15 +131,9 @@ def patch_score_mask(
 ) -> PatchMask:
     """LaSt (paper Sec. 5.2): patches whose score exceeds the image's mean by `num_std` standard deviations.
 
-    The paper does not say how the mask becomes one box, so `component` does: "peak" is the component that holds the
-    best patch, "largest" the largest, "all" the whole mask. Where no patch exceeds the threshold (equal scores), the
-    best patch, which is the seed, stands alone.
-
-    Args:
-        score: float [N], cosine of every patch to the global token.
-        grid_hw: (h, w).
-        component: One of the three.
-        num_std: The paper's is 1.
+    Takes the cosine of every patch to the global token, float [N]. The paper does not say how the mask becomes one box,
+    so `component` does: "peak" is the component that holds the best patch, "largest" the largest, "all" the whole mask.
+    Where no patch exceeds the threshold (equal scores), the best patch, which is the seed, stands alone.
 
     Example:
         >>> patch_score_mask(torch.tensor([0.0, 0.9, 0.0, 0.0, 0.8, 0.0]), (2, 3)).mask
@@ -174,17 +151,10 @@ def patch_score_mask(
 def lost_mask(features: Tensor, grid_hw: tuple[int, int], num_candidates: int = LOST_CANDIDATES) -> PatchMask:
     """LOST: the patches that resemble a seed of few relatives, and those like it.
 
-    Two patches are relatives when the dot product of their features is positive. The seed has the fewest; its friends
-    are those of the `num_candidates` patches with fewest relatives that are relatives of the seed; the mask holds the
-    patches whose dot products with the friends add up to more than zero.
-
-    Args:
-        features: float [N, D], keys of the last attention layer, heads concatenated, not normalised.
-        grid_hw: (h, w).
-        num_candidates: At least 1; more than N means all.
-
-    Returns:
-        The seed's component of the mask, and the seed.
+    Takes float [N, D], the keys of the last attention layer, heads concatenated, not normalised. Two patches are
+    relatives when the dot product of their features is positive. The seed has the fewest; its friends are those of the
+    `num_candidates` patches (more than N means all) with fewest relatives that are relatives of the seed; the mask
+    holds the seed's component of the patches whose dot products with the friends add up to more than zero.
     """
     gram = features.float() @ features.float().T
     is_relative = gram > 0
@@ -198,17 +168,11 @@ def lost_mask(features: Tensor, grid_hw: tuple[int, int], num_candidates: int = 
 
 
 def dino_seg_mask(attention: Tensor, grid_hw: tuple[int, int], as_published: bool = True) -> PatchMask:
-    """DINO-seg: the largest component of the patches that hold 60% of one head's CLS attention.
+    """DINO-seg: the largest component of the patches that hold 60% of one head's CLS attention, float [N].
 
-    Args:
-        attention: float [N], attention of the CLS token to the patches in the last layer, of one head.
-        grid_hw: (h, w).
-        as_published: Keep two slips of the published code: its last component (row by row) is never chosen, and where
-            there is only one, the box is that of everything outside it. (The third, a box that may reach over the
-            image's border, is `patch_box(..., clip=False)`.)
-
-    Returns:
-        The component, and the most attended patch.
+    `as_published` keeps two slips of the published code: its last component (row by row) is never chosen, and where
+    there is only one, the box is that of everything outside it. (The third, a box that may reach over the image's
+    border, is `patch_box(..., clip=False)`.) The seed is the most attended patch.
     """
     labels, num_labels = scipy.ndimage.label(_to_grid(attention_mask(attention[None])[0], grid_hw))
     sizes = np.bincount(labels.ravel(), minlength=num_labels + 1)[: num_labels if as_published else num_labels + 1]
@@ -275,16 +239,9 @@ def largest_component(mask: np.ndarray) -> np.ndarray:
 
 
 def patch_box(mask: np.ndarray, patch_size: int, image_hw: tuple[int, int], clip: bool = True) -> Box:
-    """Tight box around the patches of a mask.
+    """Tight box around the patches of a mask, bool [h, w]; the grid covers the image padded at the right and bottom.
 
-    Args:
-        mask: bool [h, w] with at least one patch; the grid covers the image padded at the right and bottom.
-        patch_size: Side of a patch, in pixels.
-        image_hw: (height, width) of the unpadded image, in pixels.
-        clip: End the box where the image ends; LOST and TokenCut do, DINO-seg as published does not.
-
-    Raises:
-        ValueError: A mask without patches.
+    `clip` ends the box where the unpadded image does; LOST and TokenCut do, DINO-seg as published does not.
     """
     if not mask.any():
         raise ValueError("a box needs at least one patch, and the mask has none")

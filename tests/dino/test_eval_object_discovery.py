@@ -44,11 +44,12 @@ def run(layouts, tmp_path, monkeypatch):
     return call
 
 
-def iou(a, b):
-    def area(x1, y1, x2, y2):
-        return max(0, x2 - x1) * max(0, y2 - y1)
+def area(x1, y1, x2, y2):
+    return max(0, x2 - x1) * max(0, y2 - y1)
 
-    inner = area(max(a[0], b[0]), max(a[1], b[1]), min(a[2], b[2]), min(a[3], b[3]))
+
+def iou(a, b):
+    inner = area(*map(max, a[:2], b[:2]), *map(min, a[2:], b[2:]))
     return inner / (area(*a) + area(*b) - inner)
 
 
@@ -58,9 +59,8 @@ def saved_boxes(path="boxes.json", model="A"):
 
 def test_all_methods_on_voc_against_a_loop(run, synthetic_sets, capsys):
     methods = ["--method", "patch-score", "lost", "dino-seg", "tokencut", "--component", "peak", "largest", "all"]
-    found = run(
-        *methods, "--dino-seg-head", "1", "--save-boxes", "boxes.json", "--per-class", "--dataset-name", "small"
-    )
+    more = ["--dino-seg-head", "1", "--save-boxes", "boxes.json", "--per-class", "--dataset-name", "small"]
+    found = run(*methods, *more, "--pictures", "pictures", "--num-pictures", "5")
     names = {
         "patch-score, peak": "peak component, trained token",
         "patch-score, largest": "largest component, trained token",
@@ -89,6 +89,9 @@ def test_all_methods_on_voc_against_a_loop(run, synthetic_sets, capsys):
         assert record["dataset"] == f"small, native, {protocol}"
         assert {"fps_model", "fps_boxes", "fps_total"} <= record["metrics"].keys()
         assert sum(key.startswith("corloc/") for key in record["metrics"]) == 3
+    pictures = {path.name: Image.open(path).width for path in Path("pictures").iterdir()}
+    assert set(pictures) == {f"A_{name.replace(', ', '_')}.png" for name in names}
+    assert min(pictures.values()) > 1000
     printed = capsys.readouterr().out
     assert all(text in printed for text in (*names, "CorLoc % by class", "whole image"))
 
@@ -118,26 +121,19 @@ def test_records_say_what_was_done(run):
 
 def test_several_models_fixed_sizes_and_trained_weights(run):
     """A model of fixed size sees images of its own size, and every method reads it; a plain ViT's weights take any."""
-    run("--model", "C=dino:vit_mini/8@random", "--save-boxes", "boxes.json", "--component", "all")
+    vit = timm.models.vision_transformer.VisionTransformer(embed_dim=192, depth=4, num_heads=3, num_classes=0)
+    torch.save(vit.state_dict(), "backbone.pth")
+    run("--model", "C=dino:vit_mini/16@backbone.pth", "--save-boxes", "boxes.json", "--component", "all")
     assert list(json.loads(Path("boxes.json").read_text())) == ["A", "C"]
+    assert sum(record["checkpoint_sha256"] is not None for record in records()) == 1
     write_voc(SyntheticObjects(1, "val", image_size=224, num_classes=2), "large")
     methods = ["--method", "patch-score", "lost", "dino-seg", "tokencut", "--dino-seg-head", "1"]
     large = ["--voc-root", "large", "--voc-split", "val"]
     found = run(*methods, *large, layout=None, model="B=timm:vit_tiny_patch16_224@random")
     assert [(record["n_images"], record["config"]["patch_size"]) for record in found.values()] == [(1, 16)] * 4
-    vit = timm.models.vision_transformer.VisionTransformer(embed_dim=192, depth=4, num_heads=3, num_classes=0)
-    torch.save(vit.state_dict(), "backbone.pth")
-    (record,) = run(model="T=dino:vit_mini/16@backbone.pth").values()
-    assert len(record["checkpoint_sha256"]) == 16
 
 
-def test_pictures_of_hits_and_misses(run):
-    run("--pictures", "pictures", "--num-pictures", "5", "--method", "patch-score", "dino-seg", "--dino-seg-head", "0")
-    paths = sorted(Path("pictures").iterdir())
-    assert [path.name for path in paths] == ["A_dino-seg.png", "A_patch-score_peak.png"]
-    with Image.open(paths[1]) as picture:
-        assert picture.width > 1000
-    # half of them are hits, where there are enough
+def test_pictures_show_hits_and_misses_half_and_half_where_there_are_enough():
     choose = discovery_results.choose_images
     best_iou = {index: 0.9 if index < 6 else 0.1 for index in range(20)}
     hits, misses = choose(best_iou, 8, seed=0)
@@ -164,40 +160,31 @@ def test_torchrun_draws_every_box_once(run, layouts):
 
 
 @pytest.mark.parametrize(
-    ("arguments", "match"),
+    ("layout", "arguments", "match"),
     [
-        ([], "one of --voc-root"),
-        (["--voc-root", "a", "--imagenet-root", "b"], "--voc-root and --imagenet-root"),
-        (["--coco-images", "a"], "needs both"),
-        (["--voc-root", "a", "--coco-list", "b"], "needs both"),
-        (["--voc-root", "nowhere"], "nowhere does not exist"),
-        (["--coco-images", "nowhere", "--coco-json", "no.json"], "no.json"),
+        (None, [], "one of --voc-root"),
+        (None, ["--voc-root", "a", "--imagenet-root", "b"], "--voc-root and --imagenet-root"),
+        (None, ["--coco-images", "a"], "needs both"),
+        (None, ["--voc-root", "a", "--coco-list", "b"], "needs both"),
+        (None, ["--voc-root", "nowhere"], "nowhere does not exist"),
+        (None, ["--coco-images", "nowhere", "--coco-json", "no.json"], "no.json"),
+        ("voc", ["--voc-split", "trainval"], "no image list"),
+        ("voc", ["--num-images", "99"], "more than the 7 images"),
+        ("voc", ["--method", "dino-seg"], "has 3; choose another with --dino-seg-head"),
+        ("voc", ["--dino-seg-head", "-1"], "must not be negative, got -1"),
+        ("voc", ["--model", "B=dino:vit_mini/56@random"], "less than a patch of 56"),
+        ("voc", ["--model", "B=dino:vit_mini/16@random,pool=last,top_k=20"], "top_k"),
+        ("voc", ["--model", "B=timm:vit_tiny_patch16_224@random"], "7 of 7 images are of other sizes"),
+        ("voc", ["--method", "lost", "--model", "B=timm:test_resnet@random"], "patch score works on every supported"),
+        ("voc", ["--global-token", "cls", "--model", "B=timm:test_resnet@random"], "no class token"),
+        ("voc", ["--model", "B=dino:vit_mini/16@missing.pth"], "missing.pth"),
+        ("voc", ["--device", "tpu"], "device must be"),
     ],
 )
-def test_one_line_for_wrong_images(capsys, arguments, match):
-    assert match in refused(capsys, eval_object_discovery.main, "--model", ANY_SIZE, *FIXED, *arguments)
-
-
-@pytest.mark.parametrize(
-    ("arguments", "model", "match"),
-    [
-        (["--voc-split", "trainval"], ANY_SIZE, "no image list"),
-        (["--num-images", "99"], ANY_SIZE, "more than the 7 images"),
-        (["--method", "dino-seg"], ANY_SIZE, "has 3; choose another with --dino-seg-head"),
-        (["--dino-seg-head", "-1"], ANY_SIZE, "must not be negative, got -1"),
-        ([], "A=dino:vit_mini/56@random", "less than a patch of 56"),
-        ([], "A=dino:vit_mini/16@random,pool=last,top_k=20", "top_k"),
-        ([], "A=timm:vit_tiny_patch16_224@random", "7 of 7 images are of other sizes"),
-        (["--method", "lost"], "A=timm:test_resnet@random", "patch score works on every supported host"),
-        (["--global-token", "cls"], "A=timm:test_resnet@random", "no class token"),
-        ([], "A=dino:vit_mini/16@missing.pth", "missing.pth"),
-        (["--device", "tpu"], ANY_SIZE, "device must be"),
-    ],
-)
-def test_one_line_for_every_mistake(layouts, tmp_path, monkeypatch, capsys, arguments, model, match):
+def test_one_line_for_every_mistake(layouts, tmp_path, monkeypatch, capsys, layout, arguments, match):
     monkeypatch.chdir(tmp_path)
-    fixed = ["--model", model, *FIXED, *layouts["voc"]]
-    assert match in refused(capsys, eval_object_discovery.main, *fixed, *arguments)
+    models = [] if "--model" in arguments else ["--model", ANY_SIZE]
+    assert match in refused(capsys, eval_object_discovery.main, *models, *FIXED, *layouts[layout], *arguments)
     assert not list(tmp_path.iterdir())
 
 

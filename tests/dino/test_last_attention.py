@@ -76,6 +76,8 @@ def test_against_float64(build, num_prefix):
     with torch.no_grad():
         found = last_attention(model, images)
         plain = dense_forward(model, images)
+        with torch.autocast("cpu", torch.bfloat16):
+            rough = last_attention(model, images)
     for got, expected in zip(found[1:], by_hand(model, images, num_prefix), strict=True):
         torch.testing.assert_close(got, expected.float(), rtol=1e-4, atol=1e-5)
     assert found.keys.shape == (2, 16, 24)
@@ -85,16 +87,8 @@ def test_against_float64(build, num_prefix):
     layer = find_attention_layer(model)
     assert not layer._forward_pre_hooks
     assert isinstance(layer, nn.MultiheadAttention) or not layer.qkv._forward_hooks
-
-
-def test_attention_is_float32_under_autocast():
-    model, images = randomised(timm_vit(qk_norm=True)), torch.rand(2, 3, 32, 32)
-    with torch.no_grad():
-        exact = last_attention(model, images)
-        with torch.autocast("cpu", torch.bfloat16):
-            rough = last_attention(model, images)
     assert (rough.keys.dtype, rough.cls_attention.dtype) == (torch.bfloat16, torch.float32)
-    torch.testing.assert_close(rough.cls_attention, exact.cls_attention, rtol=0, atol=0.02)
+    torch.testing.assert_close(rough.cls_attention, found.cls_attention, rtol=0, atol=0.03)
 
 
 def test_a_pool_and_another_size_change_nothing_here():
@@ -105,20 +99,15 @@ def test_a_pool_and_another_size_change_nothing_here():
         attach_last(model, 0.5)
         after = last_attention(model, images)
     assert after.output.grid_hw == (6, 3)
-    torch.testing.assert_close(before.keys, after.keys)
-    torch.testing.assert_close(before.cls_attention, after.cls_attention)
+    torch.testing.assert_close(before[1:], after[1:])
     assert not torch.equal(before.output.global_token, after.output.global_token)
 
 
-def test_without_class_token_there_is_no_class_attention():
-    model = randomised(timm_vit(class_token=False, global_pool="avg", fc_norm=False))
-    with torch.no_grad():
-        found = last_attention(model, torch.rand(1, 3, 32, 32))
-    assert found.cls_attention is None
-    assert found.keys.shape == (1, 16, 24)
-
-
 def test_what_cannot_be_read_is_refused_and_leaves_no_hook():
+    headless = randomised(timm_vit(class_token=False, global_pool="avg", fc_norm=False))
+    with torch.no_grad():
+        found = last_attention(headless, torch.rand(1, 3, 32, 32))
+    assert (found.cls_attention, found.keys.shape) == (None, (1, 16, 24))
     model = randomised(dino())
     with pytest.raises(ValueError, match="multiples of the patch size"):
         last_attention(model, torch.rand(1, 3, 33, 32))

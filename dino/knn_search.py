@@ -12,19 +12,8 @@ import time
 from collections.abc import Sequence
 from typing import NamedTuple
 
+import frozen_features as frozen
 import torch
-from frozen_features import (
-    describe_backbone,
-    dump_features,
-    extract_features,
-    gather_rows,
-    images_name,
-    labels_digest,
-    load_backbone,
-    load_features,
-    open_splits,
-    write_backbone_record,
-)
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -53,9 +42,9 @@ def run(args: argparse.Namespace) -> None:
         raise ValueError("--dump_features writes what --load_features reads: give one of them")
     ks = sorted(set(args.nb_knn))
     with process_group(args.device) as device:
-        trained = load_backbone(args, args.image_size, args.resize)
+        trained = frozen.load_backbone(args, args.image_size, args.resize)
         transform = eval_transform(trained.preprocessing)
-        train, val = open_splits(args, transform, transform)
+        train, val = frozen.open_splits(args, transform, transform)
         if ks[-1] > len(train):
             raise ValueError(f"--nb_knn {ks[-1]} is more than the {len(train)} training images")
         start = time.perf_counter()
@@ -64,7 +53,7 @@ def run(args: argparse.Namespace) -> None:
         where = device if args.use_cuda else torch.device("cpu")
         share = process_share(len(train), rank())
         metrics = knn_accuracy(
-            gather_rows(queries, len(val)).to(where),
+            frozen.gather_rows(queries, len(val)).to(where),
             torch.from_numpy(val.labels).to(where),
             bank.to(where),
             torch.from_numpy(train.labels[share.start : share.stop]).to(where),
@@ -77,7 +66,7 @@ def run(args: argparse.Namespace) -> None:
             return
         print(f"{args.arch}, {pooling_words(trained.pooling, trained.pooling_source)}")
         print(
-            f"{images_name(args, trained)}: {len(val)} images, {len(train)} to compare with, "
+            f"{frozen.images_name(args, trained)}: {len(val)} images, {len(train)} to compare with, "
             f"{len(train.classes)} classes; {seconds:.1f} s, {describe_device(device)}"
         )
         print_table([["k", "top-1", "top-5"], *([str(k), *(f"{metrics[n]:.2f}" for n in _names(k))] for k in ks)])
@@ -88,22 +77,23 @@ def run(args: argparse.Namespace) -> None:
             "num_classes": len(train.classes),
             "cached_features": args.load_features is not None,
         }
-        write_backbone_record(args, trained, "knn", metrics, config, len(val), seconds, device)
+        frozen.write_backbone_record(args, trained, "knn", metrics, config, len(val), seconds, device)
 
 
 def split_features(
     args: argparse.Namespace, trained: TrainedModel, split: str, images: ImageNetDataset, device: torch.device
 ) -> Tensor:
     """This process's share of a split's features, cached or computed: float32 [share, D] of length 1, on the CPU."""
-    of = {**describe_backbone(args, trained), "num_images": len(images), "files_and_labels": labels_digest(images)}
+    of = frozen.describe_backbone(args, trained)
+    of |= {"num_images": len(images), "files_and_labels": frozen.labels_digest(images)}
     if args.load_features is not None:
-        return load_features(args.load_features, split, of, len(images))
+        return frozen.load_features(args.load_features, split, of, len(images))
     trained.model.to(device)
-    features = extract_features(trained, images, _unit_token, args, device)
+    features = frozen.extract_features(trained, images, _unit_token, args, device)
     if args.dump_features is not None:
-        whole = gather_rows(features, len(images), everywhere=False)
+        whole = frozen.gather_rows(features, len(images), everywhere=False)
         if is_main_process():
-            dump_features(args.dump_features, split, of, whole)
+            frozen.dump_features(args.dump_features, split, of, whole)
     return features
 
 

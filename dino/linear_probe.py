@@ -16,18 +16,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import frozen_features as frozen
 import torch
-from frozen_features import (
-    Reader,
-    describe_backbone,
-    differences,
-    extract_features,
-    images_name,
-    layer_reader,
-    load_backbone,
-    open_splits,
-    write_backbone_record,
-)
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -51,38 +41,38 @@ _REMEDY = "use a smaller --lr than now"
 def run(args: argparse.Namespace) -> None:
     """Features of val once, then the classifier: trained from where its checkpoint stands, or only validated."""
     with process_group(args.device) as device:
-        trained = load_backbone(args, args.image_size, args.resize)
+        trained = frozen.load_backbone(args, args.image_size, args.resize)
         prep = trained.preprocessing
-        train, val = open_splits(args, train_transform(prep.crop, prep.mean, prep.std), eval_transform(prep))
+        train, val = frozen.open_splits(args, train_transform(prep.crop, prep.mean, prep.std), eval_transform(prep))
         if len(train.classes) != args.num_labels:
             raise ValueError(
                 f"--num_labels is {args.num_labels}, but {train.folder} has {len(train.classes)} classes: give "
                 f"--num_labels {len(train.classes)}, or the right folder"
             )
         trained.model.to(device).requires_grad_(False)
-        read = layer_reader(trained.model, args.n_last_blocks, args.avgpool_patchtokens)
-        features = describe_backbone(args, trained)
+        read = frozen.layer_reader(trained.model, args.n_last_blocks, args.avgpool_patchtokens)
+        features = frozen.describe_backbone(args, trained)
         features |= {"n_last_blocks": args.n_last_blocks, "avgpool_patchtokens": args.avgpool_patchtokens}
         start = time.perf_counter()
         share = process_share(len(val), rank())
-        val_features = extract_features(trained, val, read, args, device)
+        val_features = frozen.extract_features(trained, val, read, args, device)
         val_labels = torch.from_numpy(val.labels[share.start : share.stop])
         probe = build_probe(val_features.shape[1], args.num_labels).to(device)
         metrics, training = run_probe(args, trained, read, probe, train, (val_features, val_labels), features)
         seconds = time.perf_counter() - start
         if is_main_process():
             print(
-                f"{args.arch}, {images_name(args, trained)}: top-1 {metrics['acc1']:.2f}, top-5 {metrics['acc5']:.2f}; "
-                f"best top-1 of the epochs validated {metrics['best_acc1']:.2f}"
+                f"{args.arch}, {frozen.images_name(args, trained)}: top-1 {metrics['acc1']:.2f}, "
+                f"top-5 {metrics['acc5']:.2f}; best top-1 of the epochs validated {metrics['best_acc1']:.2f}"
             )
             config = {**features, **training, "num_labels": args.num_labels}
-            write_backbone_record(args, trained, "linear", metrics, config, len(val), seconds, device)
+            frozen.write_backbone_record(args, trained, "linear", metrics, config, len(val), seconds, device)
 
 
 def run_probe(
     args: argparse.Namespace,
     trained: TrainedModel,
-    read: Reader,
+    read: frozen.Reader,
     probe: nn.Linear,
     train: ImageNetDataset,
     val: tuple[Tensor, Tensor],
@@ -106,7 +96,7 @@ def run_probe(
             found = validate(probe, *val)
             known = {name: state["training"].get(name) for name in training} | {"epochs": state["epoch"] or None}
             return {**found, "best_acc1": max(state["best_acc"], found["acc1"])}, known
-        if different := differences(state["training"], training):
+        if different := frozen.differences(state["training"], training):
             raise ValueError(
                 f"{path} was trained otherwise: {different}. Go on with its own flags (batch_size is that of all "
                 "processes), or give another --output_dir"
@@ -146,7 +136,7 @@ def learning_rate(base: float, batch_size: int, epoch: int, epochs: int) -> floa
 
 def train_epoch(
     backbone: nn.Module,
-    read: Reader,
+    read: frozen.Reader,
     probe: nn.Linear,
     optimizer: torch.optim.SGD,
     batches: Iterator[Mapping[str, Any]],
@@ -215,7 +205,7 @@ def load_probe(path: Path, probe: nn.Linear, optimizer: torch.optim.SGD, feature
     weights = content.get("state_dict")
     if not isinstance(weights, Mapping):
         raise ValueError(f"{path} is no linear classifier: it holds {', '.join(map(str, content))}")
-    if different := differences(content.get("features", {}), features):
+    if different := frozen.differences(content.get("features", {}), features):
         raise ValueError(
             f"{path} reads other features: {different}. Give the flags that it was trained with, or another "
             "--output_dir"

@@ -18,17 +18,14 @@ from last_vit.data import loaders
 from last_vit.models import parse_model_argument
 
 
-def clusters(num_queries=60, num_bank=301, num_classes=7, dim=16, spread=0.35, seed=0):
-    """Unit vectors around a centre per class, as (queries, their labels, bank, its labels)."""
-    generator = torch.Generator().manual_seed(seed)
-    centres = torch.randn(num_classes, dim, generator=generator)
-
-    def draw(number):
-        labels = torch.randint(num_classes, (number,), generator=generator)
-        vectors = centres[labels] + spread * dim**0.5 * torch.randn(number, dim, generator=generator)
-        return F.normalize(vectors, dim=1), labels
-
-    return *draw(num_queries), *draw(num_bank)
+def clusters(num_bank=301):
+    """Unit vectors around the centres of 7 classes, as (60 queries, their labels, bank, its labels)."""
+    torch.manual_seed(0)
+    centres, data = torch.randn(7, 16), []
+    for number in (60, num_bank):
+        labels = torch.randint(7, (number,))
+        data += [F.normalize(centres[labels] + 1.4 * torch.randn(number, 16), dim=1), labels]
+    return data
 
 
 def by_hand(queries, query_labels, bank, bank_labels, num_classes, k, temperature):
@@ -173,7 +170,7 @@ def test_random_controls_of_any_backbone(run, arch):
 
 def test_a_cache_needs_no_pass_and_one_of_something_else_is_refused(run, flags, colours, monkeypatch, capsys):
     computed = run("--dump_features", "cache", "--row", "tiny", into="results")
-    monkeypatch.setattr("knn_search.extract_features", None)
+    monkeypatch.setattr(frozen_features, "extract_features", None)
     cached = run("--load_features", "cache")
     assert cached["metrics"] == computed["metrics"]
     assert (computed["table"], computed["row"], cached["table"]) == ("knn", "tiny", None)

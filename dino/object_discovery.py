@@ -12,6 +12,7 @@ ValueError when they do not fill the grid. Boxes are xyxy in pixels of the unpad
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from operator import attrgetter
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -83,7 +84,7 @@ def patch_score_method(component: str, global_token: str, last_pool: LaStPool) -
 def lost_method(num_candidates: int = LOST_CANDIDATES) -> DiscoveryMethod:
     """LOST on the keys of the last attention layer; `num_candidates` as in `lost_mask`."""
     find = partial(lost_mask, num_candidates=num_candidates)
-    return DiscoveryMethod("lost", f"keys, {num_candidates} candidates", True, _keys, find)
+    return DiscoveryMethod("lost", f"keys, {num_candidates} candidates", True, attrgetter("keys"), find)
 
 
 def dino_seg_method(head: int = DINO_SEG_HEAD, as_published: bool = True) -> DiscoveryMethod:
@@ -110,16 +111,12 @@ def dino_seg_method(head: int = DINO_SEG_HEAD, as_published: bool = True) -> Dis
 
 def tokencut_method() -> DiscoveryMethod:
     """TokenCut on the keys of the last attention layer."""
-    return DiscoveryMethod("tokencut", "keys", True, _keys, tokencut_mask)
+    return DiscoveryMethod("tokencut", "keys", True, attrgetter("keys"), tokencut_mask)
 
 
 def feature_reader(methods: Sequence[DiscoveryMethod]) -> Callable[[nn.Module, Tensor], DenseOutput | LastAttention]:
     """The cheapest forward pass that serves all methods."""
     return last_attention if any(method.needs_attention for method in methods) else dense_forward
-
-
-def _keys(features: LastAttention) -> Tensor:
-    return features.keys
 
 
 def _dense_output(features: DenseOutput | LastAttention) -> DenseOutput:

@@ -211,8 +211,6 @@ def test_a_diverged_run_keeps_its_last_checkpoint(linear, monkeypatch, capsys):
 @pytest.mark.parametrize(
     ("more", "match"),
     [
-        (["--data_path", "nowhere"], "nowhere does not exist"),
-        (["--pretrained_weights", "missing.pth"], "missing.pth"),
         (["--num_labels", "1000"], "--num_labels is 1000, but"),
         (["--num_labels", "2"], "give --num_labels 3"),
         (["--n_last_blocks", "5"], "--n_last_blocks 5 is more than the 4 blocks"),

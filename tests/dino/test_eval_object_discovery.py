@@ -60,7 +60,7 @@ def saved_boxes(path="boxes.json", model="A"):
 def test_all_methods_on_voc_against_a_loop(run, synthetic_sets, capsys):
     methods = ["--method", "patch-score", "lost", "dino-seg", "tokencut", "--component", "peak", "largest", "all"]
     more = ["--dino-seg-head", "1", "--save-boxes", "boxes.json", "--per-class", "--dataset-name", "small"]
-    found = run(*methods, *more, "--pictures", "pictures", "--num-pictures", "5")
+    found = run(*methods, *more, "--pictures", "pictures", "--num-pictures", "2")
     names = {
         "patch-score, peak": "peak component, trained token",
         "patch-score, largest": "largest component, trained token",

@@ -17,17 +17,16 @@ _TINY = tl.constexpr(TINY)
 
 
 @triton.jit
-def tap_pieces(taps_ptr: tl.tensor, C: tl.constexpr, W: tl.constexpr) -> tl.tensor:
-    """The large and the small piece [C, W] of the tap matrix."""
-    at = tl.arange(0, C)[:, None] * W + tl.arange(0, W)[None, :]
-    return tl.load(taps_ptr + at), tl.load(taps_ptr + C * W + at)
+def own_block(taps_ptr: tl.tensor, C: tl.constexpr, W: tl.constexpr, LEAD: tl.constexpr, D: tl.constexpr) -> tl.tensor:
+    """A program's channels [C], those that it reads [W], and the large and the small piece [C, W] of the tap matrix.
 
-
-@triton.jit
-def read_window(tile: tl.tensor, C: tl.constexpr, W: tl.constexpr, LEAD: tl.constexpr, D: tl.constexpr) -> tl.tensor:
-    """The channels [W] that a block reads: from LEAD before its first on, around the end."""
+    It reads from LEAD before its first channel on, around the end.
+    """
+    first = tl.program_id(0) * C
     turns: tl.constexpr = (LEAD + D - 1) // D
-    return (tile * C + turns * D - LEAD + tl.arange(0, W)) % D
+    window = (first + turns * D - LEAD + tl.arange(0, W)) % D
+    at = tl.arange(0, C)[:, None] * W + tl.arange(0, W)[None, :]
+    return first + tl.arange(0, C), window, tl.load(taps_ptr + at), tl.load(taps_ptr + C * W + at)
 
 
 @triton.jit
@@ -55,14 +54,16 @@ def quotient(a: tl.tensor, b: tl.tensor) -> tl.tensor:
 
 @triton.jit
 def scores(
-    rows: tl.tensor, is_patch: tl.tensor, window: tl.tensor, channels: tl.tensor, large_taps: tl.tensor,
-    small_taps: tl.tensor, scale: tl.tensor, eps: tl.tensor, D: tl.constexpr, PAPER: tl.constexpr,
+    image_ptr: tl.tensor, stride_n: tl.tensor, patches: tl.tensor, end: tl.tensor, window: tl.tensor,
+    channels: tl.tensor, large_taps: tl.tensor, small_taps: tl.tensor, scale: tl.tensor, eps: tl.tensor,
+    D: tl.constexpr, PAPER: tl.constexpr,
 ) -> tl.tensor:  # fmt: skip
-    """`pooling.raw_score` of the patches at pointers `rows` [1, P], float32 [C, P].
+    """`pooling.raw_score` of the patches [P] of an image, float32 [C, P].
 
-    It is +inf for NaN, which topk ranks first. Where `is_patch` [1, P] is false, nothing is read, and the score means
-    nothing.
+    It is +inf for NaN, which topk ranks first. From the patch `end` on nothing is read, and the score is NaN, which
+    reaches no threshold.
     """
+    rows, is_patch = image_ptr + patches[None, :] * stride_n, (patches < end)[None, :]
     around = tl.load(rows + window[:, None], mask=is_patch, other=0.0)
     x = tl.load(rows + channels[:, None], mask=is_patch & (channels < D)[:, None], other=0.0).to(tl.float32)
     low_freq = low_pass(large_taps, small_taps, around)
@@ -72,7 +73,7 @@ def scores(
         score = quotient(low_freq, distance + eps)
     else:  # 0/0 is a zero
         score = quotient(x, tl.maximum(distance, _TINY, propagate_nan=tl.PropagateNan.ALL))
-    return tl.minimum(score, float("inf"))  # of NaN and a number the number
+    return tl.where(is_patch, tl.minimum(score, float("inf")), float("nan"))  # minimum: of NaN and a number the number
 
 
 @triton.jit

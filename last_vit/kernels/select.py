@@ -7,15 +7,13 @@ import triton
 import triton.language as tl
 
 from last_vit.kernels.kept import store_bits
-from last_vit.kernels.scores import ordered, read_window, scores, split_of_patches, tap_pieces, unordered
+from last_vit.kernels.scores import ordered, own_block, scores, split_of_patches, unordered
 
 
 @triton.jit
-def better_patch(
-    best: tl.tensor, best_at: tl.tensor, score: tl.tensor, patches: tl.tensor, is_patch: tl.tensor
-) -> tl.tensor:
+def better_patch(best: tl.tensor, best_at: tl.tensor, score: tl.tensor, patches: tl.tensor) -> tl.tensor:
     """Highest score [C] and its first patch, of those so far and of `score` [C, P]."""
-    score = tl.where(is_patch, score, float("-inf"))
+    score = tl.where(score == score, score, float("-inf"))  # NaN is no patch
     top = tl.max(score, axis=1)
     top_at = tl.min(tl.where(score == top[:, None], patches[None, :], 0x7FFFFFFF), axis=1)
     return tl.maximum(best, top), tl.where(top > best, top_at, best_at)  # a later equal loses
@@ -33,10 +31,7 @@ def best_patch(
     Grid (blocks of channels, walkers over the batch, splits of the patches). With splits, score and patch go as one
     int64 to `packed` [B, D] by an atomic maximum; among equal scores the first patch is the largest.
     """
-    tile = tl.program_id(0)
-    channels = tile * C + tl.arange(0, C)
-    window = read_window(tile, C, W, LEAD, D)
-    large, small = tap_pieces(taps_ptr, C, W)
+    channels, window, large, small = own_block(taps_ptr, C, W, LEAD, D)
     first, end = split_of_patches(num_patches, tl.num_programs(2), tl.program_id(2), P)
     for image in range(tl.program_id(1), batch, tl.num_programs(1)):
         image_ptr = x_ptr + tl.cast(image, tl.int64) * stride_b
@@ -44,10 +39,10 @@ def best_patch(
         best_at = tl.zeros([C], tl.int32) + first
         for start in range(first, end, P):
             patches = start + tl.arange(0, P)
-            is_patch = (patches < end)[None, :]
-            rows = image_ptr + patches[None, :] * stride_n
-            score = scores(rows, is_patch, window, channels, large, small, scale, eps, D, PAPER)
-            best, best_at = better_patch(best, best_at, score, patches, is_patch)
+            score = scores(
+                image_ptr, stride_n, patches, end, window, channels, large, small, scale, eps, D, PAPER
+            )  # fmt: skip
+            best, best_at = better_patch(best, best_at, score, patches)
         out = tl.cast(image, tl.int64) * D + channels
         if IS_SPLIT:
             key = ordered(best).to(tl.int64)
@@ -67,9 +62,9 @@ def scores_of_all(
     """Scores [C, P] of patches FIRST + STEP * i, made PART patches at a time (fewer need less shared memory)."""
     if P <= PART:
         patches = FIRST + STEP * tl.arange(0, P)
-        is_patch = (patches < num_patches)[None, :]
-        rows = image_ptr + patches[None, :] * stride_n
-        return scores(rows, is_patch, window, channels, large, small, scale, eps, D, PAPER)
+        return scores(
+            image_ptr, stride_n, patches, num_patches, window, channels, large, small, scale, eps, D, PAPER
+        )  # fmt: skip
     else:  # every second patch, then the others, side by side again
         even = scores_of_all(
             image_ptr, stride_n, num_patches, window, channels, large, small, scale, eps, D, PAPER,
@@ -127,24 +122,19 @@ def best_patches(
 
     Of equal scores at the threshold the first patches are kept. Grid (blocks of channels, walkers over the batch).
     """
-    tile = tl.program_id(0)
-    channels = tile * C + tl.arange(0, C)
-    window = read_window(tile, C, W, LEAD, D)
+    channels, window, large, small = own_block(taps_ptr, C, W, LEAD, D)
     patches = tl.arange(0, P)
-    is_patch = (patches < num_patches)[None, :]
-    large, small = tap_pieces(taps_ptr, C, W)
     for image in range(tl.program_id(1), batch, tl.num_programs(1)):
         image_ptr = x_ptr + tl.cast(image, tl.int64) * stride_b
         score = scores_of_all(
             image_ptr, stride_n, num_patches, window, channels, large, small, scale, eps, D, PAPER,
             P, 0, 1, PART,
         )  # fmt: skip
-        score = tl.where(is_patch, score, float("nan"))
         threshold, reach = threshold_of_k(score, num_patches, k)
         if tl.max(reach, axis=0) > k:
             score = drop_last_equals(score, threshold, reach - k)
         is_kept = score >= threshold[:, None]
-        mask = is_patch & (channels < D)[:, None]
+        mask = (patches < num_patches)[None, :] & (channels < D)[:, None]
         x = tl.load(image_ptr + patches[None, :] * stride_n + channels[:, None], mask=mask, other=0.0)
         pooled = tl.sum(tl.where(is_kept, x.to(tl.float32), 0.0), axis=1) / k
         tl.store(pooled_ptr + tl.cast(image, tl.int64) * D + channels, pooled, mask=channels < D)

@@ -13,7 +13,7 @@ import triton
 import triton.language as tl
 
 from last_vit.kernels.kept import store_bits
-from last_vit.kernels.scores import read_window, scores, split_of_patches, tap_pieces, unordered
+from last_vit.kernels.scores import own_block, scores, split_of_patches, unordered
 from last_vit.kernels.select import drop_last_equals
 
 SHIFTS = (29, 26, 23, 20, 17, 14, 11, 8, 5, 2, 0)  # of the digit that a pass finds; the last overlaps the one before
@@ -38,10 +38,7 @@ def count_reaching(
 
     `size` is B * D. Grid (blocks of channels, walkers over the batch, splits of the patches).
     """
-    tile = tl.program_id(0)
-    channels = tile * C + tl.arange(0, C)
-    window = read_window(tile, C, W, LEAD, D)
-    large, small = tap_pieces(taps_ptr, C, W)
+    channels, window, large, small = own_block(taps_ptr, C, W, LEAD, D)
     first, end = split_of_patches(num_patches, tl.num_programs(2), tl.program_id(2), P)
     for image in range(tl.program_id(1), batch, tl.num_programs(1)):
         image_ptr = x_ptr + tl.cast(image, tl.int64) * stride_b
@@ -52,10 +49,9 @@ def count_reaching(
             c2, c3, c4, c5, c6, c7 = c1, c1, c1, c1, c1, c1
             for start in range(first, end, P):
                 patches = start + tl.arange(0, P)
-                is_patch = (patches < end)[None, :]
-                rows = image_ptr + patches[None, :] * stride_n
-                score = scores(rows, is_patch, window, channels, large, small, scale, eps, D, PAPER)
-                score = tl.where(is_patch, score, float("nan"))  # which reaches nothing
+                score = scores(
+                    image_ptr, stride_n, patches, end, window, channels, large, small, scale, eps, D, PAPER
+                )  # fmt: skip
                 c1 += reaching(score, base, 1 << shift)
                 c2 += reaching(score, base, 2 << shift)
                 c3 += reaching(score, base, 3 << shift)
@@ -113,10 +109,7 @@ def sum_kept(
     [splits, B, D]; the other call needs them to know how many the splits before its own have kept.
     Grid (blocks of channels, walkers over the batch, splits of the patches).
     """
-    tile = tl.program_id(0)
-    channels = tile * C + tl.arange(0, C)
-    window = read_window(tile, C, W, LEAD, D)
-    large, small = tap_pieces(taps_ptr, C, W)
+    channels, window, large, small = own_block(taps_ptr, C, W, LEAD, D)
     first, end = split_of_patches(num_patches, tl.num_programs(2), tl.program_id(2), P)
     for image in range(tl.program_id(1), batch, tl.num_programs(1)):
         image_ptr = x_ptr + tl.cast(image, tl.int64) * stride_b
@@ -130,10 +123,10 @@ def sum_kept(
                 equals = tl.zeros([C], tl.int32)
                 for start in range(first, end, P):
                     patches = start + tl.arange(0, P)
-                    is_patch = (patches < end)[None, :]
-                    rows = image_ptr + patches[None, :] * stride_n
-                    score = scores(rows, is_patch, window, channels, large, small, scale, eps, D, PAPER)
-                    equals += tl.sum(tl.where((score == threshold[:, None]) & is_patch, 1, 0), axis=1)
+                    score = scores(
+                        image_ptr, stride_n, patches, end, window, channels, large, small, scale, eps, D, PAPER
+                    )  # fmt: skip
+                    equals += tl.sum(tl.where(score == threshold[:, None], 1, 0), axis=1)
                 tl.store(equals_ptr + out, equals, mask=channels < D)
         else:
             room = tl.zeros([C], tl.int32) + num_patches  # for equals, from this split on
@@ -145,17 +138,17 @@ def sum_kept(
             total = tl.zeros([C], tl.float32)
             for start in range(first, end, P):
                 patches = start + tl.arange(0, P)
-                is_patch = (patches < end)[None, :]
-                rows = image_ptr + patches[None, :] * stride_n
-                score = scores(rows, is_patch, window, channels, large, small, scale, eps, D, PAPER)
-                score = tl.where(is_patch, score, float("nan"))
+                score = scores(
+                    image_ptr, stride_n, patches, end, window, channels, large, small, scale, eps, D, PAPER
+                )  # fmt: skip
                 if is_crowded:
                     room = tl.maximum(room, 0)
                     equals = tl.sum(tl.where(score == threshold[:, None], 1, 0), axis=1)
                     score = drop_last_equals(score, threshold, tl.maximum(equals - room, 0).to(tl.float32))
                     room -= equals
                 is_kept = score >= threshold[:, None]
-                mask = is_patch & (channels < D)[:, None]
+                mask = (patches < end)[None, :] & (channels < D)[:, None]
+                rows = image_ptr + patches[None, :] * stride_n
                 x = tl.load(rows + channels[:, None], mask=mask, other=0.0).to(tl.float32)
                 total += tl.sum(tl.where(is_kept, x, 0.0), axis=1)
                 store_bits(kept_ptr, image, is_kept, start, num_patches, channels, D, C, P)

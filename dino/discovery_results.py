@@ -13,20 +13,11 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
+import discovery_images as native
 import numpy as np
 import object_discovery as known
 import torch
 from discover_boxes import MIN_IOU, MethodRun, corloc_by_class, discover_boxes
-from discovery_images import (
-    DiscoveryImages,
-    ObjectList,
-    build_native_loader,
-    leave_out_broken,
-    list_coco_objects,
-    list_imagenet_objects,
-    list_voc_objects,
-    pad_to_patch,
-)
 from last_attention import find_attention_layer
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -54,7 +45,7 @@ def run(args: argparse.Namespace) -> None:
         for argument in parse_model_arguments(args.model):
             trained = argument.load()
             methods = choose_methods(args, trained)
-            images = DiscoveryImages(objects, trained.preprocessing.mean, trained.preprocessing.std)
+            images = native.DiscoveryImages(objects, trained.preprocessing.mean, trained.preprocessing.std)
             start = time.perf_counter()
             patch_size, runs = evaluate(args, argument, trained, images, methods, device)
             seconds = time.perf_counter() - start
@@ -70,7 +61,7 @@ def run(args: argparse.Namespace) -> None:
                 file.write((json.dumps(saved, indent=1) + "\n").encode())
 
 
-def open_objects(args: argparse.Namespace) -> tuple[ObjectList, str]:
+def open_objects(args: argparse.Namespace) -> tuple[native.ObjectList, str]:
     """The images that the flags name, with their objects, and what results call them."""
     coco = (args.coco_images, args.coco_json)
     layouts = {"--voc-root": args.voc_root, "--coco-images and --coco-json": coco[0] or coco[1]}
@@ -81,13 +72,13 @@ def open_objects(args: argparse.Namespace) -> tuple[ObjectList, str]:
     if None in coco and (any(coco) or args.coco_list is not None):
         raise ValueError("COCO needs both --coco-images and --coco-json; --coco-list chooses among their images")
     if args.voc_root is not None:
-        objects = list_voc_objects(args.voc_root, args.voc_split, args.skip_broken)
+        objects = native.list_voc_objects(args.voc_root, args.voc_split, args.skip_broken)
         name = f"{folder_name(args.voc_root)} {args.voc_split}"
     elif args.imagenet_root is not None:
-        objects = list_imagenet_objects(args.imagenet_root, args.skip_broken)
+        objects = native.list_imagenet_objects(args.imagenet_root, args.skip_broken)
         name = f"{dataset_name(args.imagenet_root, 'val')} val"
     else:
-        objects = list_coco_objects(*coco, args.coco_list, args.skip_broken)
+        objects = native.list_coco_objects(*coco, args.coco_list, args.skip_broken)
         name = folder_name(args.coco_images) + (f" {args.coco_list.stem}" if args.coco_list else "")
     name = args.dataset_name or name
     if args.num_images is not None:
@@ -96,7 +87,7 @@ def open_objects(args: argparse.Namespace) -> tuple[ObjectList, str]:
             raise ValueError(f"--num-images {number} is more than the {total} images that there are")
         objects = objects._replace(images=[objects.images[i * total // number] for i in range(number)])
         name += f" ({number} images of it)"
-    return leave_out_broken(objects) if args.skip_broken else objects, name
+    return native.leave_out_broken(objects) if args.skip_broken else objects, name
 
 
 def choose_methods(args: argparse.Namespace, trained: TrainedModel) -> list[known.DiscoveryMethod]:
@@ -118,7 +109,7 @@ def evaluate(
     args: argparse.Namespace,
     argument: ModelArgument,
     trained: TrainedModel,
-    images: DiscoveryImages,
+    images: native.DiscoveryImages,
     methods: list[known.DiscoveryMethod],
     device: torch.device,
 ) -> tuple[int, list[MethodRun]]:
@@ -136,7 +127,7 @@ def evaluate(
             "object discovery does not resize; dino:<arch>/<patch>@FILE takes any size and reads the weights of DINO "
             "and of timm's plain ViTs without classifier"
         )
-    batches = progress(build_native_loader(images, patch_size, args.batch_size, args.num_workers), argument.name)
+    batches = progress(native.build_native_loader(images, patch_size, args.batch_size, args.num_workers), argument.name)
     return patch_size, discover_boxes(model, batches, methods, patch_size, device, getattr(torch, args.dtype))
 
 
@@ -144,7 +135,7 @@ def _report(
     args: argparse.Namespace,
     argument: ModelArgument,
     trained: TrainedModel,
-    images: DiscoveryImages,
+    images: native.DiscoveryImages,
     images_name: str,
     runs: Sequence[MethodRun],
     patch_size: int,
@@ -210,7 +201,7 @@ def draw_sheet(
     args: argparse.Namespace,
     argument: ModelArgument,
     model: nn.Module,
-    images: DiscoveryImages,
+    images: native.DiscoveryImages,
     run: MethodRun,
     patch_size: int,
 ) -> Path:
@@ -241,11 +232,11 @@ def draw_sheet(
 
 @torch.inference_mode()
 def _draw_image(
-    panel: Axes, model: nn.Module, images: DiscoveryImages, run: MethodRun, index: int, patch_size: int
+    panel: Axes, model: nn.Module, images: native.DiscoveryImages, run: MethodRun, index: int, patch_size: int
 ) -> None:
     sample = images[index]
     height, width = sample["image_hw"]
-    image = pad_to_patch(sample["image"], patch_size)[None].to(next(model.parameters()).device)
+    image = native.pad_to_patch(sample["image"], patch_size)[None].to(next(model.parameters()).device)
     features = known.feature_reader([run.method])(model, image)
     ((_, patches),) = run.method.boxes(features, [(height, width)], patch_size)
     mask = patches.mask.repeat(patch_size, axis=0).repeat(patch_size, axis=1)[:height, :width, None]

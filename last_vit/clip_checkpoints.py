@@ -14,7 +14,7 @@ other file, leave it unknown: it is loaded as the architecture says.
 import json
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -61,7 +61,7 @@ def read_clip_checkpoint(path: str | Path) -> ClipCheckpoint:
     released file, known by its name, LaSt with K = 1.
     """
     read, record = read_weights(path), read_clip_record(path)
-    known = {field.name: getattr(read, field.name) for field in fields(read)} | {"iteration": None}
+    known = {**vars(read), "iteration": None}
     if read.pooling is None and record is not None:
         pooling = {"sigma": None, **{name: record[name] for name in ("pool", "top_k", "variant")}}
         known |= {"pooling": pooling, "pooling_source": f"recorded in {RECORD_FILE} beside the checkpoint"}
@@ -91,16 +91,15 @@ def read_clip_record(checkpoint: str | Path) -> dict[str, Any] | None:
         content = json.loads(path.read_text(encoding="utf-8"))
         record = {"top_k": None, "variant": None, "force_quick_gelu": False, **content}
         record["pool"] = record["pool"] or "host"
-        has_top_k = isinstance(record["top_k"], int | float) and not isinstance(record["top_k"], bool)
-        is_sound = isinstance(record["model"], str) and record["pool"] in ("host", *POOLS)
-        if is_sound and (has_top_k or record["pool"] != "last"):
-            return record
+        has_pool = record["pool"] in ("host", *POOLS)
+        has_top_k = record["pool"] != "last" or type(record["top_k"]) in (int, float)
+        if not (isinstance(record["model"], str) and has_pool and has_top_k):
+            raise ValueError(
+                f"needs a model name, a pool of host, {', '.join(POOLS)}, a top_k for last; holds {content}"
+            )
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{path} is no record of a CLIP training ({error!r}); restore or remove it") from error
-    raise ValueError(
-        f"{path} is no record of a CLIP training: it needs a model name, a pool of host, {', '.join(POOLS)}, and a "
-        f"top_k for last; it holds {content}. Restore or remove it"
-    )
+    return record
 
 
 def known_activation(

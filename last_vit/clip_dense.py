@@ -118,10 +118,6 @@ def resize_positions(
 
     Raises:
         ValueError: Another `how`; positions that are not those of `old_hw`.
-
-    Example:
-        >>> resize_positions(torch.ones(1 + 4, 8), 1, (2, 2), (3, 5)).shape
-        torch.Size([16, 8])
     """
     if how not in POSITIONS:
         raise ValueError(f"position must be one of {', '.join(POSITIONS)}, got {how!r}")
@@ -200,13 +196,8 @@ def _run(
     # Graphs compiled in place (nn.Module.compile) would not see what is put in place here.
     eager = torch.compiler.set_stance("force_eager") if "torch._dynamo" in sys.modules else nullcontext()
     with eager, _positions_for(tower, grid_hw, position), replaced_last_block(_blocks(tower)[-1], last_block, grid_hw):
-        tokens = tower.forward_intermediates(
-            images.to(embedding.weight.dtype),
-            indices=indices,
-            stop_early=True,
-            intermediates_only=True,
-            output_fmt="NLC",
-        )["image_intermediates"]
+        how = {"indices": indices, "stop_early": True, "intermediates_only": True, "output_fmt": "NLC"}
+        tokens = tower.forward_intermediates(images.to(embedding.weight.dtype), **how)["image_intermediates"]
     if tokens[0].shape[1] != grid_hw[0] * grid_hw[1]:
         raise ValueError(
             f"the tower returned {tokens[0].shape[1]} patch tokens for a {grid_hw[0]} x {grid_hw[1]} grid; patch "

@@ -49,12 +49,7 @@ def shadowed(module: nn.Module, **attributes: Any) -> Iterator[None]:
 
 @contextmanager
 def replaced_last_block(block: nn.Module, kind: str, grid_hw: tuple[int, int]) -> Iterator[None]:
-    """Let a tower's last block run as `kind` while the `with` block runs.
-
-    Args:
-        block: The last block.
-        kind: One of `LAST_BLOCKS`.
-        grid_hw: (h, w) of the patch grid.
+    """Let a tower's last block run as `kind`, one of `LAST_BLOCKS`, on a patch grid (h, w) while the `with` block runs.
 
     Raises:
         ValueError: A kind that does not exist, or is not defined for this block; the message shows what works.
@@ -151,18 +146,8 @@ def _mix(q: Tensor, k: Tensor, v: Tensor, kind: str, num_prefix: int, grid_hw: t
 def neighbourhood(grid_hw: tuple[int, int], num_prefix: int = 1, device: torch.device | str | None = None) -> Tensor:
     """NACLIP's w: exp(-d^2 / (2 * 5^2)), d the distance of two patches in patches; 0 where a prefix token takes part.
 
-    Args:
-        grid_hw: (h, w) of the patch grid, N = h * w.
-        num_prefix: Tokens before the patches, P.
-        device: Of the answer.
-
     Returns:
-        float32 [P + N, P + N] in [0, 1], to be added to the scaled scores.
-
-    Example:
-        >>> neighbourhood((1, 2), num_prefix=1)[1:, 1:]
-        tensor([[1.0000, 0.9802],
-                [0.9802, 1.0000]])
+        float32 [P + N, P + N] in [0, 1], to be added to the scaled scores; P = `num_prefix`, N = h * w.
     """
     sides = (torch.arange(size, dtype=torch.float32, device=device) for size in grid_hw)
     rows, columns = torch.meshgrid(*sides, indexing="ij")

@@ -40,16 +40,9 @@ def read_templates(source: str | Path = "openai") -> tuple[str, ...]:
         source: "openai" (the 80 of CLIP's ImageNet numbers) or "simple" (7 of them), both as open_clip has them; a
             template itself, such as "a photo of a {}" or "{}"; or a file with one template per line.
 
-    Returns:
-        The templates.
-
     Raises:
         FileNotFoundError: Neither of these.
         ValueError: A template without or with several {}, or one that stands twice.
-
-    Example:
-        >>> read_templates("a photo of a {}")
-        ('a photo of a {}',)
     """
     if str(source) in TEMPLATE_SETS:
         whole = str(source) == "openai"

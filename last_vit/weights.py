@@ -20,7 +20,7 @@ class TrainedModel:
     Attributes:
         model: In eval mode, with its pooling attached.
         preprocessing: The images it takes.
-        pooling: As `last_vit.dense.pooling_of` reports it.
+        pooling: As `pooling_of` reports it.
         pooling_source: In words, why it is pooled so.
         checkpoint_sha256: First 16 hex digits; None for random weights.
         num_classes: Size of the classifier in the weights; None when they hold none.

@@ -133,8 +133,8 @@ def test_gradients_follow_the_caller(name):
     clip_dense_features(tower, batch, "sclip")[0].sum().backward()
     positions = tower.positional_embedding if name == "native" else tower.trunk.pos_embed
     assert positions.grad.abs().sum() > 0
-    with torch.inference_mode():
-        assert clip_dense_features(tower, batch)[0].is_inference()
+    with torch.no_grad():
+        assert not clip_dense_features(tower, batch)[0].requires_grad
 
 
 def whole_clip(visual: nn.Module) -> CLIP:
@@ -187,32 +187,34 @@ def test_dynamic_eva_equals_fixed_eva():
         torch.testing.assert_close(found, expected)
 
 
-def test_plain_timm_tower_takes_vanilla_only():
-    tower = randomised(TimmModel("test_vit", 12, image_size=160, pool="token", proj="linear"))
-    features, grid_hw = clip_dense_features(tower, images(1, 3, 64, 100))
-    assert grid_hw == (4, 6)
-    assert features.shape == (1, 24, 12)
-    batch = images(2, 3, 160, 160)
+def timm_tower():
+    return randomised(TimmModel("test_vit", 12, image_size=160, pool="token", proj="linear"))
+
+
+@pytest.mark.parametrize(
+    ("build", "message"),
+    [
+        (timm_tower, "Block"),
+        (lambda: eva_tower(attn_type="rope"), "EvaBlock with .*AttentionRope"),
+        (lambda: native_tower(block_type="custom", qk_norm=True), "CustomResidualAttentionBlock"),
+    ],
+    ids=["plain timm", "another attention in EVA", "custom blocks"],
+)
+def test_other_blocks_take_vanilla_only(build, message):
+    tower, batch = build(), images(1, 3, 64, 100)
+    features, grid_hw = clip_dense_features(tower, batch)
+    assert grid_hw == ((4, 6) if build is timm_tower else (8, 12))
+    assert features.shape == (1, grid_hw[0] * grid_hw[1], 12)
+    with pytest.raises(ValueError, match=f"'naclip' is not defined.*{message}.*takes 'vanilla'"):
+        clip_dense_features(tower, batch, "naclip")
+
+
+def test_plain_timm_tower_at_its_own_size():
+    tower, batch = timm_tower(), images(2, 3, 160, 160)
     (tokens,) = tower.forward_intermediates(batch, 1, normalize_intermediates=True, output_fmt="NLC")[
         "image_intermediates"
     ]
     torch.testing.assert_close(clip_dense_features(tower, batch)[0], tower.head(tokens))
-    with pytest.raises(ValueError, match=r"'sclip' is not defined for this tower.*Block.*takes 'vanilla'"):
-        clip_dense_features(tower, batch, "sclip")
-
-
-@pytest.mark.parametrize(
-    ("tower", "message"),
-    [
-        (lambda: eva_tower(attn_type="rope"), "EvaBlock with .*AttentionRope"),
-        (lambda: native_tower(block_type="custom", qk_norm=True), "CustomResidualAttentionBlock"),
-    ],
-    ids=["another attention in EVA", "custom blocks"],
-)
-def test_other_blocks_take_vanilla_only(tower, message):
-    assert clip_dense_features(tower(), images(1, 3, 24, 40))[0].shape == (1, 15, 12)
-    with pytest.raises(ValueError, match=f"'naclip' is not defined.*{message}"):
-        clip_dense_features(tower(), images(1, 3, 24, 40), "naclip")
 
 
 @pytest.mark.parametrize(

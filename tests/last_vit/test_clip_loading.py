@@ -1,20 +1,17 @@
-"""CLIPs by name: architectures, pooling that a checkpoint was trained with, random weights, specs and diagnostics."""
+"""CLIPs by name: architectures, pooling that a checkpoint was trained with, random weights and specs."""
 
 import json
 import logging
 from pathlib import Path
 
-import evaluate_patch_hit
 import open_clip
 import pytest
 import torch
-from clip_files import EVA_VISION, archive, as_eva, as_openai, config_file, random_clip
+from clip_files import config_file, random_clip
 from clip_files import registry as registry
-from clip_files import tiny_eva as tiny_eva
 
 from last_vit.clip_checkpoints import RECORD_FILE
 from last_vit.clip_models import load_clip, resolve_architecture, split_clip_spec
-from last_vit.data.synthetic import SyntheticObjects, write_imagenet
 from last_vit.dense import pooling_of
 from last_vit.models import load_trained_model, parse_model_argument
 
@@ -161,34 +158,3 @@ def test_specs_take_a_config_and_its_checkpoint(tmp_path, monkeypatch):
         load_trained_model("open_clip:tiny.json/epoch_1.pt", "epoch_1.pt")
     with pytest.raises(ValueError, match=r"model '.*': .*epoch_1\.pt does not fit ViT-S-32-alt"):
         parse_model_argument("open_clip:ViT-S-32-alt@epoch_1.pt").load()
-
-
-@pytest.mark.filterwarnings("ignore:.*torch.jit")
-@pytest.mark.usefixtures("tiny_eva")
-@pytest.mark.parametrize(("kind", "form"), [("OpenAI", "@"), ("EVA", "--checkpoint")])
-def test_a_diagnostic_end_to_end(tmp_path, monkeypatch, capsys, kind, form):
-    """evaluate_patch_hit.py with files in the layouts of OpenAI and of EVA, and with a GELU architecture for them."""
-    monkeypatch.chdir(tmp_path)
-    if kind == "OpenAI":
-        config = config_file(tmp_path, "tiny-quickgelu", quick_gelu=True)
-        archive(tmp_path / "weights.pt", as_openai(random_clip(config).state_dict()))
-    else:
-        config = config_file(tmp_path, "tiny_eva", vision=EVA_VISION, custom_text=True)
-        torch.save(as_eva(random_clip(config).state_dict()), tmp_path / "weights.pt")
-    write_imagenet(SyntheticObjects(6, "val", image_size=48, num_classes=2), tmp_path / "imagenet")
-    flags = ["--imagenet-root", "imagenet", "--num-workers", "0", "--device", "cpu", "--output", "out"]
-
-    def run(path):
-        weights = ["@weights.pt"] if form == "@" else ["", "--checkpoint", "weights.pt"]
-        evaluate_patch_hit.main([*flags, "--model", f"open_clip:{path}{weights[0]}", *weights[1:]])
-
-    run(config)
-    (path,) = Path("output").rglob("out*.json")
-    record = json.loads(path.read_text())
-    assert record["n_images"] > 0
-    assert 0 <= record["metrics"]["point_in_box"] <= 100
-    assert record["config"]["pooling"] == {"pool": "host"}
-    with pytest.raises(SystemExit) as stopped:
-        run(config_file(tmp_path))
-    assert stopped.value.code == 2
-    assert ("use tiny-quickgelu" if kind == "OpenAI" else "image tower EVA") in capsys.readouterr().err

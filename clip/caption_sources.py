@@ -1,7 +1,6 @@
 """Images with captions: COCO, class folders with templates, CSV, drawn images.
 
-A source has a length and `sample(index) -> (RGB image, captions)`, which raises ValueError or OSError for a faulty
-sample.
+A source has a length and `sample(index)`: an RGB image and its captions; ValueError or OSError for a faulty sample.
 """
 
 import argparse
@@ -102,10 +101,8 @@ def csv_captions(path: str, image_key: str, caption_key: str, separator: str) ->
 def coco_captions(root: Path, split: str) -> CaptionedFiles:
     """The images of a `captions_*.json` that have captions; errors name file and entry.
 
-    Args:
-        root: COCO's folder (`annotations/captions_train2017.json` and `train2017/`), a folder that holds one
-            `captions_*.json` beside its images, or the JSON file itself.
-        split: "train" or "val", which of COCO's two to take; without meaning where there is one.
+    `root` is COCO's folder (`annotations/captions_train2017.json`, `train2017/`), of which `split` takes one, a folder
+    that holds one `captions_*.json` beside its images, or the JSON file itself.
     """
     path = root if root.is_file() else _find_captions(root, split)
     try:

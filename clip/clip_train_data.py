@@ -1,10 +1,8 @@
 """The data of train_clip.py: its own types beside open_clip_train's, and faulty samples skipped and counted in all.
 
-Order, augmentation and the caption that is drawn from an image's several are, for our own types, a function of (seed,
-epoch, position) alone: a run that is continued sees what it would have seen. open_clip's types keep its own order.
-
-A faulty sample of an indexed data set is replaced by the next sound one, so that batches keep their size (all processes
-of a contrastive loss need the same); in shards the stream goes on. When nothing sound is left, that is an error.
+Of our own types order, augmentation and drawn captions are a function of (seed, epoch, position) alone: a continued run
+sees what it would have seen. A faulty sample of an indexed set is replaced by the next sound one, so that batches keep
+their size (all processes of a contrastive loss need the same); in shards the stream goes on.
 """
 
 import argparse
@@ -78,10 +76,7 @@ def describe_skips(counts: list[int]) -> str:
 
 
 class CaptionedImages(Dataset):
-    """A source as a trainer takes it: (image [3, H, W], tokens).
-
-    With `draw` one of the captions is taken by Python's `random`, else the first.
-    """
+    """A source as (image [3, H, W], tokens); with `draw` Python's `random` chooses the caption, else the first."""
 
     def __init__(
         self, source: CaptionSource, transform: Callable, tokenizer: Callable, skips: SkipCounter, draw: bool
@@ -130,10 +125,7 @@ class EpochBatches(Sampler[list[int]]):
 
 
 class ReportedLoader:
-    """A loader as open_clip_train reads it, which says after each pass what was skipped.
-
-    A pass over training data that ends before its planned number of batches is a ValueError.
-    """
+    """A loader that says after each pass what was skipped; ValueError for a training pass that ends too early."""
 
     def __init__(self, loader: Any, skips: SkipCounter, is_train: bool) -> None:
         self.loader, self.skips, self.is_train = loader, skips, is_train
@@ -145,12 +137,13 @@ class ReportedLoader:
             yield batch
             given += 1
         counts = self.skips.take()
-        if self.is_train and given < self.num_batches:
-            raise ValueError(
-                f"an epoch had {given} of its {self.num_batches} batches, after {describe_skips(counts)}: a loading "
-                f"process found nothing to load; check --train-data, and that --train-num-samples is not too large"
-            )
         if self.is_train:  # validation is the main process's alone
+            if given < self.num_batches:
+                raise ValueError(
+                    f"an epoch had {given} of its {self.num_batches} batches, after {describe_skips(counts)}: a "
+                    f"loading process found nothing to load; check --train-data, and that --train-num-samples is not "
+                    f"too large"
+                )
             counts = all_reduce_sum(torch.tensor(counts)).tolist()
         if is_main_process():
             level = logging.WARNING if any(counts) else logging.INFO
@@ -217,10 +210,10 @@ def _counting_names(skips: SkipCounter) -> dict[str, Any]:
 
 
 def shard_samples(shards: Iterable[dict], skips: SkipCounter) -> Iterator[dict]:
-    """Shards -> samples with an image and a caption, each with the bytes of the two and no other member.
+    """Shards -> samples with an image and a caption, as bytes.
 
-    A broken archive (missing, damaged, cut short anywhere, if only before the two blocks of zeros that end every tar)
-    gives what stands before the damage, and is one skip each time that it is read.
+    A broken archive (missing, damaged, cut short anywhere, also before the blocks of zeros that end a tar) gives what
+    stands before the damage, and is one skip each time that it is read.
     """
     for shard in shards:
         damage: list[Exception] = []

@@ -35,7 +35,7 @@ _HOSTS = {"open_clip", "open_clip_train"}
 
 
 def run(options: argparse.Namespace, host_flags: Sequence[str]) -> None:
-    """Train, or print the plan with --dry-run; ValueError, OSError and FloatingPointError as the command shows them."""
+    """Train, or print the plan with --dry-run."""
     if options.help_open_clip:
         parse_args(["--help"])
     logging.root.addHandler(logging.NullHandler())  # without one, logging.info() adds its own, which open_clip keeps

@@ -5,6 +5,7 @@ open_clip_train 3.3 has no hooks, but looks up what it calls by name. `SEAMS` is
 
 import argparse
 import functools
+import itertools
 import json
 import logging
 from collections.abc import Callable, Iterator, Mapping
@@ -68,13 +69,11 @@ def training_seams(args: argparse.Namespace, image_size: int, pretrained: ClipCh
 
 def _attaching(create: Callable, args: argparse.Namespace, pretrained: ClipCheckpoint | None) -> Callable[..., tuple]:
     """`create_model_and_transforms` whose first model, the trained one, pools as asked; a distillation teacher not."""
-    is_first = True
+    calls = itertools.count()
 
     def create_and_attach(model_name: str, tag: str, **named: Any) -> tuple:
-        nonlocal is_first
-        if not is_first:
+        if next(calls):
             return create(model_name, tag, **named)
-        is_first = False
         if pretrained is not None:
             tag, named = "", {**named, "pretrained_image": False}
         model, *transforms = create(model_name, tag, **named)

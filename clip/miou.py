@@ -17,17 +17,16 @@ counting never waits for a GPU; a label that is no class therefore shows in `com
 from typing import Any
 
 import torch
+from seg_id_tables import IGNORED
 from torch import Tensor
 
 from last_vit.runtime import all_reduce_sum
-
-IGNORED = 255
 
 
 class MeanIoU:
     """Streaming mIoU of C classes, background included, summed over all processes in `compute`.
 
-    Labels are 0 to C - 1, and `ignored` for pixels that do not count.
+    Labels are 0 to C - 1, and 255 for pixels that do not count.
 
     Example:
         >>> metric = MeanIoU(3)
@@ -36,11 +35,10 @@ class MeanIoU:
         (50.0, 1)
     """
 
-    def __init__(self, num_classes: int, ignored: int = IGNORED) -> None:
-        if num_classes < 1 or 0 <= ignored < num_classes:
-            raise ValueError(f"need at least one class and an ignored label outside them, got {num_classes}, {ignored}")
+    def __init__(self, num_classes: int) -> None:
+        if not 1 <= num_classes <= IGNORED:
+            raise ValueError(f"need at least one class and the ignored label {IGNORED} outside them, got {num_classes}")
         self.num_classes = num_classes
-        self.ignored = ignored
         # [C * C + 3]: truth x prediction row by row, then ignored pixels, labels and predictions that are no class
         self._counts: Tensor | None = None
 
@@ -56,7 +54,7 @@ class MeanIoU:
         for place, wrong in (
             (2, (guess < 0) | (guess >= size)),
             (1, (truth < 0) | (truth >= size)),
-            (0, truth == self.ignored),
+            (0, truth == IGNORED),
         ):
             bins.masked_fill_(wrong, size * size + place)
         # not bincount, which asks a GPU for the largest value and waits for the answer
@@ -67,12 +65,9 @@ class MeanIoU:
     def compute(self) -> dict[str, Any]:
         """The result over everything counted by all processes; every process must call this together.
 
-        Returns:
-            "miou", "pixel_accuracy" and "mean_accuracy" (recall, over the classes of the ground truth) in percent,
-            "num_absent" classes, and "iou": C values in percent, None for an absent class.
-
-        Raises:
-            ValueError: If no pixel counted, or a label or a prediction was no class; the message counts them.
+        "miou", "pixel_accuracy" and "mean_accuracy" (recall, over the classes of the ground truth) in percent,
+        "num_absent" classes, and "iou": C values in percent, None for an absent class. ValueError if no pixel counted,
+        or a label or a prediction was no class.
         """
         size = self.num_classes
         local = torch.zeros(size * size + 3, dtype=torch.int64) if self._counts is None else self._counts
@@ -81,7 +76,7 @@ class MeanIoU:
             if number:
                 raise ValueError(
                     f"{number} pixels have {name} that are no class: there are {size} (0 to {size - 1}) and "
-                    f"{self.ignored}, ignored; check the label maps and the data set's name"
+                    f"{IGNORED}, ignored; check the label maps and the data set's name"
                 )
         confusion = pairs.reshape(size, size)
         if not confusion.any():

@@ -81,7 +81,6 @@ class RefinedMaps:
         self._maps, self._pamr, self.output_hw = maps, pamr, maps.output_hw
 
     def __len__(self) -> int:
-        """Q."""
         return len(self._maps)
 
     def __getitem__(self, names: slice | list[int]) -> Tensor:

@@ -19,9 +19,9 @@ from pathlib import Path
 from typing import Any
 
 from class_names import ClassNames
+from seg_id_tables import IGNORED
 
 _TABLES = json.loads(Path(__file__).with_name("seg_protocols.json").read_text(encoding="utf-8"))
-IGNORED = 255
 DATASETS, PROTOCOLS = tuple(_TABLES["datasets"]), tuple(_TABLES["protocols"])
 CUSTOM = "custom"
 ZERO_LABELS = ("class", "background", "ignored")
@@ -45,7 +45,6 @@ class SegmentationSetting:
     area_threshold: float | None = None  # classes with less of an image's foreground are dropped; None drops none
     uses_pamr: bool = False  # whether the protocol's numbers are refined by PAMR
     pad_to_patch: bool = False  # windows are padded with zeros to a multiple of the patch, not floored
-    ignored: int = IGNORED  # label of pixels that do not count
 
     @property
     def num_classes(self) -> int:

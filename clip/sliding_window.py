@@ -80,7 +80,6 @@ class StitchedMaps:
         self.output_hw = output_hw
 
     def __len__(self) -> int:
-        """Q."""
         return len(self._blocks)
 
     def __getitem__(self, names: slice | list[int]) -> Tensor:

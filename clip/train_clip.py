@@ -17,8 +17,8 @@ latest continues a run of the same --name. Beta2 and eps default to 0.98 and 1e-
 to 0.999 and 1e-8 for all others (EVA02-*, clip_mini_8): open_clip's rule, so pass --beta2 and --eps for those.
 """
 
-import argparse
 from collections.abc import Sequence
+from importlib import import_module
 
 from clip_train_options import build_parser
 
@@ -29,13 +29,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Parse and train; a user's error, or a loss that is not finite, is one message and exit status 2."""
     parser = build_parser(__doc__)
     options, host_flags = parser.parse_known_args(argv)
-    run_command_line(parser, lambda _: _run(options, host_flags), [])
-
-
-def _run(options: argparse.Namespace, host_flags: list[str]) -> None:
-    from clip_train_run import run
-
-    run(options, host_flags)
+    run_command_line(parser, lambda _: import_module("clip_train_run").run(options, host_flags), [])
 
 
 if __name__ == "__main__":

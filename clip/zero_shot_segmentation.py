@@ -48,7 +48,7 @@ def measure_segmentation(
     own = {"class_names": setting.class_names, "zero_label": args.zero_label} if args.dataset == CUSTOM else {}
     images = SegmentationSet(args.dataset, args.root, args.split, any_count=args.any_count, **own)
     segmenter = build_segmenter(args, setting, clip, device)
-    metric = MeanIoU(setting.num_classes, setting.ignored)
+    metric = MeanIoU(setting.num_classes)
     resized = ResizedImages(images, setting.short_side)
     start = time.perf_counter()
     for batch in open_loader(resized, argument.name, args.batch_size, args.num_workers, collate=list):  # sizes differ

@@ -185,22 +185,23 @@ def test_errors_are_one_line(here, capsys):
     assert record["dataset"].endswith("shapes, 32 px, prompt '{}'")
 
 
-def test_help_of_the_evaluations_needs_no_torch():
+def test_help_of_all_commands_needs_no_torch():
     code = (
         "import sys; sys.modules.update(torch=None, open_clip=None)\n"
-        "for name in ('eval_zero_shot_cls', 'eval_zero_shot_seg', 'top_k_table'):\n"
+        "for name in ('eval_zero_shot_cls', 'eval_zero_shot_seg', 'top_k_table', 'train_clip', 'convert_coco_stuff',\n"
+        "             'convert_coco_object', 'convert_context59', 'convert_cityscapes'):\n"
         "    try: __import__(name).main(['--help'])\n"
         "    except SystemExit: pass"
     )
     environment = {**os.environ, "PYTHONPATH": f"{REPO}:{REPO / 'clip'}"}
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, env=environment)
     assert done.returncode == 0, done.stderr
-    for flag in ("--per-class", "{sclip,naclip,clearclip,proxyclip}", "--point-in-box"):
-        assert flag in done.stdout
+    for words in ("--per-class", "{sclip,naclip,clearclip,proxyclip}", "--point-in-box", "--help-open-clip"):
+        assert words in done.stdout
+    assert done.stdout.count("take a part of the data set, too") == 4
 
 
-@pytest.mark.parametrize("flags", [[], ["--model", f"A={MODEL}"]])
-def test_shell_script(here, flags):
+def test_shell_script(here):
     """Left-out weights are named; a --model of one's own is enough; another set than ImageNet-1k is refused."""
 
     def call(*arguments):
@@ -208,20 +209,21 @@ def test_shell_script(here, flags):
         environment = {"PATH": os.environ["PATH"], "RUN": "echo"}
         return subprocess.run(command, capture_output=True, text=True, env=environment, timeout=60)
 
-    assert "has 7 classes, ImageNet-1k has 1000" in call("imagenet", *flags).stderr
-    assert "no folder nowhere" in call("nowhere", *flags).stderr
-    assert call(*flags).returncode == 2
+    own = ["--model", f"A={MODEL}"]
+    assert "has 7 classes, ImageNet-1k has 1000" in call("imagenet", *own).stderr
+    assert "no folder nowhere" in call("nowhere", *own).stderr
+    assert call(*own).returncode == 2
     for wnid in imagenet_wnids()[7:]:
         (Path("imagenet/val") / wnid).mkdir()
-    done = call("imagenet", *flags)
-    assert done.stdout.count("left out: weights/") == 10
-    if not flags:
-        assert done.returncode == 1
-        assert "no weights in weights and no --model" in done.stderr
-        Path("weights").mkdir()
-        Path("weights/b16_400m.pt").touch()
-        done = call("imagenet")
-        flags = ["--model", "MetaCLIP ViT-B/16, 400M=open_clip:ViT-B-16-quickgelu@weights/b16_400m.pt"]
-    assert done.returncode == 0, done.stderr
-    command = ["clip/eval_zero_shot_cls.py --imagenet-root imagenet --dataset-name ImageNet-1k", *flags]
-    assert done.stdout.endswith(" ".join(command) + "\n")
+    nothing = call("imagenet")
+    assert (nothing.returncode, nothing.stdout.count("left out: weights/")) == (1, 10)
+    assert "no weights in weights and no --model" in nothing.stderr
+    done = [call("imagenet", *own)]
+    Path("weights").mkdir()
+    Path("weights/b16_400m.pt").touch()
+    done.append(call("imagenet"))
+    found = ["--model", "MetaCLIP ViT-B/16, 400M=open_clip:ViT-B-16-quickgelu@weights/b16_400m.pt"]
+    for each, flags in zip(done, (own, found), strict=True):
+        assert each.returncode == 0, each.stderr
+        command = ["clip/eval_zero_shot_cls.py --imagenet-root imagenet --dataset-name ImageNet-1k", *flags]
+        assert each.stdout.endswith(" ".join(command) + "\n")

@@ -107,17 +107,6 @@ def test_miou_is_that_of_a_plain_pass(here, prob_threshold, last_block):
     assert record["config"]["num_absent"] == np.isnan(expected).sum()
 
 
-def test_batches_change_nothing_and_half_precision_is_near(here):
-    def miou(*flags):
-        shutil.rmtree("output", ignore_errors=True)
-        return next(iter(run(*CUSTOM, *SMALL, *MODEL, *flags).values()))["metrics"]
-
-    one = miou("--batch-size", "1", "--window-batch", "1")
-    assert one == miou("--batch-size", "5", "--window-batch", "3")
-    for precision in ("bf16", "fp16"):
-        assert miou("--precision", precision)["miou"] == pytest.approx(one["miou"], abs=5)
-
-
 def test_records_name_what_made_them(here, capsys):
     flags = ("--protocol", "clearclip", "--pamr", "on", "--last-block", "naclip", "--table", *SMALL)
     pictures = ("--overlays", "pictures", "--num-overlays", "2")

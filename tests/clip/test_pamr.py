@@ -3,9 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from label_maps import LabelRule, label_pixels
-from pamr import Pamr, RefinedMaps
-from sliding_window import StitchedMaps, plan_windows
+from pamr import Pamr
 
 
 def plain_pamr(image, maps, num_steps, dilations):
@@ -57,17 +55,6 @@ def test_names_do_not_touch_each_other_and_constants_stay():
         torch.testing.assert_close(refine(maps[index : index + 1])[0], together[index])
     torch.testing.assert_close(together[2], maps[2])
     assert not torch.equal(together[0], maps[0])
-
-
-def test_refined_maps_are_made_by_name_and_labelled_like_any():
-    generator = torch.Generator().manual_seed(0)
-    scores = torch.randn(1, 12, 6, generator=generator)
-    plain = StitchedMaps(scores, plan_windows((48, 64), 0, 0, 16), (3, 4), (50, 60))
-    refine = Pamr(torch.rand(3, 50, 60, generator=generator))
-    refined = RefinedMaps(plain, refine)
-    torch.testing.assert_close(refined[[4, 2]], refine(plain[:])[[4, 2]])
-    labels = label_pixels(refined, LabelRule(range(6), 40.0), chunk_bytes=1)
-    assert torch.equal(labels, refine(plain[:]).argmax(dim=0))
 
 
 def test_errors_say_what_is_wrong():

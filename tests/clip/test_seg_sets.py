@@ -1,11 +1,9 @@
 """Segmentation sets in their official layouts: the right file, the right class, and an error for everything else."""
 
-import convert_coco_object
-import convert_coco_stuff
 import numpy as np
 import pytest
 import torch
-from seg_parts import HW, make_cityscapes, make_coco, make_voc, read, save_image, save_label
+from seg_parts import HW, make_cityscapes, make_coco, make_voc, save_image, save_label
 from seg_sets import ResizedImages, SegmentationSet, resize_short_side
 
 from last_vit.data.image_files import load_rgb
@@ -173,19 +171,6 @@ def test_custom_folders_by_split_and_as_voc_and_what_cannot_be(tmp_path):
         SegmentationSet("voc20", tmp_path, class_names=names)
     with pytest.raises(ValueError, match=r"data set must be one of voc20, .*custom, got 'voc'"):
         SegmentationSet("voc", tmp_path)
-
-
-def test_converted_and_raw_give_the_same(tmp_path):
-    """The table that reads raw maps is the converters'."""
-    values = np.array([[0, 12, 89, 91, 155, 181]] * HW[0], dtype=np.uint8)
-    values[0] = 255
-    root = make_coco(tmp_path / "raw", {"7": values})
-    for dataset, tool in (("coco_stuff", convert_coco_stuff), ("coco_object", convert_coco_object)):
-        raw = SegmentationSet(dataset, root, any_count=True)[0]["label"]
-        tool.main(["--root", str(root), "--output", str(root), "--any-count", "--num-workers", "1"])
-        images = SegmentationSet(dataset, root, any_count=True)
-        assert torch.equal(images[0]["label"], raw)
-        assert np.array_equal(read(images.files.labels[0])[0], raw.numpy())
 
 
 def plain_bilinear(image, size):

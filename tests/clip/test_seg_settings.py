@@ -46,7 +46,7 @@ def test_every_setting_is_the_published_one(dataset, protocol):
     assert setting.pad_to_patch == (protocol == "clearclip")
     assert setting.has_background == (dataset in ("voc21", "context60", "coco_object"))
     assert setting.reduce_zero_label == (dataset in ("voc20", "context59", "ade20k"))
-    assert (setting.dataset, setting.protocol, setting.ignored) == (dataset, protocol, 255)
+    assert (setting.dataset, setting.protocol) == (dataset, protocol)
 
 
 def test_names_stand_once_but_for_the_bed_of_coco_object():

@@ -176,7 +176,7 @@ def test_loss_and_weights_that_are_not_finite_stop_the_run_and_keep_the_checkpoi
     assert not list(Path("logs/weights/checkpoints").glob("*.pt"))
 
 
-def test_locked_towers_checkpointing_compiling_and_bf16(monkeypatch):
+def test_checkpointing_compiling_and_bf16(monkeypatch):
     # traced and differentiated as a whole; the code generator alone would take two minutes
     monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend="aot_eager"))
     write_csv(count=4)
@@ -187,15 +187,6 @@ def test_locked_towers_checkpointing_compiling_and_bf16(monkeypatch):
         assert run(**options, name=flag, **{flag: True}) == 0
         same = weights(f"logs/{flag}/checkpoints/epoch_1.pt")
         assert_equal(free, same, rtol=tolerance[0], atol=tolerance[1])
-    torch.manual_seed(0)
-    start = open_clip.create_model("tiny_vit_clip").state_dict()
-    locks = {"lock_text": True, "lock_text_freeze_layer_norm": True, "lock_image": True}
-    assert run(**options, name="locked", **locks, lock_image_unlocked_groups=1) == 0
-    locked = weights("logs/locked/checkpoints/epoch_1.pt")
-    is_still = [name for name in start if not name.startswith("visual.") and name != "logit_scale"]
-    for name in (*is_still, "visual.conv1.weight"):
-        assert torch.equal(locked[name], start[name])
-    assert not torch.equal(locked["visual.proj"], start["visual.proj"])
     # from a file without the bias of a sigmoid loss, which begins at zero
     sigmoid = {"siglip": True, "pretrained": "logs/run/checkpoints/epoch_1.pt", "precision": "amp_bf16"}
     assert run(**options, name="sigmoid", **sigmoid) == 0
@@ -237,9 +228,8 @@ def test_shards_with_faults_are_trained_on_and_counted(capsys):
     # more than one pass over them is planned, so each is met; their order is open_clip's, a function of the time
     assert run(train_data="{0..3}.tar", train_num_samples=24, epochs=1, val_data="1.tar") == 0
     text = log()
-    found = re.search(r"Training data: (\d+) skipped \((.*)\)", text)
-    counts = {reason: int(count) for count, reason in (part.split(" ", 1) for part in found[2].split(", "))}
-    assert sum(counts.values()) == int(found[1])
+    found = re.search(r"Training data: \d+ skipped \((.*)\)", text)
+    counts = {reason: int(count) for count, reason in (part.split(" ", 1) for part in found[1].split(", "))}
     for reason, count in (("broken member", 1), ("no caption", 2), ("no image", 1), ("broken archive", 2)):
         assert counts[reason] >= count
     assert "000000009" in text
@@ -280,13 +270,7 @@ def test_accuracy_in_place_of_open_clips():
     assert clip_train_seams._top_k_counts(scores, torch.tensor([2, 0]), (1, 2)) == [1.0, 2.0]
 
 
-def test_help_works_without_torch_and_shows_open_clips_flags(capsys):
-    block = "import sys; sys.modules['torch'] = None; import train_clip; train_clip.main(['--help'])"
-    environment = {**os.environ, "PYTHONPATH": f"{REPO / 'clip'}:{REPO}"}
-    done = subprocess.run([sys.executable, "-c", block], capture_output=True, text=True, env=environment, timeout=60)
-    assert done.returncode == 0, done.stderr
-    for flag in ("--pooling", "--top-k", "--variant", "--help-open-clip", "coco-captions"):
-        assert flag in done.stdout
+def test_flags_of_open_clip_are_shown_and_unknown_ones_refused(capsys):
     assert run("--help-open-clip") == 0
     assert "--gather-with-grad" in capsys.readouterr().out
     assert run("--no-such-flag", train_data="x.csv") == 2

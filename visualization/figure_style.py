@@ -7,8 +7,8 @@ Letters: M images of a figure, S the crop's side in pixels.
 
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -39,7 +39,6 @@ _STYLE = {
     "figure.facecolor": "white",
 }
 _PANELS_PER_ROW = 3
-_SHOWN = 6  # images of a figure, unless asked for more
 
 
 def house_style() -> AbstractContextManager[None]:
@@ -47,7 +46,7 @@ def house_style() -> AbstractContextManager[None]:
     return rc_context(_STYLE)
 
 
-def new_figure(num_rows: int, num_columns: int, width: float = 4.2, height: float = 3.0) -> tuple[Figure, np.ndarray]:
+def new_figure(num_rows: int, num_columns: int, width: float, height: float) -> tuple[Figure, np.ndarray]:
     """A figure of equal panels, each `width` x `height` inches, and its axes [num_rows, num_columns]."""
     with house_style():
         figure = Figure(figsize=(width * num_columns, height * num_rows), dpi=150, layout="constrained")
@@ -73,8 +72,7 @@ def finish_panels(figure: Figure, panels: Sequence[Axes], label: str, headroom: 
         axes.set_ylabel(label)
     handles, labels = panels[0].get_legend_handles_labels()
     # in as many rows as one panel's width asks for
-    num_columns = len(handles) if len(panels) > 1 else 2
-    figure.legend(handles, labels, loc="outside lower center", ncols=num_columns)
+    figure.legend(handles, labels, loc="outside lower center", ncols=len(handles) if len(panels) > 1 else 2)
 
 
 def model_color(index: int) -> str:
@@ -98,19 +96,12 @@ def hide_ticks(axes: Sequence[Axes]) -> None:
         panel.set_frame_on(False)
 
 
-@dataclass(frozen=True)
-class ExampleImages:
-    """Chosen images as one model takes them.
+class ExampleImages(NamedTuple):
+    """Chosen images as one model takes them."""
 
-    Attributes:
-        inputs: float32 [M, 3, S, S], normalised.
-        foregrounds: uint8 [M, S, S], as `ForegroundImages` gives them.
-        pictures: float32 [M, S, S, 3] in [0, 1], the inputs without their normalisation.
-    """
-
-    inputs: Tensor
-    foregrounds: Tensor
-    pictures: np.ndarray
+    inputs: Tensor  # float32 [M, 3, S, S], normalised
+    foregrounds: Tensor  # uint8 [M, S, S], as `ForegroundImages` gives them
+    pictures: np.ndarray  # float32 [M, S, S, 3] in [0, 1], the inputs without their normalisation
 
 
 def choose_images(num_images: int, num_chosen: int | None, seed: int, flag: str) -> list[int]:
@@ -119,7 +110,7 @@ def choose_images(num_images: int, num_chosen: int | None, seed: int, flag: str)
     Without `num_chosen` 6 are shown, or all where there are fewer; more than there are is an error that names `flag`.
     """
     if num_chosen is None:
-        num_chosen = min(_SHOWN, num_images)
+        num_chosen = min(6, num_images)
     if not 0 <= num_chosen <= num_images:
         raise ValueError(f"{flag} must be in [0, {num_images}] (images), got {num_chosen}")
     order = torch.randperm(num_images, generator=torch.Generator().manual_seed(seed))

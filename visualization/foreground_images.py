@@ -36,31 +36,26 @@ class ForegroundImages(Dataset):
     original (height, width); `box_xyxy` float32 [4] in original pixels, NaN unless exactly one object, and no crowd
     region, is annotated and the annotation tells objects apart (boxes, and COCO's masks).
 
-    Files are read when a sample is asked for, so a broken one stops there, by name.
-
-    Attributes:
-        image_paths: One per image.
-        has_foreground: Whether annotations were given.
-        skipped: What was left out, reason -> count.
+    Files are read when a sample is asked for, so a broken one stops there, by name. `image_paths` has one path per
+    image, `has_foreground` says whether annotations were given, `skipped` is what was left out, reason -> count.
 
     Args:
         images: Folder of images.
         transform: The evaluation transform; S is its crop.
         boxes: COCO's instances_*.json, whose file names are found in depth below `images`; or a folder of XML files,
             one per image of the same name without ending. Corners in an `Annotations` folder beside `JPEGImages` are
-            VOC's (counted from 1, inclusive), all others are taken as they stand (ImageNet's). An image that COCO lists
-            without an object, or an XML without one, is all background.
+            VOC's (counted from 1, inclusive), all others are taken as they stand (ImageNet's). An image without an
+            object is all background.
         masks: In place of `boxes`: COCO's instances_*.json, whose segmentations are drawn; or a folder with one mask
             per image of the same name without ending: a one-channel PNG, or integers in an .npy (0 background, 255
             unknown, anything else object, such as VOC's SegmentationObject), or booleans in an .npy.
-        skip_broken: Read everything once, now, and leave out and count unreadable images and annotations, images
-            without annotation and annotations without image. Right for a folder with a part of the annotated images.
+        skip_broken: Read everything once, now, and leave out and count what is unreadable or has no partner. Right for
+            a folder with a part of the annotated images.
 
     Raises:
         FileNotFoundError: No such folder, no image in it, no annotations, or an image or annotation without partner.
         ValueError: `boxes` and `masks` together, a file that is not COCO's instances, names that fit several files, or
-            no image left. `__getitem__` raises it for an unreadable image or annotation, for a mask of another size
-            than its image, and for boxes in a frame of another shape.
+            no image left; on reading, an unreadable file, or a mask or boxes of another shape than their image.
     """
 
     def __init__(
@@ -156,16 +151,14 @@ class ForegroundImages(Dataset):
                 f"{self._annotations} (such as {self._source.names[0]}): do they belong together?"
             )
         if not skip_broken and (alone or unused):
-            faults = []
-            if alone:
-                faults.append(f"{len(alone)} of {len(pairs)} images have no annotation ({_first(alone)})")
-            if unused:
-                faults.append(
-                    f"{len(unused)} of {len(self._source.names)} annotations have no image ({_first(unused)})"
-                )
+            faults = {
+                f"{len(alone)} of {len(pairs)} images have no annotation": alone,
+                f"{len(unused)} of {len(self._source.names)} annotations have no image": unused,
+            }
+            words = "; ".join(f"{fault} ({_first(names)})" for fault, names in faults.items() if names)
             raise FileNotFoundError(
-                f"images {self.folder} and annotations {self._annotations}: {'; '.join(faults)}. Complete them, or if "
-                "one is meant to be a part of the other, leave out and count the rest with skip_broken=True"
+                f"images {self.folder} and annotations {self._annotations}: {words}. Complete them, or if one is meant "
+                "to be a part of the other, leave out and count the rest with skip_broken=True"
             )
         self.skipped += Counter({"no annotation": len(alone), "annotation without image": len(unused)})
         self.image_paths = [path for path, pair in zip(self.image_paths, pairs, strict=True) if pair is not None]
@@ -200,12 +193,8 @@ class ForegroundImages(Dataset):
 def patch_foreground(foreground: Tensor, grid_hw: tuple[int, int]) -> tuple[Tensor, Tensor]:
     """The patches that show an object, and those of which enough is known to say so (paper Sec. 4, figure 2a).
 
-    Every patch gets exactly its share of each pixel, so any grid fits any side; the shares are whole numbers in units
-    of 1 / (h * w) of a pixel, so ties at one half are exact too.
-
-    Args:
-        foreground: uint8 [B, S, S] in the crop's pixels: 1 object, 255 unknown, anything else background.
-        grid_hw: (h, w) of the patch grid on the crop, in patches; need not divide S.
+    `foreground` is uint8 [B, S, S] in the crop's pixels (1 object, 255 unknown, anything else background); the grid
+    (h, w) need not divide S. Every patch gets exactly its share of each pixel, counted in whole parts of a pixel.
 
     Returns:
         is_foreground: bool [B, N], more than half of the patch's known area is object; false where not known.

@@ -29,7 +29,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch, Rectangle
-from measured_models import check_image_flags, each_model, image_set_name, open_images
+from measured_models import Subject, check_image_flags, each_model, image_set_name, open_images
 from torch import Tensor
 from torch.nn.functional import interpolate
 from vote_statistics import LEVELS, vote_levels
@@ -169,15 +169,9 @@ def view_votes(
     )
 
 
-def view_norms(
-    name: str,
-    trained: TrainedModel,
-    images: ForegroundImages,
-    chosen: Sequence[int],
-    cutoff: float,
-    device: torch.device,
-) -> NormsOnImages:
-    """Scores, and norms before the final norm, of a model, on `device`, on chosen images."""
+def view_norms(subject: Subject, chosen: Sequence[int], cutoff: float) -> NormsOnImages:
+    """Scores, and norms before the final norm, of a model on chosen images."""
+    _, argument, trained, images, device = subject
     examples = load_examples(images, chosen, trained.preprocessing)
     with torch.inference_mode():
         tokens = layer_tokens(trained.model, examples.inputs.to(device))
@@ -190,7 +184,8 @@ def view_norms(
         if (front & known).any() and (~front & known).any():
             caption += f", fg / bg {row[front & known].mean() / row[~front & known].mean().clamp_min(1e-12):.2f}"
         captions.append(caption)
-    return NormsOnImages(name, examples, score.unflatten(1, grid_hw), norms.unflatten(1, grid_hw), captions, cutoff)
+    maps = (values.unflatten(1, grid_hw) for values in (score, norms))
+    return NormsOnImages(argument.name, examples, *maps, captions, cutoff)
 
 
 def draw_scores(views: Sequence[ScoreView]) -> Figure:

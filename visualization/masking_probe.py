@@ -40,15 +40,10 @@ _LOOKS = {
 
 
 def choose_patches(score: Tensor, share: float, order: str = "top") -> Tensor:
-    """The share of every image's patches that score highest, or lowest.
+    """The share of every image's patches that score highest ("top"), or lowest ("bottom"): bool [B, N].
 
-    "bottom" counts from the end of the same ranking that "top" counts from the start of, so the two are disjoint up to
-    a half and complete each other: the bottom p are all but the top 1 - p (where both are whole numbers of patches).
-
-    Args:
-        score: Real [B, N] without NaN. Of patches that tie, the first ranks highest.
-        share: In [0, 1]; exactly the nearest whole number to share * N is chosen in each image, halves up.
-        order: One of `ORDERS`.
+    Both count in one ranking of the score, real [B, N] without NaN, in which the first of tied patches is highest, so
+    the bottom p are all but the top 1 - p. Of each image the nearest whole number to share * N is chosen, halves up.
 
     Example:
         >>> choose_patches(torch.tensor([[0.3, 0.9, 0.1, 0.5]]), share=0.5)
@@ -71,13 +66,8 @@ def choose_patches(score: Tensor, share: float, order: str = "top") -> Tensor:
 def mask_patches(images: Tensor, drop: Tensor, grid_hw: tuple[int, int]) -> Tensor:
     """A copy of the images with all pixels of chosen patches 0.
 
-    A pixel belongs to the patch that its centre lies in (the lower or right one on a border), which is the patch itself
-    where the grid divides the image and the nearest there is where it does not.
-
-    Args:
-        images: Float [B, 3, H, W], normalised, so that 0 is the mean colour.
-        drop: bool [B, N], the patches to blank out.
-        grid_hw: (h, w) of the patch grid on the image, in patches; not finer than the image.
+    A pixel belongs to the patch that its centre lies in (the lower or right one on a border). `images` are float
+    [B, 3, H, W], `drop` bool [B, N], and the grid (h, w) is not finer than the image, but need not divide it.
 
     Example:
         >>> mask_patches(torch.ones(1, 1, 2, 4), torch.tensor([[True, False]]), (1, 2))
@@ -102,11 +92,7 @@ def mask_patches(images: Tensor, drop: Tensor, grid_hw: tuple[int, int]) -> Tens
 
 
 def random_scores(image_index: Sequence[int], num_patches: int, seed: int) -> Tensor:
-    """Scores that rank patches at random, the same for an image whatever batch, process or order it comes in.
-
-    The places of the images in the data set and another `seed`, all not negative, give other rankings: float32 [B, N],
-    uniform in [0, 1), on the CPU.
-    """
+    """Scores that rank patches at random, by seed and each image's place in the data set: float32 [B, N] in [0, 1)."""
     if seed < 0 or min(image_index) < 0:
         raise ValueError(f"seed and image indices must not be negative, got {seed} and {list(image_index)}")
     # numpy's generator takes the pair as it is; of torch's seeds the CPU generator uses the low 32 bits only
@@ -145,22 +131,10 @@ def count_masked(
     last_pool: LaStPool | None = None,
     seed: int = 0,
 ) -> None:
-    """Mask each image by the model's own patch scores of the whole image and classify it again.
+    """Mask each image by the model's own patch scores of the whole image, classify it again, and count in `accuracy`.
 
-    One forward pass for the scores and one per curve and percentage. Labels are only compared with the answers.
-
-    Args:
-        model: On `device`, in eval mode, of a host that has an adapter.
-        batches: Mappings with "image" [B, 3, H, W], normalised, "label" and "index" [B], as `ImageNetDataset`'s.
-        device: Where to compute.
-        accuracy: Updated; says which percentages.
-        num_classes: Classes of the labels, which must be the model's.
-        global_token: What the scores compare with.
-        last_pool: For the token "last"; K = 1 by default.
-        seed: Of the random curve, whose masks belong to "index" and not to the batch.
-
-    Raises:
-        ValueError: As `choose_global_token`, or a model of another number of classes.
+    One forward pass for the scores and one per curve and percentage. `batches` are `ImageNetDataset`'s; the random
+    masks belong to their "index" and the seed. A model of another number of classes is a ValueError.
     """
     last_pool = last_pool or LaStPool(top_k=1)
     for output, batch in dense_batches(model, batches, device):
@@ -221,10 +195,7 @@ def measure(subject: Subject, chosen: Sequence[int]) -> tuple[tuple[str, dict[st
 
 
 def check_classifier(argument: ModelArgument, args: argparse.Namespace, num_classes: int) -> None:
-    """Refuse, before anything is measured, a model whose answers are not the images' classes.
-
-    Random weights pass when they answer with as many numbers, which `count_masked` looks at.
-    """
+    """Refuse, before anything is measured, a model whose classes are not the images'; of random weights later."""
     has = None
     if argument.spec.startswith("open_clip:"):
         has = "a CLIP tower answers with an embedding"
@@ -242,10 +213,9 @@ def check_classifier(argument: ModelArgument, args: argparse.Namespace, num_clas
 
 
 def spread_over_classes(labels: np.ndarray, num_images: int, seed: int) -> list[int]:
-    """Draw images, from each class as many as from any other, or one more.
+    """Draw images, from each class as many as from any other or one more, by labels in any order: ascending indices.
 
-    `labels` are integers [len], in any order; a class with too few images gives all that it has. Returns ascending
-    indices into them.
+    A class with too few images gives all that it has.
     """
     if num_images > len(labels):
         raise ValueError(f"--num-images must be at most {len(labels)} (images), got {num_images}")

@@ -28,11 +28,7 @@ _RELEASE_MODEL = "torchvision:vit_b_16"
 
 
 def models_of(args: argparse.Namespace) -> list[ModelArgument]:
-    """The models of --model, and of the release's --checkpoint, which is for the one model that names no weights.
-
-    Raises:
-        ValueError: Bad model texts, neither of the two, or --checkpoint that no single model waits for.
-    """
+    """The models of --model, and of the release's --checkpoint, which is for the one model that names no weights."""
     if getattr(args, "checkpoint", None) is None:
         if not args.model:
             raise ValueError("no model: give --model, or the release's --checkpoint with weights of a ViT-B/16")
@@ -48,11 +44,7 @@ def models_of(args: argparse.Namespace) -> list[ModelArgument]:
 
 
 def check_image_flags(args: argparse.Namespace) -> None:
-    """Refuse flags that would be ignored beside the way in which the images were named.
-
-    Raises:
-        ValueError: Names the flags that go together.
-    """
+    """Refuse flags that would be ignored beside the way in which the images were named."""
     if args.imagenet_root is None and args.imagenet_label_dir is not None:
         raise ValueError("--imagenet-label-dir goes with --imagenet-root; for --images give --boxes")
     if args.imagenet_root is not None and (args.boxes is not None or args.masks is not None):
@@ -60,13 +52,8 @@ def check_image_flags(args: argparse.Namespace) -> None:
 
 
 def open_images(args: argparse.Namespace, preprocessing: Preprocessing) -> ForegroundImages:
-    """The images of `diagnostic_cli.add_image_flags`, as a model takes them; says what was left out.
-
-    Raises:
-        ValueError, FileNotFoundError: As `ForegroundImages`.
-    """
-    transform = eval_transform(preprocessing)
-    images = ForegroundImages(args.images, transform, args.boxes, args.masks, args.skip_broken)
+    """The images of `diagnostic_cli.add_image_flags`, as a model takes them; says what was left out."""
+    images = ForegroundImages(args.images, eval_transform(preprocessing), args.boxes, args.masks, args.skip_broken)
     say_left_out(images.skipped)
     return images
 
@@ -141,11 +128,12 @@ def measure_models(
     arguments: Sequence[ModelArgument] | None = None,
     open_set: Callable[[argparse.Namespace, Preprocessing], Any] = open_images,
 ) -> list[Any]:
-    """Measure every model on its images, and keep a record of each measurement.
+    """Measure every model on its images, and keep a record of each measurement; errors name the model.
+
+    Of several models that are compared with a --global-token, each is tried before any is measured.
 
     Args:
-        args: With the flags of models, images, loading and records. Of several models that are compared with a
-            --global-token, each is tried before any is measured.
+        args: With the flags of models, images, loading and records.
         table: Of the records.
         measure: Gives what is drawn and printed of a model, and its measurements, the same in every process.
         arguments: In place of --model.
@@ -153,9 +141,6 @@ def measure_models(
 
     Returns:
         What is drawn and printed, in the main process; nothing elsewhere.
-
-    Raises:
-        ValueError: As `measure`; the message names the model.
     """
     shown = []
     arguments = models_of(args) if arguments is None else arguments

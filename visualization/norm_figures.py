@@ -42,6 +42,10 @@ _BINS_SHOWN = 90
 _DENSITY = f"{COLORMAP}_r"  # white is none, dark is many
 _PLAIN = FuncFormatter(lambda value, _: f"{value:g}")  # 0.01, 1, 50 and not powers of ten
 _COUNTS = ("num_images", "num_patches", "num_outside", "num_constant_maps", "num_split_images")
+_NOTES = {
+    "num_outside": "norms outside the histogram's range",
+    "num_constant_maps": "images without correlation, their map is constant",
+}
 _COLUMNS = {
     "norm_median": "median",
     "norm_max": "max",
@@ -111,11 +115,10 @@ def measure(subject: Subject) -> tuple[tuple[NormView, NormsOnImages | None], li
         split=split if "norm_ratio" in stats else None,
         joint=tuple(part.numpy() for part in last.joint_histogram()),
     )
-    examples = view_norms(argument.name, trained, images, chosen, stats["cutoff"], device) if chosen else None
-    counts = {key: value for key, value in stats.items() if key in _COUNTS}
-    metrics = {key: value for key, value in stats.items() if key not in counts}
+    examples = view_norms(subject, chosen, stats["cutoff"]) if chosen else None
+    metrics = {key: value for key, value in stats.items() if key not in _COUNTS}
     protocol = "cut-off fitted" if args.cutoff is None else f"cut-off {args.cutoff:g}"
-    config = {**counts, "num_layers": num_layers}
+    config = {**{key: stats[key] for key in stats if key in _COUNTS}, "num_layers": num_layers}
     return (view, examples), [Measurement(metrics, int(stats["num_images"]), protocol, config)]
 
 
@@ -127,13 +130,9 @@ def _print_rows(rows: Mapping[str, Mapping[str, float]]) -> None:
         shown["high_norm"] = "yes" if stats["high_norm"] else "no"
         cells.append([name, *(shown.get(key, "-") for key in keys)])
     print_table(cells)
-    notes = {
-        "num_outside": "norms outside the histogram's range",
-        "num_constant_maps": "images without correlation, their map is constant",
-    }
     for name, stats in rows.items():
         line = f"{name}: {int(stats['num_images'])} images, {int(stats['num_patches'])} patches"
-        print(line + "".join(f", {stats[key]:g} {words}" for key, words in notes.items() if stats.get(key)))
+        print(line + "".join(f", {stats[key]:g} {words}" for key, words in _NOTES.items() if stats.get(key)))
 
 
 def draw_norms(views: Sequence[NormView]) -> Figure:

@@ -7,7 +7,6 @@ in, of one image or of many, foreground or all, is the caller's choice. `fit_pat
 
 import argparse
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
@@ -37,29 +36,21 @@ _NUM_STD = 2.0
 _MIN_PATCHES = 3
 
 
-@dataclass(frozen=True)
-class PatchPCA:
-    """Three principal components, and the range of each that is drawn.
+class PatchPCA(NamedTuple):
+    """Three principal components, and the range of each that is drawn; float64.
 
-    Attributes:
-        mean: float64 [D].
-        components: float64 [3, D], orthonormal, most variance first. Of a component and its negative the one is taken
-            whose entry of largest magnitude is positive. Where the tokens span fewer dimensions, the rest are zeros.
-        low: float64 [3], the projection that is drawn as 0.
-        high: float64 [3], the projection that is drawn as 1.
-        explained: float64 [3], share of the tokens' whole variance, in [0, 1].
+    Components are orthonormal, most variance first, each with its entry of largest magnitude positive; where the tokens
+    span fewer dimensions, the rest are zeros.
     """
 
-    mean: Tensor
-    components: Tensor
-    low: Tensor
-    high: Tensor
-    explained: Tensor
+    mean: Tensor  # [D]
+    components: Tensor  # [3, D]
+    low: Tensor  # [3], the projection that is drawn as 0
+    high: Tensor  # [3], the projection that is drawn as 1
+    explained: Tensor  # [3], share of the tokens' whole variance, in [0, 1]
 
     def project(self, tokens: Tensor) -> Tensor:
-        """Coordinates on the components: real [..., D] -> float64 [..., 3]; another width is a ValueError."""
-        if tokens.shape[-1] != len(self.mean):
-            raise ValueError(f"this PCA is of tokens of width {len(self.mean)}, got {tuple(tokens.shape)}")
+        """Coordinates on the components: real [..., D] -> float64 [..., 3]."""
         mean, components = self.mean.to(tokens.device), self.components.to(tokens.device)
         return (tokens.double() - mean) @ components.T
 
@@ -95,13 +86,10 @@ class PatchMoments:
     def __init__(self, num_channels: int) -> None:
         if num_channels < 3:
             raise ValueError(f"three components need at least 3 channels, got {num_channels}")
-        self.num_channels = num_channels
         self._sums = SummedTensors(count=(), total=(num_channels,), products=(num_channels, num_channels))
 
     def update(self, tokens: Tensor) -> None:
-        """Count tokens: real [M, D], M may be 0; another shape is a ValueError."""
-        if tokens.ndim != 2 or tokens.shape[1] != self.num_channels:
-            raise ValueError(f"tokens must be [M, {self.num_channels}], got {tuple(tokens.shape)}")
+        """Count tokens: real [M, D], M may be 0."""
         tokens = tokens.detach().double()
         count = torch.tensor(len(tokens), device=tokens.device)
         self._sums.add(count=count, total=tokens.sum(dim=0), products=tokens.T @ tokens)
@@ -156,11 +144,7 @@ def run(args: argparse.Namespace) -> None:
 
 
 def measure(subject: Subject) -> tuple[PCAView, list[Measurement]]:
-    """Fit the components of one model, and colour the images drawn by --seed with them.
-
-    Raises:
-        ValueError: No image, or the whole set, with three foreground patches.
-    """
+    """Fit the components of one model, and colour the images drawn by --seed; too little foreground is a ValueError."""
     args, argument, trained, images, device = subject
     chosen = choose_images(len(images), args.num_images, args.seed, "--num-images")
     examples = load_examples(images, chosen, trained.preprocessing)

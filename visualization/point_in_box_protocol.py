@@ -77,9 +77,6 @@ def asked_models(args: argparse.Namespace) -> list[ModelArgument]:
     """The models of --model and --checkpoint, and of --pool, --top-k and --variant, which go with one model.
 
     With --global-token last, --top-k and --variant shape that token and not the pooling, unless that is LaSt's as well.
-
-    Raises:
-        ValueError: As `models_of`, or options of one model beside several.
     """
     arguments = models_of(args)
     asked = {key: getattr(args, key) for key in ("pool", "top_k", "variant") if getattr(args, key) is not None}
@@ -109,11 +106,7 @@ def open_imagenet(args: argparse.Namespace) -> BoxedImages:
 
 
 def open_folder(args: argparse.Namespace) -> BoxedImages:
-    """The single-object images of any folder with boxes.
-
-    Raises:
-        ValueError, FileNotFoundError: As `ForegroundImages`; no boxes, or no image with exactly one small enough box.
-    """
+    """The single-object images of any folder with boxes; none is a ValueError."""
     images = open_images(args, Preprocessing())
     kept, left_out = images.single_objects(args.max_box_area)
     if not kept:
@@ -124,11 +117,10 @@ def open_folder(args: argparse.Namespace) -> BoxedImages:
 
 
 def measure(subject: Subject) -> tuple[tuple[str, dict[str, float], str], list[Measurement]]:
-    """One pass of a model, every image once over all processes.
+    """One pass of a model, every image once over all processes: its name, its metrics, and what it is in words.
 
-    Returns:
-        Its name; what `PointInBox.compute` and, where the labels are those of the model's head, `TopK.compute` give,
-        and, where a cut-off can be fitted, "outlier_share" (percent) and "high_norm" (1 or 0); and what it is in words.
+    Metrics are those of `PointInBox`, of `TopK` where the labels are those of the model's head, and "outlier_share"
+    (percent) and "high_norm" (1 or 0) where a cut-off can be fitted.
     """
     args, argument, trained, images, device = subject
     last_pool, prep, norms, note = trained.selection(args.top_k, args.variant), trained.preprocessing, PatchNorms(), ""

@@ -8,7 +8,6 @@ Letters: N = h * w patches in row-major order.
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from itertools import combinations
 from typing import Any, NamedTuple
 
 import torch
@@ -92,11 +91,10 @@ def measure_model(
         norms.update(norm, score, is_foreground, is_known)
         votes_at.update(votes, is_foreground, is_known)
         shows_both = shows_both or bool((is_foreground.any(dim=1) & (is_known & ~is_foreground).any(dim=1)).any())
+        found = (batch["box_xyxy"], batch["image_hw"], score, votes, norm, output.patch_tokens, is_foreground, is_known)
         for row, index in enumerate(batch["index"].tolist()):
             if index in chosen:
-                one = slice(row, row + 1)
-                maps = (score[one], votes[one], norm[one], output.patch_tokens[one], is_foreground[one], is_known[one])
-                views[index] = _view(prep, grid_hw, batch["box_xyxy"][one].cpu(), batch["image_hw"][one].cpu(), *maps)
+                views[index] = _view(prep, grid_hw, [values[row : row + 1].cpu() for values in found])
     if votes_at is None:
         raise ValueError("a report of zero images says nothing: no batch came")
     metrics = {"patch_norms": norms.compute(), "vote_statistics": votes_at.compute()}
@@ -113,19 +111,9 @@ def measure_model(
     return ModelMeasures(grid_hw, output.patch_tokens.shape[2], metrics, charts, views)
 
 
-def _view(
-    prep: Preprocessing,
-    grid_hw: tuple[int, int],
-    box: Tensor,
-    image_hw: Tensor,
-    score: Tensor,
-    votes: Tensor,
-    norm: Tensor,
-    patch_tokens: Tensor,
-    is_foreground: Tensor,
-    is_known: Tensor,
-) -> ImageView:
-    """The view of one image; every tensor has a batch of one."""
+def _view(prep: Preprocessing, grid_hw: tuple[int, int], found: Sequence[Tensor]) -> ImageView:
+    """The view of one image from what was found of it, in a batch of one."""
+    box, image_hw, score, votes, norm, patch_tokens, is_foreground, is_known = found
     height, width = image_hw[0].tolist()
     corners = torch.tensor([[0.0, 0.0, width, height]])
     x1, y1, x2, y2 = resize_crop_box(corners, image_hw, prep.resize, prep.crop)[0].tolist()  # the image on the crop
@@ -143,11 +131,11 @@ def _view(
     return ImageView(
         frame_xyxy=frame,
         box_xyxy=tuple(on_crop.tolist()) if has_box else None,
-        score=score[0].cpu(),
-        votes=votes[0].cpu(),
-        norm=norm[0].cpu(),
-        rgb=fit_patch_pca(patch_tokens[0]).rgb(patch_tokens[0]).cpu() if has_pca else None,
-        is_foreground=is_foreground[0].cpu() if bool(is_known.any()) else None,
+        score=score[0],
+        votes=votes[0],
+        norm=norm[0],
+        rgb=fit_patch_pca(patch_tokens[0]).rgb(patch_tokens[0]) if has_pca else None,
+        is_foreground=is_foreground[0] if bool(is_known.any()) else None,
         best=best,
         is_hit=bool(inside[0, best]) if has_box else None,
         auroc=auroc,
@@ -191,12 +179,11 @@ def disagreement(views: Sequence[ImageView], grids_hw: Sequence[tuple[int, int]]
     values = torch.cat(samples).flatten(1)
     centred = values - values.mean(dim=1, keepdim=True)
     is_flat = centred.abs().amax(dim=1) <= 1e-6 * values.abs().amax(dim=1)
-    found = [
-        float(torch.corrcoef(values[[a, b]])[0, 1])
-        for a, b in combinations(range(len(views)), 2)
-        if not is_flat[a] and not is_flat[b]
-    ]
-    return 1 - sum(found) / len(found) if found else None
+    values = values[~is_flat]
+    if len(values) < 2:
+        return None
+    rows, columns = torch.triu_indices(len(values), len(values), 1)
+    return 1 - float(torch.corrcoef(values)[rows, columns].mean())
 
 
 def norm_decimals(views: Sequence[ImageView]) -> int:

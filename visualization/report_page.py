@@ -71,13 +71,9 @@ def report_content(
     chosen: Sequence[int],
     measured: Sequence[tuple[ModelArgument, TrainedModel, ModelMeasures]],
 ) -> dict[str, Any]:
-    """Everything that the page shows, as JSON values.
+    """Everything that the page shows, as JSON values; "colormap" is 256 colours of 6 hexadecimal digits each.
 
     `chosen` are the indices of the gallery in the images, `measured` every model as asked for, loaded and measured.
-
-    Returns:
-        "title", "date", "command", "commit", "colormap" (256 colours, 6 hexadecimal digits each), "images", "models",
-        "gallery" and "notes"; what the last three hold is written down where they are made.
     """
     all_measures = [measures for _, _, measures in measured]
     grids = [measures.grid_hw for measures in all_measures]
@@ -114,18 +110,13 @@ def report_content(
 
 def report_numbers(content: Mapping[str, Any]) -> dict[str, Any]:
     """The aggregate numbers of a page, and of each image of its gallery how the models did."""
+    kept = {key: content[key] for key in ("title", "date", "command", "commit", "images")}
     models = [{key: value for key, value in model.items() if key != "color"} for model in content["models"]]
-    gallery = [
-        {
-            "name": item["name"],
-            "disagreement": item["disagreement"],
-            "hit": [view["hit"] for view in item["views"]],
-            "auroc": [view["auroc"] for view in item["views"]],
-        }
-        for item in content["gallery"]
-    ]
-    kept = ("title", "date", "command", "commit", "images")
-    return {**{key: content[key] for key in kept}, "models": models, "gallery": gallery}
+    gallery = []
+    for item in content["gallery"]:
+        found = {key: [view[key] for view in item["views"]] for key in ("hit", "auroc")}
+        gallery.append({"name": item["name"], "disagreement": item["disagreement"], **found})
+    return {**kept, "models": models, "gallery": gallery}
 
 
 def _model_content(
@@ -133,12 +124,11 @@ def _model_content(
 ) -> dict[str, Any]:
     """One model: what it is in words, its grid, its numbers and the lines of its charts."""
     prep, (height, width), selection = trained.preprocessing, measures.grid_hw, trained.selection()
-    weights = f"random, seed {argument.seed}" if argument.seed is not None else f"sha256 {trained.checkpoint_sha256}"
     return {
         "name": argument.name,
         "color": model_color(place),
         "spec": hide_machine_paths(argument.spec),
-        "weights": weights,
+        "weights": f"sha256 {trained.checkpoint_sha256}" if argument.seed is None else f"random, seed {argument.seed}",
         "pooling": pooling_words(trained.pooling, trained.pooling_source),
         "input": f"shorter side {prep.resize}, crop {prep.crop} px",
         "patches": f"{height} \u00d7 {width}, {measures.num_channels} channels",
@@ -151,12 +141,9 @@ def _model_content(
 
 
 def pack_image(picture: Image.Image, views: Sequence[ImageView], decimals: Sequence[int]) -> dict[str, Any]:
-    """Everything that the page draws of one image.
+    """Everything that the page draws of one image, with as many decimals of each model's norms as `norm_decimals` says.
 
-    `decimals` are those of each model's norms, from `norm_decimals`.
-
-    Returns:
-        "thumbnails", JPEG data URIs, one per crop that differs by a pixel or more; "views", one mapping per model.
+    "thumbnails" are JPEG data URIs, one per crop that differs by a pixel or more; "views" one mapping per model.
     """
     thumbnails: list[str] = []
     frames: list[tuple[float, ...]] = []

@@ -54,8 +54,6 @@ class ScoreDistribution:
     """
 
     def __init__(self, num_bins: int = 100) -> None:
-        if num_bins < 1:
-            raise ValueError(f"num_bins must be at least 1, got {num_bins}")
         self.num_bins = num_bins
         self._sums = SummedTensors(
             num_images=(),
@@ -71,13 +69,7 @@ class ScoreDistribution:
         )
 
     def update(self, score: Tensor, is_foreground: Tensor, is_known: Tensor) -> None:
-        """Count one batch.
-
-        Args:
-            score: Real [B, N], higher is more like the global token; any range.
-            is_foreground: bool [B, N] of `patch_foreground`.
-            is_known: bool [B, N], where `is_foreground` says something; scores elsewhere change nothing.
-        """
+        """Count one batch of scores, real [B, N], higher is more like the global token, and of `patch_foreground`."""
         shapes = [tuple(values.shape) for values in (score, is_foreground, is_known)]
         if score.ndim != 2 or len(set(shapes)) > 1:
             raise ValueError(f"score, is_foreground and is_known must be [B, N], got {', '.join(map(str, shapes))}")
@@ -104,15 +96,13 @@ class ScoreDistribution:
         """Numbers over everything counted by all processes; shares and AUROC in percent.
 
         Returns:
-            "auroc": mean over images of the probability that an object patch scores higher than a background patch (50
-            is chance); "auroc_pooled": the same over all patches of all images by their normalised score, from a
-            histogram of 100 bins per bin of `histograms`, so off by at most half the share of the pairs that fall into
-            one bin (about 0.01 for 10,000 bins). "background_top_<p>" for p of `TOP_PERCENTS`: background's share of
-            an image's best ceil(p N / 100) of N known patches, mean over images; "background_share", its share of all
-            known patches, mean over images: what a score without information has at every p. "num_images" that show
-            both object and background and are counted in all of this, and those left out: "num_unknown" (no known
+            "auroc": probability that an object patch scores higher than a background patch (50 is chance), mean over
+            images; "auroc_pooled": the same over the patches of all images by their normalised score, binned 100 times
+            finer than `histograms` (about 0.01 off). "background_top_<p>" for p of `TOP_PERCENTS`: background's share
+            of an image's best ceil(p N / 100) of N known patches, mean over images; "background_share": of all its
+            known patches. "num_images" that are counted in all this, and those left out: "num_unknown" (no known
             patch), "num_no_foreground", "num_no_background". "num_constant": images whose score is the same
-            everywhere; they are counted, with a normalised score of 0.5.
+            everywhere, which count, with a normalised score of 0.5.
 
         Raises:
             ValueError: No image shows both object and background, or a score that is NaN or infinite.
@@ -129,11 +119,9 @@ class ScoreDistribution:
         return found | {name: int(totals[name]) for name in ("num_images", *_LEFT_OUT)}
 
     def histograms(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Densities of the normalised score; every process must call this together.
+        """Edges [num_bins + 1] from 0 to 1; densities [num_bins] of the normalised score of object, and of background.
 
-        Returns:
-            Edges [num_bins + 1] from 0 to 1, object's density [num_bins] and background's, float64; each density
-            integrates to 1. Every image has one patch at 0 and one at 1 (or more, tied), which show as bars there.
+        Every image has one patch at 0 and one at 1 (or more, tied), which show as bars there. All processes must call.
         """
         background, foreground = self._counted()["histogram"].unflatten(1, (self.num_bins, _FINE)).sum(dim=2)
         edges = torch.linspace(0, 1, self.num_bins + 1, dtype=torch.float64)

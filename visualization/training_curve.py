@@ -26,15 +26,11 @@ _SHARED = "#777777"
 
 
 class TrainingCurve(NamedTuple):
-    """The evaluations of one run, in order.
-
-    `points` are step -> metrics in percent ("acc1", "point_in_box", "point_in_box_random", "point_in_box_center"; those
-    that were measured). A step is the iteration as the log counts it, from 0, or a checkpoint's number.
-    """
+    """The evaluations of one run, in order."""
 
     name: str  # several runs may share one, such as the seeds of one recipe
     source: Path
-    points: dict[int, dict[str, float]]
+    points: dict[int, dict[str, float]]  # by the log's iteration, from 0, or checkpoint number: what was measured, in %
     left_out: str = ""  # what was not read, in words
 
 
@@ -85,13 +81,10 @@ def measure_checkpoints(args: argparse.Namespace) -> tuple[list[TrainingCurve], 
 
 
 def read_training_curve(text: str) -> TrainingCurve:
-    """Read the log of one run.
+    """Read the log of one run, `[NAME=]FOLDER` of metrics.json; without a name it is called after its folder.
 
     A resumed run logs some iterations twice: the last line of an iteration counts. A run that was killed while writing
     leaves a part of a line, at the end or, once resumed, in front of the next one; such lines are counted and left out.
-
-    `text` is `[NAME=]FOLDER`, where the folder holds metrics.json; without a name the run is called after its folder. A
-    log without evaluation, or without Point-in-Box, is a ValueError that says which options make them.
     """
     name, _, folder_text = ("", "", text) if Path(text).is_dir() else text.rpartition("=")
     folder = Path(folder_text)
@@ -124,12 +117,9 @@ def read_training_curve(text: str) -> TrainingCurve:
 
 
 def numbered_checkpoints(folder: Path) -> tuple[dict[int, Path], list[str]]:
-    """The checkpoints of a run that tell in their name when they were written.
+    """The checkpoints of a run by number, ascending, and the names of those without one, such as model_final.pth.
 
     They are named such as model_0001563.pth (cls_pretrain: iterations) or checkpoint0020.pth (DINO: epochs).
-
-    Returns:
-        Number -> file, ascending; and the names of the other checkpoints, such as model_final.pth.
     """
     if not folder.is_dir():
         raise FileNotFoundError(f"no folder {folder}: name the folder that holds a run's checkpoints, SPEC@FOLDER")

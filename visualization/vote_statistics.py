@@ -50,8 +50,6 @@ def vote_levels(votes: Tensor, levels: Sequence[float] = LEVELS) -> Tensor:
         tensor([[[ True, False, False, False],
                  [ True,  True,  True, False]]])
     """
-    if not levels or not all(0 <= level < 1 for level in levels):
-        raise ValueError(f"levels must be shares of the maximal vote in [0, 1), got {tuple(levels)}")
     # a quotient, because it is the level itself where the two tie (7 of 10 at 0.7), and the product 0.7 * 10 is not 7
     votes = votes.double()
     highest = votes.amax(dim=1, keepdim=True)
@@ -62,35 +60,25 @@ def vote_levels(votes: Tensor, levels: Sequence[float] = LEVELS) -> Tensor:
 class VoteStatistics:
     """Where votes fall, streaming and summed over all processes.
 
-    `grid_hw` is (h, w) of the patch grid; `levels` are those of `vote_levels`.
+    `grid_hw` is (h, w) of the patch grid.
     """
 
-    def __init__(self, grid_hw: tuple[int, int], levels: Sequence[float] = LEVELS) -> None:
-        if min(grid_hw) < 1:
-            raise ValueError(f"grid_hw must be two positive counts, got {tuple(grid_hw)}")
+    def __init__(self, grid_hw: tuple[int, int]) -> None:
         self.grid_hw = tuple(grid_hw)
-        self.levels = tuple(levels)
-        num_levels = len(self.levels)
         self._sums = SummedTensors(
             num_images=(),
             num_empty=(),
             position=self.grid_hw,
-            area=(num_levels,),
+            area=(len(LEVELS),),
             num_object_images=(),
             votes=(2,),
             patches=(2,),
             top=(),
-            level_patches=(num_levels, 2),
+            level_patches=(len(LEVELS), 2),
         )
 
     def update(self, votes: Tensor, is_foreground: Tensor | None = None, is_known: Tensor | None = None) -> None:
-        """Count one batch.
-
-        Args:
-            votes: Real [B, N] from `vote_count`, not negative.
-            is_foreground: bool [B, N] of `patch_foreground`; None when nothing is known about objects.
-            is_known: bool [B, N], where `is_foreground` says something; None is everywhere.
-        """
+        """Count votes, real [B, N]; without `is_foreground` nothing is object, without `is_known` all is known."""
         num_patches = self.grid_hw[0] * self.grid_hw[1]
         if votes.ndim != 2 or votes.shape[1] != num_patches:
             raise ValueError(f"votes must be [B, {num_patches}] for a grid of {self.grid_hw}, got {tuple(votes.shape)}")
@@ -100,7 +88,7 @@ class VoteStatistics:
         votes = votes.double()
         total = votes.sum(dim=1, keepdim=True)
         share = votes / total.masked_fill(total == 0, 1.0)
-        above = vote_levels(votes, self.levels)
+        above = vote_levels(votes)
         self._sums.add(
             num_images=torch.tensor(len(votes), device=votes.device),
             num_empty=(total == 0).sum(),
@@ -114,21 +102,20 @@ class VoteStatistics:
 
         Returns:
             Over all images: "vote_area_<level>" for every level in percent ("vote_area_50"), the mean share of patches
-            above it; "position_peak", the largest of `frequency` over the uniform 1 / N (not in percent; 1: no
-            position is preferred over the data set); "num_images".
+            above it; "position_peak", the largest of `frequency` over the uniform 1 / N (not in percent); "num_images".
             Over the images that show both object and background, where there are any: "votes_inside", the share of the
-            votes on known patches that lie on the object; "votes_inside_uniform", the same for uniform voting (the
-            object's share of the known patches); "votes_lift", the first over the second (not in percent);
-            "top_vote_inside", how often the patch with the most votes is object (patches that tie count in equal parts,
-            unknown ones not); "vote_area_<level>_inside", the object's share of the patches above the level;
-            "num_object_images". The shares but for "top_vote_inside" are of all images' votes and patches together.
+            votes on known patches that lie on the object; "votes_inside_uniform", the object's share of those patches;
+            "votes_lift", the first over the second (not in percent); "top_vote_inside", how often the patch with the
+            most votes is object (in equal parts where known patches tie); "vote_area_<level>_inside", the object's
+            share of the patches above the level; "num_object_images". The shares but for "top_vote_inside" are of all
+            images' votes and patches together.
 
         Raises:
             ValueError: No image was counted, or one without a vote.
         """
         totals = self._counted()
         num_images, num_patches = int(totals["num_images"]), self.grid_hw[0] * self.grid_hw[1]
-        names = [f"vote_area_{100 * level:g}" for level in self.levels]
+        names = [f"vote_area_{100 * level:g}" for level in LEVELS]
         areas = 100 * totals["area"] / (num_images * num_patches)
         found = dict(zip(names, areas.tolist(), strict=True))
         found["position_peak"] = float(totals["position"].max()) * num_patches / num_images
@@ -218,12 +205,7 @@ def run(args: argparse.Namespace) -> None:
 
 
 def find_images(args: argparse.Namespace) -> None:
-    """Turn --imagenet-root into --images and, where the boxes are found and nothing else is asked for, --boxes.
-
-    Raises:
-        ValueError: --imagenet-label-dir that would be ignored.
-        FileNotFoundError: No val/ below the root, no boxes in --imagenet-label-dir.
-    """
+    """Turn --imagenet-root into --images and, where the boxes are found and nothing else is asked for, --boxes."""
     label_dir, has_objects = args.imagenet_label_dir, args.boxes is not None or args.masks is not None
     if label_dir is not None and (args.imagenet_root is None or has_objects):
         raise ValueError("--imagenet-label-dir goes with --imagenet-root, and with neither --boxes nor --masks")
@@ -242,11 +224,7 @@ def find_images(args: argparse.Namespace) -> None:
 
 
 def measure(subject: Subject) -> tuple[list[SelectionView], list[Measurement]]:
-    """One pass of a model over the images drawn by --seed: votes per K of --k.
-
-    Raises:
-        ValueError: K larger than the number of patches, or two that are the same.
-    """
+    """One pass of a model over the images drawn by --seed: votes per K of --k."""
     args, argument, trained, images, device = subject
     chosen = choose_images(len(images), min(args.num_images, len(images)), args.seed, "--num-images")
     crop = trained.preprocessing.crop

@@ -244,9 +244,8 @@ def same_place(maps, other, row, patch) -> int | None:
             offset = round((resized - prep.crop) / 2)
             scale = resized / size[axis]
             pixel = pixel * scale - offset if forward else (pixel + offset) / scale
-        place.append(
-            math.floor(pixel * other["grid"][axis] / other["prep"].crop + 1e-4)
-        )  # a border: the lower or right one
+        # on a border the lower or right one
+        place.append(math.floor(pixel * other["grid"][axis] / other["prep"].crop + 1e-4))
     inside = all(0 <= index < count for index, count in zip(place, other["grid"], strict=True))
     return place[0] * other["grid"][1] + place[1] if inside else None
 
@@ -280,19 +279,18 @@ def test_a_patch_is_pinned_by_click_and_moved_by_keys(page, report, measured):
     from selenium.webdriver.common.keys import Keys
 
     name = report["numbers"]["gallery"][0]["name"]
-    card = open_card(page, name)
-    row, maps = measured[0]["row"][name], measured[1]
+    card, row, maps = open_card(page, name), measured[0]["row"][name], measured[1]
     height, width = maps["grid"]
-    stage = card.find_elements("class name", "stage")[1]
-    stage.click()  # its centre
-    centre = height // 2 * width + width // 2
-    assert card.find_element("css selector", ".readout thead th").text == "pinned"
-    assert readout(card)[1] == shown(maps, row, centre)
-    stage.send_keys(Keys.ARROW_RIGHT, Keys.ARROW_UP)
-    assert readout(card)[1] == shown(maps, row, centre + 1 - width)
-    stage.send_keys(Keys.ESCAPE)
-    assert card.find_element("css selector", ".readout thead th").text == "best patch"
-    assert readout(card)[1] == shown(maps, row, int(peak_index(maps["score"][row : row + 1])))
+    stage, centre = card.find_elements("class name", "stage")[1], height // 2 * width + width // 2
+    best = int(peak_index(maps["score"][row : row + 1]))
+    for press, head, patch in (
+        (stage.click, "pinned", centre),
+        (lambda: stage.send_keys(Keys.ARROW_RIGHT, Keys.ARROW_UP), "this patch", centre + 1 - width),
+        (lambda: stage.send_keys(Keys.ESCAPE), "best patch", best),
+    ):
+        press()
+        assert card.find_element("css selector", ".readout thead th").text == head
+        assert readout(card)[1] == shown(maps, row, patch)
 
 
 def rounded(value: float, decimals: int = 1) -> str:
@@ -328,14 +326,13 @@ def test_sorting_and_filtering(page, report):
     names = [item["name"] for item in gallery]
     assert cards(page) == names
     sort, show = (Select(page.find_element("id", key)) for key in ("sort", "filter"))
-    sort.select_by_visible_text("models disagree most")
-    assert cards(page) == [i["name"] for i in sorted(gallery, key=lambda item: -item["disagreement"])]
-    sort.select_by_visible_text("lowest AUROC of ConvNet")
-    key = {i["name"]: 1e9 if i["auroc"][1] is None else i["auroc"][1] for i in gallery}
-    assert cards(page) == sorted(names, key=key.get)
-    sort.select_by_visible_text("misses of ConvNet first")
-    key = {i["name"]: 2 if i["hit"][1] is None else int(i["hit"][1]) for i in gallery}
-    assert cards(page) == sorted(names, key=key.get)
+    for text, key in (
+        ("models disagree most", lambda item: -item["disagreement"]),
+        ("lowest AUROC of ConvNet", lambda item: 1e9 if item["auroc"][1] is None else item["auroc"][1]),
+        ("misses of ConvNet first", lambda item: 2 if item["hit"][1] is None else int(item["hit"][1])),
+    ):
+        sort.select_by_visible_text(text)
+        assert cards(page) == [item["name"] for item in sorted(gallery, key=key)]
     sort.select_by_visible_text("file name")
     show.select_by_visible_text("hits of ConvNet")
     kept = [i["name"] for i in gallery if i["hit"][1]]

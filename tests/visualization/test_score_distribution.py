@@ -2,12 +2,11 @@
 
 import math
 
-import numpy as np
 import pytest
 import torch
 import visualize_patch_score_distribution
 from diagnostic_parts import BOXES, LAST, MASKS, RESNET, VIT, read_by_hand
-from score_distribution import TOP_PERCENTS, ScoreDistribution, smooth
+from score_distribution import TOP_PERCENTS, ScoreDistribution
 
 from last_vit import last_pool
 from last_vit.patch_scores import patch_score
@@ -166,13 +165,3 @@ def test_boxes_are_the_masks_here(call):
     assert all(record["name"].startswith("mine_") and record["config"]["objects"] == "boxes" for record in boxes)
     by_model = [{record["config"]["model"]: record["metrics"] for record in records} for records in (masks, boxes)]
     assert by_model[0] == by_model[1]
-
-
-def test_smoothing_is_the_releases_kernel_and_loses_nothing():
-    peak = np.zeros(9)
-    peak[4] = 9
-    assert smooth(peak).tolist() == [0, 0, 1, 2, 3, 2, 1, 0, 0]
-    edge = np.array([9.0, 0, 0, 0, 0, 0])
-    np.testing.assert_allclose(smooth(edge), [5, 3, 1, 0, 0, 0])
-    noise = np.random.default_rng(0).random(120)
-    assert smooth(noise).sum() == pytest.approx(noise.sum())

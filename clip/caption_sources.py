@@ -106,7 +106,7 @@ def coco_captions(root: Path, split: str) -> CaptionedFiles:
     """
     path = root if root.is_file() else _find_captions(root, split)
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8-sig"))
         images, annotations = content["images"], content["annotations"]
         captions: dict[int, list[str]] = {image["id"]: [] for image in images}
         if len(captions) < len(images):

@@ -5,7 +5,8 @@ A class has one name or several (synonyms); `ClassNames` holds them in the order
 | file        | form                                                                                              |
 |-------------|---------------------------------------------------------------------------------------------------|
 | text        | one class per line, in the order of the labels; synonyms between ";" in a line with one, else "," |
-| text, keyed | as Kaggle's LOC_synset_mapping.txt: each line is `n01440764 tench, Tinca tinca`, in any order      |
+| text, keyed | as Kaggle's LOC_synset_mapping.txt: each line is `n01440764 tench, Tinca tinca`, in any order;     |
+|             | so, too, `10 tench` where class folders are numbers                                               |
 | JSON list   | an entry per class, in the order of the labels: a name, taken as it stands, or a list of synonyms  |
 | JSON object | class folder -> a name, or a list of synonyms                                                      |
 
@@ -16,13 +17,14 @@ file is passed over: blank lines, empty names, names that stand twice and a wron
 import json
 import re
 from collections.abc import Sequence
-from functools import lru_cache
 from pathlib import Path
+
+from last_vit.data.imagenet_layout import imagenet_synsets
 
 ClassNames = tuple[tuple[str, ...], ...]
 
 IMAGENET, FOLDERS = "imagenet", "folders"
-_KEYED_LINE = re.compile(r"(n\d{8})\s+(\S.*)")
+_KEYED_LINE = re.compile(r"(n\d{8}|\d+)\s+(\S.*)")
 _Entry = tuple[str | None, str, Sequence[str]]  # class folder, if keyed; where it stands; names
 
 
@@ -34,7 +36,7 @@ def find_class_names(source: str | Path | None, folders: Sequence[str]) -> Class
             folders that are all called as ImageNet's.
         folders: Names of the class folders in the order of the labels.
     """
-    if source is None and not set(folders) <= set(imagenet_wnids()):
+    if source is None and not set(folders) <= set(imagenet_synsets()):
         raise ValueError(
             f"the class folders, such as {folders[0]!r}, are not ImageNet's (n01440764, ...), so what to call the "
             f"classes must be said: a file with one class per line, or {FOLDERS!r} for the folders' own names"
@@ -82,11 +84,14 @@ def read_class_names(
 def imagenet_class_names(wnids: Sequence[str]) -> ClassNames:
     """open_clip's names of ImageNet-1k classes, the ones that CLIP's published accuracies are measured with.
 
-    Two pairs of the 1000 classes share a name in that list (missile, sunglasses) and so tie.
+    Folders 0, 1, ..., 999 (ImageNetV2's) are the classes in their order. Two pairs of the 1000 classes share a name in
+    that list (missile, sunglasses) and so tie.
     """
     import open_clip
 
-    known = dict(zip(imagenet_wnids(), open_clip.IMAGENET_CLASSNAMES, strict=True))
+    if list(wnids) == [str(label) for label in range(1000)]:
+        wnids = imagenet_synsets()
+    known = dict(zip(imagenet_synsets(), open_clip.IMAGENET_CLASSNAMES, strict=True))
     unknown = next((wnid for wnid in wnids if wnid not in known), None)
     if unknown is not None:
         raise ValueError(
@@ -94,14 +99,6 @@ def imagenet_class_names(wnids: Sequence[str]) -> ClassNames:
             "file"
         )
     return tuple((known[wnid],) for wnid in wnids)
-
-
-@lru_cache(maxsize=1)
-def imagenet_wnids() -> tuple[str, ...]:
-    """The 1000 class folders of ImageNet-1k, sorted, which is the order of its labels."""
-    from timm.data import ImageNetInfo
-
-    return tuple(ImageNetInfo("imagenet-1k").label_names())
 
 
 def flatten_names(class_names: ClassNames) -> tuple[list[str], list[int]]:

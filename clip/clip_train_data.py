@@ -7,6 +7,7 @@ their size (all processes of a contrastive loss need the same); in shards the st
 
 import argparse
 import dataclasses
+import io
 import itertools
 import logging
 import multiprocessing
@@ -26,6 +27,7 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from last_vit.data.image_files import to_rgb
 from last_vit.data.loaders import SeededSamples
 from last_vit.runtime import all_reduce_sum, is_main_process
 
@@ -205,8 +207,17 @@ def _counting_names(skips: SkipCounter) -> dict[str, Any]:
         "CsvDataset": read_csv,
         "log_and_continue": on_broken_member,
         "tarfile_to_samples_nothrow": read_shards,
-        "wds": Overlay(webdataset, tarfile_to_samples=lambda **_: read_shards),
+        "wds": Overlay(webdataset, tarfile_to_samples=lambda **_: read_shards, decode=decode_as_files),
     }
+
+
+def decode_as_files(_: str, handler: Callable[[Exception], bool]) -> Any:
+    """`webdataset.decode` of images, RGB as `load_rgb` reads them from files: its own makes 16-bit grey white."""
+
+    def decode(key: str, data: bytes) -> Image.Image | None:
+        return to_rgb(Image.open(io.BytesIO(data))) if key.rpartition(".")[2].lower() in _IMAGES else None
+
+    return webdataset.decode(decode, handler=handler)
 
 
 def shard_samples(shards: Iterable[dict], skips: SkipCounter) -> Iterator[dict]:

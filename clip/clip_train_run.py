@@ -5,6 +5,7 @@ import atexit
 import logging
 import math
 import os
+import re
 import traceback
 from collections.abc import Sequence
 from pathlib import Path
@@ -27,6 +28,8 @@ from last_vit.clip_checkpoints import (
     read_clip_checkpoint,
 )
 from last_vit.clip_models import resolve_architecture
+from last_vit.command_line import cores_at_hand
+from last_vit.data.imagenet_layout import sort_classes
 from last_vit.dense import attach_pool
 from last_vit.pooling import resolve_top_k
 
@@ -72,10 +75,16 @@ def run(options: argparse.Namespace, host_flags: Sequence[str]) -> None:
 
 def parse_run(options: argparse.Namespace, host_flags: Sequence[str]) -> argparse.Namespace:
     """open_clip_train's arguments, with ours among them."""
+    expanded = re.search(r"^(--(?:train|val)-data)(?:\n.*\n(?!-)|=.*\n\1=)", "\n".join(host_flags), re.MULTILINE)
+    if expanded:
+        raise ValueError(
+            f"{expanded[1]} got several shards, for the shell expanded the pattern: quote it, as in "
+            f"{expanded[1]} 'shards-{{00000..00003}}.tar'"
+        )
     if options.model is None:
         raise ValueError("--model is needed: a ViT or EVA tower, such as ViT-B-16-quickgelu, EVA02-B-16 or clip_mini_8")
     # by name: open_clip chooses beta2 and eps by it, and a path could hold "vit"
-    words = [*host_flags, "--model", find_architecture(options.model)]
+    words = ["--workers", str(cores_at_hand()), *host_flags, "--model", find_architecture(options.model)]
     if options.dataset_type in HOST_DATASET_TYPES:
         words += ["--dataset-type", options.dataset_type]
     args = parse_args(words)
@@ -113,11 +122,12 @@ def check_flags(args: argparse.Namespace) -> None:
     if args.resume == "latest" and args.name is None:
         raise ValueError("--resume latest looks in the folder of a run, so it needs that run's --name")
     if args.imagenet_val is not None:
-        num_classes = sum(entry.is_dir() for entry in Path(args.imagenet_val).iterdir())
-        if num_classes != 1000:
+        folders = sorted(entry.name for entry in Path(args.imagenet_val).iterdir() if entry.is_dir())
+        if len(folders) != 1000 or folders != sort_classes(folders):
             raise ValueError(
-                f"--imagenet-val {args.imagenet_val} holds {num_classes} class folders, and open_clip's evaluation "
-                f"knows ImageNet's 1000 only; for other folders run clip/eval_zero_shot_cls.py on the checkpoints"
+                f"--imagenet-val {args.imagenet_val} holds {len(folders)} class folders, and open_clip's evaluation "
+                f"knows ImageNet's 1000 only, in their order as text; for other folders (such as 0, 1, 10, 100, ...) "
+                f"run clip/eval_zero_shot_cls.py on the checkpoints"
             )
 
 

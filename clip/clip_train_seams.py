@@ -41,7 +41,7 @@ SEAMS = {
     "data.CsvDataset": "skip and count faulty rows, which end open_clip's run",
     "data.log_and_continue": "count what open_clip only logs",
     "data.tarfile_to_samples_nothrow": "count broken archives, also those that are merely cut short; of training",
-    "data.wds": "the same of validation, in tarfile_to_samples",
+    "data.wds": "the same of validation, in tarfile_to_samples; 16-bit grey of both, in decode",
     "zero_shot.accuracy": "open_clip's fails on numpy 2.4",
 }
 

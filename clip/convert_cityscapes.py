@@ -31,7 +31,7 @@ SOURCES = {"labelIds": "_gtFine_labelIds.png", "polygons": "_gtFine_polygons.jso
 def draw_polygons(path: Path) -> np.ndarray:
     """The labels of a polygons file: uint8 [H, W], 0 to 18 or 255; ValueError for another format or label."""
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8-sig"))
         table = cityscapes_table()
         image = Image.new("L", (content["imgWidth"], content["imgHeight"]), IGNORED)
         draw = ImageDraw.Draw(image)

@@ -48,7 +48,7 @@ class ContextImage:
 def read_context(path: Path) -> list[ContextImage]:
     """The images of all phases with their regions; ValueError that names the entry for what is not this format."""
     try:
-        with path.open(encoding="utf-8") as file:
+        with path.open(encoding="utf-8-sig") as file:
             content = json.load(file)
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} is not readable JSON ({error}); {_EXPECTED}") from error

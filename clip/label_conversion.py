@@ -19,7 +19,7 @@ from seg_layouts import find_split
 from tqdm import tqdm
 
 from last_vit.atomic_file import atomic_file
-from last_vit.command_line import positive
+from last_vit.command_line import cores_at_hand, positive
 from last_vit.data.image_files import load_mask
 
 Read = Callable[[Any], np.ndarray]  # what to read -> uint8 [H, W]
@@ -28,7 +28,8 @@ _installed: list[Read] = []  # of a worker process
 
 def add_conversion_flags(parser: argparse.ArgumentParser) -> None:
     """The flags that every converter has."""
-    parser.add_argument("--num-workers", type=positive, default=4, help="processes, default 4")
+    most = cores_at_hand()
+    parser.add_argument("--num-workers", type=positive, default=most, help=f"processes; default: the cores, {most}")
     parser.add_argument("--overwrite", action="store_true", help="make files again that are there")
     parser.add_argument("--any-count", action="store_true", help="take a part of the data set, too")
 

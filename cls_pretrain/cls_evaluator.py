@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader
 
 from last_vit.boxes import is_small_box
 from last_vit.checkpoint import file_sha256
+from last_vit.data.imagenet import ImageNetDataset
 from last_vit.evaluation import print_table, progress
 from last_vit.lazy_config import write_run_record
 from last_vit.metrics import PointInBox, TopK
@@ -66,7 +67,7 @@ def evaluate(
 
 
 def check_classes(cfg: Any, *loaders: DataLoader) -> None:
-    """Refuse data sets whose classes are numbered differently, or not as the model's head counts them.
+    """Number a subset of the model's classes as its head does; refuse classes that this cannot make the same.
 
     Raises:
         ValueError: Data sets of other classes, without known labels, or of another number than `num_classes`.
@@ -74,6 +75,10 @@ def check_classes(cfg: Any, *loaders: DataLoader) -> None:
     data_sets = [loader.dataset.dataset for loader in loaders]
     first = data_sets[0]
     num_classes = OmegaConf.select(cfg, "model.model.num_classes")
+    if num_classes is not None:
+        for images in data_sets:
+            if isinstance(images, ImageNetDataset):
+                images.number_as(num_classes)
     if num_classes is not None and len(first.classes) != num_classes:
         raise ValueError(
             f"{first!r} has {len(first.classes)} classes, the model {num_classes}: set model.model.num_classes, or "

@@ -20,6 +20,7 @@ from fvcore.common.param_scheduler import CosineParamScheduler
 from torch.optim import AdamW
 from torchvision.models import VisionTransformer
 
+from last_vit.command_line import cores_at_hand
 from last_vit.data.imagenet import ImageNetDataset
 from last_vit.data.loaders import build_test_loader, build_train_loader
 from last_vit.data.transforms import EvalTransform, train_transform
@@ -61,7 +62,7 @@ dataloader = dict(
             root="datasets/imagenet", split="train", transform=L(train_transform)(size=224), skip_broken=False
         ),
         batch_size=512,  # per process
-        num_workers=12,
+        num_workers=cores_at_hand(most=12),
         seed="${train.seed}",
     ),
     test=L(build_test_loader)(
@@ -74,7 +75,7 @@ dataloader = dict(
             skip_broken=False,
         ),
         batch_size=128,
-        num_workers=12,
+        num_workers=cores_at_hand(most=12),
     ),
 )
 

@@ -45,7 +45,7 @@ def picture_folders(image_path: Path, output_dir: Path) -> dict[Path, Path]:
         return {image_path: output_dir}
     if not image_path.is_dir():
         raise FileNotFoundError(f"no image and no folder at --image_path {image_path}")
-    paths = sorted(path for path in image_path.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES)
+    paths = sorted(path for path in image_path.iterdir() if path.is_file() and path.suffix.lower() in IMAGE_SUFFIXES)
     if not paths:
         raise FileNotFoundError(f"no image in --image_path {image_path}: looked for {', '.join(IMAGE_SUFFIXES)}")
     stems = [path.stem for path in paths]

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-from last_vit.command_line import command_parser, non_negative, patch_count, positive
+from last_vit.command_line import command_parser, cores_at_hand, non_negative, patch_count, positive
 from last_vit.names import VARIANTS
 
 OPTIMIZERS = ("adamw", "sgd", "lars")
@@ -92,7 +92,7 @@ _FLAGS: dict[str, list[tuple[Any, ...]]] = {
         ("output_dir", str, ".", "checkpoints and log.txt; a run found there is continued"),
         ("saveckp_freq", non_negative, 20, "keep every n-th epoch's checkpoint; 0 keeps none"),
         ("seed", non_negative, 0, "of weights, data and steps"),
-        ("num_workers", non_negative, 10, "loading processes per GPU"),
+        ("num_workers", non_negative, cores_at_hand(), "the cores at hand, at most 8; loading processes per GPU"),
         ("dist_url", str, "env://", "where processes meet if torchrun did not start them"),
         ("local_rank", int, 0, "ignored, as in DINO: launchers set LOCAL_RANK"),
     ],

@@ -252,7 +252,7 @@ def _check_missing(
 
 def _find_listed(listing: Path, known: list[PurePath], annotations: Path, skip_broken: bool) -> tuple[list[int], int]:
     """Indices into `known` of the file names that a text file lists, and how many of its names are not there."""
-    names = [PurePath(line.strip()) for line in listing.read_text(encoding="utf-8").splitlines() if line.strip()]
+    names = [PurePath(line.strip()) for line in listing.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
     if not names:
         raise ValueError(f"image list {listing} is empty; expected one file name per line")
     name, count = Counter(names).most_common(1)[0]

@@ -25,7 +25,7 @@ def build_parser() -> argparse.ArgumentParser:
     """The command line."""
     parser = command_parser("eval_knn.py", __doc__)
     add_backbone_flags(parser)
-    add_data_flags(parser, num_workers=10)
+    add_data_flags(parser)
     add = parser.add_argument_group("k-NN").add_argument
     add("--nb_knn", type=positive, nargs="+", default=[10, 20, 100, 200], help="values of k; default 10 20 100 200")
     add("--temperature", type=number(sys.float_info.min), default=0.07, help="of the votes; default 0.07")

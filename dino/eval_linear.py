@@ -30,7 +30,7 @@ def build_parser() -> argparse.ArgumentParser:
     """The command line."""
     parser = command_parser("eval_linear.py", __doc__)
     add_backbone_flags(parser)
-    add_data_flags(parser, num_workers=10)
+    add_data_flags(parser)
     add = parser.add_argument_group("classifier").add_argument
     add("--n_last_blocks", type=positive, default=4, help="of a ViT: 4 for ViT-S, 1 for ViT-B; default 4")
     add("--avgpool_patchtokens", type=boolean, default=False, help="also the mean of the patches: true for ViT-B")

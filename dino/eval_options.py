@@ -8,7 +8,7 @@ from pathlib import Path
 
 from dino_options import POOLINGS
 
-from last_vit.command_line import add_device_flag, patch_count, positive
+from last_vit.command_line import add_device_flag, add_workers_flag, patch_count, positive
 from last_vit.names import VARIANTS
 
 RANDOM = "random"
@@ -33,13 +33,14 @@ def add_backbone_flags(parser: argparse.ArgumentParser, patch_size: int = 16) ->
     add("--variant", choices=VARIANTS, help="of LaSt; default: as recorded")
 
 
-def add_data_flags(parser: argparse.ArgumentParser, num_workers: int) -> None:
+def add_data_flags(parser: argparse.ArgumentParser) -> None:
     """ImageNet or a folder in its layout, input sizes, batches and device."""
-    add = parser.add_argument_group("data").add_argument
+    group = parser.add_argument_group("data")
+    add = group.add_argument
     add("--data_path", type=Path, required=True, help="folder with train/ and val/, each with a folder per class")
     add("--dataset_name", help="in the results; default: the name of --data_path")
     add("--image_size", type=positive, help="side of the input in pixels; default: what a ViT was trained on, or 224")
     add("--resize", type=positive, help="shorter side before the centre crop; default: 256 / 224 of --image_size")
     add("--batch_size_per_gpu", type=positive, default=128, help="images per process and step; default 128")
-    add("--num_workers", type=int, default=num_workers, help=f"loading processes per GPU; default {num_workers}")
+    add_workers_flag(group, "--num_workers")
     add_device_flag(parser)

@@ -44,11 +44,13 @@ def run(args: argparse.Namespace) -> None:
         trained = frozen.load_backbone(args, args.image_size, args.resize)
         prep = trained.preprocessing
         train, val = frozen.open_splits(args, train_transform(prep.crop, prep.mean, prep.std), eval_transform(prep))
-        if len(train.classes) != args.num_labels:
+        try:
+            train.number_as(args.num_labels)
+            val.number_as(args.num_labels)
+        except ValueError as error:
             raise ValueError(
-                f"--num_labels is {args.num_labels}, but {train.folder} has {len(train.classes)} classes: give "
-                f"--num_labels {len(train.classes)}, or the right folder"
-            )
+                f"--num_labels {args.num_labels}: {error}; or --num_labels {len(train.classes)}"
+            ) from error
         trained.model.to(device).requires_grad_(False)
         read = frozen.layer_reader(trained.model, args.n_last_blocks, args.avgpool_patchtokens)
         features = frozen.describe_backbone(args, trained)

@@ -88,7 +88,7 @@ def read_clip_record(checkpoint: str | Path) -> dict[str, Any] | None:
     if not path.is_file():
         return None
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8-sig"))
         record = {"top_k": None, "variant": None, "force_quick_gelu": False, **content}
         record["pool"] = record["pool"] or "host"
         has_pool = record["pool"] in ("host", *POOLS)
@@ -245,7 +245,7 @@ def _recorded_activation(folder: Path, record: Mapping[str, Any]) -> Activation 
     beside = folder / f"{Path(record['model']).name}.json"  # the training's own config
     if not beside.is_file():
         return None
-    return Activation(bool(json.loads(beside.read_text(encoding="utf-8")).get("quick_gelu", False)), why)
+    return Activation(bool(json.loads(beside.read_text(encoding="utf-8-sig")).get("quick_gelu", False)), why)
 
 
 @cache

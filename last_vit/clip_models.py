@@ -198,7 +198,7 @@ def resolve_architecture(name_or_json: str | Path) -> str:
     if not path.is_file():
         raise FileNotFoundError(f"no open_clip model config at {str(path)!r}")
     try:
-        config = json.loads(path.read_text(encoding="utf-8"))
+        config = json.loads(path.read_text(encoding="utf-8-sig"))
     except ValueError as error:
         raise ValueError(f"{path} is no JSON file: {error}") from error
     needed = ("embed_dim", "vision_cfg", "text_cfg")

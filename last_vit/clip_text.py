@@ -51,7 +51,7 @@ def read_templates(source: str | Path = "openai") -> tuple[str, ...]:
     if "{" in str(source):
         templates = [str(source)]
     elif Path(source).is_file():
-        text = Path(source).read_text(encoding="utf-8")
+        text = Path(source).read_text(encoding="utf-8-sig")
         templates = [line.strip() for line in text.removesuffix("\n").split("\n")]
     else:
         raise FileNotFoundError(

@@ -4,6 +4,7 @@ Imports nothing heavy, and `import last_vit` loads torch only when a name is tak
 """
 
 import argparse
+import os
 from collections.abc import Callable, Sequence
 from importlib import import_module
 
@@ -78,12 +79,26 @@ def add_token_flag(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def add_loading_flags(parser: argparse.ArgumentParser, batch_size: int = 32, num_workers: int = 4) -> None:
+def cores_at_hand(most: int = 8) -> int:
+    """Cores that each process of this machine can have, `most` at most: what a number of loading processes is."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, min(most, cores // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))))  # torchrun's variable
+
+
+def add_loading_flags(parser: argparse.ArgumentParser, batch_size: int = 32) -> None:
     """Batches, loading processes and the device."""
     add = parser.add_argument
     add("--batch-size", type=positive, default=batch_size, help=f"images per process and step; default {batch_size}")
-    add("--num-workers", type=int, default=num_workers, help=f"loading processes; default {num_workers}")
+    add_workers_flag(parser, "--num-workers")
     add_device_flag(parser)
+
+
+def add_workers_flag(parser: "argparse.ArgumentParser | argparse._ArgumentGroup", flag: str) -> None:
+    """How many processes load images; the numbers do not depend on it."""
+    most = cores_at_hand()
+    parser.add_argument(
+        flag, type=non_negative, default=most, help=f"loading processes; default: the cores at hand, at most 8: {most}"
+    )
 
 
 def add_device_flag(parser: argparse.ArgumentParser) -> None:

@@ -156,7 +156,10 @@ def _check_value(key: str, old: Any, new: Any) -> None:
     is_plain = isinstance(old, bool | int | float | str)
     if is_plain and (not isinstance(new, allowed) or isinstance(new, bool) != isinstance(old, bool)):
         hint = f"; quote text that looks like another kind: '{key}=\"{new}\"'" if isinstance(old, str) else ""
-        raise ValueError(f"{key} must be of type {type(old).__name__} (it was {old!r}), got {new!r}{hint}")
+        kind = (
+            "a number of patches or a share such as 0.25" if key.endswith("top_k") else f"of type {type(old).__name__}"
+        )
+        raise ValueError(f"{key} must be {kind} (it was {old!r}), got {new!r}{hint}")
 
 
 def _parameters(node: Any) -> dict[str, inspect.Parameter]:

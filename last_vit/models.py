@@ -29,6 +29,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import open_clip
 import timm
 from torch import nn
 from torchvision import models as torchvision_models
@@ -94,13 +95,13 @@ def parse_model_argument(text: str) -> ModelArgument:
         raise ValueError(f"a model is given as {MODEL_HELP}; got {text!r}")
     is_random, pool = file == "random", options.get("pool")
     if pool not in (None, *POOLS):
-        raise ValueError(f"pool must be one of {', '.join(POOLS)}, got {pool!r} in model {text!r}")
+        raise ValueError(f"pool must be one of {', '.join(POOLS)}, got {pool!r}")
     try:
         top_k = patch_count(options["top_k"]) if "top_k" in options else None
     except ArgumentTypeError as error:
-        raise ValueError(f"top_k {error} in model {text!r}") from error
+        raise ValueError(f"top_k {error}") from error
     if "seed" in options and not (is_random and options["seed"].isdecimal()):
-        raise ValueError(f"seed must be a whole number, for random weights (@random) only, got {text!r}")
+        raise ValueError(f"seed must be a whole number, for random weights (@random) only, got {options['seed']!r}")
     if is_random:
         called = f"{spec.partition(':')[2] or Path(spec).stem}, random"
     else:
@@ -273,7 +274,14 @@ def _parse(spec: str) -> tuple[str, str]:
         return host, name
     if spec.endswith(".py"):
         return "config", spec
-    raise ValueError(f"a model is given as {FORMS}, got {spec!r}")
+    hosts = {
+        "torchvision": torchvision_models.list_models(module=torchvision_models),
+        "timm": timm.list_models(),
+        "open_clip": open_clip.list_models(),
+    }
+    meant = [f"{host}:{spec}" for host, known in hosts.items() if spec.partition(".")[0] in known]
+    hint = f"; did you mean {' or '.join(meant)}?" if meant else ""
+    raise ValueError(f"a model is given as {FORMS}, got {spec!r}{hint}")
 
 
 def _dino_parts(name: str) -> tuple[str, int]:

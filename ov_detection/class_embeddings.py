@@ -244,7 +244,7 @@ def _read_names(args: Namespace) -> list[str] | None:
         except ValueError as error:
             raise ValueError(f"{args.json}: {error}") from error
     if args.names is not None:
-        names = [line.strip() for line in args.names.read_text(encoding="utf-8").splitlines()]
+        names = [line.strip() for line in args.names.read_text(encoding="utf-8-sig").splitlines()]
         check_vocabulary(names)
         return names
     return None if args.vocabulary is None else split_names(args.vocabulary)

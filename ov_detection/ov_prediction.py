@@ -22,6 +22,7 @@ from torchvision.utils import draw_bounding_boxes, draw_segmentation_masks
 
 from last_vit.atomic_file import atomic_file
 from last_vit.checkpoint import read_checkpoint
+from last_vit.data.image_files import to_rgb
 from last_vit.evaluation import progress
 from last_vit.lazy_config import read_config
 from last_vit.runtime import select_device
@@ -92,7 +93,7 @@ def _read_upright(path: Path) -> np.ndarray:
     """An image file, upright -> uint8 [H, W, 3] RGB; a ValueError for one that is damaged or none."""
     try:
         with Image.open(path) as image:
-            return np.array(ImageOps.exif_transpose(image).convert("RGB"))
+            return np.array(to_rgb(ImageOps.exif_transpose(image)))
     except (OSError, SyntaxError) as error:  # a damaged PNG is a SyntaxError to Pillow
         raise ValueError(f"image {path} cannot be read: {error}") from error
 

@@ -73,7 +73,7 @@ class ForegroundImages(Dataset):
         self.skipped: Counter[str] = Counter()
         if not self.folder.is_dir():
             raise FileNotFoundError(f"image folder {self.folder} does not exist or is not a folder")
-        self.image_paths = list_files(self.folder, IMAGE_SUFFIXES)
+        self.image_paths = list_files(self.folder, IMAGE_SUFFIXES, self.skipped)
         if not self.image_paths:
             raise FileNotFoundError(f"no image in {self.folder}, searched in depth for {', '.join(IMAGE_SUFFIXES)}")
         self._annotations = boxes if masks is None else masks

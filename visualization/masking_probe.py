@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from last_vit.data.imagenet import ImageNetDataset
 from last_vit.dense import dense_batches, dense_forward
-from last_vit.evaluation import eval_transform, print_table, token_words
+from last_vit.evaluation import eval_transform, naming, print_table, token_words
 from last_vit.metrics.top_k import TopK
 from last_vit.models import ModelArgument, parse_model_arguments
 from last_vit.patch_hit import choose_global_token
@@ -158,7 +158,6 @@ def run(args: argparse.Namespace) -> None:
     arguments, percents = parse_model_arguments(args.model), sorted(args.shares)
     MaskedAccuracy(args.shares)  # wrong ones stop here
     dataset = ImageNetDataset(args.imagenet_root, "val", skip_broken=args.skip_broken)
-    num_classes = len(dataset.classes)
     chosen = spread_over_classes(dataset.labels, args.num_images or len(dataset), args.seed)
     args.dataset_name = f"{args.dataset_name or dataset_name(args.imagenet_root, 'val')} val"
 
@@ -167,7 +166,8 @@ def run(args: argparse.Namespace) -> None:
         return dataset
 
     for argument in arguments:
-        check_classifier(argument, args, num_classes)
+        check_classifier(argument, args, dataset)
+    num_classes = len(dataset.classes)
     shown = measure_models(args, "masking_probe", partial(measure, chosen=chosen), arguments, open_set)
     if not shown:  # another process draws and prints
         return
@@ -194,8 +194,11 @@ def measure(subject: Subject, chosen: Sequence[int]) -> tuple[tuple[str, dict[st
     return (argument.name, stats), [found]
 
 
-def check_classifier(argument: ModelArgument, args: argparse.Namespace, num_classes: int) -> None:
-    """Refuse, before anything is measured, a model whose classes are not the images'; of random weights later."""
+def check_classifier(argument: ModelArgument, args: argparse.Namespace, dataset: ImageNetDataset) -> None:
+    """Number the images' classes as a model does; refuse, before anything is measured, one with other classes.
+
+    Random weights pass when they answer with as many numbers, which `count_masked` looks at.
+    """
     has = None
     if argument.spec.startswith("open_clip:"):
         has = "a CLIP tower answers with an embedding"
@@ -203,12 +206,13 @@ def check_classifier(argument: ModelArgument, args: argparse.Namespace, num_clas
         head = argument.load(args.image_size, args.resize).num_classes
         if head is None:
             has = "its weights hold no classifier"
-        elif head != num_classes:
-            has = f"its classifier has {head} classes"
+        else:
+            with naming(argument):
+                dataset.number_as(head)
     if has is not None:
         raise ValueError(
-            f"model {argument.name!r}: {has}, and the {num_classes} classes of --imagenet-root {args.imagenet_root} "
-            "need a classifier of their own; give a model that was trained on them"
+            f"model {argument.name!r}: {has}, and the {len(dataset.classes)} classes of --imagenet-root "
+            f"{args.imagenet_root} need a classifier of their own; give a model that was trained on them"
         )
 
 

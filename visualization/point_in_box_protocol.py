@@ -20,7 +20,7 @@ from last_vit.data.imagenet import ImageNetDataset
 from last_vit.evaluation import eval_transform, pooling_words, print_table
 from last_vit.metrics import PointInBox, TopK
 from last_vit.metrics.patch_norms import PatchNorms
-from last_vit.models import ModelArgument
+from last_vit.models import ModelArgument, TrainedModel
 from last_vit.patch_hit import count_patch_hits
 from last_vit.preprocessing import Preprocessing
 from last_vit.results import dataset_name
@@ -39,9 +39,8 @@ _COLUMNS = {
 class BoxedImages(NamedTuple):
     """Images that show one object each."""
 
-    dataset: Dataset  # samples with "image", "box_xyxy" and "image_hw", and "label" when there are classes
+    dataset: Dataset  # samples with "image", "box_xyxy" and "image_hw"; an `ImageNetDataset` has labels
     name: str  # what records call them
-    num_classes: int | None  # of the labels
     skipped: dict[str, int]  # images that do not count, reason -> count
     annotated: Any  # the data set behind `dataset`, whose attribute `transform` makes "image"
 
@@ -102,7 +101,7 @@ def open_imagenet(args: argparse.Namespace) -> BoxedImages:
         skip_broken=args.skip_broken,
     )
     name = f"{args.dataset_name or dataset_name(args.imagenet_root, 'val')} val"
-    return BoxedImages(dataset, name, len(dataset.classes), {**dataset.filtered, **dataset.skipped}, dataset)
+    return BoxedImages(dataset, name, {**dataset.filtered, **dataset.skipped}, dataset)
 
 
 def open_folder(args: argparse.Namespace) -> BoxedImages:
@@ -113,7 +112,7 @@ def open_folder(args: argparse.Namespace) -> BoxedImages:
         raise ValueError(
             f"no image of {args.images} has exactly one object, with a box below --max-box-area: {dict(left_out)}"
         )
-    return BoxedImages(Subset(images, kept), image_set_name(args), None, {**left_out, **images.skipped}, images)
+    return BoxedImages(Subset(images, kept), image_set_name(args), {**left_out, **images.skipped}, images)
 
 
 def measure(subject: Subject) -> tuple[tuple[str, dict[str, float], str], list[Measurement]]:
@@ -125,9 +124,8 @@ def measure(subject: Subject) -> tuple[tuple[str, dict[str, float], str], list[M
     args, argument, trained, images, device = subject
     last_pool, prep, norms, note = trained.selection(args.top_k, args.variant), trained.preprocessing, PatchNorms(), ""
     point_in_box = PointInBox(prep.crop, prep.resize, args.hit_rule)
-    # a CLIP's output is an embedding, and other label sets have other numbers of classes
-    has_classes = images.num_classes is not None and trained.num_classes == images.num_classes
-    top_k = TopK() if has_classes and not argument.spec.startswith("open_clip:") else None
+    # a CLIP's output is an embedding
+    top_k = TopK() if not argument.spec.startswith("open_clip:") and _numbered(images.dataset, trained) else None
     loader = subject.batches(dataset=images.dataset)
     count_patch_hits(trained.model, loader, device, point_in_box, top_k, args.global_token, last_pool, norms)
     metrics = {**(top_k.compute() if top_k else {}), **point_in_box.compute()}
@@ -166,6 +164,17 @@ def closing_words(args: argparse.Namespace, images: BoxedImages) -> str:
     """The line below the table: images, protocol, and what does not count."""
     left_out = ", ".join(f"{count} {reason}" for reason, count in images.skipped.items()) or "none"
     return f"{images.name}, {_protocol(args, '')}; percent; left out: {left_out}"
+
+
+def _numbered(images: Dataset, trained: TrainedModel) -> bool:
+    """Whether the images have labels that are, or now are, those of the model's head."""
+    if not isinstance(images, ImageNetDataset) or trained.num_classes is None:
+        return False
+    try:
+        images.number_as(trained.num_classes)
+    except ValueError:
+        return False
+    return True
 
 
 def _protocol(args: argparse.Namespace, selection: str) -> str:

@@ -22,19 +22,32 @@ try:
 except ImportError:  # Pillow then decodes everything: the same pixels in more time
     simplejpeg = None
 
-IMAGE_SUFFIXES = (".jpeg", ".jpg", ".png", ".bmp", ".webp")
+IMAGE_SUFFIXES = (".jpeg", ".jpg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")  # torchvision's
 MASK_SUFFIXES = (".png", ".npy")
 _BROKEN_IMAGE = "; restore this file from the data set's archive, or leave out broken images with skip_broken=True"
 _RULE = "names must be unique, or the folders on both sides the same"
 
 
-def list_files(folder: Path, suffixes: tuple[str, ...]) -> list[Path]:
-    """Visible files below a folder, in depth and sorted; links are followed. `suffixes` are lower-case, with dots."""
+def list_files(folder: Path, suffixes: tuple[str, ...], others: Counter[str] | None = None) -> list[Path]:
+    """Visible files below a folder, in depth and sorted; links are followed. `suffixes` are lower-case, with dots.
+
+    `others` counts the other visible files, as `count_other` words them.
+    """
     found = []
     for parent, folders, names in os.walk(folder, followlinks=True):
         folders[:] = [name for name in folders if not name.startswith(".")]
-        found += [os.path.join(parent, n) for n in names if n.lower().endswith(suffixes) and not n.startswith(".")]
+        for name in names:
+            if name.lower().endswith(suffixes):
+                found += [] if name.startswith(".") else [os.path.join(parent, name)]
+            elif others is not None:
+                count_other(name, others)
     return [Path(path) for path in sorted(found)]
+
+
+def count_other(name: str, others: Counter[str]) -> None:
+    """Count a visible file that is not read by its ending: `{"file of another kind (.heic)": 1}`."""
+    if not name.startswith("."):
+        others[f"file of another kind ({PurePath(name).suffix.lower() or 'no ending'})"] += 1
 
 
 def pair_by_name(images: Sequence[PurePath], annotations: Sequence[PurePath], with_ending: bool) -> list[int | None]:
@@ -84,12 +97,22 @@ def pair_by_name(images: Sequence[PurePath], annotations: Sequence[PurePath], wi
 def load_rgb(path: str | Path) -> Image.Image:
     """Decode an image file of any format and colour mode (grey, CMYK, palette, alpha, ...) to RGB.
 
-    Transparency is dropped, not blended, as torchvision's loader does.
+    Transparency is dropped, not blended, as torchvision's loader does. 16-bit grey is scaled from 65535 to 255.
     """
     with _naming("image", path, _BROKEN_IMAGE), Image.open(path) as image:
-        if image.mode == "P" and "transparency" in image.info:
-            return image.convert("RGBA").convert("RGB")  # the same colours; straight to RGB warns
-        return image.convert("RGB")
+        return to_rgb(image)
+
+
+def to_rgb(image: Image.Image) -> Image.Image:
+    """`load_rgb` of an opened image; ValueError for grey whose scale is unknown."""
+    if image.mode == "P" and "transparency" in image.info:
+        return image.convert("RGBA").convert("RGB")  # the same colours; straight to RGB warns
+    if image.mode.startswith("I"):  # Pillow itself would clip 16-bit grey at 255
+        grey = np.asarray(image).astype(np.int64)
+        if grey.size and not 0 <= grey.min() <= grey.max() <= 65535:
+            raise ValueError(f"its grey reaches from {grey.min()} to {grey.max()}, expected 16 bits")
+        image = Image.fromarray(((grey * 255 + 32767) // 65535).astype(np.uint8))
+    return image.convert("RGB")
 
 
 def load_pixels(path: str | Path) -> np.ndarray:

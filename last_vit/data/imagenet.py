@@ -30,6 +30,7 @@ from last_vit.data.imagenet_layout import (
     find_folder,
     find_split_folder,
     list_split,
+    number_classes,
 )
 from last_vit.data.voc import ImageAnnotation, read_voc_xml
 
@@ -49,7 +50,7 @@ class ImageNetDataset(Dataset):
         image_paths: One per image.
         labels: int64 array [len].
         boxes_xyxy, image_hw, num_objects: float32 [len, 4], int64 [len, 2], int64 [len]; None unless `boxes`.
-        skipped: Faulty files that were left out, reason -> count.
+        skipped: Faulty files that were left out, and files that are no images, reason -> count.
         filtered: Sound images that were not asked for, reason -> count.
 
     Args:
@@ -107,8 +108,8 @@ class ImageNetDataset(Dataset):
                 f"{self.folder} holds images without class folders, so their labels are unknown: sort them into "
                 "<wnid>/ folders, or put Kaggle's LOC_val_solution.csv and LOC_synset_mapping.txt beside the folder"
             )
-        self.skipped += Counter({"empty class folder": len(listing.empty_classes)})
-        self.classes, self.image_paths = listing.classes, listing.image_paths
+        self.skipped += Counter({"empty class folder": len(listing.empty_classes)}) + listing.others
+        self.classes, self._folders, self.image_paths = listing.classes, listing.classes, listing.image_paths
         self.labels = np.array(listing.labels, dtype=np.int64)
         self.boxes_xyxy = self.image_hw = self.num_objects = None
         if boxes:
@@ -141,6 +142,13 @@ class ImageNetDataset(Dataset):
             "image_hw": torch.tensor(image_hw, dtype=torch.int64),
             "num_objects": num_objects,
         }
+
+    def number_as(self, num_classes: int) -> None:
+        """Number the classes as a classifier of `num_classes` does (see `number_classes`); `classes` are then its."""
+        numbered = number_classes(self.folder, self._folders, num_classes)
+        label_of = {name: label for label, name in enumerate(numbered)}
+        numbers = np.array([label_of.get(name, -1) for name in [*self.classes, ""]])  # the last is of unknown labels
+        self.classes, self.labels = numbered, numbers[self.labels]
 
     def _read_annotations(
         self,

@@ -7,13 +7,17 @@ folders. Opens no image and parses no XML.
 
 import csv
 import os
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
 
-from last_vit.data.image_files import IMAGE_SUFFIXES
+from last_vit.data.image_files import IMAGE_SUFFIXES, count_other, list_files
+from last_vit.runtime import get_logger
 
 SPLITS = ("train", "val")
+SYNSETS = "LOC_synset_mapping.txt"
 
 _EXPECTED = (
     "expected class folders of images, <root>/{split}/<wnid>/*.JPEG, or Kaggle's <root>/ILSVRC/Data/CLS-LOC/{split}. "
@@ -23,12 +27,16 @@ _EXPECTED = (
 
 
 class SplitListing(NamedTuple):
-    """The images of a split. `labels` index `classes`; -1 (and no classes) where a flat folder has no labels."""
+    """The images of a split. `labels` index `classes`; -1 (and no classes) where a flat folder has no labels.
+
+    `others` counts the files that are no images.
+    """
 
     classes: list[str]
     image_paths: list[str]
     labels: list[int]
     empty_classes: list[str]
+    others: Counter[str]
 
 
 def find_split_folder(root: str | Path, split: str) -> Path:
@@ -68,7 +76,7 @@ def find_folder(root: str | Path) -> Path:
 
 
 def list_split(folder: Path) -> SplitListing:
-    """List a split's images, classes numbered in the order of their folders' names.
+    """List a split's images, in depth, classes numbered in the order of their folders' names (see `sort_classes`).
 
     A folder of images without class folders takes its labels from Kaggle's `LOC_val_solution.csv` and
     `LOC_synset_mapping.txt`, looked for in the folder and up to four above it.
@@ -77,25 +85,71 @@ def list_split(folder: Path) -> SplitListing:
         FileNotFoundError: No image at all.
         ValueError: Images beside class folders (a half-sorted split), or Kaggle's files contradict the images.
     """
-    folders, loose = _scan(folder)
+    others: Counter[str] = Counter()
+    folders, loose = _scan(folder, others)
     if folders and loose:
         raise ValueError(
             f"{folder} holds {len(loose)} images beside {len(folders)} class folders, such as {loose[0]}: sort them "
             "into their class folders (or remove them), for a half-sorted split would be evaluated without them"
         )
     if loose:
-        return _list_flat(folder, loose)
+        return _say_others(folder, _list_flat(folder, loose, others))
+    if (in_order := sort_classes(folders)) != folders:
+        get_logger().info("%s: class folders are numbers, taken in numeric order (%s, ...)", folder, in_order[:12])
+        folders = in_order
     image_paths, labels, empty_classes = [], [], []
     for label, name in enumerate(folders):
-        _, images = _scan(folder / name)
-        image_paths += [str(folder / name / image) for image in images]
+        images = [str(path) for path in list_files(folder / name, IMAGE_SUFFIXES, others)]
+        image_paths += images
         labels += [label] * len(images)
         if not images:
             empty_classes.append(name)
     if not image_paths:
         place = f"the {len(folders)} folders of {folder}, such as {folders[0]}" if folders else str(folder)
-        raise FileNotFoundError(f"no image in {place}: {_EXPECTED.format(split=folder.name)}")
-    return SplitListing(folders, image_paths, labels, empty_classes)
+        there = f" (there: {_counted(others)})" if others else ""
+        raise FileNotFoundError(f"no image in {place}{there}: {_EXPECTED.format(split=folder.name)}")
+    return _say_others(folder, SplitListing(folders, image_paths, labels, empty_classes, others))
+
+
+def sort_classes(folders: Iterable[str]) -> list[str]:
+    """Class folders in the order of their labels: as text, as torchvision does; numerically if all are integers."""
+    folders = sorted(folders)
+    return sorted(folders, key=int) if all(name.isascii() and name.isdecimal() for name in folders) else folders
+
+
+def number_classes(folder: Path, folders: Sequence[str], num_classes: int) -> list[str]:
+    """The classes of a classifier of `num_classes`, in the order of its numbers, for images of some of them.
+
+    Args:
+        folder: Of the class folders; Kaggle's `LOC_synset_mapping.txt` in it or up to four above it lists the classes,
+            which are numbered by their sorted synsets. Without one, 1000 classes are ImageNet-1k's.
+        folders: The class folders.
+        num_classes: Size of the classifier.
+
+    Raises:
+        ValueError: The classes are not known to be some of that classifier's.
+    """
+    if len(folders) == num_classes:
+        return list(folders)
+    mapping = _find_above(folder, SYNSETS)
+    known = imagenet_synsets() if mapping is None else _read_synsets(mapping)
+    if folders and len(known) == num_classes and set(folders) <= set(known):
+        return list(known)
+    source = f"{SYNSETS} is in neither {folder} nor up to four folders above it, and they are no part of ImageNet-1k"
+    if mapping is not None:
+        source = f"{mapping} numbers {len(known)} classes, {len(set(folders) & set(known))} of these folders among them"
+    raise ValueError(
+        f"{folder} has {len(folders)} classes, the classifier {num_classes}: which of its numbers they are is not "
+        f"known ({source}). Give a classifier of these classes, or the mapping of its own"
+    )
+
+
+@lru_cache(maxsize=1)
+def imagenet_synsets() -> tuple[str, ...]:
+    """The 1000 class folders of ImageNet-1k, sorted, which is the order of its labels."""
+    from timm.data import ImageNetInfo
+
+    return tuple(ImageNetInfo("imagenet-1k").label_names())
 
 
 def find_annotation_folder(split_folder: Path, split: str, annotation_root: str | Path | None) -> Path:
@@ -134,37 +188,53 @@ def annotation_finder(folder: Path) -> Callable[[str], Path]:
 
     def find(image_path: str) -> Path:
         image = Path(image_path)
-        wnid = image.parent.name
-        return (folder / wnid if wnid in class_folders else folder) / f"{image.stem}.xml"
+        wnid = next((above.name for above in image.parents if above.name in class_folders), "")
+        return folder / wnid / f"{image.stem}.xml"
 
     return find
 
 
-def _scan(folder: Path) -> tuple[list[str], list[str]]:
-    """Sorted names of a folder's visible subfolders and of its images."""
+def _scan(folder: Path, others: Counter[str] | None = None) -> tuple[list[str], list[str]]:
+    """Sorted names of a folder's visible subfolders and of its images; other files are counted."""
     folders, images = [], []
     with os.scandir(folder) as entries:
         for entry in entries:
             if entry.name.startswith("."):
                 continue
-            if entry.name.lower().endswith(IMAGE_SUFFIXES):
-                images.append(entry.name)
-            elif entry.is_dir():
+            if entry.is_dir():
                 folders.append(entry.name)
+            elif entry.name.lower().endswith(IMAGE_SUFFIXES):
+                images.append(entry.name)
+            elif others is not None:
+                count_other(entry.name, others)
     return sorted(folders), sorted(images)
 
 
-def _list_flat(folder: Path, images: list[str]) -> SplitListing:
+def _counted(others: Counter[str]) -> str:
+    return ", ".join(f"{count} {what}" for what, count in sorted(others.items()))
+
+
+def _say_others(folder: Path, listing: SplitListing) -> SplitListing:
+    if listing.others:
+        get_logger().info("%s: %d images; not read: %s", folder, len(listing.image_paths), _counted(listing.others))
+    return listing
+
+
+def _read_synsets(mapping: Path) -> list[str]:
+    return sorted(line.split()[0] for line in mapping.read_text(encoding="utf-8-sig").splitlines() if line.strip())
+
+
+def _list_flat(folder: Path, images: list[str], others: Counter[str]) -> SplitListing:
     image_paths = [str(folder / image) for image in images]
     solution = _find_above(folder, "LOC_val_solution.csv")
     if solution is None:
-        return SplitListing([], image_paths, [-1] * len(images), [])
-    mapping = _find_above(folder, name := "LOC_synset_mapping.txt")
+        return SplitListing([], image_paths, [-1] * len(images), [], others)
+    mapping = _find_above(folder, SYNSETS)
     if mapping is None:
-        raise ValueError(f"{solution} gives labels, but {name}, which numbers the classes, is not beside it")
-    classes = sorted(line.split()[0] for line in mapping.read_text().splitlines() if line.strip())
+        raise ValueError(f"{solution} gives labels, but {SYNSETS}, which numbers the classes, is not beside it")
+    classes = _read_synsets(mapping)
     label_of = {name: label for label, name in enumerate(classes)}
-    with solution.open(newline="") as file:
+    with solution.open(newline="", encoding="utf-8-sig") as file:
         wnid_of = {row["ImageId"]: row["PredictionString"].split()[0] for row in csv.DictReader(file)}
     labels = []
     for image in images:
@@ -172,7 +242,7 @@ def _list_flat(folder: Path, images: list[str]) -> SplitListing:
         if wnid not in label_of:
             raise ValueError(f"{solution} and {mapping} give no class for image {folder / image} (found {wnid!r})")
         labels.append(label_of[wnid])
-    return SplitListing(classes, image_paths, labels, [])
+    return SplitListing(classes, image_paths, labels, [], others)
 
 
 def _find_above(folder: Path, name: str) -> Path | None:

@@ -186,7 +186,7 @@ def _read_list(path: Path) -> list[str]:
     if not path.is_file():
         there = sorted(each.stem for each in path.parent.glob("*.txt") if "_" not in each.stem)
         raise FileNotFoundError(f"no image list {path}; lists there: {', '.join(there) or 'none'}; {_EXPECTED}")
-    lines = [line.split() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    lines = [line.split() for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
     if not lines:
         raise ValueError(f"image list {path} is empty")
     wide = next((line for line in lines if len(line) > 1), None)

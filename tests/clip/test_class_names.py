@@ -8,9 +8,10 @@ from class_names import (
     find_class_names,
     flatten_names,
     imagenet_class_names,
-    imagenet_wnids,
     read_class_names,
 )
+
+from last_vit.data.imagenet_layout import imagenet_synsets
 
 
 @pytest.fixture
@@ -84,7 +85,7 @@ def test_other_encodings_and_no_file(written, tmp_path):
 
 
 def test_imagenet_is_open_clips_list_in_the_order_of_the_labels():
-    wnids = imagenet_wnids()
+    wnids = imagenet_synsets()
     assert list(wnids) == sorted(wnids)
     assert (len(wnids), wnids[0], wnids[-1]) == (1000, "n01440764", "n15075141")
     names, class_of_name = flatten_names(imagenet_class_names(wnids))

@@ -14,7 +14,6 @@ import eval_zero_shot_cls
 import open_clip
 import pytest
 import torch
-from class_names import imagenet_wnids
 from clip_parts import tiny_clip, tiny_tokenizer, write_clip
 from open_clip_train import zero_shot
 from PIL import Image
@@ -22,11 +21,12 @@ from seg_parts import refusal
 from torch.utils.data import DataLoader
 from torchvision.datasets import ImageFolder
 
+from last_vit.data.imagenet_layout import imagenet_synsets
 from last_vit.data.synthetic import SyntheticObjects
 from last_vit.dense import attach_last
 
 REPO = Path(__file__).resolve().parents[2]
-WNIDS = imagenet_wnids()[:7]
+WNIDS = imagenet_synsets()[:7]
 MODEL = "open_clip:clip_tiny.json@clip_tiny.pt"
 CPU = ("--device", "cpu", "--num-workers", "0", "--batch-size", "5", "--text-cache", "cache")
 
@@ -213,7 +213,7 @@ def test_shell_script(here):
     assert "has 7 classes, ImageNet-1k has 1000" in call("imagenet", *own).stderr
     assert "no folder nowhere" in call("nowhere", *own).stderr
     assert call(*own).returncode == 2
-    for wnid in imagenet_wnids()[7:]:
+    for wnid in imagenet_synsets()[7:]:
         (Path("imagenet/val") / wnid).mkdir()
     nothing = call("imagenet")
     assert (nothing.returncode, nothing.stdout.count("left out: weights/")) == (1, 10)

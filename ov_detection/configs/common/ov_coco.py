@@ -3,6 +3,8 @@
 from detectron2.config import LazyCall as L
 from ov_data import OvImageSet, build_ov_test_loader, build_ov_train_loader
 
+from last_vit.command_line import cores_at_hand
+
 from .fvit import model, vocabulary
 from .schedule import lr_multiplier, optimizer, train
 
@@ -19,7 +21,7 @@ dataloader = dict(
             novel=None,
         ),
         batch_size=8,  # per process
-        num_workers=4,
+        num_workers=cores_at_hand(),
         seed="${train.seed}",
     ),
     test=L(build_ov_test_loader)(
@@ -33,7 +35,7 @@ dataloader = dict(
             novel="${dataloader.train.dataset.novel}",
         ),
         batch_size=1,
-        num_workers=4,
+        num_workers=cores_at_hand(),
     ),
 )
 

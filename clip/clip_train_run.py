@@ -84,7 +84,7 @@ def parse_run(options: argparse.Namespace, host_flags: Sequence[str]) -> argpars
     if options.model is None:
         raise ValueError("--model is needed: a ViT or EVA tower, such as ViT-B-16-quickgelu, EVA02-B-16 or clip_mini_8")
     # by name: open_clip chooses beta2 and eps by it, and a path could hold "vit"
-    words = ["--workers", str(cores_at_hand()), *host_flags, "--model", find_architecture(options.model)]
+    words = ["--workers", str(cores_at_hand(most=4)), *host_flags, "--model", find_architecture(options.model)]
     if options.dataset_type in HOST_DATASET_TYPES:
         words += ["--dataset-type", options.dataset_type]
     args = parse_args(words)

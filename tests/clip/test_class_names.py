@@ -46,6 +46,8 @@ def test_keyed_files_follow_the_folders(written):
     assert read_class_names(plain) == (("door, double door",), ("person", "man"))
     content = written(json.dumps({"b": ["second", "2nd"], "a": "first"}), "names.json")
     assert read_class_names(content, 2, ["a", "b"]) == (("first",), ("second", "2nd"))
+    numbers = written("10 tench, Tinca\n2 goldfish\n0 shark\n")  # also of a text file's classes that are numbers
+    assert read_class_names(numbers, 2, ["2", "10"]) == (("goldfish",), ("tench", "Tinca"))
     with pytest.raises(ValueError, match="2 of the 3 class folders are not in it, for example 'c'"):
         read_class_names(content, folders=["a", "c", "d"])
     with pytest.raises(ValueError, match="keyed by class folders"):
@@ -91,6 +93,7 @@ def test_imagenet_is_open_clips_list_in_the_order_of_the_labels():
     names, class_of_name = flatten_names(imagenet_class_names(wnids))
     assert names == list(open_clip.IMAGENET_CLASSNAMES)
     assert class_of_name == list(range(1000))
+    assert imagenet_class_names([str(label) for label in range(1000)]) == imagenet_class_names(wnids)  # ImageNetV2
     # a subset in any order; known folders of the official mapping
     known = {"n01443537": "goldfish", "n02129165": "lion", "n04146614": "school bus", "n07753592": "banana"}
     assert imagenet_class_names(list(known)) == tuple((name,) for name in known.values())

@@ -87,6 +87,12 @@ NAMED, DRAWN = ["--model", "ViT-B-32"], ["--dataset-type", "synthetic", "--train
         (["--model", "ViT-B-32x"], "ViT-B-32"),
         (["--model", "missing.json"], "missing.json"),
         ([], "--model is needed"),
+        (
+            [*NAMED, "--train-data", "0.tar", "1.tar", "--workers", "0"],
+            "the shell expanded the pattern: quote it",
+        ),
+        ([*NAMED, "--val-data=0.tar", "--val-data=1.tar"], "--val-data got several shards"),
+        ([*NAMED, "--imagenet-val", "numbers"], "numbers holds 1000 class folders, and"),
         ([*NAMED, "--resume", "latest"], "--name"),
         ([*NAMED, "--resume", "missing.pt", *DRAWN, "64"], "no such file"),
         ([*NAMED], "no data"),
@@ -102,6 +108,8 @@ def test_what_cannot_work_is_refused_before_any_work(capsys, words, match):
     write_shard("0.tar", {"0": sound(0)})
     write_csv(count=1)
     Path("val/n01440764").mkdir(parents=True)
+    for label in range(1000 if "numbers" in words else 0):
+        Path(f"numbers/{label}").mkdir(parents=True)
     with pytest.raises(SystemExit) as stop:
         train_clip.main(words)
     assert stop.value.code == 2

@@ -1,15 +1,26 @@
 """The trainer's data and records, part by part: COCO captions, class folders, order, skips, broken archives."""
 
+import io
 import json
 from argparse import Namespace
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
-from caption_sources import DrawnImages, class_folder, coco_captions
-from clip_train_data import CaptionedImages, EpochBatches, SkipCounter, describe_skips, shard_samples
+from caption_sources import DrawnImages, class_folder, coco_captions, csv_captions
+from clip_train_data import (
+    CaptionedImages,
+    EpochBatches,
+    SkipCounter,
+    decode_as_files,
+    describe_skips,
+    shard_samples,
+)
 from clip_train_parts import picture, sound, write_coco, write_shard
 from clip_train_seams import watched_epoch
 from open_clip_train.data import SharedEpoch
+from PIL import Image
 
 from last_vit.data.loaders import SeededSamples
 from last_vit.data.synthetic import SyntheticObjects
@@ -66,6 +77,23 @@ def test_coco_that_is_not_there(tmp_path):
         coco_captions(tmp_path, "train")
 
 
+def test_texts_that_begin_with_a_byte_order_mark(tmp_path):
+    picture(0).save(tmp_path / "0.png")
+    (tmp_path / "data.csv").write_text("\ufefffilepath,title\n0.png,a dog\n", encoding="utf-8")
+    assert csv_captions(str(tmp_path / "data.csv"), "filepath", "title", ",").captions == [("a dog",)]
+    content = {"images": [{"id": 1, "file_name": "0.png"}], "annotations": [{"image_id": 1, "caption": "a dog"}]}
+    (tmp_path / "captions_x.json").write_text("\ufeff" + json.dumps(content), encoding="utf-8")
+    assert coco_captions(tmp_path, "train").captions == [("a dog",)]
+
+
+def test_sixteen_bit_grey_in_shards_is_scaled():
+    buffer = io.BytesIO()
+    Image.fromarray(np.full((2, 3), 40000, dtype=np.uint16)).save(buffer, "PNG")
+    samples = [{"__key__": "0", "PNG": buffer.getvalue(), "txt": b"a dog"}]
+    (sample,) = decode_as_files("pilrgb", handler=lambda error: False)(samples)
+    assert (sample["PNG"].getpixel((0, 0)), sample["txt"]) == ((156, 156, 156), "a dog")
+
+
 def test_class_folders_are_captioned_with_templates_and_synonyms(tmp_path):
     for name in ("a_b", "c"):
         (tmp_path / "train" / name).mkdir(parents=True)
@@ -74,6 +102,14 @@ def test_class_folders_are_captioned_with_templates_and_synonyms(tmp_path):
     folder = class_folder(tmp_path, "train", str(tmp_path / "names.txt"), ["a photo of a {}", "{}."])
     assert folder.sample(0)[1] == ("a photo of a dog", "a photo of a hound", "dog.", "hound.")
     assert class_folder(tmp_path / "train", "train", "folders", ["{}"]).sample(0)[1] == ("a b",)
+    for name in ("2", "10"):
+        (tmp_path / "numbers" / name / "images").mkdir(parents=True)
+        picture(0).save(tmp_path / "numbers" / name / "images" / "0.png")
+    numbers = class_folder(tmp_path / "numbers", "train", str(tmp_path / "names.txt"), ["{}"])
+    assert {Path(path).parts[-3]: own[0] for path, own in zip(numbers.image_paths, numbers.captions, strict=True)} == {
+        "2": "dog",
+        "10": "cat",
+    }
     for root, names, template, match in (
         (tmp_path, "folders", "a photo", r"hold \{\} once"),
         (tmp_path, None, "{}", "not ImageNet's"),

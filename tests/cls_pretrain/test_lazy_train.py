@@ -11,11 +11,15 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
+from cls_evaluator import check_classes
 from lazy_parts import ENVIRONMENT, REPO, LazyTrain, losses, record
+from omegaconf import OmegaConf
 
+from last_vit.data.imagenet import ImageNetDataset
 from last_vit.data.synthetic import SyntheticObjects, write_imagenet
 
 DEBUG = REPO / "cls_pretrain" / "configs" / "debug_synthetic.py"
@@ -285,3 +289,13 @@ def test_the_release_commands_run_as_its_readmes_write_them(capsys):
     shown = capsys.readouterr().out
     assert "acc5" in shown
     assert "point_in_box " not in shown
+
+
+def test_a_subset_of_the_models_classes_gets_its_numbers(tmp_path):
+    write_imagenet(SyntheticObjects(8, "val", image_size=32, num_classes=4), tmp_path)
+    shutil.rmtree(tmp_path / "val" / "n00000001")
+    loader = SimpleNamespace(dataset=SimpleNamespace(dataset=ImageNetDataset(tmp_path, "val")))
+    check_classes(OmegaConf.create({"model": {"model": {"num_classes": 4}}}), loader)
+    assert sorted(set(loader.dataset.dataset.labels.tolist())) == [0, 2, 3]
+    with pytest.raises(ValueError, match="has 3 classes, the classifier 5"):
+        check_classes(OmegaConf.create({"model": {"model": {"num_classes": 5}}}), loader)

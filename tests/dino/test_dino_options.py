@@ -9,6 +9,8 @@ import pytest
 from dino_options import build_parser, check_options
 from run_with_submitit import job_parser
 
+from last_vit.command_line import cores_at_hand
+
 REPO = Path(__file__).resolve().parents[2]
 DINO = {
     "arch": "vit_small", "patch_size": 16, "out_dim": 65536, "norm_last_layer": True, "momentum_teacher": 0.996,
@@ -16,7 +18,8 @@ DINO = {
     "use_fp16": True, "weight_decay": 0.04, "weight_decay_end": 0.4, "clip_grad": 3.0, "batch_size_per_gpu": 64,
     "epochs": 100, "freeze_last_layer": 1, "lr": 5e-4, "warmup_epochs": 10, "min_lr": 1e-6, "optimizer": "adamw",
     "drop_path_rate": 0.1, "global_crops_scale": (0.4, 1.0), "local_crops_number": 8, "local_crops_scale": (0.05, 0.4),
-    "data_path": "/path/to/imagenet/train/", "output_dir": ".", "saveckp_freq": 20, "seed": 0, "num_workers": 10,
+    "data_path": "/path/to/imagenet/train/", "output_dir": ".", "saveckp_freq": 20, "seed": 0,
+    "num_workers": cores_at_hand(),
     "dist_url": "env://", "local_rank": 0,
 }  # fmt: skip
 OURS = {

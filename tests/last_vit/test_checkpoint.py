@@ -19,6 +19,7 @@ from last_vit.checkpoint import (
     load_checkpoint,
     load_strict,
     read_checkpoint,
+    read_weights,
     save_checkpoint,
 )
 
@@ -72,11 +73,25 @@ def test_truncated_file_names_path_and_size(tmp_path, suffix, kept):
         read_checkpoint(path)
 
 
-def test_a_text_file_is_not_a_checkpoint(tmp_path: Path) -> None:
-    path = tmp_path / "page.pth"
-    path.write_text("<html>404: Not Found</html>")
-    with pytest.raises(ValueError, match="cannot be read"):
-        read_checkpoint(path)
+@pytest.mark.parametrize("name", ["vit.pth", "vit.safetensors"])
+@pytest.mark.parametrize(
+    ("text", "kind"),
+    [
+        ("\n<!DOCTYPE html><html>404: Not Found</html>", "web page that was saved in its place"),
+        ("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 7\n", "git-LFS pointer.*git lfs pull"),
+        ("hello", "truncated, corrupt or of another kind"),
+    ],
+)
+def test_a_text_file_is_not_a_checkpoint(tmp_path: Path, name: str, text: str, kind: str) -> None:
+    (tmp_path / name).write_text(text)
+    with pytest.raises(ValueError, match=rf"{name} .*cannot be read.*{kind}"):
+        read_checkpoint(tmp_path / name)
+
+
+def test_weights_that_are_not_finite_name_the_file(tmp_path: Path) -> None:
+    weights = {"a": torch.ones(2), "b": torch.tensor([1.0, torch.nan, torch.inf])}
+    with pytest.raises(ValueError, match=r"bad\.pth: tensor 'b' has 2 of 3 values that are NaN"):
+        read_weights(saved(tmp_path / "bad.pth", {"model": weights}))
 
 
 def test_missing_file_says_what_was_expected_and_what_is_there(tmp_path):

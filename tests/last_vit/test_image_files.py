@@ -10,6 +10,7 @@ from PIL import Image
 
 from last_vit.data import image_files
 from last_vit.data.image_files import list_files, load_mask, load_pixels, load_rgb, pair_by_name, verify_image
+from last_vit.data.transforms import TrainTransform
 
 PHOTO = Image.fromarray(np.linspace(0, 255, 40 * 60 * 3).reshape(40, 60, 3).astype(np.uint8))
 NOISE = np.random.default_rng(0).normal(0, 6, (171, 233, 3))
@@ -55,6 +56,27 @@ def test_cmyk_keeps_its_colours(tmp_path):
     red, green, blue = load_rgb(tmp_path / "red.jpg").getpixel((8, 8))
     assert red > 240
     assert max(green, blue) < 15
+
+
+@pytest.mark.parametrize("file", ["grey.png", "grey.tif", "big_endian.tif", "grey.pgm"])
+def test_sixteen_bit_grey_is_scaled(tmp_path, file):
+    """40000 of 65535 is 156 of 255; a ramp keeps all its levels."""
+    values = np.array([[0, 128, 129, 40000, 65535], range(0, 65536, 16383)], dtype=np.uint16)
+    path = tmp_path / file
+    if file == "grey.pgm":
+        path.write_bytes(b"P5 5 2 65535 " + values.astype(">u2").tobytes())
+    elif file == "big_endian.tif":
+        Image.frombytes("I;16B", (5, 2), values.astype(">u2").tobytes()).save(path)
+    else:
+        Image.fromarray(values).save(path)
+    for read in (load_rgb, load_pixels, TrainTransform.load):
+        pixels = np.asarray(read(path))
+        pixels = pixels.transpose(1, 2, 0) if pixels.shape[0] == 3 else pixels
+        assert pixels[0].tolist() == [[level] * 3 for level in (0, 0, 1, 156, 255)]
+        assert np.array_equal(pixels[..., 0], np.rint(values / 65535 * 255))
+    Image.fromarray(np.array([[70000, 0]], dtype=np.int32)).save(tmp_path / "wide.tif")
+    with pytest.raises(ValueError, match=r"wide\.tif.*from 0 to 70000, expected 16 bits"):
+        load_rgb(tmp_path / "wide.tif")
 
 
 def test_exif_orientation_leaves_the_pixel_frame_alone(tmp_path):

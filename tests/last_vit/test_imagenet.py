@@ -1,5 +1,6 @@
 """ImageNetDataset over every layout, its boxes and filters, and the faults that it names or counts."""
 
+import logging
 import shutil
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from PIL import Image
 
 from last_vit.boxes import box_area
 from last_vit.data.imagenet import ImageNetDataset
+from last_vit.data.imagenet_layout import annotation_finder
 from last_vit.data.synthetic import SyntheticObjects, write_imagenet
 from last_vit.data.transforms import EvalTransform
 
@@ -91,7 +93,8 @@ def test_kaggle_layout(root, tmp_path):
     with pytest.raises(ValueError, match=r"LOC_val_solution\.csv"):
         ImageNetDataset(kaggle, "val", TRANSFORM)
     rows = "".join(f"{stem},{wnid} 1 2 3 4 {wnid} 5 6 7 8 \n" for stem, wnid in wnid_of.items())
-    (kaggle / "LOC_val_solution.csv").write_text("ImageId,PredictionString\n" + rows)
+    # as Kaggle's is saved by spreadsheets
+    (kaggle / "LOC_val_solution.csv").write_text("\ufeffImageId,PredictionString\n" + rows, encoding="utf-8")
     dataset = ImageNetDataset(kaggle, "val", TRANSFORM, boxes=True)
     assert [dataset.classes[label] for label in dataset.labels] == [wnid_of[Path(p).stem] for p in dataset.image_paths]
     assert len(ImageNetDataset(kaggle, "train", TRANSFORM, boxes=True)) == NUM_TRAIN
@@ -253,3 +256,77 @@ def test_any_folder_of_class_folders(root):
         ImageNetDataset(root / "nowhere", None)
     boxed = ImageNetDataset(shapes, None, boxes=True, annotation_root=root / "Annotations/CLS-LOC/val")
     assert boxed.num_objects.tolist() == [1] * NUM_VAL
+
+
+def _write_classes(root, names, suffix=".png"):
+    for label, name in enumerate(names):
+        (root / name).mkdir(parents=True)
+        Image.new("RGB", (4, 4), (label, 0, 0)).save(root / name / f"0{suffix}")
+
+
+def test_class_folders_that_are_numbers_are_taken_in_numeric_order(tmp_path, caplog, monkeypatch):
+    """ImageNetV2's layout: a classifier that is always right is right."""
+    monkeypatch.setattr(logging.getLogger("last_vit"), "propagate", True)
+    names = [str(label) for label in range(1000)]
+    _write_classes(tmp_path / "v2", names)
+    with caplog.at_level(logging.INFO, "last_vit"):
+        dataset = ImageNetDataset(tmp_path / "v2", None)
+    assert dataset.classes == names
+    assert [int(Path(path).parent.name) for path in dataset.image_paths] == dataset.labels.tolist()
+    assert [record.getMessage().count("numeric order") for record in caplog.records] == [1]
+    (tmp_path / "v2" / "10").rename(tmp_path / "v2" / "ten")  # one name that is none: text order, as torchvision's
+    assert ImageNetDataset(tmp_path / "v2", None).classes == sorted({*names, "ten"} - {"10"})
+
+
+@pytest.mark.parametrize("place", ["", "val", "..", "../.."])
+def test_a_subset_has_the_numbers_of_its_mapping(tmp_path, place):
+    root = tmp_path / "above" / "of" / "root"
+    _write_classes(root / "val", ["n00000007", "n00000002"])
+    mapping = "\ufeff" + "".join(f"n{number:08d} class, {number}\n" for number in (9, 2, 4, 7))
+    (root / place / "LOC_synset_mapping.txt").write_text(mapping, encoding="utf-8")
+    dataset = ImageNetDataset(root, "val")
+    assert (dataset.classes, dataset.labels.tolist()) == (["n00000002", "n00000007"], [0, 1])
+    dataset.number_as(4)
+    assert dataset.classes == ["n00000002", "n00000004", "n00000007", "n00000009"]
+    assert dataset.labels.tolist() == [dataset[0]["label"], dataset[1]["label"]] == [0, 2]
+    dataset.number_as(2)  # another model's
+    assert (dataset.classes, dataset.labels.tolist()) == (["n00000002", "n00000007"], [0, 1])
+    with pytest.raises(ValueError, match=r"has 2 classes, the classifier 5: .*mapping\.txt numbers 4 classes, 2 of"):
+        dataset.number_as(5)
+
+
+def test_a_subset_without_mapping_is_numbered_by_the_known_synsets_or_refused(tmp_path):
+    _write_classes(tmp_path / "val", ["n01443537", "n15075141"])
+    dataset = ImageNetDataset(tmp_path, "val")
+    dataset.number_as(1000)
+    assert (len(dataset.classes), dataset.labels.tolist()) == (1000, [1, 999])
+    (tmp_path / "val" / "n15075141").rename(tmp_path / "val" / "n99999999")
+    with pytest.raises(ValueError, match=r"LOC_synset_mapping\.txt is in neither .*no part of ImageNet-1k"):
+        ImageNetDataset(tmp_path, "val").number_as(1000)
+
+
+def test_every_image_of_a_class_folder_is_read_and_the_rest_is_counted(tmp_path, caplog, monkeypatch):
+    """Sub-folders (Tiny-ImageNet's images/), torchvision's endings, a folder called as an image."""
+    monkeypatch.setattr(logging.getLogger("last_vit"), "propagate", True)
+    endings = [".JPEG", ".jpg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".TIFF", ".webp"]
+    for number, ending in enumerate(endings):
+        folder = tmp_path / "n1" / ("images" if number % 2 else "x.jpg")
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.new("L", (5, 3), 9).save(folder / f"{number}{ending}")
+    _write_classes(tmp_path, ["n2.jpg"])
+    for name in ("n1/a.gif", "n1/images/b.gif", "n2.jpg/c.HEIC", "n2.jpg/n2_boxes.txt", "n1/.hidden.jpg", "README"):
+        (tmp_path / name).touch()
+    with caplog.at_level(logging.INFO, "last_vit"):
+        dataset = ImageNetDataset(tmp_path, None)
+    assert dataset.classes == ["n1", "n2.jpg"]
+    assert dataset.labels.tolist() == [0] * len(endings) + [1]
+    assert all(dataset[index]["image"].shape == (3, 3, 5) for index in range(len(endings)))
+    counts = {".gif": 2, ".heic": 1, ".txt": 1, "no ending": 1}
+    assert dataset.skipped == {f"file of another kind ({ending})": count for ending, count in counts.items()}
+    (line,) = [record.getMessage() for record in caplog.records]
+    assert "10 images; not read: 2 file of another kind (.gif), 1 file of another kind (.heic)" in line
+    assert annotation_finder(tmp_path)(str(tmp_path / "n1/images/1.jpg")) == tmp_path / "n1" / "1.xml"
+    shutil.rmtree(tmp_path / "n1")
+    (tmp_path / "n2.jpg" / "0.png").unlink()
+    with pytest.raises(FileNotFoundError, match=r"no image .*there: 1 file of another kind \(\.heic\)"):
+        ImageNetDataset(tmp_path, None)

@@ -47,9 +47,9 @@ def test_a_text_is_taken_apart(text, expected):
         ("timm:x@w.pth,k=3", "unknown option 'k'.*known: pool, top_k, variant, seed"),
         ("timm:x@w.pth,pool=avg", "pool must be one of cls, mean, max, attention, last, got 'avg'"),
         ("timm:x@w.pth,top_k=3,top_k=99", "option 'top_k' stands twice"),
-        ("timm:x@w.pth,top_k=many", "top_k must be a number"),
+        ("timm:x@w.pth,top_k=half", "top_k must be a number of patches or a share such as 0.25, got 'half'$"),
         ("timm:x@w.pth,seed=1", "for random weights .@random. only"),
-        ("timm:x@random,seed=-1", "seed must be a whole number"),
+        ("timm:x@random,seed=-1", "seed must be a whole number.*got '-1'$"),
     ],
 )
 def test_a_bad_text_says_what_is_wrong(text, message):

@@ -1,6 +1,7 @@
 """Seeds, devices and the one-process case of everything distributed."""
 
 import logging
+import os
 import random
 
 import numpy as np
@@ -9,6 +10,7 @@ import torch
 from PIL import UnidentifiedImageError
 from torch.utils.data import DataLoader
 
+from last_vit.command_line import add_loading_flags, command_parser, cores_at_hand
 from last_vit.runtime import (
     all_reduce_sum,
     describe_device,
@@ -80,3 +82,13 @@ def test_error_text_is_the_message_in_whichever_process_it_was_raised(dataset):
         assert ("Traceback" in str(caught.value)) == (num_workers == 1)
         assert error_text(caught.value) == str(dataset.error)
     assert error_text(ValueError("Caught in DataLoader")) == "Caught in DataLoader"
+
+
+def test_loading_processes_are_the_cores_at_hand(monkeypatch):
+    for cores, local, most, expected in [(2, 1, 8, 2), (64, 1, 8, 8), (64, 16, 8, 4), (2, 4, 8, 1), (64, 1, 12, 12)]:
+        monkeypatch.setattr(os, "sched_getaffinity", lambda _, cores=cores: range(cores), raising=False)
+        monkeypatch.setenv("LOCAL_WORLD_SIZE", str(local))
+        assert cores_at_hand(most) == expected
+    parser = command_parser("x", "")
+    add_loading_flags(parser)
+    assert parser.parse_args([]).num_workers == cores_at_hand()

@@ -88,6 +88,13 @@ def test_wrong_lists(root):
         VocSplit(root, "val")
 
 
+def test_a_list_that_begins_with_a_byte_order_mark(root):
+    path = root / "VOCdevkit/VOC2012/ImageSets/Main/val.txt"
+    stems = VocSplit(root, "val").stems
+    path.write_text("\ufeff" + path.read_text(), encoding="utf-8")
+    assert VocSplit(root, "val").stems == stems
+
+
 def test_missing_files(root):
     voc = VocSplit(root, "val")
     (voc.folder / "SegmentationClass" / f"{voc.stems[0]}.png").unlink()

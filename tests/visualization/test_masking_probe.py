@@ -1,13 +1,16 @@
 """The masking probe: exact counts and pixels, against image-by-image loops, and its command."""
 
 import math
+from argparse import Namespace
 from decimal import ROUND_HALF_UP, Decimal
+from pathlib import Path
 
+import evaluate_patch_hit
 import numpy as np
 import probe_masking
 import pytest
 import torch
-from diagnostic_parts import IMAGENET, LAST, VIT
+from diagnostic_parts import IMAGENET, IMAGES, LAST, VIT, read_by_hand
 from masking_probe import (
     CURVES,
     MaskedAccuracy,
@@ -186,6 +189,28 @@ def test_the_command_against_the_loop(call, capsys):
     assert list(call.figures) == ["results/masking_probe.png"]
 
 
+def test_a_subset_of_the_models_classes_has_the_numbers_of_its_mapping(call, here):
+    """Two of three class folders, beside the mapping of all three: top-1 as of those images in the whole set."""
+    (here / "subset/val").mkdir(parents=True)
+    for name in ("n01", "n02"):
+        (here / "subset/val" / name).symlink_to(here / "imagenet/val" / name)
+    with pytest.raises(SystemExit):
+        call(probe_masking, "--imagenet-root", "subset")
+    (here / "subset/LOC_synset_mapping.txt").write_text("n00 a\nn01 b\nn02 c\n")
+    answers = {}
+    for path, image in zip(sorted(Path("imagenet/val").rglob("*.png")), read_by_hand(VIT), strict=True):
+        if path.parent.name != "n00":
+            boxes = IMAGES[int(path.stem)][2]
+            answers[path.stem] = (int(image.output.logits.argmax()) == int(path.parent.name[2:]), len(boxes) == 1)
+    (record,) = call(probe_masking, "--imagenet-root", "subset", "--shares", "50")
+    assert record["n_images"] == len(answers)
+    assert record["metrics"]["top1"] == pytest.approx(100 * np.mean([hit for hit, _ in answers.values()]), abs=1e-3)
+    flags = ["--imagenet-label-dir", "imagenet/Annotations/CLS-LOC/val", "--max-box-area", "none"]
+    (record,) = call(evaluate_patch_hit, "--imagenet-root", "subset", *flags)
+    boxed = [hit for hit, has_box in answers.values() if has_box]
+    assert record["metrics"]["acc1"] == pytest.approx(100 * np.mean(boxed), abs=1e-3)
+
+
 def test_drawn_images_are_spread_over_the_classes():
     labels = np.random.default_rng(0).permutation(np.repeat(np.arange(10), 20))
     for num_images in (1, 10, 73, 200):
@@ -205,4 +230,4 @@ def test_a_clip_tower_is_no_classifier():
     argument = parse_model_argument("CLIP=open_clip:ViT-B-16@clip.pt")
     args = probe_masking.build_parser().parse_args(["--model", "x", "--imagenet-root", "root"])
     with pytest.raises(ValueError, match="model 'CLIP': a CLIP tower answers with an embedding, and the 100 classes"):
-        check_classifier(argument, args, 100)
+        check_classifier(argument, args, Namespace(classes=[""] * 100))

@@ -95,7 +95,7 @@ def list_split(folder: Path) -> SplitListing:
     if loose:
         return _say_others(folder, _list_flat(folder, loose, others))
     if (in_order := sort_classes(folders)) != folders:
-        get_logger().info("%s: class folders are numbers, taken in numeric order (%s, ...)", folder, in_order[:12])
+        get_logger().info("%s: class folders are numbers, taken in numeric order (0, 1, 2, ...)", folder)
         folders = in_order
     image_paths, labels, empty_classes = [], [], []
     for label, name in enumerate(folders):

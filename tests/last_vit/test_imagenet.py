@@ -14,6 +14,7 @@ from last_vit.data.imagenet import ImageNetDataset
 from last_vit.data.imagenet_layout import annotation_finder
 from last_vit.data.synthetic import SyntheticObjects, write_imagenet
 from last_vit.data.transforms import EvalTransform
+from last_vit.runtime import get_logger
 
 NUM_TRAIN, NUM_VAL, CLASSES = 6, 8, 4
 TRANSFORM = EvalTransform(32, 32)
@@ -266,7 +267,7 @@ def _write_classes(root, names, suffix=".png"):
 
 def test_class_folders_that_are_numbers_are_taken_in_numeric_order(tmp_path, caplog, monkeypatch):
     """ImageNetV2's layout: a classifier that is always right is right."""
-    monkeypatch.setattr(logging.getLogger("last_vit"), "propagate", True)
+    monkeypatch.setattr(get_logger(), "propagate", True)
     names = [str(label) for label in range(1000)]
     _write_classes(tmp_path / "v2", names)
     with caplog.at_level(logging.INFO, "last_vit"):
@@ -307,7 +308,7 @@ def test_a_subset_without_mapping_is_numbered_by_the_known_synsets_or_refused(tm
 
 def test_every_image_of_a_class_folder_is_read_and_the_rest_is_counted(tmp_path, caplog, monkeypatch):
     """Sub-folders (Tiny-ImageNet's images/), torchvision's endings, a folder called as an image."""
-    monkeypatch.setattr(logging.getLogger("last_vit"), "propagate", True)
+    monkeypatch.setattr(get_logger(), "propagate", True)
     endings = [".JPEG", ".jpg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".TIFF", ".webp"]
     for number, ending in enumerate(endings):
         folder = tmp_path / "n1" / ("images" if number % 2 else "x.jpg")

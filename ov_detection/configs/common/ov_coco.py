@@ -38,5 +38,4 @@ dataloader = dict(
         num_workers=cores_at_hand(),
     ),
 )
-
 evaluation = dict(kinds=["box"], dataset="OV-COCO val", table="ov_coco")

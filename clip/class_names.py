@@ -19,7 +19,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from last_vit.data.imagenet_layout import imagenet_synsets
+from last_vit.names import imagenet_synsets
 
 ClassNames = tuple[tuple[str, ...], ...]
 

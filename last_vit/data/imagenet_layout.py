@@ -9,11 +9,11 @@ import csv
 import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
 
 from last_vit.data.image_files import IMAGE_SUFFIXES, count_other, list_files
+from last_vit.names import imagenet_synsets
 from last_vit.runtime import get_logger
 
 SPLITS = ("train", "val")
@@ -142,14 +142,6 @@ def number_classes(folder: Path, folders: Sequence[str], num_classes: int) -> li
         f"{folder} has {len(folders)} classes, the classifier {num_classes}: which of its numbers they are is not "
         f"known ({source}). Give a classifier of these classes, or the mapping of its own"
     )
-
-
-@lru_cache(maxsize=1)
-def imagenet_synsets() -> tuple[str, ...]:
-    """The 1000 class folders of ImageNet-1k, sorted, which is the order of its labels."""
-    from timm.data import ImageNetInfo
-
-    return tuple(ImageNetInfo("imagenet-1k").label_names())
 
 
 def find_annotation_folder(split_folder: Path, split: str, annotation_root: str | Path | None) -> Path:

@@ -11,7 +11,7 @@ from class_names import (
     read_class_names,
 )
 
-from last_vit.data.imagenet_layout import imagenet_synsets
+from last_vit.names import imagenet_synsets
 
 
 @pytest.fixture

@@ -21,9 +21,9 @@ from seg_parts import refusal
 from torch.utils.data import DataLoader
 from torchvision.datasets import ImageFolder
 
-from last_vit.data.imagenet_layout import imagenet_synsets
 from last_vit.data.synthetic import SyntheticObjects
 from last_vit.dense import attach_last
+from last_vit.names import imagenet_synsets
 
 REPO = Path(__file__).resolve().parents[2]
 WNIDS = imagenet_synsets()[:7]

@@ -214,6 +214,7 @@ def test_coco_names_are_found_below_the_parent_folder(root):
         ForegroundImages(root / "coco", AS_IT_IS, boxes=path)
     part = ForegroundImages(root / "coco", AS_IT_IS, boxes=path, skip_broken=True)
     assert part.image_paths == ForegroundImages(root / "coco/val2017", AS_IT_IS, boxes=path).image_paths
+    assert part.skipped == {"no annotation": COUNT, "file of another kind (.json)": 2}
 
 
 @pytest.mark.parametrize(("kind", "source"), SOURCES)

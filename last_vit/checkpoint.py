@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from last_vit.atomic_file import atomic_file
-from last_vit.checkpoint_layouts import SAFE_GLOBALS, find_state_dict, fit_names, read_torchscript, shorten
+from last_vit.checkpoint_layouts import SAFE_GLOBALS, file_kind, find_state_dict, fit_names, read_torchscript, shorten
 
 _SUFFIXES = (".pth", ".pt", ".bin", ".ckpt", ".safetensors")
 _CLASSIFIER = re.compile(
@@ -215,8 +215,7 @@ def _read(path: Path, allow_pickle: bool, hashed: bool) -> tuple[dict[str, Any],
             if isinstance(error, OSError) and error.errno != errno.EINVAL:
                 raise
             raise ValueError(
-                f"{path} ({path.stat().st_size} bytes) cannot be read as a checkpoint ({type(error).__name__}): it is "
-                f"{_known_kind(path)}"
+                f"{path} ({path.stat().st_size} bytes) cannot be read ({type(error).__name__}): it is {file_kind(path)}"
             ) from error
     if not isinstance(content, Mapping):
         raise ValueError(
@@ -246,17 +245,6 @@ def _read_torch(file: BinaryIO, path: Path, allow_pickle: bool) -> Any:
             "torch.jit.load) can run any code that the file's author chose. If you trust its source, read it once with "
             "allow_pickle=True, save its state dict alone and use that"
         ) from error
-
-
-def _known_kind(path: Path) -> str:
-    """What a file that cannot be read is, and what to do about it."""
-    with path.open("rb") as file:
-        start = file.read(256).lstrip(b"\xef\xbb\xbf \t\r\n").lower()
-    if start.startswith((b"<!doctype", b"<html", b"<?xml", b"<head")):
-        return "a web page that was saved in its place: open the address in a browser and fetch the file itself"
-    if start.startswith(b"version https://git-lfs"):
-        return "a git-LFS pointer, which only names the file: run `git lfs pull` in its repository"
-    return "truncated, corrupt or of another kind; fetch or save it again and compare its size with the source's"
 
 
 def _sha256(file: BinaryIO) -> str:

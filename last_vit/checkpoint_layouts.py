@@ -21,6 +21,7 @@ import pickletools
 import re
 import zipfile
 from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -268,3 +269,14 @@ def _weight_names(script: str, archive: zipfile.ZipFile, root: str) -> set[str] 
         re.MULTILINE,
     )
     return None if lists is None else {*ast.literal_eval(lists[1]), *ast.literal_eval(lists[2])}
+
+
+def file_kind(path: Path) -> str:
+    """What a file that cannot be read is, and what to do about it."""
+    with path.open("rb") as file:
+        start = file.read(256).lstrip(b"\xef\xbb\xbf \t\r\n").lower()
+    if start.startswith((b"<!doctype", b"<html", b"<?xml", b"<head")):
+        return "a web page that was saved in its place: open the address in a browser and fetch the file itself"
+    if start.startswith(b"version https://git-lfs"):
+        return "a git-LFS pointer, which only names the file: run `git lfs pull` in its repository"
+    return "truncated, corrupt or of another kind; fetch or save it again and compare its size with the source's"

@@ -29,7 +29,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import open_clip
 import timm
 from torch import nn
 from torchvision import models as torchvision_models
@@ -274,14 +273,11 @@ def _parse(spec: str) -> tuple[str, str]:
         return host, name
     if spec.endswith(".py"):
         return "config", spec
-    hosts = {
-        "torchvision": torchvision_models.list_models(module=torchvision_models),
-        "timm": timm.list_models(),
-        "open_clip": open_clip.list_models(),
-    }
-    meant = [f"{host}:{spec}" for host, known in hosts.items() if spec.partition(".")[0] in known]
-    hint = f"; did you mean {' or '.join(meant)}?" if meant else ""
-    raise ValueError(f"a model is given as {FORMS}, got {spec!r}{hint}")
+    libraries = {"torchvision": torchvision_models, "timm": timm}
+    meant = [f"{host}:{spec}" for host, each in libraries.items() if spec.partition(".")[0] in each.list_models()]
+    raise ValueError(
+        f"a model is given as {FORMS}, got {spec!r}{'; did you mean ' if meant else ''}{' or '.join(meant)}"
+    )
 
 
 def _dino_parts(name: str) -> tuple[str, int]:

@@ -210,7 +210,8 @@ def test_config_transform_is_used(config):
 @pytest.mark.parametrize(
     ("spec", "opts", "error", "match"),
     [
-        ("vit_b_16", (), ValueError, "timm:<name>"),
+        ("vit_b_16", (), ValueError, "timm:<name>.*did you mean torchvision:vit_b_16$"),
+        ("vit_tiny_patch16_224.x", (), ValueError, r"did you mean timm:vit_tiny_patch16_224\.x$"),
         ("timm:", (), ValueError, "timm:<name>"),
         ("torchvision:vit_b16", (), ValueError, "vit_b_16"),
         ("timm:vit_smal_patch16_224", (), ValueError, "vit_small_patch16_224"),

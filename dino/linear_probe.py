@@ -49,7 +49,7 @@ def run(args: argparse.Namespace) -> None:
             val.number_as(args.num_labels)
         except ValueError as error:
             raise ValueError(
-                f"--num_labels {args.num_labels}: {error}; or --num_labels {len(train.classes)}"
+                f"--num_labels is {args.num_labels}, but {error}; or give --num_labels {len(train.classes)}"
             ) from error
         trained.model.to(device).requires_grad_(False)
         read = frozen.layer_reader(trained.model, args.n_last_blocks, args.avgpool_patchtokens)

@@ -2,6 +2,7 @@
 
 import argparse
 import atexit
+import contextlib
 import logging
 import math
 import os
@@ -32,6 +33,7 @@ from last_vit.command_line import cores_at_hand
 from last_vit.data.imagenet_layout import sort_classes
 from last_vit.dense import attach_pool
 from last_vit.pooling import resolve_top_k
+from last_vit.stopping import hold_folder, stopping_at_step_borders
 
 _CONFIGS = Path(__file__).resolve().parent / "model_configs"
 _HOSTS = {"open_clip", "open_clip_train"}
@@ -59,8 +61,10 @@ def run(options: argparse.Namespace, host_flags: Sequence[str]) -> None:
                 return
             if rank == 0:
                 check_folder(args)
+            is_training = plan != (0, 0)
             atexit.register(logging.disable)  # open_clip sets all loggers to INFO; torch's print statistics at exit
-            status = host.main([])
+            with stopping_at_step_borders() if is_training else contextlib.nullcontext():
+                status = host.main([])
     except (AssertionError, RuntimeError) as error:
         place = traceback.extract_tb(error.__traceback__)[-1]
         if _HOSTS.isdisjoint(Path(place.filename).parts):
@@ -236,6 +240,8 @@ def describe_plan(
 def check_folder(args: argparse.Namespace) -> None:
     """Refuse to begin a run where another one is, and to go on with one of another kind."""
     folder = Path(args.logs) / str(args.name)
+    if args.name is not None and args.logs.lower() != "none":
+        hold_folder(folder)
     if args.resume is None:
         if (folder / ("out-0" if args.log_local else "out.log")).exists():
             raise ValueError(f"{folder} holds a run already; give another --name, or go on with it by --resume latest")

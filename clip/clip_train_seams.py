@@ -4,6 +4,7 @@ open_clip_train 3.3 has no hooks, but looks up what it calls by name. `SEAMS` is
 """
 
 import argparse
+import copy
 import functools
 import itertools
 import json
@@ -24,18 +25,19 @@ from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
 from last_vit.atomic_file import atomic_file
-from last_vit.checkpoint import check_finite, save_checkpoint
+from last_vit.checkpoint import check_finite, read_checkpoint, save_checkpoint
 from last_vit.clip_checkpoints import RECORD_FILE, ClipCheckpoint, read_clip_record
 from last_vit.clip_models import load_clip_weights
 from last_vit.dense import attach_pool
+from last_vit.late_scalars import LateScalars, StopVote
 from last_vit.runtime import get_logger
-from last_vit.train_lib import LateScalars, require_finite
+from last_vit.train_lib import require_finite, stop_run, way_on
 
 SEAMS = {
     "main.parse_args": "the arguments are parsed and checked already, ours among them",
     "main.create_model_and_transforms": "attach the pool, record it, and read --pretrained files of every CLIP layout",
     "main.get_latest_checkpoint": "--resume latest takes the newest whole checkpoint of the folder, no leftover tmp.pt",
-    "main.train_one_epoch": "stop at a loss that is not finite",
+    "main.train_one_epoch": "stop at a loss that is not finite; save when asked to stop, and go on within an epoch",
     "main.torch": "save atomically and finite weights only; train on several CPUs, whose device_ids torch refuses",
     "data.get_dataset_fn": "COCO captions, class folders and drawn images; say what was skipped (clip_train_data.py)",
     "data.CsvDataset": "skip and count faulty rows, which end open_clip's run",
@@ -147,34 +149,105 @@ def _save(args: argparse.Namespace, checkpoint: dict[str, Any], path: str) -> No
     save_checkpoint(path, {**checkpoint, "pooling": {**_pooling(args), "sigma": None}})
 
 
-def watched_epoch(
-    train_one_epoch: Callable[..., None], model: Any, data: Any, loss: Any, epoch: int, *rest: Any, **named: Any
-) -> None:
-    """`open_clip_train.train.train_one_epoch` that ends in a FloatingPointError where a loss is not finite.
+class WatchedLoss:
+    """open_clip's loss that stops the run when it is not finite.
 
-    Each loss is looked at when the next one has been started (see `LateScalars`), and the last one at the end.
+    Each value is looked at when the next one has been started, and the last one by `check`: see `LateScalars`.
     """
-    args: argparse.Namespace = rest[-1]
-    hint = (
-        f"the run stops, checkpoints of earlier epochs are in {args.checkpoint_path}. A lower --lr, a longer --warmup, "
-        f"--grad-clip-norm 1.0 or --precision amp_bf16 can help; go on with --resume latest"
-    )
-    pending: Mapping[str, float] = {}
-    num_calls = 0
 
-    def check() -> None:
-        require_finite(pending, f"in epoch {epoch}, step {(num_calls - 1) // args.accum_freq}", hint)
+    def __init__(
+        self, loss: Callable[..., dict[str, Tensor]], epoch: int, accum_freq: int, hint: str, done: int
+    ) -> None:
+        self._loss, self._epoch, self._accum_freq, self._hint = loss, epoch, accum_freq, hint
+        self._num_calls = done
+        self._pending: Mapping[str, float] = {}
 
-    def watched(*inputs: Any, **named_inputs: Any) -> dict[str, Tensor]:
-        nonlocal pending, num_calls
-        terms = loss(*inputs, **named_inputs)
-        check()
-        pending = LateScalars(tuple(terms), torch.stack([term.detach().float() for term in terms.values()]))
-        num_calls += 1
+    def __call__(self, *args: Any, **kwargs: Any) -> dict[str, Tensor]:
+        """As the loss; raises for the loss of the call before, see `check`."""
+        terms = self._loss(*args, **kwargs)
+        self.check()
+        self._pending = LateScalars(tuple(terms), torch.stack([term.detach().float() for term in terms.values()]))
+        self._num_calls += 1
         return terms
 
-    train_one_epoch(model, data, watched, epoch, *rest, **named)
-    check()
+    def check(self) -> None:
+        """Raise FloatingPointError where the last loss is NaN or infinite; names the term, the epoch and the step."""
+        step = (self._num_calls - 1) // self._accum_freq
+        require_finite(self._pending, f"in epoch {self._epoch}, step {step}", self._hint)
+
+
+def watched_epoch(
+    train_one_epoch: Callable[..., None],
+    model: Any,
+    data: Any,
+    loss: Any,
+    epoch: int,
+    optimizer: Any,
+    scaler: Any,
+    scheduler: Callable[[int], None],
+    *rest: Any,
+    **named: Any,
+) -> None:
+    """`open_clip_train.train.train_one_epoch` with a `WatchedLoss`, which saves and ends when it is asked to stop.
+
+    A checkpoint within an epoch says how many "batches" of it are done; they are passed over when it is resumed.
+    """
+    args: argparse.Namespace = rest[-1]
+    folder = Path(args.checkpoint_path)
+    if not hasattr(args, "done"):
+        args.done = _batches_done(args.resume)
+    done = args.done.get(epoch, 0)
+    advice = "a lower --lr, a longer --warmup or --grad-clip-norm 1.0"
+    advice += ", with --precision amp_bf16" if args.precision in ("amp", "fp16", "pure_fp16") else ""
+    last = newest_checkpoint(folder)
+    watched = WatchedLoss(loss, epoch, args.accum_freq, way_on(last, advice, "--resume latest and "), done)
+    vote = StopVote(torch.device(args.device))
+
+    def stop_if_asked(batches: int) -> None:
+        if batches % args.accum_freq or not vote():
+            return
+        watched.check()
+        path = folder / "epoch_latest.pt"
+        if args.save_logs:
+            weights = getattr(model, "_orig_mod", model).state_dict()  # of a compiled model
+            content = {"epoch": epoch, "batches": batches, "name": args.name, "state_dict": weights}
+            states = {"optimizer": optimizer.state_dict()} | ({"scaler": scaler.state_dict()} if scaler else {})
+            _save(args, {**content, **states}, str(path))
+        where = f"after {batches // args.accum_freq} steps of epoch {epoch}"
+        stop_run(where, path, "--resume=latest", f"--name={args.name}")
+
+    train = copy.copy(data["train"])
+    train.dataloader = BorderedBatches(train.dataloader, done, stop_if_asked)
+
+    def schedule(step: int) -> None:
+        scheduler(step + done // args.accum_freq)
+
+    train_one_epoch(model, {**data, "train": train}, watched, epoch, optimizer, scaler, schedule, *rest, **named)
+    watched.check()
+
+
+class BorderedBatches:
+    """A loader whose first batches are passed over, and that says before each other one how many are done."""
+
+    def __init__(self, loader: Any, done: int, at_border: Callable[[int], None]) -> None:
+        self._loader, self._done, self._at_border = loader, done, at_border
+
+    def __iter__(self) -> Iterator[Any]:
+        for number, batch in enumerate(self._loader):
+            if number >= self._done:
+                self._at_border(number)
+                yield batch
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._loader, name)
+
+
+def _batches_done(resume: str | None) -> dict[int, int]:
+    """Epoch -> its batches that are done, of a checkpoint within it; {} for one between epochs."""
+    if resume is None or Path(resume).name != "epoch_latest.pt" or not Path(resume).is_file():
+        return {}
+    content = read_checkpoint(resume)
+    return {content["epoch"]: content["batches"]} if "batches" in content else {}
 
 
 def _top_k_counts(output: Tensor, target: Tensor, topk: tuple[int, ...]) -> list[float]:

@@ -2,16 +2,16 @@
 
     {"student": {"module.backbone.*", "module.head.*"}, "teacher": {"backbone.*", "head.*"}, "optimizer": ...,
      "epoch": epochs done, "args": {flag: value}, "dino_loss": {"center": [1, C]}, "fp16_scaler": with float16 only,
-     "pooling": what `last_vit.dense.pooling_of` reports}
+     "pooling": what `last_vit.dense.pooling_of` reports, "within_epoch": of a run that was stopped there only}
 
 The student's `module.` is DistributedDataParallel's, which DINO always has; the teacher carries it only where the
-networks have batch norm. "pooling" is ours; in DINO's files "args" is a pickled Namespace, which
+networks have batch norm. The last two are ours; in DINO's files "args" is a pickled Namespace, which
 `last_vit.checkpoint.read_checkpoint` reads without running code.
 """
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from dino_backbone import has_batch_norm
 from dino_step import DinoStep
@@ -22,13 +22,25 @@ from last_vit.train_lib import with_own_options
 _DDP = "module."
 
 
-def save_run(folder: Path, step: DinoStep, epoch: int, options: Mapping[str, Any], pooling: Mapping[str, Any]) -> None:
+class Progress(NamedTuple):
+    """How far a run is: whole epochs, and iterations of the next one."""
+
+    epoch: int
+    iteration: int = 0
+    length: int = 0  # iterations of that epoch
+    totals: Mapping[str, float] = {}  # of its log
+    last: Mapping[str, float] = {}  # what the last iteration adds to them
+
+
+def save_run(
+    folder: Path, step: DinoStep, done: Progress, options: Mapping[str, Any], pooling: Mapping[str, Any]
+) -> None:
     """Write `checkpoint.pth`, and `checkpoint<epoch>.pth` every `saveckp_freq` epochs; in the main process only.
 
     Args:
         folder: Of the run; must exist.
         step: Holds the networks, the optimizer and the centre.
-        epoch: The epoch just finished, from 0.
+        done: What `resume_run` is to return.
         options: Flags of main_dino.py, plain values only.
         pooling: See the module's docstring.
 
@@ -43,30 +55,34 @@ def save_run(folder: Path, step: DinoStep, epoch: int, options: Mapping[str, Any
         "student": {_DDP + name: tensor for name, tensor in student.items()},
         "teacher": {prefix + name: tensor for name, tensor in teacher.items()},
         "optimizer": step.optimizer.state_dict(),
-        "epoch": epoch + 1,
+        "epoch": done.epoch,
         "args": dict(options),
         "dino_loss": step.loss.state_dict(),
         "pooling": dict(pooling),
     }
     if step.scaler is not None:
         checkpoint["fp16_scaler"] = step.scaler.state_dict()
+    if done.iteration:
+        totals = {name: done.totals.get(name, 0.0) + value for name, value in done.last.items()}
+        checkpoint["within_epoch"] = {"iteration": done.iteration, "length": done.length, "totals": totals}
     save_checkpoint(folder / "checkpoint.pth", checkpoint)
-    if options["saveckp_freq"] and epoch % options["saveckp_freq"] == 0:
+    epoch = done.epoch - 1
+    if options["saveckp_freq"] and epoch % options["saveckp_freq"] == 0 and not done.iteration:
         save_checkpoint(folder / f"checkpoint{epoch:04}.pth", checkpoint)
 
 
-def resume_run(folder: Path, step: DinoStep, options: Mapping[str, Any], pooling: Mapping[str, Any]) -> int:
+def resume_run(folder: Path, step: DinoStep, options: Mapping[str, Any], pooling: Mapping[str, Any]) -> Progress:
     """Continue from `folder/checkpoint.pth`, ours or DINO's; arguments as in `save_run`.
 
     Returns:
-        The epoch to start with; 0 without a checkpoint.
+        Where to go on; at the start without a checkpoint.
 
     Raises:
         ValueError: The checkpoint is damaged, or of a run with another network, pooling or optimizer.
     """
     path = folder / "checkpoint.pth"
     if not path.exists():
-        return 0
+        return Progress(0)
     checkpoint = read_checkpoint(path)
     absent = [name for name in ("student", "teacher", "optimizer", "epoch", "dino_loss") if name not in checkpoint]
     if absent:
@@ -82,7 +98,7 @@ def resume_run(folder: Path, step: DinoStep, options: Mapping[str, Any], pooling
         raise ValueError(f"cannot resume from {path}: {error}; {flags}") from error
     if step.scaler is not None and "fp16_scaler" in checkpoint:
         step.scaler.load_state_dict(checkpoint["fp16_scaler"])
-    return int(checkpoint["epoch"])
+    return Progress(int(checkpoint["epoch"]), **checkpoint.get("within_epoch", {}))
 
 
 def _check_same_run(

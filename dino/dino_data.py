@@ -11,10 +11,12 @@ from torch.utils.data import Dataset
 from torchvision import transforms
 from torchvision.transforms import InterpolationMode
 
-from last_vit.data.image_files import load_rgb
+from last_vit.data.image_files import load_rgb, verify_image
 from last_vit.data.imagenet_layout import find_split_folder, list_split
 from last_vit.data.synthetic import SyntheticObjects
+from last_vit.evaluation import progress
 from last_vit.preprocessing import IMAGENET_MEAN, IMAGENET_STD
+from last_vit.runtime import get_logger
 
 SYNTHETIC = "synthetic"
 _NUM_SYNTHETIC = 1024
@@ -81,11 +83,16 @@ class ImageFolder(Dataset):
 
     Raises:
         FileNotFoundError: No image there.
-        ValueError: Images beside class folders. `__getitem__` raises it for an unreadable image.
+        ValueError: Images beside class folders. `__getitem__` raises it for an unreadable image, which `skip_broken`
+            leaves out: then all are read once, now.
     """
 
-    def __init__(self, folder: Path, transform: Callable[[Image.Image], Any]) -> None:
+    def __init__(self, folder: Path, transform: Callable[[Image.Image], Any], skip_broken: bool = False) -> None:
         self.image_paths = list_split(folder).image_paths
+        if skip_broken:
+            found = self.image_paths
+            self.image_paths = [path for path in progress(found, "checking images") if _is_sound(path)]
+            get_logger("dino").info(f"Left out {len(found) - len(self.image_paths)} broken of {len(found)} images")
         self.transform = transform
 
     def __len__(self) -> int:
@@ -95,13 +102,22 @@ class ImageFolder(Dataset):
         return {"image": self.transform(load_rgb(self.image_paths[index]))}
 
 
-def open_training_images(data_path: str, transform: Callable[[Image.Image], Any]) -> Dataset:
+def _is_sound(path: str | Path) -> bool:
+    try:
+        verify_image(path)
+    except ValueError:
+        return False
+    return True
+
+
+def open_training_images(data_path: str, transform: Callable[[Image.Image], Any], skip_broken: bool = False) -> Dataset:
     """What --data_path names.
 
     Args:
         data_path: ImageNet's `train` folder or the folder above it, any other folder of images (in class folders or
             flat), or "synthetic": 1,024 drawn images.
         transform: Of a PIL RGB image.
+        skip_broken: As `ImageFolder`.
 
     Raises:
         FileNotFoundError: No such folder, or no image in it; the message says what was expected.
@@ -113,4 +129,4 @@ def open_training_images(data_path: str, transform: Callable[[Image.Image], Any]
     has_split = any((folder / inner / "train").is_dir() for inner in (".", "ILSVRC/Data/CLS-LOC", "Data/CLS-LOC"))
     if has_split or not folder.is_dir():
         folder = find_split_folder(folder, "train")
-    return ImageFolder(folder, transform)
+    return ImageFolder(folder, transform, skip_broken)

@@ -68,13 +68,17 @@ class MultiCrop(nn.Module):
         self.head = head
 
     def forward(self, crops: Sequence[Tensor]) -> Tensor:
-        """Logits of all crops, with one backbone pass per size of neighbours and one head pass for all.
+        """Logits of all crops: [len(crops) * B, C], all images of the first crop, then of the second, ..."""
+        return self.head(self.tokens(crops))
+
+    def tokens(self, crops: Sequence[Tensor]) -> Tensor:
+        """Global tokens of all crops, in the same order, with one backbone pass per size of neighbours.
 
         Args:
             crops: Each [B, 3, h, w].
 
         Returns:
-            [len(crops) * B, C]: all images of the first crop, then of the second, ...
+            [len(crops) * B, D].
         """
         groups = (torch.cat(list(same_size)) for _, same_size in groupby(crops, key=lambda crop: crop.shape[2:]))
-        return self.head(torch.cat([self.backbone(group) for group in groups]))
+        return torch.cat([self.backbone(group) for group in groups])

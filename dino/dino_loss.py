@@ -17,11 +17,15 @@ NUM_TEACHER_VIEWS = 2
 
 
 class LossTerms(NamedTuple):
-    """The loss and, for the log, its mean over pairs with a global and with a local student view (detached)."""
+    """The loss and, for the log, its mean over pairs with a global and with a local student view (detached).
+
+    The entropy is the mean of the teacher's distributions, in nats: ln C when they are uniform, 0 when they are sure.
+    """
 
     loss: Tensor
     global_pairs: Tensor
     local_pairs: Tensor | None
+    teacher_entropy: Tensor
 
 
 class DinoLoss(nn.Module):
@@ -56,7 +60,9 @@ class DinoLoss(nn.Module):
         with torch.autocast(student_logits.device.type, enabled=False):
             student = student_logits.float().unflatten(0, (self.num_views, -1)) / self.student_temp
             with torch.no_grad():
-                target = ((teacher_logits.float() - self.center) / teacher_temp).softmax(dim=-1)
+                sharp = (teacher_logits.float() - self.center) / teacher_temp
+                target = sharp.softmax(dim=-1)
+                entropy = (sharp.logsumexp(dim=-1) - torch.linalg.vecdot(target, sharp)).mean()
                 target = target.unflatten(0, (NUM_TEACHER_VIEWS, -1))
             # [B, 2, C] x [B, C, V] -> [B, 2, V]
             agreement = torch.bmm(target.transpose(0, 1), student.permute(1, 2, 0))
@@ -69,6 +75,7 @@ class DinoLoss(nn.Module):
             pairs.sum() / (num_global + num_local),
             detached[:, :NUM_TEACHER_VIEWS].sum() / num_global,
             detached[:, NUM_TEACHER_VIEWS:].sum() / num_local if num_local else None,
+            entropy,
         )
 
     @torch.no_grad()

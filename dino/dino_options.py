@@ -102,6 +102,7 @@ _FLAGS: dict[str, list[tuple[Any, ...]]] = {
         ("variant", VARIANTS, "release", "LaSt's formula"),
         ("global_crop_size", positive, 224, "pixels"),
         ("local_crop_size", positive, 96, "pixels"),
+        ("skip_broken", boolean, False, "read all images once and leave out and count unreadable ones", _SWITCH),
         ("accumulation_steps", positive, 1, "parts that a step's batch is split into; the gradient is the whole's"),
         ("bf16", boolean, False, "bfloat16 in place of --use_fp16, on a GPU or CPU", _SWITCH),
         ("compile", boolean, False, "torch.compile the backbones", _SWITCH),
@@ -119,7 +120,8 @@ def build_parser(name: str, description: str) -> argparse.ArgumentParser:
             accepted = {"choices": kind} if isinstance(kind, tuple) else {"type": kind}
             shown = " ".join(str(part) for part in (default if isinstance(default, tuple) else (default,))).lower()
             text = text if default is None else f"{text}; default {shown}"
-            group.add_argument(f"--{flag}", default=default, help=text, **accepted, **(more[0] if more else {}))
+            spellings = ("--skip-broken", "--skip_broken") if flag == "skip_broken" else (f"--{flag}",)
+            group.add_argument(*spellings, default=default, help=text, **accepted, **(more[0] if more else {}))
     return parser
 
 

@@ -4,6 +4,7 @@ import math
 from collections import ChainMap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -11,9 +12,11 @@ from dino_head import MultiCrop
 from dino_loss import NUM_TEACHER_VIEWS, DinoLoss
 from dino_optimizers import clip_each_gradient, drop_last_layer_gradients, move_teacher
 from torch import Tensor
+from torch.nn import functional as F
 
+from last_vit.late_scalars import LateScalars
 from last_vit.runtime import all_reduce_sum, rank, world_size
-from last_vit.train_lib import LateScalars, average_gradients, micro_batches, require_finite, seed_step
+from last_vit.train_lib import average_gradients, micro_batches, require_finite, seed_step, way_on
 
 
 @dataclass(frozen=True)
@@ -44,6 +47,7 @@ class DinoStep:
         dtype: torch.float16 or bfloat16 for autocast, float32 for none. float16 scales the loss.
         accumulation_steps: Parts that a batch is split into.
         seed: Of what the steps draw.
+        checkpoint: The run's file, named when a loss is not finite.
     """
 
     student: MultiCrop
@@ -56,6 +60,7 @@ class DinoStep:
     dtype: torch.dtype = torch.float32
     accumulation_steps: int = 1
     seed: int = 0
+    checkpoint: Path | None = None
 
     def __post_init__(self) -> None:
         self.teacher.requires_grad_(False)
@@ -73,8 +78,9 @@ class DinoStep:
             iteration: From 0, over all epochs.
 
         Returns:
-            "loss", "loss_global" (pairs of two global views), "loss_local" (if there are local ones), means over all
-            processes; "lr" and "wd". A look at a loss waits for the device: look at it one step later.
+            "loss", "loss_global" (pairs of two global views), "loss_local" (if there are local ones) and
+            "teacher_entropy", means over all processes; "feature_spread", how far the teacher's global tokens of the
+            batch differ, 0 for all the same to 1; "lr" and "wd". A look waits for the device: do it one step later.
 
         Raises:
             FloatingPointError: As `check`, for the step before; weights and centre are lost, files are not.
@@ -100,12 +106,9 @@ class DinoStep:
         if not math.isfinite(losses["loss"]):
             faulty = [name for name, value in sums.items() if not math.isfinite(value)]
             where += f"; not finite in process {rank()}: {', '.join(faulty) or 'none of its logits'}"
-        require_finite(
-            losses,
-            where,
-            "the last checkpoint is good: run again to resume from it, with --bf16 true or --use_fp16 false, a lower "
-            "--lr or a smaller --clip_grad",
-        )
+        precision = {torch.float16: ", with --bf16 true or --use_fp16 false", torch.bfloat16: ", with --bf16 false"}
+        advice = f"a lower --lr or a smaller --clip_grad{precision.get(self.dtype, '')}"
+        require_finite(losses, where, way_on(self.checkpoint, advice))
 
     def _backward(self, crops: Sequence[Tensor], epoch: int) -> tuple[LateScalars, LateScalars, Tensor]:
         """Gradients of the batch's mean loss.
@@ -116,24 +119,37 @@ class DinoStep:
         """
         temp = float(self.schedules.teacher_temp[epoch])
         device = crops[0].device
-        totals, teacher_sum = torch.zeros(3, device=device), torch.zeros_like(self.loss.center)
+        totals, teacher_sum = torch.zeros(4, device=device), torch.zeros_like(self.loss.center)
+        token_means: Tensor | float = 0.0  # [2, D], of the teacher's tokens of length 1
         student_sum = torch.zeros((), device=device)
         for part, share in micro_batches(self._shared, self.accumulation_steps, crops):
             with torch.autocast(device.type, self.dtype, enabled=self.dtype != torch.float32):
                 with torch.no_grad():
-                    teacher_logits = self.teacher(part[:NUM_TEACHER_VIEWS])
+                    tokens = self.teacher.tokens(part[:NUM_TEACHER_VIEWS])
+                    teacher_logits = self.teacher.head(tokens)
                 student_logits = self._shared(part)
             terms = self.loss(student_logits, teacher_logits, temp)
             scaled = terms.loss * share
             (scaled if self.scaler is None else self.scaler.scale(scaled)).backward()
             local = terms.global_pairs if terms.local_pairs is None else terms.local_pairs
-            totals += torch.stack((terms.loss.detach(), terms.global_pairs, local)) * share
+            totals += torch.stack((terms.loss.detach(), terms.global_pairs, local, terms.teacher_entropy)) * share
+            views = F.normalize(tokens.float(), dim=-1).unflatten(0, (NUM_TEACHER_VIEWS, -1))
+            token_means = token_means + views.mean(dim=1) * share
             teacher_sum += teacher_logits.float().sum(dim=0, keepdim=True)
             student_sum += student_logits.detach().sum(dtype=torch.float32)
-        names = ("loss", "loss_global") if terms.local_pairs is None else ("loss", "loss_global", "loss_local")
-        means = all_reduce_sum(totals)[: len(names)] / world_size()
+        # all in one message between processes
+        means = all_reduce_sum(torch.cat((totals, token_means.flatten()))) / world_size()
+        # sqrt of D times the tokens' variance over the batch: 1 - |mean|^2 for tokens of length 1
+        square = means[len(totals) :].unflatten(0, (NUM_TEACHER_VIEWS, -1)).square().sum(dim=-1).mean()
+        spread = (1 - square).clamp(min=0).sqrt()
+        pairs = ("loss", "loss_global") if terms.local_pairs is None else ("loss", "loss_global", "loss_local")
+        names, means = (*pairs, "teacher_entropy", "feature_spread"), [*means[: len(pairs)], means[3], spread]
         sums = torch.stack((student_sum, teacher_sum.sum(), self.loss.center.sum()))
-        return LateScalars(names, means), LateScalars(("student logits", "teacher logits", "centre"), sums), teacher_sum
+        return (
+            LateScalars(names, torch.stack(means)),
+            LateScalars(("student logits", "teacher logits", "centre"), sums),
+            teacher_sum,
+        )
 
     def _update(self, epoch: int, iteration: int) -> None:
         """Clip, step, move the teacher."""

@@ -3,16 +3,14 @@
 import argparse
 import contextlib
 import json
-import os
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from dino_backbone import attach_pooling, build_backbone, has_batch_norm
-from dino_checkpoint import resume_run, save_run
+from dino_checkpoint import Progress, resume_run, save_run
 from dino_data import MultiCropAugmentation, open_training_images
 from dino_head import DinoHead, MultiCrop
 from dino_loss import NUM_TEACHER_VIEWS, DinoLoss
@@ -24,8 +22,10 @@ from torch.utils.data import DataLoader
 
 from last_vit.atomic_file import atomic_file
 from last_vit.data.loaders import build_train_loader
+from last_vit.late_scalars import StopVote
 from last_vit.runtime import get_logger, is_main_process, process_group, seed_everything, world_size
-from last_vit.train_lib import check_same_start, turn_on_fused_pool
+from last_vit.stopping import hold_folder, stopping_at_step_borders
+from last_vit.train_lib import check_same_start, stop_run, turn_on_fused_pool
 
 _LOG_PERIOD = 10  # iterations per log line, as in DINO
 logger = get_logger("dino")
@@ -35,35 +35,55 @@ def train(args: argparse.Namespace) -> None:
     """Train what main_dino.py's flags describe, from the start or from `output_dir/checkpoint.pth`.
 
     Raises:
-        ValueError: Flags, data, checkpoint and network that do not belong together.
+        ValueError: Flags, data, checkpoint and network that do not belong together, or a folder that a run holds.
         FileNotFoundError: No data.
         FloatingPointError: The loss or a weight is not finite; the last checkpoint is good.
     """
     check_options(args)
     if args.fused_pool:
         turn_on_fused_pool()
-    with joined_processes(args.dist_url) as device:
+    with process_group(dist_url=args.dist_url) as device, stopping_at_step_borders():
         get_logger("dino")  # now that the rank is known
         seed_everything(args.seed)
         torch.backends.cudnn.benchmark = True
+        folder = Path(args.output_dir)
+        if is_main_process():
+            hold_folder(folder)
         loader, epoch_length = _open_data(args)
         step, pooling = build_step(args, epoch_length, device)
-        folder = Path(args.output_dir)
-        folder.mkdir(parents=True, exist_ok=True)
-        start_epoch = resume_run(folder, step, vars(args), pooling)
-        check_same_start(start_epoch, folder)
-        if start_epoch:
-            logger.info("Resuming from %s after %d epochs", folder / "checkpoint.pth", start_epoch)
-        loader.batch_sampler.start_iteration = start_epoch * epoch_length
-        batches = iter(loader)
+        step.checkpoint = folder / "checkpoint.pth"
+        start = resume_run(folder, step, vars(args), pooling)
+        if start.iteration and start.length != epoch_length:
+            raise ValueError(
+                f"{step.checkpoint} was stopped in an epoch of {start.length} iterations, this run's have "
+                f"{epoch_length}: resume with the run's own data, processes and --batch_size_per_gpu"
+            )
+        begun = start.epoch * epoch_length + start.iteration
+        check_same_start(begun, folder)
+        if begun:
+            logger.info(f"Resuming from {step.checkpoint} after {start.epoch} epochs and {start.iteration} iterations")
+        loader.batch_sampler.start_iteration = begun
+        batches, vote = iter(loader), StopVote(device)
         if is_main_process():
-            _forget_epochs_from(folder / "log.txt", start_epoch)
-        for epoch in range(start_epoch, args.epochs):
-            stats = _train_epoch(step, batches, epoch, args.epochs, epoch_length, device)
+            _forget_epochs_from(folder / "log.txt", start.epoch)
+
+        def stop_if_asked(done: Progress) -> None:
+            if not vote():
+                return
+            step.check()
+            if is_main_process():
+                save_run(folder, step, done, vars(args), pooling)
+            stop_run(f"after iteration {done.iteration} of epoch {done.epoch + 1}", step.checkpoint)
+
+        for epoch in range(start.epoch, args.epochs):
+            begin = start if epoch == start.epoch else Progress(epoch)
+            stats = _train_epoch(step, batches, begin, args.epochs, epoch_length, device, stop_if_asked)
             if is_main_process():
                 with open(folder / "log.txt", "a", encoding="utf-8") as file:
                     file.write(json.dumps({**stats, "epoch": epoch}) + "\n")
-                save_run(folder, step, epoch, vars(args), pooling)
+                save_run(folder, step, Progress(epoch + 1), vars(args), pooling)
+            if epoch + 1 < args.epochs:
+                stop_if_asked(Progress(epoch + 1))
 
 
 def build_step(args: argparse.Namespace, epoch_length: int, device: torch.device) -> tuple[DinoStep, dict[str, Any]]:
@@ -112,27 +132,6 @@ def build_step(args: argparse.Namespace, epoch_length: int, device: torch.device
     return step, pooling
 
 
-@contextlib.contextmanager
-def joined_processes(dist_url: str) -> Iterator[torch.device]:
-    """This process's device, with the process group up where a launcher has set RANK and WORLD_SIZE.
-
-    Processes meet at `dist_url` (env://, tcp:// or file://) when another launcher than torchrun started them.
-    """
-    other_launcher = {"RANK", "WORLD_SIZE"} <= os.environ.keys() and not dist.is_torchelastic_launched()
-    if other_launcher:
-        process, processes = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
-        backend = "nccl" if torch.cuda.is_available() else "gloo"
-        dist.init_process_group(backend, init_method=dist_url, rank=process, world_size=processes)
-    try:
-        with process_group() as device:
-            if device.type == "cuda":
-                torch.cuda.set_device(device)
-            yield device
-    finally:
-        if other_launcher:
-            dist.destroy_process_group()
-
-
 def _build_network(args: argparse.Namespace, drop_path_rate: float) -> tuple[MultiCrop, dict[str, Any]]:
     backbone, embed_dim = build_backbone(args.arch, args.patch_size, args.global_crop_size, drop_path_rate)
     pooling = attach_pooling(backbone, args.pooling, args.top_k, args.variant, crop_sizes(args))
@@ -149,7 +148,7 @@ def _open_data(args: argparse.Namespace) -> tuple[DataLoader, int]:
         args.global_crop_size,
         args.local_crop_size,
     )
-    images = open_training_images(args.data_path, augmentation)
+    images = open_training_images(args.data_path, augmentation, args.skip_broken)
     epoch_length = len(images) // (args.batch_size_per_gpu * world_size())
     if epoch_length < 1:
         raise ValueError(
@@ -168,33 +167,41 @@ def _precision(args: argparse.Namespace, device: torch.device) -> torch.dtype:
 
 
 def _train_epoch(
-    step: DinoStep, batches: Iterator[dict[str, Any]], epoch: int, epochs: int, length: int, device: torch.device
+    step: DinoStep,
+    batches: Iterator[dict[str, Any]],
+    begin: Progress,
+    epochs: int,
+    length: int,
+    device: torch.device,
+    stop_if_asked: Callable[[Progress], None],
 ) -> dict[str, float]:
-    """One epoch; returns its means as DINO logs them, and the images per second of all processes.
+    """The rest of an epoch; returns its means as DINO logs them, and the images per second of all processes.
 
     A step's losses are read when the next step has been started, so that the device never waits for the log.
     """
-    totals: dict[str, float] = {}
+    totals, first = dict(begin.totals), begin.iteration
     started, images = time.perf_counter(), 0
     before: Mapping[str, float] = {}
-    for i in range(length + 1):
+    for i in range(first, length + 1):
         stats: Mapping[str, float] = {}
         if i < length:
             crops = [crop.to(device, non_blocking=True) for crop in next(batches)["image"]]
-            stats = step(crops, epoch, epoch * length + i)
+            stats = step(crops, begin.epoch, begin.epoch * length + i)
             images += len(crops[0]) * world_size()
         else:
             step.check()
         for name, value in before.items():
             totals[name] = totals.get(name, 0.0) + value
-        if before and (i % _LOG_PERIOD == 0 or i == length):
+        if before and (i % _LOG_PERIOD == 0 or i in (first + 1, length)):
             values = "  ".join(f"{name} {value:.4g}" for name, value in before.items())
             seconds = time.perf_counter() - started
             logger.info(
-                f"epoch {epoch + 1}/{epochs}  iter {i}/{length}  {values}  {images / seconds:.1f} img/s  "
-                f"{seconds / i * (length - i):.0f} s left"
+                f"epoch {begin.epoch + 1}/{epochs}  iter {i}/{length}  {values}  {images / seconds:.1f} img/s  "
+                f"{seconds / (i - first) * (length - i):.0f} s left"
             )
         before = stats
+        if i + 1 < length:
+            stop_if_asked(Progress(begin.epoch, i + 1, length, totals, stats))
     means = {f"train_{name}": total / length for name, total in totals.items()}
     return {**means, "images_per_second": images / (time.perf_counter() - started)}
 

@@ -41,7 +41,7 @@ def run(args: argparse.Namespace) -> None:
     if args.dump_features is not None and args.load_features is not None:
         raise ValueError("--dump_features writes what --load_features reads: give one of them")
     ks = sorted(set(args.nb_knn))
-    with process_group(args.device) as device:
+    with process_group(args.device, args.dist_url) as device:
         trained = frozen.load_backbone(args, args.image_size, args.resize)
         transform = eval_transform(trained.preprocessing)
         train, val = frozen.open_splits(args, transform, transform)

@@ -27,11 +27,12 @@ from last_vit.data.imagenet import ImageNetDataset
 from last_vit.data.loaders import build_train_loader, process_share
 from last_vit.data.transforms import train_transform
 from last_vit.evaluation import eval_transform
+from last_vit.late_scalars import LateScalars
 from last_vit.metrics.summed_counters import SummedCounters
 from last_vit.metrics.top_k import TopK
 from last_vit.models import TrainedModel
 from last_vit.runtime import all_reduce_sum, get_logger, is_main_process, process_group, rank, world_size
-from last_vit.train_lib import LateScalars, require_finite
+from last_vit.train_lib import require_finite
 
 CHECKPOINT = "checkpoint.pth.tar"
 _SEED = 0
@@ -40,7 +41,7 @@ _REMEDY = "use a smaller --lr than now"
 
 def run(args: argparse.Namespace) -> None:
     """Features of val once, then the classifier: trained from where its checkpoint stands, or only validated."""
-    with process_group(args.device) as device:
+    with process_group(args.device, args.dist_url) as device:
         trained = frozen.load_backbone(args, args.image_size, args.resize)
         prep = trained.preprocessing
         train, val = frozen.open_splits(args, train_transform(prep.crop, prep.mean, prep.std), eval_transform(prep))

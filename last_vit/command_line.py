@@ -5,11 +5,15 @@ Imports nothing heavy, and `import last_vit` loads torch only when a name is tak
 
 import argparse
 import os
-from collections.abc import Callable, Sequence
+import re
+from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
 
 from last_vit.names import GLOBAL_TOKENS
+from last_vit.stopping import Stopped, ending_at_sigterm
 
+# parameters that messages of the library name -> what sets them on a command line, if nothing else does
+_SWITCHES = {"skip_broken": None, "allow_pickle": "torch.load(file, weights_only=False)"}
 MODEL_HELP = (
     "[NAME=]SPEC[@CHECKPOINT][,pool=KIND][,top_k=K][,variant=release|paper]; SPEC is torchvision:<name>, timm:<name>, "
     "dino:<arch>/<patch>, open_clip:<arch>[/<file>] or <config>.py, CHECKPOINT a local file or `random`; once per model"
@@ -28,20 +32,59 @@ def run_command_line(
 ) -> None:
     """Parse and run; exits with status 2 and one line on any error that the user can mend.
 
+    Ctrl-C exits with 130 and SIGTERM with 143, with one line too.
+
     Args:
         parser: Its `prog` begins the line.
         run: Gets the parsed arguments.
-        argv: Arguments without the program; None are the process's own.
+        argv: Arguments without the program; None are the process's own. They may hold `spellings`, as `own_spelling`
+            takes them, of switches that are no flags.
     """
     args = parser.parse_args(argv)
+    flags = {action.dest: action.option_strings[0] for action in parser._actions if action.option_strings}
     try:
-        run(args)
-    except ImportError as error:  # perhaps torch itself, without which runtime.py is not to be had
-        parser.exit(2, f"{parser.prog}: error: {error}\n")
-    except (ValueError, OSError, FloatingPointError) as error:
-        from last_vit.runtime import error_text
+        with ending_at_sigterm():
+            run(args)
+    except (Exception, KeyboardInterrupt) as error:
+        status, line = ending(parser.prog, error, getattr(args, "spellings", flags))
+        if not status:
+            raise
+        parser.exit(status, line)
 
-        parser.exit(2, f"{parser.prog}: error: {error_text(error)}\n")
+
+def ending(prog: str, error: BaseException, spellings: Mapping[str, str]) -> tuple[int, str]:
+    """Exit status and line of a command that ends by an exception; status 0 for one that needs its stack trace."""
+    if isinstance(error, Stopped):
+        return error.status, f"{prog}: {error}\n" if str(error) else ""
+    if isinstance(error, KeyboardInterrupt):
+        return 130, f"{prog}: stopped by Ctrl-C\n"
+    if isinstance(error, ImportError):  # perhaps torch itself, without which runtime.py is not to be had
+        return 2, f"{prog}: error: {error}\n"
+    if not isinstance(error, (ValueError, OSError, FloatingPointError)):
+        return 0, ""
+    from last_vit.runtime import error_text
+
+    return 2, f"{prog}: error: {own_spelling(error_text(error), spellings)}\n"
+
+
+def own_spelling(message: str, spellings: Mapping[str, str]) -> str:
+    """A library's message with the switches that it advises as a command writes them; advice that it lacks goes.
+
+    Args:
+        message: Such as "a.jpg is broken; restore it, or leave it out with skip_broken=True".
+        spellings: Parameter -> the flag or override that sets it.
+
+    Example:
+        >>> own_spelling("broken; restore it, or leave it out with skip_broken=True", {"skip_broken": "--skip-broken"})
+        'broken; restore it, or leave it out with --skip-broken'
+        >>> own_spelling("broken; restore it, or leave it out with skip_broken=True", {})
+        'broken; restore it'
+    """
+    for name, instead in _SWITCHES.items():
+        if spelling := spellings.get(name, instead):
+            message = message.replace(f"{name}=True", spelling)
+        message = re.sub(rf"[,;]? or\b[^;.]*\b{name}=True(?: \([^)]*\))?", "", message)
+    return message
 
 
 def command(build_parser: Callable[[], argparse.ArgumentParser], work: str) -> Callable[[Sequence[str] | None], None]:

@@ -7,11 +7,22 @@ from last_vit.command_line import command_parser, run_command_line
 
 
 def run_lazy_train(
-    run: Callable[[argparse.Namespace], None], argv: Sequence[str] | None, description: str, example: str, rows_of: str
+    run: Callable[[argparse.Namespace], None],
+    argv: Sequence[str] | None,
+    description: str,
+    example: str,
+    rows_of: str,
+    **spellings: str,
 ) -> None:
     """Parse a lazy_train.py's command line and run; a user's error is one line and exit status 2.
 
-    `example` is an override, for the help, and `rows_of` the table that --row adds to.
+    Args:
+        run: Gets the parsed arguments.
+        argv: Arguments without the program; None are the process's own.
+        description: The script's docstring.
+        example: An override, for the help.
+        rows_of: The table that --row adds to.
+        spellings: Overrides by the parameter of the library that they set, see `own_spelling`.
     """
     parser = command_parser("lazy_train.py", description)
     add = parser.add_argument
@@ -24,4 +35,5 @@ def run_lazy_train(
     add("--dist-url", default="auto", help="tcp://host:port of the first machine; needed for several")
     add("--row", help=f"show the result in the {rows_of} table under this label")
     add("opts", nargs=argparse.REMAINDER, metavar="key=value", help=f"config overrides, such as {example}")
+    parser.set_defaults(spellings=spellings)
     run_command_line(parser, run, argv)

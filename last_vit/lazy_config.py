@@ -19,8 +19,10 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from torch import nn
 from torch.multiprocessing import ProcessExitedException
 
+from last_vit.command_line import ending
 from last_vit.results import RESULTS_DIR, record_name, result_name, write_result
-from last_vit.runtime import error_text, is_main_process, process_group, rank, world_size
+from last_vit.runtime import is_main_process, process_group, rank, world_size
+from last_vit.stopping import ending_at_sigterm, hold_folder, passing_signals_on, stopping_at_step_borders
 from last_vit.train_lib import RunCheckpoints, check_same_start, turn_on_fused_pool
 
 _VARIADIC = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
@@ -44,18 +46,24 @@ def launch_run(args: argparse.Namespace, run: Callable[[argparse.Namespace], Any
             run(args)
         return
     try:
-        launch(_run_spawned, args.num_gpus, args.num_machines, args.machine_rank, args.dist_url, args=(args, run))
-    except ProcessExitedException as error:
-        raise SystemExit(error.exit_code) from None
+        with passing_signals_on():
+            launch(_run_spawned, args.num_gpus, args.num_machines, args.machine_rank, args.dist_url, args=(args, run))
+    except ProcessExitedException as error:  # of one that a signal ended the code is negative
+        raise SystemExit(error.exit_code if error.exit_code >= 0 else 128 - error.exit_code) from None
 
 
 def _run_spawned(args: argparse.Namespace, run: Callable[[argparse.Namespace], Any]) -> None:
     """`run` in a process of detectron2's launcher, which would wrap a user's error into two stack traces."""
     try:
-        run(args)
-    except (ValueError, OSError, FloatingPointError, ImportError) as error:
-        print(f"lazy_train.py: error: {error_text(error)} (process {rank()})", file=sys.stderr, flush=True)
-        raise SystemExit(2) from None
+        with ending_at_sigterm():
+            run(args)
+    except (Exception, KeyboardInterrupt) as error:
+        status, line = ending("lazy_train.py", error, args.spellings)
+        if not status:
+            raise
+        if line:
+            print(f"{line.rstrip()} (process {rank()})", file=sys.stderr, flush=True)
+        raise SystemExit(status) from None
     finally:
         dist.destroy_process_group()  # whose threads would abort the process as it ends
 
@@ -64,11 +72,14 @@ def set_up_run(args: argparse.Namespace, recipes: str) -> tuple[Any, torch.devic
     """The config with its overrides and this process's device, with seed, log, folder and fused pooling set up.
 
     Raises:
+        ValueError: A run holds `train.output_dir`.
         FileExistsError: `train.output_dir` has checkpoints and neither --resume nor --eval-only was given.
         FileNotFoundError, ValueError: As `read_config`; --eval-only without `train.init_checkpoint`.
     """
     cfg = read_config(args.config_file, args.opts, recipes)
     output_dir = Path(cfg.train.output_dir)
+    if not args.eval_only and is_main_process():
+        hold_folder(output_dir)
     if not (args.resume or args.eval_only) and (output_dir / "last_checkpoint").exists():
         raise FileExistsError(
             f"{output_dir} holds the checkpoints of an earlier run: continue it with --resume, or choose another "
@@ -76,7 +87,11 @@ def set_up_run(args: argparse.Namespace, recipes: str) -> tuple[Any, torch.devic
         )
     if args.eval_only and not cfg.train.init_checkpoint:
         raise ValueError("--eval-only needs train.init_checkpoint=/path/to/checkpoint.pth")
-    default_setup(cfg, args)
+    default_setup(cfg, argparse.Namespace(**{**vars(args), "config_file": ""}))  # it would write the file in colours
+    logger.info("Config %s:\n%s", args.config_file, Path(args.config_file).read_text(encoding="utf-8"))
+    for handler in logger.handlers:  # stack traces go to log.txt alone
+        if getattr(handler, "stream", None) in (sys.stdout, sys.stderr):
+            handler.addFilter(lambda entry: entry.exc_info is None)
     if cfg.train.get("fused_pool"):
         turn_on_fused_pool()
     device = torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else torch.device("cpu")
@@ -228,7 +243,8 @@ def run_iterations(
     if start_iter == 0 and train.init_checkpoint:
         start_from(train.init_checkpoint)
     trainer.data_loader.batch_sampler.start_iteration = start_iter
-    trainer.train(start_iter, train.max_iter)
+    with stopping_at_step_borders():
+        trainer.train(start_iter, train.max_iter)
     return evaluations[-1], Path(checkpoints.get_checkpoint_file())
 
 

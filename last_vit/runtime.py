@@ -5,6 +5,7 @@ every function here still works.
 """
 
 import logging
+import os
 import random
 import re
 from collections.abc import Iterator
@@ -72,15 +73,27 @@ def describe_device(device: torch.device | str) -> str:
 
 
 @contextmanager
-def process_group(device_name: str = "auto") -> Iterator[torch.device]:
-    """Select the device and, under torchrun, join the process group (NCCL for GPUs, gloo for CPUs) during the block."""
+def process_group(device_name: str = "auto", dist_url: str | None = None) -> Iterator[torch.device]:
+    """Select the device and, under torchrun, join the process group for the duration of the block.
+
+    Args:
+        device_name: As in `select_device`. GPUs talk over NCCL, CPUs over gloo.
+        dist_url: Where processes meet (env://, tcp:// or file://) that another launcher started with RANK and
+            WORLD_SIZE set; None joins those of torchrun only.
+
+    Yields:
+        This process's device.
+    """
     device = select_device(device_name)
-    if not dist.is_torchelastic_launched() or dist.is_initialized():
+    place = {}
+    if dist_url is not None and not dist.is_torchelastic_launched() and {"RANK", "WORLD_SIZE"} <= os.environ.keys():
+        place = {"rank": int(os.environ["RANK"]), "world_size": int(os.environ["WORLD_SIZE"]), "init_method": dist_url}
+    if not (place or dist.is_torchelastic_launched()) or dist.is_initialized():
         yield device
         return
     if device.type == "cuda":
         torch.cuda.set_device(device)
-    dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    dist.init_process_group("nccl" if device.type == "cuda" else "gloo", **place)
     try:
         yield device
     finally:

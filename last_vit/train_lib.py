@@ -11,55 +11,27 @@ import contextlib
 import logging
 import math
 import os
+import signal
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 import last_vit
 from last_vit.atomic_file import atomic_file
 from last_vit.checkpoint import check_finite, save_checkpoint
-from last_vit.runtime import all_gather, all_reduce_sum, rank, world_size
+from last_vit.late_scalars import LateScalars, StopVote
+from last_vit.runtime import all_gather, all_reduce_sum, is_main_process, rank, world_size
+from last_vit.stopping import Stopped, resume_command, stop_signal
 
 _NORM = "gradient_norm"
 logger = logging.getLogger("detectron2")  # also writes the run's log.txt
-
-
-class LateScalars(Mapping[str, float]):
-    """Named numbers that a device may still be computing; the first look waits for them and for nothing later.
-
-    `values` [len(names)], of any dtype and device, are copied, so they may be changed afterwards.
-    """
-
-    def __init__(self, names: Sequence[str], values: Tensor) -> None:
-        if values.shape != (len(names),):
-            raise ValueError(f"{len(names)} names ({', '.join(names)}) for values of shape {tuple(values.shape)}")
-        self._places = {name: place for place, name in enumerate(names)}
-        self._copied: torch.cuda.Event | None = None
-        if values.device.type == "cuda":
-            host = torch.empty(values.shape, dtype=values.dtype, pin_memory=True)  # others block the copy
-            self._values = host.copy_(values.detach(), non_blocking=True)
-            self._copied = torch.cuda.Event()
-            self._copied.record(torch.cuda.current_stream(values.device))
-        else:
-            self._values = values.detach().clone()
-
-    def __getitem__(self, name: str) -> float:
-        place = self._places[name]
-        if self._copied is not None:
-            self._copied.synchronize()
-        return self._values[place].item()
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._places)
-
-    def __len__(self) -> int:
-        return len(self._places)
 
 
 def require_finite(losses: Mapping[str, float], where: str, remedy: str) -> None:
@@ -67,6 +39,27 @@ def require_finite(losses: Mapping[str, float], where: str, remedy: str) -> None
     for name, value in losses.items():
         if not math.isfinite(value):
             raise FloatingPointError(f"{name} is {value} {where}; {remedy}")
+
+
+def way_on(checkpoint: str | Path | None, advice: str, flags: str = "") -> str:
+    """The remedy of a run whose loss is not finite: from its last checkpoint by `flags`, if any, or from the start."""
+    if checkpoint and Path(checkpoint).exists():
+        return f"the last checkpoint, {checkpoint}, is good: resume from it with {flags}{advice}"
+    return f"there is no checkpoint yet: start again with {advice}"
+
+
+def stop_run(done: str, checkpoint: str | Path, *flags: str) -> NoReturn:
+    """End a run that was asked to stop, when the main process has saved it; call it in all processes.
+
+    Args:
+        done: Such as "after iteration 3".
+        checkpoint: What was saved.
+        flags: With which the command resumes.
+    """
+    if world_size() > 1:
+        dist.barrier()  # a launcher ends all processes with the first
+    message = f"stopped {done}, saved in {checkpoint}; go on with: {resume_command(*flags)}"
+    raise Stopped(message if is_main_process() else "", stop_signal() or signal.SIGTERM)
 
 
 def turn_on_fused_pool() -> None:
@@ -148,6 +141,7 @@ class RepeatableSteps:
     Attributes:
         device: The model's.
         seconds: What the run has taken so far, over resumes and with evaluations.
+        checkpoints: Of this run, where it has any: then it saves and ends when it is asked to stop.
         read_periods: A step that ends one of these periods (0 is none) is waited for, because hooks look at its losses
             or weights; by default every step.
     """
@@ -168,6 +162,8 @@ class RepeatableSteps:
         self.clip_grad_norm = clip_grad_norm
         self.seconds = 0.0
         self.read_periods: Sequence[int] = (1,)
+        self.checkpoints: RunCheckpoints | None = None
+        self._is_asked_to_stop = StopVote(self.device)
         self._last: tuple[int, LateScalars] | None = None
         self._step_end = 0.0
 
@@ -225,18 +221,19 @@ class RepeatableSteps:
         if done == self.max_iter or any(period > 0 and done % period == 0 for period in self.read_periods):
             self.read_losses()
         super().after_step()
+        if self.checkpoints is not None and self._is_asked_to_stop():
+            self.read_losses()
+            self.checkpoints.save_and_stop()
 
     def read_losses(self) -> None:
         """Check and store the losses, and the gradient's norm, of the last step not read yet; waits for that step."""
         if self._last is None:
             return
         (iteration, values), self._last = self._last, None
-        require_finite(
-            values,
-            f"at iteration {iteration}",
-            "nothing of it was saved and the last checkpoint is good: resume with a lower optimizer.lr or with "
-            "train.clip_grad_norm=1.0",
-        )
+        advice = f"a lower optimizer.lr, with train.clip_grad_norm={min(1.0, self.clip_grad_norm / 2 or 1.0):g}"
+        advice += " or with train.bf16=False" if self.bf16 else ""
+        last = self.checkpoints.get_checkpoint_file() if self.checkpoints is not None else None
+        require_finite(values, f"at iteration {iteration}", way_on(last, advice, "--resume and "))
         losses = {name: value for name, value in values.items() if name != _NORM}
         # written as they are, not as a running median, so that the curve of a resumed run has no seam
         self.storage.put_scalars(**losses, total_loss=sum(losses.values()), smoothing_hint=False, cur_iter=iteration)
@@ -263,6 +260,7 @@ class RunCheckpoints:
         load: Callable[[Path], Mapping[str, Any]],
     ) -> None:
         self._trainer, self._folder, self._about, self._load = trainer, Path(folder), dict(about), load
+        trainer.checkpoints = self
         self._model = trainer.model.module if isinstance(trainer.model, DistributedDataParallel) else trainer.model
 
     @property
@@ -283,6 +281,14 @@ class RunCheckpoints:
         save_checkpoint(self._folder / f"{name}.pth", content)
         with atomic_file(self._folder / "last_checkpoint") as file:
             file.write(f"{name}.pth".encode())
+
+    def save_and_stop(self) -> NoReturn:
+        """Save after the iteration that has just ended, and end the run."""
+        iteration = self._trainer.iter
+        name = f"model_{iteration:07d}"
+        if is_main_process():
+            self.save(name, iteration=iteration)
+        stop_run(f"after {iteration + 1} iterations", self._folder / f"{name}.pth", "--resume")
 
     def get_checkpoint_file(self) -> str:
         """The last checkpoint, under the name that detectron2 calls it by; "" where there is none."""

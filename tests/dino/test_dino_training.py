@@ -2,14 +2,19 @@
 
 import argparse
 import json
+import math
 import os
 import re
+import shlex
+import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
 
 import dino_step
 import dino_training
+import main_dino
 import numpy as np
 import pytest
 import torch
@@ -17,6 +22,7 @@ from dino_options import build_parser
 from dino_parts import TINY_RUN, arguments, run, shrink
 
 import last_vit
+from last_vit.data.synthetic import SyntheticObjects, write_imagenet
 from last_vit.models import load_trained_model
 from last_vit.runtime import seed_everything
 
@@ -80,7 +86,10 @@ def test_files_of_a_run():
     assert (checkpoint["epoch"], read("run/checkpoint0000.pth")["epoch"]) == (3, 1)
     assert (checkpoint["args"]["arch"], checkpoint["args"]["top_k"]) == ("vit_tiny", 2)
     assert checkpoint["pooling"] == {"pool": "last", "top_k": 2, "variant": "release", "sigma": None}
-    assert set(log()[0]) == {"train_loss", "train_loss_global", "train_loss_local", "train_lr", "train_wd", "epoch"}
+    assert set(log()[0]) == {
+        "train_loss", "train_loss_global", "train_loss_local", "train_teacher_entropy", "train_feature_spread",
+        "train_lr", "train_wd", "epoch",
+    }  # fmt: skip
     assert run(**options) == 0, "a finished run has nothing left to do"
     assert len(log()) == 3
 
@@ -107,8 +116,7 @@ def test_killed_and_resumed_is_bit_identical(monkeypatch, iteration):
 
     with monkeypatch.context() as patch:
         patch.setattr(dino_step.DinoStep, "__call__", call)
-        with pytest.raises(KeyboardInterrupt):
-            run(**options)
+        assert run(**options) == 130
     assert read()["epoch"] == 1
     with open("run/log.txt", "a") as file:  # the kill fell between the log's line and the checkpoint
         file.write(json.dumps({"train_loss": 0.0, "epoch": 1}) + "\n" + '{"train_l')
@@ -156,6 +164,81 @@ def test_two_processes_equal_one_with_the_same_global_batch(tmp_path):
         assert ours == pytest.approx(theirs, abs=1e-5)
 
 
+def test_ctrl_c_saves_at_the_step_border_and_the_named_command_goes_on(monkeypatch, tmp_path):
+    """A real signal; the rest of the epoch, its log too, is bit by bit what it would have been."""
+    script = tmp_path / "tiny_dino.py"
+    script.write_text(
+        "import os, signal, sys, dino_step, main_dino, dino_parts\n"
+        "for module, name, value in dino_parts.shrink():\n    setattr(module, name, value)\n"
+        "original = dino_step.DinoStep.__call__\n"
+        "def call(self, crops, epoch, i):\n"
+        "    if i == 4 and 'stop' in os.environ:\n        os.kill(os.getpid(), int(os.environ['stop']))\n"
+        "    return original(self, crops, epoch, i)\n"
+        "dino_step.DinoStep.__call__ = call\n"
+        "main_dino.main()\n"
+    )
+    options = {"pooling": "last", "top_k": 0.5, "num_workers": 1}
+    assert run(**options, output_dir="whole") == 0
+    environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "", "stop": str(int(signal.SIGINT))}
+    environment["PYTHONPATH"] = os.pathsep.join(map(str, (REPO, REPO / "dino", REPO / "tests" / "parts")))
+    words = [sys.executable, str(script), *arguments(**options)]
+    done = subprocess.run(words, env=environment, capture_output=True, text=True, timeout=240)
+    lines = done.stderr.splitlines()
+    assert done.returncode == 130, done.stderr
+    assert lines[-1].startswith(
+        "main_dino.py: stopped after iteration 2 of epoch 2, saved in run/checkpoint.pth; go on"
+    )
+    assert lines[-1].endswith(shlex.join(["python", *words[1:]]))
+    assert "Traceback" not in done.stderr
+    assert not Path("run/run.lock").exists()
+    assert (read()["epoch"], read()["within_epoch"]["iteration"]) == (1, 2)
+    assert run(**options, batch_size_per_gpu=3) == 2, "another length of the epoch"
+    assert run(**options) == 0
+    whole, resumed = read("whole/checkpoint.pth"), read()
+    for checkpoint in (whole, resumed):
+        checkpoint["args"].pop("output_dir")
+    assert_same(resumed, whole)
+    assert log() == log("whole")
+
+
+def test_entropy_and_spread_tell_a_collapse():
+    args = build_parser("", "").parse_args(arguments(epochs=1))
+    step, _ = dino_training.build_step(args, 1, torch.device("cpu"))
+    crops = [torch.randn(4, 3, side, side) for side in (32, 32, 16, 16)]
+    tokens = torch.eye(192)[:8]  # orthogonal: the mean of 4 has length 1/2
+    step.teacher.tokens = lambda views: tokens
+    step.teacher.head = lambda tokens: torch.zeros(8, 32)
+    stats = step(crops, 0, 0)
+    assert stats["feature_spread"] == pytest.approx(0.75**0.5)
+    assert stats["teacher_entropy"] == pytest.approx(math.log(32))  # uniform
+    tokens = torch.ones(8, 192)
+    step.teacher.head = lambda tokens: 1e3 * torch.eye(32)[:8]
+    stats = step(crops, 0, 0)
+    assert stats["feature_spread"] == pytest.approx(0.0, abs=1e-3)
+    assert stats["teacher_entropy"] == pytest.approx(0.0, abs=1e-6)
+
+
+def test_a_folder_holds_one_run(capsys):
+    Path("run").mkdir()
+    Path("run/run.lock").write_text(json.dumps({"process": os.getpid(), "host": socket.gethostname()}))
+    assert run() == 2
+    assert f"run belongs to a run that is going on, process {os.getpid()} on" in capsys.readouterr().err
+    assert [path.name for path in Path("run").iterdir()] == ["run.lock"]
+
+
+@pytest.mark.parametrize("spelling", ["--skip-broken", "--skip_broken"])
+def test_broken_images_stop_the_run_or_are_left_out(capsys, spelling):
+    write_imagenet(SyntheticObjects(6, "train", 40, num_classes=2), Path("imagenet"))
+    broken = next(Path("imagenet").rglob("*.JPEG"))
+    broken.write_bytes(broken.read_bytes()[:200])
+    options = {"data_path": "imagenet", "epochs": 1, "batch_size_per_gpu": 5}
+    assert run(**options | {"batch_size_per_gpu": 6}) == 2
+    error = capsys.readouterr().err
+    assert re.search(rf"{broken.name}.*leave out broken images with --skip-broken", error), error
+    main_dino.main([*arguments(**options), spelling])
+    assert "Left out 1 broken of 6 images" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_a_loss_that_is_not_finite_stops_the_run(monkeypatch, capsys, value):
     assert run(epochs=1) == 0
@@ -171,7 +254,10 @@ def test_a_loss_that_is_not_finite_stops_the_run(monkeypatch, capsys, value):
     monkeypatch.setattr(dino_training.MultiCrop, "forward", forward)
     assert run(epochs=3) == 2
     message = capsys.readouterr().err
-    where = r"loss is (nan|inf) at epoch 1, iteration 4; not finite in process 0: student logits; the last checkpoint"
+    where = (
+        r"loss is (nan|inf) at epoch 1, iteration 4; not finite in process 0: student logits; the last checkpoint, .*"
+    )
+    where += "checkpoint.pth, is good: resume from it with a lower --lr or a smaller --clip_grad$"  # of float32
     assert re.search(where, message), message
     assert_same(read(), before)
 

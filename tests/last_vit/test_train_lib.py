@@ -6,7 +6,8 @@ from detectron2.engine import HookBase, SimpleTrainer
 from torch import nn
 
 from last_vit.checkpoint import load_strict, read_checkpoint
-from last_vit.train_lib import LateScalars, RepeatableSteps, RunCheckpoints, micro_batches, with_own_options
+from last_vit.late_scalars import LateScalars
+from last_vit.train_lib import RepeatableSteps, RunCheckpoints, micro_batches, with_own_options
 
 NEEDS_GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 
@@ -158,7 +159,7 @@ def test_a_loss_that_is_not_finite_stops_and_names_its_iteration(period, value, 
     trainer, looks = trainer_of([1.0, float(value), 1.0, 1.0, 1.0], clip_grad_norm=9.0), Looks()
     trainer.read_periods = (period,)
     trainer.register_hooks([looks])
-    with pytest.raises(FloatingPointError, match=f"loss_a is {value} at iteration 1; nothing of it was saved"):
+    with pytest.raises(FloatingPointError, match=f"loss_a is {value} at iteration 1; there is no checkpoint yet"):
         trainer.train(0, 5)
     assert trainer.iter == reached == len(looks.seen)
 

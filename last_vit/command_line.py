@@ -42,14 +42,14 @@ def run_command_line(
     """
     args = parser.parse_args(argv)
     flags = {action.dest: action.option_strings[0] for action in parser._actions if action.option_strings}
-    try:
-        with ending_at_sigterm():
+    with ending_at_sigterm():
+        try:
             run(args)
-    except (Exception, KeyboardInterrupt) as error:
-        status, line = ending(parser.prog, error, getattr(args, "spellings", flags))
-        if not status:
-            raise
-        parser.exit(status, line)
+        except (Exception, KeyboardInterrupt) as error:
+            status, line = ending(parser.prog, error, getattr(args, "spellings", flags))
+            if not status:
+                raise
+            parser.exit(status, line)
 
 
 def ending(prog: str, error: BaseException, spellings: Mapping[str, str]) -> tuple[int, str]:

@@ -54,18 +54,18 @@ def launch_run(args: argparse.Namespace, run: Callable[[argparse.Namespace], Any
 
 def _run_spawned(args: argparse.Namespace, run: Callable[[argparse.Namespace], Any]) -> None:
     """`run` in a process of detectron2's launcher, which would wrap a user's error into two stack traces."""
-    try:
-        with ending_at_sigterm():
+    with ending_at_sigterm():
+        try:
             run(args)
-    except (Exception, KeyboardInterrupt) as error:
-        status, line = ending("lazy_train.py", error, args.spellings)
-        if not status:
-            raise
-        if line:
-            print(f"{line.rstrip()} (process {rank()})", file=sys.stderr, flush=True)
-        raise SystemExit(status) from None
-    finally:
-        dist.destroy_process_group()  # whose threads would abort the process as it ends
+        except (Exception, KeyboardInterrupt) as error:
+            status, line = ending("lazy_train.py", error, args.spellings)
+            if not status:
+                raise
+            if line:
+                print(f"{line.rstrip()} (process {rank()})", file=sys.stderr, flush=True)
+            raise SystemExit(status) from None
+        finally:
+            dist.destroy_process_group()  # whose threads would abort the process as it ends
 
 
 def set_up_run(args: argparse.Namespace, recipes: str) -> tuple[Any, torch.device]:

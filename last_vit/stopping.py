@@ -51,8 +51,11 @@ def _handling(handler: Callable[[int, Any], None], signals: tuple[int, ...] = _S
 def ending_at_sigterm() -> Iterator[None]:
     """While it lasts, SIGTERM raises `Stopped` as Ctrl-C raises KeyboardInterrupt; then folders are free again."""
     process = os.getpid()
+    _noted["signal"] = 0
 
     def end(number: int, _: Any) -> None:
+        if _noted["signal"]:  # it is ending already, and a launcher ends all processes with the first
+            return
         if os.getpid() != process:  # a forked one, which is to end as it would have
             signal.signal(number, signal.SIG_DFL)
             os.kill(os.getpid(), number)

@@ -4,6 +4,7 @@ import functools
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -65,8 +66,7 @@ def test_every_seam_is_a_name_that_open_clip_looks_up_and_no_other_name_is_repla
     write_csv(count=4)
     monkeypatch.setattr(open_clip_train.data, "get_csv_dataset", look)
     before["data"]["get_csv_dataset"] = look
-    with pytest.raises(KeyboardInterrupt):
-        run(train_data="data.csv")
+    assert run(train_data="data.csv") == 130
     assert found == set(clip_train_seams.SEAMS)
     assert open_clip_train.main.torch is torch  # closed again
 
@@ -107,30 +107,40 @@ def test_cls_is_open_clip_bit_by_bit_and_checkpoints_serve_open_clip(capsys):
     assert not Path("logs/other").exists()
 
 
-def test_resumed_run_is_the_uninterrupted_one_bit_by_bit(capsys, monkeypatch):
+def test_stopped_within_an_epoch_and_resumed_is_the_uninterrupted_run_bit_by_bit(monkeypatch, capsys):
     write_coco("coco")
     options = {"train_data": "coco", "dataset_type": COCO, "workers": 0, "epochs": 2}
     assert run(name="whole", **options) == 0
     original = open_clip_train.main.train_one_epoch
     seen = []
 
-    def killed(model, data, loss, epoch, *args, **kwargs):
+    def interrupted(model, data, loss, epoch, *args, **kwargs):
         seen.append(model.visual._global_pool.pool)
-        if epoch == 1:
-            raise KeyboardInterrupt
-        return original(model, data, loss, epoch, *args, **kwargs)
+
+        def stopping(**inputs):
+            if epoch == 1 and len(seen) == 2:
+                os.kill(os.getpid(), signal.SIGTERM)
+            return loss(**inputs)
+
+        return original(model, data, stopping, epoch, *args, **kwargs)
 
     with monkeypatch.context() as patch:
-        patch.setattr(open_clip_train.main, "train_one_epoch", killed)
-        with pytest.raises(KeyboardInterrupt):
-            run(**options)
+        patch.setattr(open_clip_train.main, "train_one_epoch", interrupted)
+        patch.setattr(sys, "argv", ["clip/train_clip.py", "--resume", "an/old.pt", "--lr", "0.001"])
+        assert run(**options) == 143
+    line = capsys.readouterr().err.splitlines()[-1]
+    where = f"stopped after 1 steps of epoch 1, saved in {CHECKPOINTS}/epoch_latest.pt"
+    assert line.endswith(f"{where}; go on with: python clip/train_clip.py --resume=latest --name=run --lr 0.001")
     assert (seen[0].kind, seen[0].top_k, seen[0].variant) == ("last", 0.5, "release")
-    assert run("--save-most-recent", resume="latest", **options) == 2
-    assert "has epoch_1.pt only: leave out --save-most-recent" in capsys.readouterr().err
+    assert run("--save-most-recent", name="whole", resume="latest", **options) == 2
+    assert "has epoch_2.pt only: leave out --save-most-recent" in capsys.readouterr().err
     (CHECKPOINTS / "tmp.pt").write_bytes(b"half of a checkpoint")
     assert run(resume="latest", **{**options, "workers": 2}) == 0
-    assert "epoch_1.pt' (epoch 1)" in log()
+    assert "epoch_latest.pt' (epoch 1)" in log()
     assert_equal(weights(), weights("logs/whole/checkpoints/epoch_2.pt"))
+    Path("logs/run/run.lock").write_text(json.dumps({"process": 1, "host": "another"}))
+    assert run(resume="latest", **options) == 2
+    assert "process 1 on another" in capsys.readouterr().err
 
 
 def test_the_newest_checkpoint_is_the_highest_epoch_or_a_later_latest(tmp_path):
@@ -167,7 +177,8 @@ def test_loss_and_weights_that_are_not_finite_stop_the_run_and_keep_the_checkpoi
         assert run(train_data="data.csv") == 2  # 3 steps per epoch: the fifth loss is epoch 1's step 1
     error = capsys.readouterr().err
     assert "contrastive_loss is nan in epoch 1, step 1;" in error
-    assert str(CHECKPOINTS) in error
+    assert f"the last checkpoint, {CHECKPOINTS}/epoch_1.pt, is good: resume from it with --resume latest and" in error
+    assert "--precision" not in error  # of a run in float32
     assert [path.name for path in CHECKPOINTS.glob("*.pt")] == ["epoch_1.pt"]
     assert all(tensor.isfinite().all() for tensor in weights(CHECKPOINTS / "epoch_1.pt").values())
     monkeypatch.setattr(open_clip_train.main, "train_one_epoch", diverge)  # the last step's loss was finite

@@ -98,6 +98,30 @@ def test_sigkill_then_resume_continues_bit_identically(trained, tmp_path):
     assert all(torch.equal(final["model"][name], again["model"][name]) for name in final["model"])
 
 
+def test_sigterm_saves_at_the_step_border_in_all_processes():
+    """Of two that detectron2 started; Slurm's pre-emption sends it to whom it finds, the parent here."""
+    words = [sys.executable, str(TRAINER.script), "--config-file", str(DEBUG), "--num-gpus", "2"]
+    words += ["train.output_dir=run", "train.max_iter=5000", "train.log_period=1", "train.eval_period=0"]
+    process = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    log, deadline = Path("run/metrics.json"), time.monotonic() + 120
+    while not (log.exists() and log.stat().st_size) and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.02)
+    assert Path("run/run.lock").exists()
+    process.send_signal(signal.SIGTERM)
+    error = process.communicate(timeout=120)[1]
+    assert process.returncode == 143, error
+    (line,) = [line for line in error.splitlines() if line.startswith("lazy_train.py")]
+    found = re.fullmatch(
+        r"lazy_train.py: stopped after (\d+) iterations, saved in run/(model_\d+.pth); go on with: python "
+        r"\S+lazy_train.py --resume --config-file .*train.eval_period=0 \(process 0\)",
+        line,
+    )
+    assert found, line
+    assert Path("run/last_checkpoint").read_text() == found[2] == f"model_{int(found[1]) - 1:07d}.pth"
+    assert "Traceback" not in error
+    assert not Path("run/run.lock").exists()
+
+
 def test_two_processes_train_and_evaluate_like_one(tmp_path):
     """Of half the batch each; 59 test images in batches of 7, every one once."""
     options = ("train.max_iter=3", "train.log_period=1", "train.eval_period=0", "dataloader.test.batch_size=7")
@@ -238,17 +262,22 @@ def test_another_trainers_file_is_no_run_to_resume(copied, capsys):
     assert re.search(r"does not record its pooling.*train.init_checkpoint", capsys.readouterr().err)
 
 
-def test_nan_loss_stops_and_keeps_the_last_good_checkpoint(copied, capsys):
+def test_nan_loss_stops_and_keeps_the_last_good_checkpoint(copied, capfd):
     """A run goes on from iteration 12 with a learning rate that blows the weights up: the next loss is NaN."""
     before = {path.name: path.read_bytes() for path in copied.glob("*.pth")}
     options = ["train.max_iter=20", "train.eval_period=0", "optimizer.lr=1e30"]
     assert run("--resume", "train.output_dir=run", *options) == 2
-    error = capsys.readouterr().err
-    assert re.search(r"loss_ce is nan at iteration 1[3-5]; nothing of it was saved", error), error
+    shown, error = capfd.readouterr()
+    good = "the last checkpoint, run/model_final.pth, is good: resume from it with --resume and a lower optimizer.lr"
+    assert re.search(rf"loss_ce is nan at iteration 1[3-5]; {good}", error), error
+    assert "bf16" not in error
     assert {path.name: path.read_bytes() for path in copied.glob("*.pth")} == before
+    assert "Traceback" not in shown + error
+    assert "Traceback" in Path("run/log.txt").read_text()
+    assert "\x1b" not in shown + error
 
 
-def test_full_disk_keeps_the_last_good_checkpoint(copied, capsys):
+def test_full_disk_keeps_the_last_good_checkpoint(copied, capfd):
     """A limit on the file size makes the kernel refuse the write, as a full disk does."""
     before = {path.name: path.read_bytes() for path in copied.glob("*.pth")}
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
@@ -257,8 +286,9 @@ def test_full_disk_keeps_the_last_good_checkpoint(copied, capsys):
         status = run("--resume", "train.output_dir=run", "train.max_iter=15", "train.eval_period=0")
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-    error = capsys.readouterr().err
+    shown, error = capfd.readouterr()
     assert status == 2
+    assert "Traceback" not in shown + error
     assert "last good checkpoint is untouched" in error
     assert os.strerror(errno.EFBIG) in error
     assert {path.name: path.read_bytes() for path in copied.glob("*.pth")} == before

@@ -161,8 +161,9 @@ def test_killed_and_resumed_is_bit_identical(run, linear, monkeypatch, capsys):
 
     killed = ["--output_dir", "killed", "--epochs"]
     monkeypatch.setattr(linear_probe, "save_probe", save_and_die)
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(SystemExit, match="130"):
         run(*killed, "3")
+    assert capsys.readouterr().err.splitlines()[-1] == "eval_linear.py: stopped by Ctrl-C"
     monkeypatch.setattr(linear_probe, "save_probe", save)
     assert probe_file("killed")["epoch"] == 1
     for more, message in ((["5"], "epochs 3 there, 5 here"), (["3", "--lr", "0.1"], "lr 0.5 there, 0.1 here")):

@@ -260,6 +260,18 @@ def _check_numbers(train: Any) -> None:
         )
 
 
+class _Writer(hooks.PeriodicWriter):
+    """detectron2's, which divides by zero where a run stops within its first iterations and would be logged twice."""
+
+    def after_train(self) -> None:
+        """Write the last evaluation of a run that came to its end, and close."""
+        if self.trainer.iter >= self.trainer.max_iter:
+            super().after_train()
+        else:
+            for writer in self._writers:
+                writer.close()
+
+
 def _build_hooks(cfg: Any, checkpoints: RunCheckpoints, evaluate: Callable[[], dict[str, float]]) -> list[HookBase]:
     """detectron2's hooks, in the order in which they run; writing is the main process's.
 
@@ -277,7 +289,7 @@ def _build_hooks(cfg: Any, checkpoints: RunCheckpoints, evaluate: Callable[[], d
     writers = [CommonMetricPrinter(cfg.train.max_iter), metrics, events]
     return [
         *every,
-        hooks.PeriodicWriter(writers, period=cfg.train.log_period),
+        _Writer(writers, period=cfg.train.log_period),
         hooks.PeriodicCheckpointer(checkpoints, **cfg.train.checkpointer),
     ]
 

@@ -20,9 +20,9 @@ from zero_shot_segmenter import ZeroShotSegmenter
 from last_vit.clip_dense import clip_dense_features
 from last_vit.clip_models import LoadedClip
 from last_vit.clip_text import TEMPLATE_SETS
+from last_vit.dense import find_patch_size
 from last_vit.evaluation import open_loader, pooling_words, print_table, write_record
 from last_vit.models import ModelArgument, parse_model_arguments
-from last_vit.native_size import find_patch_size
 from last_vit.runtime import describe_device, is_main_process, process_group
 
 TABLE = "zero_shot_seg"

@@ -14,7 +14,7 @@ into results/.
 import argparse
 from collections.abc import Sequence
 
-from last_vit.lazy_command import run_lazy_train
+from last_vit.command_line import run_lazy_train
 
 
 def main(argv: Sequence[str] | None = None) -> None:

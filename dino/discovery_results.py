@@ -26,9 +26,9 @@ from torch import nn
 
 from last_vit.atomic_file import atomic_file
 from last_vit.data.image_files import load_rgb
+from last_vit.dense import find_patch_size, takes_any_size
 from last_vit.evaluation import describe_model, folder_name, print_table, progress, say_left_out, write_record
 from last_vit.models import ModelArgument, TrainedModel, parse_model_arguments
-from last_vit.native_size import find_patch_size, takes_any_size
 from last_vit.results import dataset_name, result_name
 from last_vit.runtime import describe_device, is_main_process, process_group
 

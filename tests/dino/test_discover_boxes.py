@@ -13,8 +13,8 @@ from PIL import Image
 from torch.nn import functional as F
 from torchvision.models import VisionTransformer
 
+from last_vit.dense import find_patch_size, takes_any_size
 from last_vit.dino_vit import DinoVisionTransformer
-from last_vit.native_size import find_patch_size, takes_any_size
 from last_vit.patch_scores import patch_score
 from last_vit.pooling import LaStPool, last_pool
 

@@ -17,7 +17,7 @@ dataloader = dict(
             train=True,
             masks="${model.roi_heads.masks}",
             max_images=None,
-            antialias=False,  # True resizes as Pillow does, False as F-ViT's OpenCV
+            antialias=False,  # as F-ViT's OpenCV; True as Pillow
             novel=None,
         ),
         batch_size=8,  # per process
@@ -35,7 +35,7 @@ dataloader = dict(
             novel="${dataloader.train.dataset.novel}",
         ),
         batch_size=1,
-        num_workers=cores_at_hand(),
+        num_workers="${dataloader.train.num_workers}",
     ),
 )
 evaluation = dict(kinds=["box"], dataset="OV-COCO val", table="ov_coco")

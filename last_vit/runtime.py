@@ -8,6 +8,7 @@ import logging
 import os
 import random
 import re
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -145,11 +146,19 @@ def _group_device() -> torch.device:
     return torch.device("cuda", torch.cuda.current_device()) if on_gpu else torch.device("cpu")
 
 
+class _ToStderr(logging.StreamHandler):
+    """Writes to what sys.stderr is when a line comes, which is not always what it was at first."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.stream = sys.stderr
+        super().emit(record)
+
+
 def get_logger(name: str = "last_vit") -> logging.Logger:
     """Logger to stderr; processes other than the main one log warnings and worse only."""
     logger = logging.getLogger(name)
     if not logger.handlers:
-        handler = logging.StreamHandler()
+        handler = _ToStderr()
         handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s", "%H:%M:%S"))
         logger.addHandler(handler)
         logger.propagate = False

@@ -18,7 +18,7 @@ from clip_train_data import (
     shard_samples,
 )
 from clip_train_parts import picture, sound, write_coco, write_shard
-from clip_train_seams import watched_epoch
+from clip_train_seams import WatchedLoss
 from open_clip_train.data import SharedEpoch
 from PIL import Image
 
@@ -206,11 +206,13 @@ def test_an_archive_cut_anywhere_is_reported_once_and_gives_what_is_whole(tmp_pa
 @pytest.mark.parametrize(("values", "step"), [((1.0, 2.0, float("inf"), 3.0), 1), ((1.0, float("nan")), 0)])
 def test_a_loss_that_is_not_finite_is_named_with_its_epoch_and_step(values, step):
     """Also the last one, which no other follows."""
-    args, losses = Namespace(accum_freq=2, checkpoint_path="FOLDER"), iter(values)
+    losses = iter(values)
+    watched = WatchedLoss(lambda: {"term": torch.tensor(next(losses))}, 4, accum_freq=2, hint="go back", done=0)
 
-    def train_one_epoch(model, data, loss, epoch, args):
+    def train() -> None:
         for value in values:
-            assert loss()["term"].item() == pytest.approx(value, nan_ok=True)
+            assert watched()["term"].item() == pytest.approx(value, nan_ok=True)
+        watched.check()
 
-    with pytest.raises(FloatingPointError, match=rf"term is (inf|nan) in epoch 4, step {step}; .* are in FOLDER"):
-        watched_epoch(train_one_epoch, None, None, lambda: {"term": torch.tensor(next(losses))}, 4, args)
+    with pytest.raises(FloatingPointError, match=rf"term is (inf|nan) in epoch 4, step {step}; go back"):
+        train()

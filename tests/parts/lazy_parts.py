@@ -6,7 +6,7 @@ import runpy
 from pathlib import Path
 
 import torch
-from detectron2.utils.logger import setup_logger
+from detectron2.utils.logger import _cached_log_stream, setup_logger
 
 REPO = Path(__file__).resolve().parents[2]
 ENVIRONMENT = {"OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore", "CUDA_VISIBLE_DEVICES": ""}
@@ -31,6 +31,7 @@ class LazyTrain:
             torch.set_num_threads(threads)
             torch.cuda.is_available, torch.cuda.device_count = cuda
             setup_logger.cache_clear()
+            _cached_log_stream.cache_clear()  # of another test's folder of the same name
             for name in ("detectron2", "fvcore"):
                 logger = logging.getLogger(name)
                 for handler in list(logger.handlers):

@@ -113,7 +113,7 @@ CASES = {
     "probe_masking": [
         ([*SMALL, *IMAGENET, "--model", RESNET], "answers with 1000 numbers, the images have 3 classes"),
         ([*SMALL, *IMAGENET, "--model", "R=timm:test_resnet@bare.pth"], "model 'R': its weights hold no classifier"),
-        ([*SMALL, "--imagenet-root", "two", "--model", VIT], "model 'ViT': its classifier has 3 classes, and the 2"),
+        ([*SMALL, "--imagenet-root", "two", "--model", VIT], "two/val has 2 classes, the classifier 3: which of its"),
         ([*SMALL, *IMAGENET, "--model", VIT, "--shares", "50", "100"], "different numbers in [1, 99], got [50, 100]"),
         ([*SMALL, *IMAGENET, "--model", VIT, "--num-images", "9"], "--num-images must be at most 8 (images), got 9"),
         ([*SMALL, *IMAGENET, "--model", VIT, "--seed", "-1"], "must not be negative, got -1"),

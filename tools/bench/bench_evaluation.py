@@ -57,7 +57,7 @@ def module_clock() -> Iterator[list[float]]:
             handle.remove()
 
 
-def run_command(script: str, arguments: list[str], folder: Path) -> tuple[float, float]:
+def run_command(folder: Path, script: str, *arguments: str) -> tuple[float, float]:
     """Run a command of the repository in this process.
 
     Returns:
@@ -80,27 +80,21 @@ def bench(report: BenchReport) -> None:
     report.describe(f"drawn images of {SIDE} px", dataset=f"drawn images of {SIDE} px", n_images=many - few)
     with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):
         for count in (few, many):
-            samples = SyntheticObjects(count, "val", image_size=SIDE, num_classes=4, seed=0)
+            samples = SyntheticObjects(count, "val", image_size=SIDE, num_classes=2, seed=0)
             write_imagenet(samples, Path(f"imagenet{count}"))
             write_voc(samples, Path(f"voc{count}"))
+        voc = "--voc-root voc{}/VOC2012 --voc-split val"
         commands = {
-            "Point-in-Box": lambda count: (
-                "visualization/evaluate_patch_hit.py",
-                ["--imagenet-root", f"imagenet{count}", "--model", VIT_B, "--max-box-area", "none"],
-            ),
-            "object discovery": lambda count: (
-                "dino/eval_object_discovery.py",
-                ["--voc-root", f"voc{count}/VOC2012", "--voc-split", "val", "--model", VIT_S],
-            ),
-            "segmentation": lambda count: (
-                "clip/eval_zero_shot_seg.py",
-                ["--dataset", "voc20", "--root", f"voc{count}/VOC2012", "--any-count", "--model", CLIP_B],
-            ),
+            "Point-in-Box": f"visualization/evaluate_patch_hit.py --max-box-area none "
+            f"--imagenet-root imagenet{{}} --model {VIT_B}",
+            "object discovery": f"dino/eval_object_discovery.py {voc} --model {VIT_S}",
+            "segmentation": "clip/eval_zero_shot_seg.py --dataset voc20 --root voc{}/VOC2012 --any-count "
+            f"--templates simple --model {CLIP_B}",
         }
         for name, command in commands.items():
             shares = []
             for _ in range(report.size(1, 3)):
-                runs = [run_command(*command(count), Path(folder)) for count in (few, many)]
+                runs = [run_command(Path(folder), *command.format(count).split()) for count in (few, many)]
                 loop, model = (more - less for less, more in zip(*runs, strict=True))
                 shares.append(100 * (1 - model / loop))
             spread = Ratio(statistics.median(shares), min(shares), max(shares))

@@ -89,7 +89,7 @@ def bench(report: BenchReport) -> None:
             f"--imagenet-root imagenet{{}} --model {VIT_B}",
             "object discovery": f"dino/eval_object_discovery.py {voc} --model {VIT_S}",
             "segmentation": "clip/eval_zero_shot_seg.py --dataset voc20 --root voc{}/VOC2012 --any-count "
-            f"--templates simple --model {CLIP_B}",
+            f"--templates simple --no-text-cache --model {CLIP_B}",
         }
         for name, command in commands.items():
             shares = []

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import evaluate_patch_hit
 import pytest
+from record_parts import write
 
 from last_vit.results import (
     dataset_name,
@@ -13,7 +14,6 @@ from last_vit.results import (
     read_results,
     result_name,
     run_command,
-    write_result,
 )
 
 SCRIPT = Path(evaluate_patch_hit.__file__).resolve()
@@ -23,22 +23,6 @@ REPO = SCRIPT.parents[1]
 @pytest.fixture(autouse=True)
 def _alone(monkeypatch):
     monkeypatch.delenv("TORCHELASTIC_RUN_ID", raising=False)
-
-
-def write(directory: Path, name: str = "run", **changes) -> Path:
-    arguments = {
-        "metrics": {"point_in_box": 43.21, "point_in_box_random": 20.0, "point_in_box_center": 50.0},
-        "n_images": 1200,
-        "dataset": "synthetic",
-        "config": {"top_k": 1},
-        "checkpoint_sha256": "0" * 16,
-        "seconds": 2.0,
-        "device": "cpu",
-        "table": "point_in_box",
-        "row": "ViT-Ti/8, LaSt K=1",
-        **changes,
-    }
-    return write_result(name, arguments.pop("metrics"), directory=directory, **arguments)
 
 
 def test_record_has_its_lineage(tmp_path):

@@ -1,30 +1,13 @@
 """The tables of README and docs/: rows, seeds, the paper's numbers, ages, and what is refused."""
 
-from pathlib import Path
-
 import make_results_tables
 import paper_tables
 import pytest
+from record_parts import write
 
-from last_vit.results import ROOT, read_results, write_result
+from last_vit.results import ROOT, read_results
 
 PAGE = "# Title\n\n<!-- results:point_in_box -->\nold\n<!-- /results -->\ntail\n"
-
-
-def write(directory: Path, name: str = "run", **changes) -> Path:
-    arguments = {
-        "metrics": {"point_in_box": 43.21, "point_in_box_random": 20.0, "point_in_box_center": 50.0},
-        "n_images": 1200,
-        "dataset": "synthetic",
-        "config": {"top_k": 1},
-        "checkpoint_sha256": "0" * 16,
-        "seconds": 2.0,
-        "device": "cpu",
-        "table": "point_in_box",
-        "row": "ViT-Ti/8, LaSt K=1",
-        **changes,
-    }
-    return write_result(name, arguments.pop("metrics"), directory=directory, **arguments)
 
 
 def rows(readme: str) -> list[list[str]]:

@@ -41,7 +41,7 @@ def run_command_line(
             takes them, of switches that are no flags.
     """
     args = parser.parse_args(argv)
-    flags = {action.dest: action.option_strings[0] for action in parser._actions if action.option_strings}
+    flags = {name: f"--{name.replace('_', '-')}" for name in _SWITCHES if hasattr(args, name)}
     with ending_at_sigterm():
         try:
             run(args)
@@ -198,28 +198,19 @@ def add_record_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def positive(text: str) -> int:
-    """A flag's value that counts something: a whole number of at least 1.
-
-    Raises:
-        argparse.ArgumentTypeError: A smaller one.
-        ValueError: No whole number.
-    """
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"must be at least 1, got {text}")
-    return value
+    """A flag's value that counts something: a whole number of at least 1."""
+    return _at_least(1, text, "must be at least 1")
 
 
 def non_negative(text: str) -> int:
-    """A flag's value that may be zero, such as a seed.
+    """A flag's value that may be zero, such as a seed."""
+    return _at_least(0, text, "must not be negative")
 
-    Raises:
-        argparse.ArgumentTypeError: A negative one.
-        ValueError: No whole number.
-    """
-    value = int(text)
-    if value < 0:
-        raise argparse.ArgumentTypeError(f"must not be negative, got {text}")
+
+def _at_least(minimum: int, text: str, wrong: str) -> int:
+    value = int(text)  # argparse words the ValueError
+    if value < minimum:
+        raise argparse.ArgumentTypeError(f"{wrong}, got {text}")
     return value
 
 

@@ -19,7 +19,7 @@ from pathlib import Path
 
 from zero_shot_flags import add_clip_flags, add_image_flags
 
-from last_vit.command_line import add_loading_flags, add_record_flags, command, command_parser
+from last_vit.command_line import add_running_flags, command, command_parser
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -27,8 +27,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser = command_parser("eval_zero_shot_cls.py", __doc__)
     add_clip_flags(parser)
     add_image_flags(parser)
-    add_loading_flags(parser, batch_size=64)
-    add_record_flags(parser)
+    add_running_flags(parser, batch_size=64)
     parser.add_argument("--per-class", type=Path, metavar="FILE.csv", help="write the accuracy of every class here")
     return parser
 

@@ -21,7 +21,7 @@ from pathlib import Path
 from seg_settings import CUSTOM, DATASETS, PROTOCOLS, ZERO_LABELS
 from zero_shot_flags import add_clip_flags
 
-from last_vit.command_line import add_loading_flags, add_record_flags, command, command_parser, positive
+from last_vit.command_line import add_running_flags, command, command_parser, positive
 from last_vit.names import LAST_BLOCKS
 
 
@@ -48,8 +48,7 @@ def build_parser() -> argparse.ArgumentParser:
     add("--logit-scale", type=float, help="factor of the cosines in the softmax")
     add("--prob-threshold", type=float, help="pixels less probable than this become background; 0 is none")
     add("--pamr", choices=("on", "off"), help="refine scores by the image: 10 steps, dilations 8 and 16")
-    add_loading_flags(parser, batch_size=8)
-    add_record_flags(parser)
+    add_running_flags(parser, batch_size=8)
     add = parser.add_argument
     add("--window-batch", type=positive, default=64, help="windows per forward pass, at most; default 64")
     add("--per-class", action="store_true", help="also print and record the IoU of every class")

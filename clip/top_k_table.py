@@ -19,13 +19,7 @@ import argparse
 
 from zero_shot_flags import add_clip_flags, add_image_flags
 
-from last_vit.command_line import (
-    add_loading_flags,
-    add_record_flags,
-    command,
-    command_parser,
-    patch_count,
-)
+from last_vit.command_line import add_running_flags, command, command_parser, patch_count
 from last_vit.names import POOLS
 
 
@@ -57,8 +51,7 @@ def build_parser() -> argparse.ArgumentParser:
         help="also zero-shot mIoU; FLAGS of eval_zero_shot_seg.py; once per data set",
     )
     add_image_flags(parser)
-    add_loading_flags(parser, batch_size=64)
-    add_record_flags(parser)
+    add_running_flags(parser, batch_size=64)
     return parser
 
 

@@ -19,8 +19,7 @@ from last_vit.command_line import run_lazy_train
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Parse and launch."""
-    skip_broken = "dataloader.train.dataset.skip_broken=True (or dataloader.test.dataset.skip_broken=True)"
-    run_lazy_train(_run, argv, __doc__, "model.top_k=7", "classification", skip_broken=skip_broken)
+    run_lazy_train(_run, argv, __doc__, "model.top_k=7", "classification")
 
 
 def _run(args: argparse.Namespace) -> None:

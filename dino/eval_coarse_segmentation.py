@@ -19,15 +19,7 @@ from pathlib import Path
 
 from eval_options import PROTOCOLS, RULES
 
-from last_vit.command_line import (
-    MODEL_HELP,
-    add_loading_flags,
-    add_record_flags,
-    add_token_flag,
-    command,
-    command_parser,
-    positive,
-)
+from last_vit.command_line import MODEL_HELP, add_running_flags, add_token_flag, command, command_parser, positive
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -43,8 +35,7 @@ def build_parser() -> argparse.ArgumentParser:
     add("--mass", type=float, default=0.6, help="rule attention: share of the attention that is kept; default 0.6")
     add_token_flag(parser)
     add("--dataset-name", help='in the results, such as "VOC12"; default: the name of --voc-root')
-    add_loading_flags(parser, batch_size=16)
-    add_record_flags(parser)
+    add_running_flags(parser, batch_size=16)
     return parser
 
 

@@ -22,8 +22,7 @@ from eval_options import COMPONENTS, METHODS
 
 from last_vit.command_line import (
     MODEL_HELP,
-    add_loading_flags,
-    add_record_flags,
+    add_running_flags,
     add_token_flag,
     command,
     command_parser,
@@ -63,7 +62,7 @@ def build_parser() -> argparse.ArgumentParser:
     add("--skip-broken", action="store_true", help="leave out and count what is missing, unreadable or does not fit")
     add("--dataset-name", help='in the results, such as "VOC07 trainval"; default: after the folders')
     running = parser.add_argument_group("running")
-    add_loading_flags(running, batch_size=1)
+    add_running_flags(running, batch_size=1)
     running.add_argument(
         "--dtype", choices=("float32", "bfloat16"), default="float32", help="of the forward pass; default float32"
     )
@@ -74,7 +73,6 @@ def build_parser() -> argparse.ArgumentParser:
     add("--pictures", type=Path, help="folder for pictures of hits and misses, one sheet per model and method")
     add("--num-pictures", type=positive, default=12, help="images per sheet, half of them hits; default 12")
     add("--seed", type=int, default=0, help="of the choice of pictures; default 0")
-    add_record_flags(output)
     return parser
 
 

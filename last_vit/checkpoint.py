@@ -243,7 +243,7 @@ def _read_torch(file: BinaryIO, path: Path, allow_pickle: bool) -> Any:
         raise UnsafeCheckpointError(
             f"{path} was refused: it asks for {refused[1]}, which is not plain weights; unpickling it (an archive: "
             "torch.jit.load) can run any code that the file's author chose. If you trust its source, read it once with "
-            "allow_pickle=True, save its state dict alone and use that"
+            "allow_pickle (torch.load: weights_only=False), save its state dict alone and use that"
         ) from error
 
 

@@ -5,15 +5,12 @@ Imports nothing heavy, and `import last_vit` loads torch only when a name is tak
 
 import argparse
 import os
-import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from importlib import import_module
 
 from last_vit.names import GLOBAL_TOKENS
 from last_vit.stopping import Stopped, ending_at_sigterm
 
-# parameters that messages of the library name -> what sets them on a command line, if nothing else does
-_SWITCHES = {"skip_broken": None, "allow_pickle": "torch.load(file, weights_only=False)"}
 MODEL_HELP = (
     "[NAME=]SPEC[@CHECKPOINT][,pool=KIND][,top_k=K][,variant=release|paper]; SPEC is torchvision:<name>, timm:<name>, "
     "dino:<arch>/<patch>, open_clip:<arch>[/<file>] or <config>.py, CHECKPOINT a local file or `random`; once per model"
@@ -37,22 +34,20 @@ def run_command_line(
     Args:
         parser: Its `prog` begins the line.
         run: Gets the parsed arguments.
-        argv: Arguments without the program; None are the process's own. They may hold `spellings`, as `own_spelling`
-            takes them, of switches that are no flags.
+        argv: Arguments without the program; None are the process's own.
     """
     args = parser.parse_args(argv)
-    flags = {name: f"--{name.replace('_', '-')}" for name in _SWITCHES if hasattr(args, name)}
     with ending_at_sigterm():
         try:
             run(args)
         except (Exception, KeyboardInterrupt) as error:
-            status, line = ending(parser.prog, error, getattr(args, "spellings", flags))
+            status, line = ending(parser.prog, error)
             if not status:
                 raise
             parser.exit(status, line)
 
 
-def ending(prog: str, error: BaseException, spellings: Mapping[str, str]) -> tuple[int, str]:
+def ending(prog: str, error: BaseException) -> tuple[int, str]:
     """Exit status and line of a command that ends by an exception; status 0 for one that needs its stack trace."""
     if isinstance(error, Stopped):
         return error.status, f"{prog}: {error}\n" if str(error) else ""
@@ -64,27 +59,7 @@ def ending(prog: str, error: BaseException, spellings: Mapping[str, str]) -> tup
         return 0, ""
     from last_vit.runtime import error_text
 
-    return 2, f"{prog}: error: {own_spelling(error_text(error), spellings)}\n"
-
-
-def own_spelling(message: str, spellings: Mapping[str, str]) -> str:
-    """A library's message with the switches that it advises as a command writes them; advice that it lacks goes.
-
-    Args:
-        message: Such as "a.jpg is broken; restore it, or leave it out with skip_broken=True".
-        spellings: Parameter -> the flag or override that sets it.
-
-    Example:
-        >>> own_spelling("broken; restore it, or leave it out with skip_broken=True", {"skip_broken": "--skip-broken"})
-        'broken; restore it, or leave it out with --skip-broken'
-        >>> own_spelling("broken; restore it, or leave it out with skip_broken=True", {})
-        'broken; restore it'
-    """
-    for name, instead in _SWITCHES.items():
-        if spelling := spellings.get(name, instead):
-            message = message.replace(f"{name}=True", spelling)
-        message = re.sub(rf"[,;]? or\b[^;.]*\b{name}=True(?: \([^)]*\))?", "", message)
-    return message
+    return 2, f"{prog}: error: {error_text(error)}\n"
 
 
 def command(build_parser: Callable[[], argparse.ArgumentParser], work: str) -> Callable[[Sequence[str] | None], None]:
@@ -109,7 +84,6 @@ def run_lazy_train(
     description: str,
     example: str,
     rows_of: str,
-    **spellings: str,
 ) -> None:
     """Parse a lazy_train.py's command line and run; a user's error is one line and exit status 2.
 
@@ -119,7 +93,6 @@ def run_lazy_train(
         description: The script's docstring.
         example: An override, for the help.
         rows_of: The table that --row adds to.
-        spellings: Overrides by the parameter of the library that they set, see `own_spelling`.
     """
     parser = command_parser("lazy_train.py", description)
     add = parser.add_argument
@@ -132,7 +105,6 @@ def run_lazy_train(
     add("--dist-url", default="auto", help="tcp://host:port of the first machine; needed for several")
     add("--row", help=f"show the result in the {rows_of} table under this label")
     add("opts", nargs=argparse.REMAINDER, metavar="key=value", help=f"config overrides, such as {example}")
-    parser.set_defaults(spellings=spellings)
     run_command_line(parser, run, argv)
 
 
@@ -180,6 +152,12 @@ def add_workers_flag(parser: "argparse.ArgumentParser | argparse._ArgumentGroup"
 def add_device_flag(parser: argparse.ArgumentParser) -> None:
     """Where to compute."""
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:<index>; default auto")
+
+
+def add_running_flags(parser: "argparse.ArgumentParser | argparse._ArgumentGroup", batch_size: int = 32) -> None:
+    """What every measurement has: batches, loading processes, the device, and its record."""
+    add_loading_flags(parser, batch_size)
+    add_record_flags(parser)
 
 
 def add_record_flags(parser: argparse.ArgumentParser) -> None:

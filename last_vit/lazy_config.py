@@ -58,7 +58,7 @@ def _run_spawned(args: argparse.Namespace, run: Callable[[argparse.Namespace], A
         try:
             run(args)
         except (Exception, KeyboardInterrupt) as error:
-            status, line = ending("lazy_train.py", error, args.spellings)
+            status, line = ending("lazy_train.py", error)
             if not status:
                 raise
             if line:

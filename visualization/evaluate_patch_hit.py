@@ -22,9 +22,8 @@ from pathlib import Path
 from diagnostic_cli import add_image_flags, add_protocol_flags
 
 from last_vit.command_line import (
-    add_loading_flags,
     add_model_flags,
-    add_record_flags,
+    add_running_flags,
     add_token_flag,
     command,
     command_parser,
@@ -60,8 +59,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     add_token_flag(parser)
     add_protocol_flags(parser)
-    add_loading_flags(parser)
-    add_record_flags(parser)
+    add_running_flags(parser)
     return parser
 
 

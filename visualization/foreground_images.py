@@ -158,7 +158,7 @@ class ForegroundImages(Dataset):
             words = "; ".join(f"{fault} ({_first(names)})" for fault, names in faults.items() if names)
             raise FileNotFoundError(
                 f"images {self.folder} and annotations {self._annotations}: {words}. Complete them, or if one is meant "
-                "to be a part of the other, leave out and count the rest with skip_broken=True"
+                "to be a part of the other, leave out and count the rest with skip_broken"
             )
         self.skipped += Counter({"no annotation": len(alone), "annotation without image": len(unused)})
         self.image_paths = [path for path, pair in zip(self.image_paths, pairs, strict=True) if pair is not None]
@@ -235,7 +235,7 @@ def _check_shape(path: Path, image_hw: tuple[int, int], objects: ImageObjects) -
         raise ValueError(
             f"image {path} is {image_hw[1]} x {image_hw[0]} (width x height), its mask {objects.mask.shape[1]} x "
             f"{objects.mask.shape[0]}: masks must have their image's size. Give both at the same resolution, or leave "
-            "out such images with skip_broken=True"
+            "out such images with skip_broken"
         )
 
 

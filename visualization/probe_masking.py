@@ -16,9 +16,8 @@ from pathlib import Path
 from diagnostic_cli import add_figure_flag
 
 from last_vit.command_line import (
-    add_loading_flags,
     add_model_flags,
-    add_record_flags,
+    add_running_flags,
     add_token_flag,
     command,
     command_parser,
@@ -46,9 +45,8 @@ def build_parser() -> argparse.ArgumentParser:
         help="masked percents of the patches, in [1, 99]; default 10 20 ... 90. 0 is always there",
     )
     add_token_flag(parser)
-    add_loading_flags(parser)
+    add_running_flags(parser)
     add_figure_flag(parser, "results/masking_probe.png")
-    add_record_flags(parser)
     return parser
 
 

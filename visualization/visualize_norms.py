@@ -14,13 +14,7 @@ import argparse
 
 from diagnostic_cli import add_figure_flag, add_image_flags
 
-from last_vit.command_line import (
-    add_loading_flags,
-    add_model_flags,
-    add_record_flags,
-    command,
-    command_parser,
-)
+from last_vit.command_line import add_model_flags, add_running_flags, command, command_parser
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -28,9 +22,8 @@ def build_parser() -> argparse.ArgumentParser:
     parser = command_parser("visualize_norms.py", __doc__)
     add_model_flags(parser)
     add_image_flags(parser)
-    add_loading_flags(parser)
+    add_running_flags(parser)
     add_figure_flag(parser, "results/norms.png")
-    add_record_flags(parser)
     add = parser.add_argument
     add("--cutoff", type=float, help="smallest norm of an outlier, for all models; default: fitted to each model")
     add("--examples", type=int, help="images of the second picture, 0 for none; default 6, or all there are")

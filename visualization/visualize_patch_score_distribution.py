@@ -14,14 +14,7 @@ import argparse
 
 from diagnostic_cli import add_figure_flag, add_image_flags
 
-from last_vit.command_line import (
-    add_loading_flags,
-    add_model_flags,
-    add_record_flags,
-    add_token_flag,
-    command,
-    command_parser,
-)
+from last_vit.command_line import add_model_flags, add_running_flags, add_token_flag, command, command_parser
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -30,9 +23,8 @@ def build_parser() -> argparse.ArgumentParser:
     add_model_flags(parser)
     add_image_flags(parser)
     add_token_flag(parser)
-    add_loading_flags(parser)
+    add_running_flags(parser)
     add_figure_flag(parser, "results/patch_score_distribution.png")
-    add_record_flags(parser)
     return parser
 
 

@@ -14,7 +14,7 @@ import argparse
 
 from diagnostic_cli import add_example_flags, add_figure_flag, add_image_flags
 
-from last_vit.command_line import add_loading_flags, add_model_flags, add_record_flags, command, command_parser
+from last_vit.command_line import add_model_flags, add_running_flags, command, command_parser
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -22,9 +22,8 @@ def build_parser() -> argparse.ArgumentParser:
     parser = command_parser("visualize_pca.py", __doc__)
     add_model_flags(parser)
     add_image_flags(parser)
-    add_loading_flags(parser)
+    add_running_flags(parser)
     add_figure_flag(parser, "results/pca.png")
-    add_record_flags(parser)
     parser.add_argument(
         "--fit", choices=("image", "set"), default="image", help="what the components are of; default image"
     )

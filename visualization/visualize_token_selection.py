@@ -23,15 +23,7 @@ from pathlib import Path
 
 from diagnostic_cli import add_figure_flag, add_image_flags
 
-from last_vit.command_line import (
-    add_loading_flags,
-    add_model_flags,
-    add_record_flags,
-    command,
-    command_parser,
-    patch_count,
-    positive,
-)
+from last_vit.command_line import add_model_flags, add_running_flags, command, command_parser, patch_count, positive
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -39,9 +31,8 @@ def build_parser() -> argparse.ArgumentParser:
     parser = command_parser("visualize_token_selection.py", __doc__)
     add_model_flags(parser, required=False)
     add_image_flags(parser, or_imagenet=True)
-    add_loading_flags(parser)
+    add_running_flags(parser)
     add_figure_flag(parser, "results/token_selection.png")
-    add_record_flags(parser)
     add = parser.add_argument
     add(
         "--checkpoint",

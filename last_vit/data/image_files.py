@@ -24,7 +24,7 @@ except ImportError:  # Pillow then decodes everything: the same pixels in more t
 
 IMAGE_SUFFIXES = (".jpeg", ".jpg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")  # torchvision's
 MASK_SUFFIXES = (".png", ".npy")
-_BROKEN_IMAGE = "; restore this file from the data set's archive, or leave out broken images with skip_broken=True"
+_BROKEN_IMAGE = "; restore it from the data set's archive, or leave such images out where there is a skip_broken"
 _RULE = "names must be unique, or the folders on both sides the same"
 
 

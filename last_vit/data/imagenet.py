@@ -101,7 +101,7 @@ class ImageNetDataset(Dataset):
             raise ValueError(
                 f"class folder {self.folder / listing.empty_classes[0]} has no image ({len(listing.empty_classes)} "
                 "such folders). Restore its images; or remove the folder from all splits, which renumbers the classes "
-                "after it; or keep it as a class without images with skip_broken=True"
+                "after it; or keep it as a class without images with skip_broken"
             )
         if not listing.classes and not boxes:
             raise ValueError(
@@ -214,7 +214,7 @@ def check_frame(path: str | Path, pixel_hw: tuple[int, int], xml_hw: tuple[int, 
         raise ValueError(
             f"image {path} is {pixel_hw[1]} x {pixel_hw[0]} (width x height), its annotation says "
             f"{xml_hw[1]} x {xml_hw[0]}: they do not belong together, or one was rotated. Restore the original "
-            "file, or leave out such images with skip_broken=True"
+            "file, or leave such images out where there is a skip_broken"
         )
 
 
@@ -229,7 +229,7 @@ def _read_annotation(path: Path, image_path: str) -> ImageAnnotation:
     except FileNotFoundError as error:
         raise FileNotFoundError(
             f"no annotation {path} for image {image_path}; restore it, give its folder as annotation_root, or leave "
-            "out images without boxes with skip_broken=True (about 6 in 10 of the training set)"
+            "out images without boxes where there is a skip_broken (about 6 in 10 of the training set)"
         ) from error
 
 

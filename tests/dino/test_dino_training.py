@@ -235,7 +235,7 @@ def test_broken_images_stop_the_run_or_are_left_out(capsys, spelling):
     options = {"data_path": "imagenet", "epochs": 1, "batch_size_per_gpu": 5}
     assert run(**options | {"batch_size_per_gpu": 6}) == 2
     error = capsys.readouterr().err
-    assert re.search(rf"{broken.name}.*leave out broken images with --skip-broken", error), error
+    assert re.search(rf"{broken.name}.*leave such images out where there is a skip_broken", error), error
     main_dino.main([*arguments(**options), spelling])
     assert len(open_training_images("imagenet", None, skip_broken=True)) == 5
 

@@ -144,7 +144,7 @@ def test_broken_images_are_named(tmp_path, read):
     content = {"short.jpg": _jpeg(SCENE)[:3000], "empty.jpg": b"", "page.jpg": b"<html>404</html>"}
     for name, data in content.items():
         (tmp_path / name).write_bytes(data)
-        with pytest.raises(ValueError, match=rf"image .*{name} cannot be read: .*restore this file.*skip_broken=True"):
+        with pytest.raises(ValueError, match=rf"image .*{name} cannot be read: .*restore it from.*skip_broken"):
             read(tmp_path / name)
     with pytest.raises(FileNotFoundError):
         read(tmp_path / "absent.jpg")

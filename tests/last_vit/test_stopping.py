@@ -1,4 +1,4 @@
-"""One run per folder, a second Ctrl-C, evaluations that are stopped, and messages in a command's own spelling."""
+"""One run per folder, a second Ctrl-C, and evaluations that are stopped."""
 
 import argparse
 import json
@@ -10,7 +10,7 @@ import sys
 
 import pytest
 
-from last_vit.command_line import own_spelling, run_command_line
+from last_vit.command_line import run_command_line
 from last_vit.stopping import hold_folder, release_folders, resume_command
 
 DEAD = 2**22 + 1  # above every process number
@@ -84,18 +84,3 @@ def test_resume_command(monkeypatch):
     assert resume_command("--resume=latest", "--name=d") == "python x.py --resume=latest --name=d 'b c'"
     monkeypatch.setattr(sys, "argv", ["x.py", "--resume", "key=value"])
     assert resume_command("--resume") == "python x.py --resume key=value"
-
-
-@pytest.mark.parametrize(
-    ("message", "spellings", "shown"),
-    [
-        ("bad; restore it, or leave it out with skip_broken=True", {"skip_broken": "--skip-broken"},
-         "bad; restore it, or leave it out with --skip-broken"),
-        ("bad; restore it, or leave it out with skip_broken=True", {}, "bad; restore it"),
-        ("a; b; or keep it with skip_broken=True (6 in 10)", {}, "a; b"),
-        ("once with allow_pickle=True, save", {}, "once with torch.load(file, weights_only=False), save"),
-        ("read it with allow_pickle=True", {"allow_pickle": "--allow-pickle"}, "read it with --allow-pickle"),
-    ],
-)  # fmt: skip
-def test_messages_name_what_the_command_has(message, spellings, shown):
-    assert own_spelling(message, spellings) == shown

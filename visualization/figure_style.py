@@ -20,9 +20,10 @@ from torch import Tensor
 
 from last_vit.preprocessing import Preprocessing
 
-# Okabe and Ito's palette: told apart by colour-blind readers and in print. One colour per model, in the order given.
-MODEL_COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-FOREGROUND, BACKGROUND = "#D55E00", "#0072B2"
+# Okabe and Ito's palette: told apart by colour-blind readers and in print. One colour per model, in the order given;
+# object and background have theirs, in report/page.css too.
+MODEL_COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#000000")
+FOREGROUND, BACKGROUND = "#E69F00", "#8E929A"
 HIT, MISS, BOX = "#3ddc84", "#ff4d4d", "#ffffff"
 COLORMAP = "inferno"
 _STYLE = {
@@ -76,7 +77,7 @@ def finish_panels(figure: Figure, panels: Sequence[Axes], label: str, headroom: 
 
 
 def model_color(index: int) -> str:
-    """Colour of the model at a place in the command line; colours repeat after seven."""
+    """Colour of the model at a place in the command line; colours repeat after six."""
     return MODEL_COLORS[index % len(MODEL_COLORS)]
 
 

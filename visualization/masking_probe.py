@@ -13,7 +13,7 @@ from functools import partial
 
 import numpy as np
 import torch
-from figure_style import BACKGROUND, FOREGROUND, finish_panels, house_style, model_panels, save_figure
+from figure_style import finish_panels, house_style, model_panels, save_figure
 from matplotlib.figure import Figure
 from measured_models import Measurement, Subject, measure_models
 from torch import Tensor, nn
@@ -33,8 +33,8 @@ MASKED_PERCENTS = tuple(range(10, 100, 10))
 ORDERS = ("top", "bottom")
 CURVES = (*ORDERS, "random")
 _LOOKS = {
-    "top": ("best-scoring patches masked", FOREGROUND, "o"),
-    "bottom": ("worst-scoring patches masked", BACKGROUND, "s"),
+    "top": ("best-scoring patches masked", "#762A83", "o"),
+    "bottom": ("worst-scoring patches masked", "#1B7837", "s"),
     "random": ("random patches masked", "#777777", "^"),
 }
 

@@ -87,7 +87,7 @@ def report_content(
         gallery.append({"name": name, "disagreement": disagreement(views, grids), **packed})
     annotation = "boxes" if args.boxes is not None else "masks" if args.masks is not None else None
     return {
-        "title": " / ".join(argument.name for argument, _, _ in measured) + " - diagnostics",
+        "title": " / ".join(argument.name for argument, _, _ in measured) + f" on {image_set_name(args)}",
         "date": datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC"),
         "command": run_command(),
         "commit": git_commit(),

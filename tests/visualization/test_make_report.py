@@ -13,6 +13,7 @@ import pytest
 import torch
 from foreground_images import ForegroundImages, patch_foreground
 from PIL import Image
+from scipy.stats import binomtest
 from score_distribution import ScoreDistribution
 from torch.utils.data import default_collate
 from vote_statistics import VoteStatistics
@@ -34,7 +35,7 @@ model = L(VisionTransformer)(image_size=32, patch_size=8, num_layers=2, num_head
 dataloader = dict(test=dict(dataset=dict(transform=L(EvalTransform)(resize=64, crop=32))))
 """
 EVIL = ("<img src=x onerror=document.title='pwned'>.jpg", "<", "script>&amp;\"'.jpg")
-NUM_IMAGES, NUM_SHOWN = 9, 6
+NUM_IMAGES, NUM_SHOWN, PER_PAGE = 9, 8, 6
 PLAIN = ["--num-workers", "0", "--device", "cpu"]
 
 
@@ -201,16 +202,26 @@ def page(browser, report):
 
 
 def cards(page) -> list[str]:
-    return page.execute_script("return [...document.querySelectorAll('.card')].map((card) => card.dataset.name)")
+    """Names of the gallery, all its pages in their order."""
+    return [name for names in pages(page) for name in names]
+
+
+def pages(page):
+    """Turn the gallery's pages from the first to the last: the names on each."""
+    back, on = (page.find_element("id", key) for key in ("previous", "next"))
+    while back.is_enabled():
+        page.execute_script("arguments[0].click()", back)
+    while True:
+        yield [card.get_attribute("data-name") for card in page.find_elements("class name", "card")]
+        if not on.is_enabled():
+            return
+        page.execute_script("arguments[0].click()", on)
 
 
 def open_card(page, name):
-    """Bring a card onto the screen, clear of the toolbar, and wait until it is filled."""
-    from selenium.webdriver.support.ui import WebDriverWait
-
-    card = next(card for card in page.find_elements("class name", "card") if card.get_attribute("data-name") == name)
-    page.execute_script("arguments[0].scrollIntoView({block: 'center'})", card)
-    WebDriverWait(page, 20).until(lambda _: card.find_elements("class name", "stage"))
+    """Turn to a card's page and bring it onto the screen, clear of the toolbar."""
+    index = next(names for names in pages(page) if name in names).index(name)
+    card = page.find_elements("class name", "card")[index]
     page.execute_script("arguments[0].scrollIntoView({block: 'center'})", card)
     return card
 
@@ -310,12 +321,21 @@ def test_summary_shows_the_numbers_of_the_record(page, report):
         assert cells["Point-in-Box", i].startswith(rounded(hits["point_in_box"]))
         assert f"random patch {rounded(hits['point_in_box_random'])}" in cells["Point-in-Box", i]
         assert f"image centre {rounded(hits['point_in_box_center'])}" in cells["Point-in-Box", i]
+        num_hits = round(hits["point_in_box"] * hits["num_images"] / 100)
+        interval = binomtest(num_hits, hits["num_images"]).proportion_ci(method="wilson")
+        low, high = (rounded(100 * side) for side in interval)
+        assert f"{hits['num_images']} images" in cells["Point-in-Box", i]
+        assert f"95 % interval {low} to {high}" in cells["Point-in-Box", i]
         assert cells["AUROC of the score", i].startswith(rounded(scores["auroc"]))
         assert cells["Background in the top 10 %", i].startswith(rounded(scores["background_top_10"]))
         assert f"lift {rounded(votes['votes_lift'], 2)}" in cells["Votes on the object", i]
         assert cells["High norm", i].startswith("yes" if norms["high_norm"] else "no")
-        assert rounded(norms["outlier_share"], 2) in cells["High norm", i]
-    assert page.title.startswith("ViT <b>K=2</b> / ConvNet")
+        assert rounded(norms["outlier_share"]) in cells["High norm", i]
+    # all of them from fewer than 100 images, so grey
+    assert len(page.find_elements("css selector", ".value.few")) == len(page.find_elements("class name", "value"))
+    title = f"ViT <b>K=2</b> / ConvNet on {report['numbers']['images']['name']}"
+    assert page.title == title
+    assert page.find_element("tag name", "h1").text == title
     assert not page.find_elements("css selector", "main b")
 
 
@@ -338,7 +358,24 @@ def test_sorting_and_filtering(page, report):
     kept = [i["name"] for i in gallery if i["hit"][1]]
     assert 0 < len(kept) < len(names)
     assert cards(page) == kept
-    assert page.find_element("id", "count").text == f"{len(kept)} of {len(names)} images"
+    last = f"{(len(kept) - 1) // PER_PAGE * PER_PAGE + 1}\u2013{len(kept)}"
+    assert page.find_element("id", "count").text == f"{last} of {len(kept)} images ({len(names)} in all)"
+
+
+def test_a_menu_of_sections_and_pages_of_images(page, report):
+    names = [item["name"] for item in report["numbers"]["gallery"]]
+    assert list(pages(page)) == [names[:PER_PAGE], names[PER_PAGE:]]
+    page.find_element("id", "previous").click()
+    for link in page.find_elements("css selector", "nav a"):
+        link.click()
+        section = page.find_element("id", link.get_attribute("href").partition("#")[2])
+        top = page.execute_script("return arguments[0].getBoundingClientRect().top", section)
+        assert 0 <= top < 1000, link.text
+        assert link.is_displayed()
+    assert page.execute_script("return document.documentElement.scrollHeight") < 6000
+    card = open_card(page, names[0])
+    # crops that differ have a photograph each, of its own model's
+    assert len(card.find_elements("css selector", ".frame img")) == 2
 
 
 def test_a_phone_scrolls_in_one_direction_only(page, report):
@@ -349,5 +386,6 @@ def test_a_phone_scrolls_in_one_direction_only(page, report):
         open_card(page, name)
     widths = page.execute_script("return [innerWidth, document.documentElement.scrollWidth]")
     assert widths == [390, 390]
-    wide = "return [...document.querySelectorAll('main *')].filter((e) => e.getBoundingClientRect().right > 391).length"
+    outside = "(e) => e.getBoundingClientRect().right > 391"
+    wide = f"return [...document.querySelectorAll('main *:not(path)')].filter({outside}).length"
     assert page.execute_script(wide) == 0

@@ -62,14 +62,15 @@ function rampStrip(ramp) {
   return canvas;
 }
 
-/** A value on a line from `low` to `high`, with its baselines: a tick (chance) and a wedge (image centre). */
-function scaleLine(value, low, high, tick, wedge) {
+/** A value on a line from `low` to `high`, its interval, and above it the baselines: a tick (chance), a wedge (centre). */
+function scaleLine(value, low, high, interval, tick, wedge) {
   const at = (number) => 4 + (232 * (number - low)) / (high - low);
   return draw("svg", { class: "scale", viewBox: "0 0 240 16", "aria-hidden": "true" },
     draw("line", { class: "track", x1: at(low), x2: at(high), y1: 8, y2: 8 }),
+    interval && draw("line", { class: "interval", x1: at(interval[0]), x2: at(interval[1]), y1: 8, y2: 8 }),
+    draw("circle", { class: "dot", cx: at(value), cy: 8, r: 6 }),
     tick === undefined ? null : draw("line", { class: "tick", x1: at(tick), x2: at(tick), y1: 1, y2: 15 }),
-    wedge === undefined ? null : draw("path", { class: "wedge", d: wedgePath(at(wedge), 0) }),
-    draw("circle", { class: "dot", cx: at(value), cy: 8, r: 6 }));
+    wedge === undefined ? null : draw("path", { class: "wedge", d: wedgePath(at(wedge), 0) }));
 }
 
 const wedgePath = (x, y) => `M${x - 4} ${y}h8l-4 6z`;
@@ -94,11 +95,11 @@ function chartFrame(label, xLabel, yLabel) {
 }
 
 function yAxis(chart, highest, y) {
-  const step = niceStep(highest / 4);
+  const step = niceStep(highest / 4), decimals = Math.ceil(-Math.log10(step) - 1e-9);
   for (let value = 0; value <= highest * 1.001; value += step) {
     chart.append(
       draw("line", { class: "axis", x1: FRAME.left, x2: FRAME.width - FRAME.right, y1: y(value), y2: y(value) }),
-      draw("text", { x: FRAME.left - 7, y: y(value) + 3.5, "text-anchor": "end" }, short(value)));
+      draw("text", { x: FRAME.left - 7, y: y(value) + 3.5, "text-anchor": "end" }, fixed(value, decimals)));
   }
 }
 
@@ -122,8 +123,8 @@ function scoreChart(model, highest) {
   const x = (value) => FRAME.left + ((value - low) / span) * (FRAME.width - FRAME.left - FRAME.right);
   const y = (value) => FRAME.height - FRAME.bottom - (value / highest) * (FRAME.height - FRAME.bottom - FRAME.top - 12);
   yAxis(chart, highest, y);
-  for (const value of [0, 0.25, 0.5, 0.75, 1]) xTick(chart, x(low + value * span), short(low + value * span));
-  for (const [kind, line] of [["ground", background], ["object", foreground]]) {
+  for (const value of [0, 0.25, 0.5, 0.75, 1]) xTick(chart, x(low + value * span), fixed(low + value * span, 2));
+  for (const [kind, line] of Object.entries({ background, object: foreground })) {
     const points = line.map((value, i) => `${x((edges[i] + edges[i + 1]) / 2).toFixed(1)} ${y(value).toFixed(1)}`);
     const first = x((edges[0] + edges[1]) / 2), last = x((edges[line.length - 1] + edges[line.length]) / 2);
     chart.append(

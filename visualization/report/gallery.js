@@ -3,7 +3,7 @@
 
 const LAYERS = [
   { key: "score", label: "Score" }, { key: "votes", label: "Votes" }, { key: "norm", label: "Norm" },
-  { key: "rgb", label: "PCA" }, { key: "image", label: "Image" },
+  { key: "rgb", label: "PCA" },
 ];
 
 /** Integers from base64, little-endian. */
@@ -22,7 +22,7 @@ const SHOWN = {
   norm: (value, model) => fixed(value / 10 ** model.norm_decimals, model.norm_decimals),
 };
 
-/** A card; empty until `open` is called, which the page does when it comes near the screen. */
+/** A card; empty until `open` is called, which the page does when it is to be seen. */
 class Card {
   constructor(item, data) {
     this.item = item;
@@ -30,7 +30,7 @@ class Card {
     this.pinned = false;
     this.isOpen = false;
     this.layer = null;
-    this.element = make("article", { class: "card waiting", "data-name": item.name });
+    this.element = make("article", { class: "card", "data-name": item.name });
   }
 
   open(layer) {
@@ -42,8 +42,7 @@ class Card {
       this.element.append(
         make("div", { class: "card-head" }, make("span", { class: "file", title: this.item.name }, this.item.name),
           disagreement === null ? null : make("span", { class: "hint" }, `disagreement ${fixed(disagreement, 2)}`)),
-        make("div", { class: "views" }, this.views.map((view) => view.element)), this.readout);
-      this.element.classList.remove("waiting");
+        make("div", { class: "views" }, this.views.flatMap((view) => [view.photograph, view.element])), this.readout);
       this.rest();
     }
     if (this.layer !== layer) {
@@ -91,7 +90,7 @@ class Card {
   }
 }
 
-/** One model's picture of one image. */
+/** One model's map of one image, and the photograph as it is cropped, unless an earlier model's is the same. */
 class View {
   constructor(card, view, model) {
     this.card = card;
@@ -101,23 +100,27 @@ class View {
     this.maps = { score: unpack(view.score, Int16Array), votes: unpack(view.votes, Uint16Array), norm: unpack(view.norm, Uint16Array) };
     this.maps.rgb = view.rgb && unpack(view.rgb, Uint8Array);
     this.current = null;
+    this.cursors = [];
     this.canvas = make("canvas", { width: this.width, height: this.height });
-    this.cursor = draw("g");
     this.facts = make("div", { class: "facts" });
-    this.stage = make("div", { class: "stage", tabindex: 0, role: "application", "aria-roledescription": "patch map",
+    this.stage = make("div", { class: "frame stage", tabindex: 0, role: "application", "aria-roledescription": "patch map",
       "aria-label": `${model.name}: arrow keys move over the patches, Enter pins one, Escape lets go` },
-      make("img", { src: card.item.thumbnails[view.thumbnail], alt: "", draggable: "false" }), this.canvas, this.marks());
+      this.canvas, this.marks(bestMark(view.hit, ...this.center(view.best).map((share) => 100 * share), 3.4)));
     this.element = make("figure", { class: "view" }, this.stage, make("figcaption", {}, nameOf(model), this.facts));
+    const isNew = card.item.views.find(({ thumbnail }) => thumbnail === view.thumbnail) === view;
+    this.photograph = isNew ? make("figure", { class: "view" },
+      make("div", { class: "frame" }, make("img", { src: card.item.thumbnails[view.thumbnail], alt: "" }), this.marks()),
+      make("figcaption", {}, "photograph")) : null;
     this.listen();
   }
 
-  /** Box or object patches, and the best patch: a disc for a hit, a diamond for a miss, a square where no box tells. */
-  marks() {
+  /** Box or object patches, a mark, and room for the frame of the patch that is pointed at. */
+  marks(mark = null) {
     const svg = draw("svg", { class: "marks", viewBox: "0 0 100 100", "aria-hidden": "true" });
     const outline = this.view.box ? this.boxPath() : this.view.object ? this.objectPath() : "";
     if (outline) svg.append(draw("path", { class: "rim", d: outline }), draw("path", { class: "outline", d: outline }));
-    const [x, y] = this.center(this.view.best).map((share) => 100 * share);
-    svg.append(bestMark(this.view.hit, x, y, 3.4), this.cursor);
+    this.cursors.push(draw("g"));
+    svg.append(mark ?? "", this.cursors.at(-1));
     return svg;
   }
 
@@ -143,13 +146,12 @@ class View {
 
   /** Draw a layer, and say its range and what the model makes of the image. */
   show(layer) {
-    const isMap = layer !== "image" && this.maps[layer] !== null;
-    this.element.classList.toggle("mapped", isMap);
+    const isMap = this.maps[layer] !== null;
     this.canvas.hidden = !isMap;
     if (isMap) this.paint(layer);
     const { hit, auroc } = this.view;
     const result = [hit === null ? null : hit ? "hit" : "miss", auroc === null ? null : `AUROC ${fixed(auroc, 1)}`];
-    const range = layer === "image" ? "" : layer === "rgb" ? (isMap ? "3 components" : "no PCA: under 3 patches") : this.range(layer);
+    const range = layer === "rgb" ? (isMap ? "3 components" : "no PCA: under 3 patches") : this.range(layer);
     this.facts.replaceChildren(make("span", { class: "range" }, range), make("span", {}, result.filter(Boolean).join(" \u00b7 ")));
   }
 
@@ -207,11 +209,11 @@ class View {
   /** Frame a patch; null frames none. */
   point(patch) {
     this.current = patch;
-    this.cursor.replaceChildren();
+    for (const cursor of this.cursors) cursor.replaceChildren();
     if (patch === null) return;
     const width = 100 / this.width, height = 100 / this.height;
     const place = { x: (patch % this.width) * width, y: Math.floor(patch / this.width) * height, width, height };
-    this.cursor.append(draw("rect", { class: "cursor-rim", ...place }), draw("rect", { class: "cursor", ...place }));
+    for (const cursor of this.cursors) cursor.append(...["cursor-rim", "cursor"].map((kind) => draw("rect", { class: kind, ...place })));
   }
 
   listen() {
@@ -261,7 +263,7 @@ class View {
   }
 }
 
-/** The best patch's mark, also for the legend. */
+/** The best patch, also for the legend: a disc for a hit, a diamond for a miss, a square where no box tells. */
 function bestMark(hit, x, y, size) {
   if (hit === true) return draw("circle", { class: "best hit", cx: x, cy: y, r: size });
   const reach = hit === false ? 1.3 * size : 0.85 * size;

@@ -3,7 +3,8 @@
 
 const data = JSON.parse(document.getElementById("report-data").textContent);
 const byId = (id) => document.getElementById(id);
-const state = { layer: "score" };
+const CARDS = 6; // images per page of the gallery
+const state = { layer: "score", first: 0, ranked: [] };
 const cards = data.gallery.map((item) => new Card(item, data));
 
 renderHeader(data);
@@ -13,33 +14,20 @@ renderNotes(data);
 renderControls();
 arrange();
 
-// A card is filled when it comes near the screen, so that long galleries stay light.
-const watcher = new IntersectionObserver((entries) => {
-  for (const entry of entries) entry.target.card.isNear = entry.isIntersecting;
-  openNear();
-}, { rootMargin: "800px 0px" });
-for (const card of cards) {
-  card.element.card = card;
-  watcher.observe(card.element);
-}
-
-function openNear() {
-  for (const card of cards) if (card.isNear) card.open(state.layer);
-}
-
 function renderControls() {
   const { images, gallery, models } = data;
   byId("images-intro").textContent = gallery.length < images.count
     ? `${gallery.length} of the ${images.count.toLocaleString("en")} images, drawn with seed ${images.seed}; the numbers above are over all of them. Point at a patch for its numbers, or tap it; the same place is framed for every model.`
     : "Point at a patch for its numbers, or tap it; the same place is framed for every model.";
-  byId("gallery").style.setProperty("--columns", Math.min(models.length, 4));
+  const photographs = Math.max(...gallery.map(({ thumbnails }) => thumbnails.length));
+  byId("gallery").style.setProperty("--columns", Math.min(models.length + photographs, 6));
   for (const { key, label } of LAYERS) {
     const radio = make("input", { type: "radio", name: "layer", value: key });
     radio.checked = key === state.layer;
     radio.addEventListener("change", () => {
       state.layer = key;
       renderLegend();
-      openNear();
+      turnTo(state.first);
     });
     byId("layers").append(make("label", {}, radio, make("span", {}, label)));
   }
@@ -47,9 +35,8 @@ function renderControls() {
     byId(id).append(...options.map(({ label }, i) => make("option", { value: i }, label)));
     byId(id).addEventListener("change", arrange);
   }
-  byId("strength").addEventListener("input", (event) => {
-    document.documentElement.style.setProperty("--strength", event.target.value / 100);
-  });
+  byId("previous").addEventListener("click", () => turnTo(state.first - CARDS));
+  byId("next").addEventListener("click", () => turnTo(state.first + CARDS));
   renderLegend();
 }
 
@@ -85,15 +72,25 @@ function filters() {
   return found;
 }
 
-/** Put the cards into the chosen order; equal ones stay in the order of their names, in which they come. */
+/** Put the cards into the chosen order, equal ones in that of their names, in which they come; show the first page. */
 function arrange() {
   const { by } = orders()[Number(byId("sort").value)], { keep } = filters()[Number(byId("filter").value)];
   const kept = cards.filter((card) => keep(card.item));
   const ranked = kept.map((card, i) => [by(card.item), i, card]).sort(([a, i], [b, j]) => (a === b ? i - j : a - b));
-  byId("gallery").replaceChildren(...ranked.map(([, , card]) => card.element));
-  byId("count").textContent = kept.length === cards.length
-    ? count(kept.length, "image", "images")
-    : `${kept.length} of ${count(cards.length, "image", "images")}`;
+  state.ranked = ranked.map(([, , card]) => card);
+  turnTo(0);
+}
+
+/** Show the page of the gallery that begins with this card. */
+function turnTo(first) {
+  state.first = first;
+  const { ranked } = state, last = Math.min(first + CARDS, ranked.length), shown = ranked.slice(first, last);
+  for (const card of shown) card.open(state.layer);
+  byId("gallery").replaceChildren(...shown.map((card) => card.element));
+  const all = ranked.length === cards.length ? "" : ` (${cards.length} in all)`;
+  byId("count").textContent = `${shown.length ? `${first + 1}\u2013${last} of ` : ""}${count(ranked.length, "image", "images")}${all}`;
+  byId("previous").disabled = first === 0;
+  byId("next").disabled = last === ranked.length;
 }
 
 function renderLegend() {
@@ -106,14 +103,10 @@ function renderLegend() {
     norm: ["lowest", "highest norm of a map"],
   };
   const scale = scales[state.layer];
-  const texts = {
-    rgb: "red, green, blue: first three principal components of a map",
-    image: "The crop that the model sees.",
-  };
   byId("legend").replaceChildren(
-    scale ? make("span", { class: "key" }, scale[0], rampStrip(data.colormap), scale[1]) : make("span", {}, texts[state.layer]),
+    scale ? make("span", { class: "key" }, scale[0], rampStrip(data.colormap), scale[1])
+      : make("span", {}, "red, green, blue: first three principal components of a map"),
     ...[true, false, null].filter((hit) => has((view) => view.hit === hit)).map(sign),
     has((view) => view.box) ? make("span", {}, "frame: a single object\u2019s box") : "",
     has((view) => !view.box && view.object) ? make("span", {}, "steps: object patches") : "");
-  byId("strength-label").hidden = state.layer === "image";
 }

@@ -1,7 +1,9 @@
 // The upper half of a report: what was compared, the table of numbers, the charts, and the notes.
 "use strict";
 
-/** One row of the table: where its number stands, what it means, and what to read it against (name, value, decimals). */
+const FEW = 100; // a number from fewer images is greyed
+
+/** One row of the table: its number, what it means, over how many images, and what to read it against (name, value). */
 const ROWS = [
   {
     label: "Point-in-Box", unit: "%", range: [0, 100],
@@ -9,19 +11,21 @@ const ROWS = [
     value: (m) => m.point_in_box?.point_in_box,
     tick: ["random patch", (m) => m.point_in_box.point_in_box_random],
     wedge: ["image centre", (m) => m.point_in_box.point_in_box_center],
-    size: (m) => count(m.point_in_box.num_images, "image", "images"),
+    size: (m) => m.point_in_box.num_images, interval: wilson,
   },
   {
     label: "AUROC of the score", unit: "%", range: [0, 100],
     why: "object patches against background patches",
     value: (m) => m.score_distribution?.auroc,
-    tick: ["chance", () => 50, 0],
+    tick: ["chance", () => 50],
+    size: (m) => m.score_distribution.num_images,
   },
   {
     label: "Background in the top 10 %", unit: "%", range: [0, 100],
     why: "share of background among each image\u2019s patches of highest score; lower is better",
     value: (m) => m.score_distribution?.background_top_10,
     tick: ["of all patches", (m) => m.score_distribution.background_share],
+    size: (m) => m.score_distribution.num_images,
   },
   {
     label: "Votes on the object", unit: "%", range: [0, 100],
@@ -29,31 +33,42 @@ const ROWS = [
     value: (m) => m.vote_statistics.votes_inside,
     tick: ["uniform voting", (m) => m.vote_statistics.votes_inside_uniform],
     also: (m) => `lift ${fixed(m.vote_statistics.votes_lift, 2)}`,
+    size: (m) => m.vote_statistics.num_object_images,
   },
   {
     label: "High norm", unit: "% outliers", head: (m) => (m.patch_norms.high_norm ? "yes" : "no"),
     why: "patches whose norm, before the final norm, lies at or above the cut-off; yes from 0.5 %",
-    value: (m) => m.patch_norms.outlier_share, decimals: 2,
-    also: (m) => `cut-off ${short(m.patch_norms.cutoff)}, median ${short(m.patch_norms.norm_median)}`,
+    value: (m) => m.patch_norms.outlier_share,
+    also: (m) => `cut-off ${fixed(m.patch_norms.cutoff, 1)}, median ${fixed(m.patch_norms.norm_median, 1)}`,
+    size: (m) => m.patch_norms.num_images,
   },
   {
     label: "Norm against score", unit: "", range: [-1, 1], decimals: 2,
     why: "Pearson correlation inside an image, mean over images",
     value: (m) => m.patch_norms.correlation,
-    tick: ["none", () => 0, 0],
+    tick: ["none", () => 0],
+    size: (m) => m.patch_norms.num_images,
   },
 ];
+
+/** The 95 % interval of a share of images, in percent (Wilson, 1927). */
+function wilson(percent, images) {
+  const p = percent / 100, z2 = 1.959964 ** 2 / images;
+  const half = Math.sqrt(z2 * (p * (1 - p) + z2 / 4));
+  return [-half, half].map((side) => (100 * (p + z2 / 2 + side)) / (1 + z2));
+}
 
 function renderHeader(data) {
   const { images } = data;
   const title = make("h1");
   data.models.forEach((model, i) => title.append(...(i ? [make("span", { class: "versus" }, " / ")] : []), model.name));
+  title.append(make("span", { class: "versus" }, " on "), images.name);
   const objects = { boxes: "objects from boxes", masks: "objects from masks" }[images.annotation] || "nothing known about objects";
   const numSkipped = Object.values(images.skipped).reduce((a, b) => a + b, 0);
   const skipped = numSkipped ? `; ${numSkipped.toLocaleString("en")} files left out, see the notes` : "";
   document.getElementById("header").append(
     make("p", { class: "overline" }, "LaSt-ViT diagnostics"), title,
-    make("p", { class: "lead" }, `${count(images.count, "image", "images")} of ${images.name}, ${objects}${skipped}. ${data.date}.`),
+    make("p", { class: "lead" }, `${count(images.count, "image", "images")}, ${objects}${skipped}. ${data.date}.`),
     make("div", { class: "models" }, data.models.map(modelCard)));
 }
 
@@ -88,18 +103,18 @@ function renderSummary(data) {
 function summaryCell(row, metrics) {
   const value = row.value(metrics);
   if (value === undefined) return make("span", { class: "none" }, "not defined here");
-  const tick = row.tick && row.tick[1](metrics), wedge = row.wedge && row.wedge[1](metrics);
-  const text = fixed(value, row.decimals ?? 1);
-  const small = [];
-  if (row.tick) small.push(make("span", {}, glyph("tick"), `${row.tick[0]} ${fixed(tick, row.tick[2] ?? 1)}`));
-  if (row.wedge) small.push(make("span", {}, glyph("wedge"), `${row.wedge[0]} ${fixed(wedge, 1)}`));
-  if (row.also) small.push(make("span", {}, row.also(metrics)));
-  if (row.size) small.push(make("span", {}, row.size(metrics)));
+  const tick = row.tick?.[1](metrics), wedge = row.wedge?.[1](metrics), size = row.size(metrics);
+  const decimals = row.decimals ?? 1, text = fixed(value, decimals), interval = row.interval?.(value, size);
+  const small = [count(size, "image", "images")];
+  if (interval) small.push(`95 % interval ${interval.map((side) => fixed(side, decimals)).join(" to ")}`);
+  if (row.tick) small.push([glyph("tick"), `${row.tick[0]} ${fixed(tick, decimals)}`]);
+  if (row.wedge) small.push([glyph("wedge"), `${row.wedge[0]} ${fixed(wedge, decimals)}`]);
+  if (row.also) small.push(row.also(metrics));
   return [
-    make("div", { class: "value" }, row.head ? row.head(metrics) : text,
+    make("div", { class: size < FEW ? "value few" : "value" }, row.head ? row.head(metrics) : text,
       row.head || row.unit ? make("span", { class: "unit" }, row.head ? `\u2002${text} ${row.unit}` : `\u2009${row.unit}`) : null),
-    row.range ? scaleLine(value, ...row.range, tick, wedge) : null,
-    make("div", { class: "baselines small" }, small),
+    row.range ? scaleLine(value, ...row.range, interval, tick, wedge) : null,
+    make("div", { class: "baselines small" }, small.map((text) => make("span", {}, text))),
   ];
 }
 
@@ -107,17 +122,16 @@ function renderCharts(data) {
   const place = document.getElementById("charts"), { models } = data;
   place.style.setProperty("--num-models", models.length);
   const key = (kind, text) => make("span", { class: "key" }, make("i", { class: kind }), text);
-  const colours = (text) => make("span", { class: "key" }, models.map((model) => coloured(make("i", { class: "swatch" }), model)), text);
   const scored = models.filter((model) => model.charts.score);
   if (scored.length) {
     const highest = Math.max(...scored.flatMap(({ charts: { score } }) => [...score.foreground, ...score.background]));
     place.append(chartGroup("Patch scores",
       "On object and on background patches. Where object lies further right, the score finds it.",
-      [colours("object patches"), key("ground", "background patches")], scored, (model) => scoreChart(model, highest)));
+      [key("object", "object patches"), key("background", "background patches")], scored, (model) => scoreChart(model, highest)));
   }
   place.append(chartGroup("Patch norms",
     "At the output, before the final norm. A hill of its own at the right would be the high-norm artefact.",
-    [colours("at or above the cut-off"), key("ground", "below")], models, normChart));
+    ["full colour: at or above the cut-off"], models, normChart));
   const lifts = models.map(({ charts: { frequency } }) => Math.max(...frequency.flat()) * frequency.length * frequency[0].length / 100);
   const highest = Math.max(...lifts);
   place.append(chartGroup("Votes by position",

@@ -21,10 +21,10 @@ from last_vit.checkpoint import load_checkpoint, read_checkpoint, read_weights, 
 from last_vit.data.imagenet import ImageNetDataset
 from last_vit.data.loaders import process_share
 from last_vit.dense import pooling_of
-from last_vit.dino_vit import DinoVisionTransformer, trained_img_size
+from last_vit.dino_vit import DinoVisionTransformer
 from last_vit.evaluation import open_loader, write_record
 from last_vit.models import TrainedModel, attach_trained_pooling
-from last_vit.preprocessing import Preprocessing
+from last_vit.preprocessing import Preprocessing, trained_img_size
 from last_vit.results import dataset_name
 from last_vit.runtime import all_gather, is_main_process, rank, seeded_weights, world_size
 from last_vit.token_pool import TokenPool
@@ -51,7 +51,7 @@ def load_backbone(args: argparse.Namespace, image_size: int | None = None, resiz
         checkpoint = None if is_random else read_weights(path, key)
     except ValueError as error:
         raise ValueError(f"--pretrained_weights {path}, --checkpoint_key {args.checkpoint_key}: {error}") from error
-    trained_size = trained_img_size({} if is_random else checkpoint.weights, args.patch_size) or _IMAGE_SIZE
+    trained_size = trained_img_size({} if is_random else checkpoint.weights) or _IMAGE_SIZE
     with seeded_weights(_RANDOM_SEED):
         model, _ = build_backbone(args.arch, args.patch_size, trained_size)
     if not is_random:

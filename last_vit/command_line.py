@@ -13,7 +13,8 @@ from last_vit.stopping import Stopped, ending_at_sigterm
 
 MODEL_HELP = (
     "[NAME=]SPEC[@CHECKPOINT][,pool=KIND][,top_k=K][,variant=release|paper]; SPEC is torchvision:<name>, timm:<name>, "
-    "dino:<arch>/<patch>, open_clip:<arch>[/<file>] or <config>.py, CHECKPOINT a local file or `random`; once per model"
+    "dino:<arch>/<patch>, open_clip:<arch>[/<file>] or <config>.py, CHECKPOINT a local file, "
+    "`random` or, for timm, `pretrained`; once per model"
 )
 
 

@@ -8,8 +8,6 @@ resizes it, in every forward pass, by the factor (g + 0.1) / trained g per axis,
 rounding, moves the sampling points and so is part of what released weights were trained with.
 """
 
-import math
-from collections.abc import Mapping
 from functools import partial
 
 import torch
@@ -96,7 +94,9 @@ def build_dino_vit(
     return DinoVisionTransformer(img_size, patch_size, *DINO_VITS[arch], drop_path_rate)
 
 
-def trained_img_size(weights: Mapping[str, Tensor], patch_size: int) -> int | None:
-    """Side in pixels of the images whose grid a backbone's position embedding has; None where there is none."""
-    positions = weights.get("pos_embed")
-    return None if positions is None else math.isqrt(positions.shape[1] - 1) * patch_size
+def dino_parts(name: str) -> tuple[str, int]:
+    """What stands behind `dino:` in a model spec -> architecture and patch size; ValueError for another form."""
+    arch, _, patch_size = name.partition("/")
+    if not patch_size.isdecimal():
+        raise ValueError(f"a DINO ViT is given as dino:<arch>/<patch>, such as dino:vit_small/16, got 'dino:{name}'")
+    return arch, int(patch_size)

@@ -12,9 +12,7 @@ from tqdm import tqdm
 
 from last_vit.data.loaders import build_test_loader
 from last_vit.data.transforms import EvalTransform
-from last_vit.dense import dense_forward
 from last_vit.models import ModelArgument, TrainedModel
-from last_vit.patch_hit import choose_global_token
 from last_vit.preprocessing import Preprocessing
 from last_vit.results import RESULTS_DIR, record_name, write_result
 from last_vit.runtime import error_text, is_main_process
@@ -52,30 +50,6 @@ def naming(argument: ModelArgument) -> Iterator[None]:
         yield
     except (ValueError, FileNotFoundError) as error:
         raise type(error)(f"model {argument.name!r}: {error_text(error)}") from error
-
-
-def check_model(
-    argument: ModelArgument,
-    device: torch.device,
-    image_size: int | None = None,
-    resize: int | None = None,
-    global_token: str | None = None,
-) -> None:
-    """Load a model and read one black image, so that what would stop it later stops before the work.
-
-    `image_size` (the crop) and `resize` (the shorter side before it) are in pixels, None the model's; `global_token`
-    is what patches will be compared with, if anything.
-
-    Raises:
-        ValueError, FileNotFoundError: Such as a token that the model lacks, or a K above the number of patches; the
-            message names the model.
-    """
-    trained = argument.load(image_size, resize)
-    side = trained.preprocessing.crop
-    with naming(argument), torch.inference_mode():
-        output = dense_forward(trained.model.to(device), torch.zeros(1, 3, side, side, device=device))
-        if global_token is not None:
-            choose_global_token(output, global_token, trained.selection())
 
 
 def token_words(global_token: str, trained: TrainedModel) -> str:

@@ -15,9 +15,8 @@
 | dino:<arch>/<patch>         | DINO's ViT (`dino:vit_small/16`), see dino_vit.py                                      |
 | <config>.py                 | the `model` of a detectron2 LazyConfig file                                            |
 
-CHECKPOINT is a local file in any layout that checkpoint_layouts.py knows, or the word `random` for random weights as a
-control, drawn with `seed` (0). `pool`, `top_k` and `variant` stand in place of what the checkpoint records. Nothing is
-downloaded.
+CHECKPOINT is a local file in any layout that checkpoint_layouts.py knows, `pretrained`, which timm downloads, or
+`random`, a control drawn with `seed` (0). `pool`, `top_k` and `variant` stand in place of what the checkpoint records.
 """
 
 import math
@@ -35,17 +34,19 @@ from torchvision import models as torchvision_models
 
 from last_vit import clip_models
 from last_vit.checkpoint import find_classifier, load_checkpoint, read_weights
+from last_vit.checkpoint_layouts import fit_names
 from last_vit.command_line import MODEL_HELP, patch_count
 from last_vit.dense import pooling_of
-from last_vit.dino_vit import build_dino_vit, trained_img_size
+from last_vit.dino_vit import build_dino_vit, dino_parts
 from last_vit.names import POOLS
-from last_vit.preprocessing import Preprocessing
-from last_vit.runtime import seeded_weights
+from last_vit.preprocessing import Preprocessing, set_image_size, take_grid, trained_img_size
+from last_vit.runtime import error_text, seeded_weights
 from last_vit.weights import TrainedModel, attach_trained_pooling
 
 FORMS = "torchvision:<name>, timm:<name>, open_clip:<arch or .json>[/<file>], dino:<arch>/<patch> or <config>.py"
 _HOSTS = ("torchvision", "timm", "open_clip", "dino")
 _OPTIONS = ("pool", "top_k", "variant", "seed")
+PRETRAINED = "pretrained"
 # A name may hold "=" ("LaSt K=1"): it is everything before the "=" behind which a spec begins.
 _NAMED = re.compile(rf"(?P<name>.*)=(?P<rest>(?:{'|'.join(_HOSTS)}):.*|[^=]*\.py(?:[@,].*)?)", re.DOTALL)
 
@@ -101,8 +102,8 @@ def parse_model_argument(text: str) -> ModelArgument:
         raise ValueError(f"top_k {error}") from error
     if "seed" in options and not (is_random and options["seed"].isdecimal()):
         raise ValueError(f"seed must be a whole number, for random weights (@random) only, got {options['seed']!r}")
-    if is_random:
-        called = f"{spec.partition(':')[2] or Path(spec).stem}, random"
+    if file in ("random", PRETRAINED):
+        called = f"{spec.partition(':')[2] or Path(spec).stem}, {file}"
     else:
         called = "/".join((*Path(file).parent.parts[-1:], Path(file).stem)) or spec
     return ModelArgument(
@@ -142,9 +143,9 @@ def load_trained_model(
 
     Args:
         spec: One of `FORMS`.
-        checkpoint: The file; None only for `open_clip:<arch>/<file>` and for random weights.
+        checkpoint: The file, for timm also "pretrained"; None for `open_clip:<arch>/<file>` and for random weights.
         opts: `key=value` overrides, for configs only.
-        image_size: As in `build_model`, and the crop of the preprocessing.
+        image_size: Crop of the preprocessing, for which a ViT is resized after loading; None is the weights' own size.
         resize: Another length of the shorter side in pixels.
         pool: As in `attach_trained_pooling`.
         top_k: Likewise.
@@ -166,21 +167,27 @@ def load_trained_model(
             f"{'several sets of' if given else 'no'} weights for {spec!r}: give one checkpoint, or ask for random "
             f"weights as a control (random_seed, or {spec}@random on a command line); they are no default"
         )
+    if checkpoint == PRETRAINED and host != "timm":
+        raise ValueError(f"only timm:<name>@pretrained is downloaded; for {spec!r} give a file, {spec}@<file>")
     asked = {"pool": pool, "top_k": top_k, "variant": variant}
     if host == "open_clip":
         clip = clip_models.load_clip(arch, file or checkpoint, **asked, random_seed=random_seed, image_size=image_size)
-        return replace(clip, preprocessing=_resized(clip.preprocessing, image_size, resize))
-    read = None if checkpoint is None else read_weights(checkpoint)
+        return replace(clip, preprocessing=clip.preprocessing.resized(image_size, resize))
+    read = None if checkpoint in (None, PRETRAINED) else read_weights(checkpoint)
     weights = {} if read is None else read.weights
     classifier = find_classifier(weights)
     num_classes = None if classifier is None else len(weights[classifier])
     is_backbone = host == "timm" and read is not None and classifier is None
     asked_classes = 0 if is_backbone else None if host == "config" else num_classes
-    size = trained_img_size(weights, _dino_parts(name)[1]) if host == "dino" else None
+    size = trained_img_size(weights) if host in ("dino", "torchvision") else None
     with nullcontext() if random_seed is None else seeded_weights(random_seed):
-        model = build_model(spec, asked_classes, size or image_size, opts)
+        model = build_model(spec, asked_classes, size or image_size, opts, checkpoint == PRETRAINED)
     if read is not None:
+        if host == "timm":
+            take_grid(model, fit_names(weights, model.state_dict()))
         load_checkpoint(model, read)
+    if image_size is not None and host in ("timm", "torchvision"):
+        set_image_size(model, image_size)
     source = attach_trained_pooling(model, read, **asked, from_config=host == "config")
     return TrainedModel(
         model=model,
@@ -188,14 +195,18 @@ def load_trained_model(
         pooling=pooling_of(model),
         pooling_source=source,
         checkpoint_sha256=None if read is None else read.sha256[:16],
-        num_classes=num_classes,
+        num_classes=model.num_classes or None if checkpoint == PRETRAINED else num_classes,
     )
 
 
 def build_model(
-    spec: str, num_classes: int | None = None, image_size: int | None = None, opts: Sequence[str] = ()
+    spec: str,
+    num_classes: int | None = None,
+    image_size: int | None = None,
+    opts: Sequence[str] = (),
+    pretrained: bool = False,
 ) -> nn.Module:
-    """Build the model that `spec` names with random weights, in eval mode on the CPU.
+    """Build the model that `spec` names, with random weights unless `pretrained`, in eval mode on the CPU.
 
     Args:
         spec: One of `FORMS`, without a file.
@@ -203,9 +214,10 @@ def build_model(
         image_size: Side of the square input in pixels; None is the host's own. Ignored by models that take any size
             and by configs, which set their own. A DINO ViT takes any size; its position embedding is made for this.
         opts: `key=value` overrides, for configs only.
+        pretrained: Have timm fetch its weights for this name.
 
     Raises:
-        ValueError: Unknown form or name (with the closest known ones), `opts` without a config, an unknown override.
+        ValueError: Unknown form, name (with close ones) or override; `opts` without a config; nothing to fetch.
         FileNotFoundError, ImportError: No such config; no detectron2 to read it with.
     """
     host, name = _parse(spec)
@@ -217,13 +229,20 @@ def build_model(
     if host == "open_clip":
         return clip_models.create_clip(clip_models.resolve_architecture(name), image_size=image_size)
     if host == "dino":
-        return build_dino_vit(*_dino_parts(name), 224 if image_size is None else image_size).eval()
+        return build_dino_vit(*dino_parts(name), 224 if image_size is None else image_size).eval()
     if host == "timm":
-        clip_models.check_name(name.partition(".")[0], timm.list_models(), "timm model")
+        clip_models.check_name(name, [*timm.list_models(), *timm.list_models(include_tags=True)], "timm model")
         cfg = timm.get_pretrained_cfg(name)
         if image_size is not None and cfg is not None and cfg.fixed_input_size:
             kwargs["img_size"] = image_size
-        return timm.create_model(name, pretrained=False, **kwargs).eval()
+        try:
+            return timm.create_model(name, pretrained=pretrained, **kwargs).eval()
+        except Exception as error:  # a download fails in many ways
+            if not pretrained:
+                raise
+            raise ValueError(
+                f"timm cannot fetch weights of {name!r} ({error_text(error)}); give a file of them: {spec}@<file>"
+            ) from error
     known = torchvision_models.list_models(module=torchvision_models)
     clip_models.check_name(name, known, "torchvision classification model")
     if image_size is not None and name.startswith("vit_"):
@@ -236,10 +255,10 @@ def preprocessing_of(
 ) -> Preprocessing:
     """The evaluation preprocessing that belongs to `model`, which is `build_model(spec)`.
 
-    timm and open_clip record it in the model; a config in `dataloader.test.dataset.transform`; a DINO ViT gets the size
-    that it was trained on and a shorter side of 256 / 224 of it; everything else gets ImageNet's 256 / 224. Images are
-    always resized by the shorter side and centre-cropped, which is what boxes are mapped with, also where a host would
-    squash them. `image_size` is another crop in pixels, for which `resize`, the shorter side, keeps its ratio to it.
+    timm and open_clip record it in the model; a config in `dataloader.test.dataset.transform`; a ViT of DINO or
+    torchvision gets the size that it was made for and a shorter side of 256 / 224 of it; everything else gets
+    ImageNet's 256 / 224. Images are always resized by the shorter side and centre-cropped, which is what boxes are
+    mapped with, also where a host would squash them. `image_size` and `resize` are as in `Preprocessing.resized`.
 
     Raises:
         ValueError: A config whose transform does not tell resize, crop, mean and std; a crop larger than resize.
@@ -248,13 +267,16 @@ def preprocessing_of(
     found = Preprocessing()
     if host == "timm":
         cfg, crop = model.pretrained_cfg, model.pretrained_cfg["input_size"][-1]
+        if cfg["fixed_input_size"] and hasattr(model, "set_input_size"):
+            crop = model.patch_embed.img_size[0]  # perhaps that of fine-tuned weights
         how = cfg["interpolation"] if cfg["interpolation"] in ("bilinear", "bicubic") else "bicubic"
         found = Preprocessing(tuple(cfg["mean"]), tuple(cfg["std"]), math.floor(crop / cfg["crop_pct"]), crop, how)
     elif host == "open_clip":
         found = clip_models.clip_preprocessing(model)
     elif host == "dino":
-        side = model.patch_embed.img_size[0]
-        found = Preprocessing(resize=round(side * 256 / 224), crop=side, interpolation="bicubic")
+        found = Preprocessing(interpolation="bicubic").resized(model.patch_embed.img_size[0])
+    elif host == "torchvision":
+        found = found.resized(getattr(model, "image_size", None))
     elif host == "config" and (own := _instantiated(name, opts, "dataloader.test.dataset.transform")) is not None:
         try:
             found = Preprocessing(tuple(own.mean), tuple(own.std), own.resize, own.crop, own.interpolation)
@@ -263,7 +285,7 @@ def preprocessing_of(
                 f"{name}: dataloader.test.dataset.transform must be an EvalTransform (last_vit.data.transforms), which "
                 f"tells its resize, crop, mean and std; got {type(own).__name__}"
             ) from error
-    return _resized(found, image_size, resize)
+    return found.resized(image_size, resize)
 
 
 def _parse(spec: str) -> tuple[str, str]:
@@ -278,23 +300,6 @@ def _parse(spec: str) -> tuple[str, str]:
     raise ValueError(
         f"a model is given as {FORMS}, got {spec!r}{'; did you mean ' if meant else ''}{' or '.join(meant)}"
     )
-
-
-def _dino_parts(name: str) -> tuple[str, int]:
-    arch, _, patch_size = name.partition("/")
-    if not patch_size.isdecimal():
-        raise ValueError(f"a DINO ViT is given as dino:<arch>/<patch>, such as dino:vit_small/16, got 'dino:{name}'")
-    return arch, int(patch_size)
-
-
-def _resized(found: Preprocessing, image_size: int | None, resize: int | None) -> Preprocessing:
-    if image_size is not None:
-        found = replace(found, resize=round(image_size * found.resize / found.crop), crop=image_size)
-    if resize is not None:
-        found = replace(found, resize=resize)
-    if not 1 <= found.crop <= found.resize:
-        raise ValueError(f"the crop must be in [1, resize], got crop {found.crop} and resize {found.resize} pixels")
-    return found
 
 
 def _instantiated(path: str, opts: Sequence[str], key: str) -> Any:

@@ -1,6 +1,11 @@
-"""How images become a model's input: the numbers that travel with weights, model specs and results."""
+"""How images become a model's input: the numbers that travel with weights, specs and results, and a ViT's size."""
 
-from dataclasses import dataclass
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+from torch import Tensor, nn
+from torchvision.models.vision_transformer import VisionTransformer, interpolate_embeddings
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -23,3 +28,57 @@ class Preprocessing:
     resize: int = 256
     crop: int = 224
     interpolation: str = "bilinear"
+
+    def resized(self, image_size: int | None = None, resize: int | None = None) -> "Preprocessing":
+        """Another crop, for which the shorter side keeps its ratio to it, and another shorter side, both in pixels.
+
+        Raises:
+            ValueError: A crop that is larger than the shorter side.
+        """
+        found = self
+        if image_size is not None:
+            found = replace(found, resize=round(image_size * found.resize / found.crop), crop=image_size)
+        if resize is not None:
+            found = replace(found, resize=resize)
+        if not 1 <= found.crop <= found.resize:
+            raise ValueError(f"the crop must be in [1, resize], got crop {found.crop} and resize {found.resize} pixels")
+        return found
+
+
+def trained_img_size(weights: Mapping[str, Tensor]) -> int | None:
+    """Side in pixels of the images whose grid the position embedding of a ViT with a CLS token has; None without one.
+
+    The weights are named as DINO, timm or torchvision name those of their ViT.
+    """
+    positions = weights.get("pos_embed", weights.get("encoder.pos_embedding"))
+    patches = weights.get("patch_embed.proj.weight", weights.get("conv_proj.weight"))
+    if positions is None or patches is None:
+        return None
+    return math.isqrt(max(1, positions.shape[1] - 1)) * patches.shape[-1]
+
+
+def take_grid(model: nn.Module, weights: Mapping[str, Tensor]) -> None:
+    """Give a timm model the square grid that the position embedding of its weights has, if it has one.
+
+    What still differs is for strict loading to tell.
+    """
+    positions, own = weights.get("pos_embed"), getattr(model, "pos_embed", None)
+    if positions is None or own is None or positions.shape == own.shape or not hasattr(model, "set_input_size"):
+        return
+    num_prefix_tokens = 0 if getattr(model, "no_embed_class", False) else model.num_prefix_tokens
+    side = math.isqrt(max(1, positions.shape[1] - num_prefix_tokens))
+    if side**2 + num_prefix_tokens == positions.shape[1]:
+        model.set_input_size(img_size=side * model.patch_embed.img_size[0] // model.patch_embed.grid_size[0])
+
+
+def set_image_size(model: nn.Module, image_size: int) -> None:
+    """Resize the position embedding of timm's or torchvision's ViT for square images, as its library does, in place.
+
+    Models without such an embedding are left alone.
+    """
+    if hasattr(model, "set_input_size") and model.pretrained_cfg["fixed_input_size"]:
+        model.set_input_size(img_size=image_size)
+    elif isinstance(model, VisionTransformer) and image_size != model.image_size:
+        weights = interpolate_embeddings(image_size, model.patch_size, model.state_dict())
+        model.encoder.pos_embedding = nn.Parameter(weights["encoder.pos_embedding"])
+        model.image_size, model.seq_length = image_size, model.encoder.pos_embedding.shape[1]

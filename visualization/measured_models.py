@@ -10,8 +10,8 @@ import torch
 from foreground_images import ForegroundImages
 from torch.utils.data import Dataset, Subset
 
+from last_vit.dense import dense_forward
 from last_vit.evaluation import (
-    check_model,
     describe_model,
     eval_transform,
     folder_name,
@@ -21,6 +21,7 @@ from last_vit.evaluation import (
     write_record,
 )
 from last_vit.models import ModelArgument, TrainedModel, load_trained_model, parse_model_arguments
+from last_vit.patch_hit import choose_global_token
 from last_vit.preprocessing import Preprocessing
 from last_vit.runtime import is_main_process, process_group
 
@@ -170,3 +171,27 @@ def measure_models(
                 speed = f"{found.n_images} images in {seconds:.1f} s, {found.n_images / seconds:.1f} images/s"
                 print(f"{argument.name}: {speed}; record {path}")
         return shown if is_main_process() else []
+
+
+def check_model(
+    argument: ModelArgument,
+    device: torch.device,
+    image_size: int | None = None,
+    resize: int | None = None,
+    global_token: str | None = None,
+) -> None:
+    """Load a model and read one black image, so that what would stop it later stops before the work.
+
+    `image_size` (the crop) and `resize` (the shorter side before it) are in pixels, None the model's; `global_token`
+    is what patches will be compared with, if anything.
+
+    Raises:
+        ValueError, FileNotFoundError: Such as a token that the model lacks, or a K above the number of patches; the
+            message names the model.
+    """
+    trained = argument.load(image_size, resize)
+    side = trained.preprocessing.crop
+    with naming(argument), torch.inference_mode():
+        output = dense_forward(trained.model.to(device), torch.zeros(1, 3, side, side, device=device))
+        if global_token is not None:
+            choose_global_token(output, global_token, trained.selection())

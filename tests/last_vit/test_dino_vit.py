@@ -6,8 +6,9 @@ from checkpoint_parts import saved
 from dino_parts import golden, tiny_vit
 
 from last_vit.dense import attach_last
-from last_vit.dino_vit import DINO_VITS, build_dino_vit, trained_img_size
+from last_vit.dino_vit import DINO_VITS, build_dino_vit
 from last_vit.models import build_model, load_trained_model, parse_model_argument
+from last_vit.preprocessing import trained_img_size
 
 
 @pytest.fixture
@@ -80,7 +81,7 @@ def test_model_text_with_a_small_dino_checkpoint(tmp_path):
     images = torch.randn(2, 3, 48, 48)
     with torch.no_grad():
         torch.testing.assert_close(loaded.model(images), attach_last(trained, 0.25, variant="paper")(images))
-    assert trained_img_size(trained.state_dict(), 8) == 32
+    assert trained_img_size(trained.state_dict()) == 32
     assert load_trained_model("dino:vit_mini/8", path, image_size=48, pool="cls").preprocessing.crop == 48
 
 

@@ -6,9 +6,12 @@ import pytest
 import timm
 import torch
 import torchvision
+from timm.layers import resample_abs_pos_embed
 from torch.utils.data import DataLoader
+from torchvision.models.vision_transformer import interpolate_embeddings
 
-from last_vit.checkpoint import find_classifier, load_checkpoint
+from last_vit.checkpoint import find_classifier, load_checkpoint, save_checkpoint
+from last_vit.dense import dense_forward
 from last_vit.models import (
     ModelArgument,
     build_model,
@@ -25,6 +28,7 @@ from last_vit.preprocessing import Preprocessing
     [
         ("torchvision:resnet50@random", ModelArgument("resnet50, random", "torchvision:resnet50", seed=0)),
         ("timm:x@random,seed=7", ModelArgument("x, random", "timm:x", seed=7)),
+        ("timm:x.tag@pretrained", ModelArgument("x.tag, pretrained", "timm:x.tag", "pretrained")),
         ("timm:x.dino@runs/a/last.pth", ModelArgument("a/last", "timm:x.dino", "runs/a/last.pth")),
         ("LaSt K=1=timm:x@k=1/last.pth,top_k=1", ModelArgument("LaSt K=1", "timm:x", "k=1/last.pth", top_k=1)),
         (
@@ -140,8 +144,8 @@ def test_torchvision():
     model = build_model("torchvision:vit_b_32", num_classes=7, image_size=64)
     assert not model.training
     assert (model.image_size, model.heads.head.out_features) == (64, 7)
-    assert preprocessing_of("torchvision:vit_b_32", model) == Preprocessing()
-    assert preprocessing_of("torchvision:vit_b_32", model, image_size=64).resize == 73
+    assert preprocessing_of("torchvision:vit_b_32", model) == Preprocessing(resize=73, crop=64)
+    assert preprocessing_of("torchvision:resnet18", torch.nn.Identity()) == Preprocessing()
     assert build_model("torchvision:squeezenet1_1", num_classes=3, image_size=64).num_classes == 3
 
 
@@ -151,6 +155,58 @@ def test_timm():
     found = preprocessing_of("timm:test_vit", model, image_size=64, resize=64)
     assert found == Preprocessing((0.5,) * 3, (0.5,) * 3, 64, 64, "bicubic")
     assert build_model("timm:test_resnet", num_classes=0, image_size=64).num_classes == 0
+
+
+@pytest.mark.parametrize("host", ["timm:test_vit", "torchvision:vit_b_32"])
+def test_a_vit_has_the_size_of_its_weights_until_another_is_asked_for(host, tmp_path):
+    """A position embedding of another grid is that of the library's own resizing."""
+    trained, path = build_model(host, num_classes=5, image_size=128), tmp_path / "w.pth"
+    save_checkpoint(path, {"model": {f"model.{name}": tensor for name, tensor in trained.state_dict().items()}})
+    is_timm, ratio = host.startswith("timm"), {"timm:test_vit": 0.95, "torchvision:vit_b_32": 224 / 256}[host]
+    images = torch.rand(1, 3, 192, 192)
+    for asked, side in ((None, 128), (128, 128), (192, 192)):
+        loaded = load_trained_model(host, path, image_size=asked)
+        assert (loaded.preprocessing.crop, loaded.preprocessing.resize) == (side, round(side / ratio - 0.5 * is_timm))
+        if side == 128:
+            assert torch.equal(loaded.model(images[..., :128, :128]), trained(images[..., :128, :128]))
+    if is_timm:
+        expected = resample_abs_pos_embed(trained.pos_embed, [12, 12], [8, 8], trained.num_prefix_tokens)
+        assert torch.equal(loaded.model.pos_embed, expected)
+    else:
+        expected = interpolate_embeddings(192, 32, trained.state_dict())["encoder.pos_embedding"]
+        assert torch.equal(loaded.model.encoder.pos_embedding, expected)
+    assert dense_forward(loaded.model, images).grid_hw == ((12, 12) if is_timm else (6, 6))
+
+
+def test_pretrained_is_what_timm_fetches(monkeypatch):
+    """Which the network of this test is: the weights are there, or there is none."""
+    fetched, create = timm.create_model("test_vit", num_classes=5), timm.create_model
+
+    def download(name, pretrained, **kwargs):
+        model = create(name, num_classes=5, **kwargs)
+        if pretrained:
+            model.load_state_dict(fetched.state_dict())
+        return model
+
+    monkeypatch.setattr(timm, "create_model", download)
+    loaded = parse_model_argument("timm:test_vit.r160_in1k@pretrained").load()
+    assert torch.equal(loaded.model.head.weight, fetched.head.weight)
+    assert (loaded.num_classes, loaded.checkpoint_sha256, loaded.preprocessing.crop) == (5, None, 160)
+
+    def offline(*args, **kwargs):
+        raise OSError("no route to host")
+
+    monkeypatch.setattr(timm, "create_model", offline)
+    for text, message in (
+        (
+            "A=timm:test_vit@pretrained",
+            r"'A': timm cannot .* \(no route to host\); .*: timm:test_vit@<file>$",
+        ),
+        ("timm:test_vit.r160_in2k@pretrained", "'test_vit.r160_in2k'; close ones: test_vit"),
+        ("torchvision:vit_b_16@pretrained", r"only timm:<name>@pretrained.*torchvision:vit_b_16@<file>"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            parse_model_argument(text).load()
 
 
 def test_open_clip_file_is_loaded(tmp_path, monkeypatch):

@@ -8,8 +8,10 @@ are known by the names of their classes.
 Letters: B images, N patches, P prefix tokens, D channels, C classes or embedding size.
 """
 
+from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol
 
+import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DataParallel, DistributedDataParallel
 
@@ -134,8 +136,8 @@ def has_norm(*modules: nn.Module) -> bool:
 
 
 def first_output(output: Any) -> Tensor:
-    """The logits of a host that returns (logits, more...), as Inception in training or a tower with output_tokens."""
-    return output[0] if isinstance(output, tuple) else output
+    """The first of several outputs, as of Inception in training, a tower with output_tokens, or blocks on lists."""
+    return output[0] if isinstance(output, tuple | list) else output
 
 
 class PoolHook:
@@ -143,6 +145,20 @@ class PoolHook:
 
     def __init__(self, pool: TokenPool) -> None:
         self.pool = pool
+
+
+class FirstToken(PoolHook):
+    """Hook of a final norm whose first token the host reads: [B, P + N, D] -> the same, with the pooled token first."""
+
+    def __init__(self, pool: TokenPool, num_prefix_tokens: int) -> None:
+        super().__init__(pool)
+        self.num_prefix_tokens = num_prefix_tokens
+
+    def __call__(self, module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
+        """As torch calls a forward hook."""
+        if self.pool.kind == "cls":
+            return output  # costs nothing
+        return torch.cat([self.pool(output, self.num_prefix_tokens)[:, None], output[:, 1:]], dim=1)
 
 
 def pool_of(seam: Any) -> TokenPool | None:
@@ -165,3 +181,16 @@ def install_hook(module: nn.Module, hook: PoolHook, on_input: bool = False) -> N
 def installed_pool(module: nn.Module) -> TokenPool | None:
     """The pool of the hook that `install_hook` put on `module`, or None."""
     return pool_of(vars(module)[_SLOT][0]) if _SLOT in vars(module) else None
+
+
+def run_around(seam: nn.Module, run: Callable[[], Any]) -> tuple[Any, Any, Any]:
+    """What `seam` returned in `run()`: as the host made it, and behind our hook; and what `run` returned."""
+    seen: dict[str, Any] = {}
+
+    def record(name: str) -> Callable[..., None]:
+        # A mapping is copied, for its owner may change it later.
+        return lambda _, args, output: seen.update({name: dict(output) if isinstance(output, dict) else output})
+
+    with seam.register_forward_hook(record("own"), prepend=True), seam.register_forward_hook(record("read")):
+        returned = run()
+    return seen["own"], seen["read"], returned

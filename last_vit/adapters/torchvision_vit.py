@@ -15,6 +15,7 @@ from last_vit.adapters.base import (
     has_norm,
     install_hook,
     installed_pool,
+    run_around,
     split_tokens,
 )
 from last_vit.token_pool import TokenPool
@@ -42,15 +43,10 @@ class TorchvisionViTAdapter:
     def dense(self, model: nn.Module, images: Tensor) -> DenseOutput:
         """See `Adapter`. Tokens are the encoder's output (after its norm), the global token is what `heads` reads."""
         check_image_size(model, images, (model.image_size, model.image_size))
-        seen: dict[str, Tensor] = {}
-        with (
-            model.encoder.register_forward_hook(lambda _, args, output: seen.update(tokens=output), prepend=True),
-            model.heads.register_forward_pre_hook(lambda _, args: seen.update(global_token=args[0])),
-        ):
-            logits = model(images)
+        tokens, read, logits = run_around(model.encoder, lambda: model(images))
         side = model.image_size // model.patch_size
-        cls_token, patch_tokens = split_tokens(seen["tokens"], 1, True, (side, side))
-        return DenseOutput(seen["global_token"], patch_tokens, (side, side), logits, cls_token)
+        cls_token, patch_tokens = split_tokens(tokens, 1, True, (side, side))
+        return DenseOutput(read[:, 0], patch_tokens, (side, side), logits, cls_token)
 
     def blocks(self, model: nn.Module) -> Blocks:
         """See `Adapter`."""

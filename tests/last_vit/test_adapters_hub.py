@@ -75,12 +75,8 @@ def test_attaching_changes_the_pool_and_leaves_no_other_trace(name):
     assert list(model.state_dict()) == keys
     assert [path for path, _ in model.named_modules()] == modules
     kind = "mean" if name in MEAN else "cls"
-    attach_pool(model, kind)
-    (torch.testing.assert_close if kind == "mean" else assert_equal)(own_output(model), own)
-
-
-def assert_equal(one: Tensor, other: Tensor) -> None:
-    assert torch.equal(one, other)
+    found = own_output(attach_pool(model, kind))
+    assert torch.allclose(found, own, atol=1e-6) if kind == "mean" else torch.equal(found, own)
 
 
 @pytest.mark.parametrize("pool", [None, "last"])
@@ -97,7 +93,9 @@ def test_dense_forward_reads_what_the_head_reads(name, pool):
         torch.testing.assert_close(out.global_token, last_pool(out.patch_tokens, top_k=3) if pool else own)
     for whole, single in zip((out.global_token, out.patch_tokens, out.logits), (one[0], one[1], one[3]), strict=True):
         torch.testing.assert_close(single, whole[:1], atol=1e-5, rtol=1e-4)
-    exact = dense_forward(copy.deepcopy(model).double(), IMAGES.double())
+    with torch.enable_grad():
+        exact = dense_forward(copy.deepcopy(model).double(), IMAGES.double().requires_grad_())
+        assert exact.logits.requires_grad
     torch.testing.assert_close(exact.patch_tokens.float(), out.patch_tokens, atol=1e-4, rtol=1e-4)
 
 
@@ -142,27 +140,15 @@ def test_layers_end_in_the_patch_tokens(name):
     assert sum(len(module._forward_hooks) for module in model.modules()) == before
 
 
-def test_gradients_reach_the_patches(name):
-    if name in LEARNED:
-        return
-    model = attach_last(build(name), top_k=3)
-    with torch.enable_grad():
-        dense_forward(model, IMAGES).logits.square().sum().backward()
-    assert next(each for each in model.modules() if isinstance(each, nn.Conv2d)).weight.grad.abs().sum() > 0
-
-
 def test_prefix_tokens_have_no_vote():
     for name in ("DeiTModel", "Dinov2WithRegistersModel", "DINOv3ViTModel", "dinov2-registers", "dinov3"):
         model = attach_last(build(name), top_k=3)
         norm = model.layernorm if hasattr(model, "layernorm") else model.norm
         out = dense_forward(model, IMAGES)
-        num_prefix_tokens = {"DeiTModel": 2}.get(name, 5)
-        with norm.register_forward_hook(lambda _, args, tokens, P=num_prefix_tokens: loud(tokens, P), prepend=True):
+        loud = torch.zeros(1, 16 + (2 if name == "DeiTModel" else 5), 1)
+        loud[:, :-16] = 1e6
+        with norm.register_forward_hook(lambda _, args, tokens, loud=loud: tokens + loud, prepend=True):
             assert torch.equal(dense_forward(model, IMAGES).global_token, out.global_token)
-
-
-def loud(tokens: Tensor, num_prefix_tokens: int) -> Tensor:
-    return torch.cat([torch.full_like(tokens[:, :num_prefix_tokens], 1e6), tokens[:, num_prefix_tokens:]], dim=1)
 
 
 def test_half_of_dinov2s_classifier_stays_the_mean():

@@ -4,6 +4,7 @@ The look-alikes keep the names and the forward contract that the adapters rely o
 """
 
 import copy
+from collections import OrderedDict
 from collections.abc import Callable
 from functools import partial
 
@@ -153,18 +154,8 @@ class TinyLinear(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         features = self.backbone.forward_features(images)
-        return self.linear_head(
-            torch.cat([features["x_norm_clstoken"], features["x_norm_patchtokens"].mean(dim=1)], dim=1)
-        )
-
-
-class _SequenceFirst(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.resblocks = nn.Sequential(*(_SequenceFirstBlock(16, num_heads=2) for _ in range(2)))
-
-    def forward(self, tokens: Tensor) -> Tensor:
-        return self.resblocks(tokens)
+        read = [features["x_norm_clstoken"], features["x_norm_patchtokens"].mean(dim=1)]
+        return self.linear_head(torch.cat(read, dim=1))
 
 
 class _SequenceFirstBlock(Block):
@@ -177,11 +168,12 @@ class TinyOpenAITower(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
+        blocks = (_SequenceFirstBlock(16, num_heads=2) for _ in range(2))
         self.input_resolution = 32
         self.conv1 = nn.Conv2d(3, 16, kernel_size=8, stride=8, bias=False)
         self.class_embedding = nn.Parameter(torch.randn(16))
         self.positional_embedding = nn.Parameter(torch.randn(17, 16))
-        self.transformer = _SequenceFirst()
+        self.transformer = nn.Sequential(OrderedDict(resblocks=nn.Sequential(*blocks)))
         self.ln_post = nn.LayerNorm(16)
         self.proj = nn.Parameter(torch.randn(16, 6))
 

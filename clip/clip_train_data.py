@@ -127,16 +127,24 @@ class EpochBatches(Sampler[list[int]]):
 
 
 class ReportedLoader:
-    """A loader that says after each pass what was skipped; ValueError for a training pass that ends too early."""
+    """A loader that says after each pass what was skipped; ValueError for a training pass that ends too early.
+
+    Attributes:
+        done: Batches of an interrupted epoch, which are passed over.
+        at_border: Called before every other batch with the number of those before it.
+    """
 
     def __init__(self, loader: Any, skips: SkipCounter, is_train: bool) -> None:
         self.loader, self.skips, self.is_train = loader, skips, is_train
         self.num_batches, self.num_samples = loader.num_batches, loader.num_samples
+        self.done, self.at_border = 0, lambda number: None
 
     def __iter__(self) -> Iterator[Any]:
         given = 0
         for batch in self.loader:
-            yield batch
+            if given >= self.done:
+                self.at_border(given)
+                yield batch
             given += 1
         counts = self.skips.take()
         if self.is_train:  # validation is the main process's alone

@@ -4,7 +4,6 @@ open_clip_train 3.3 has no hooks, but looks up what it calls by name. `SEAMS` is
 """
 
 import argparse
-import copy
 import functools
 import itertools
 import json
@@ -17,7 +16,7 @@ from unittest.mock import patch
 
 import open_clip
 import torch
-from clip_train_data import Overlay, dataset_function
+from clip_train_data import Overlay, ReportedLoader, dataset_function
 from open_clip_train import data as host_data
 from open_clip_train import main as host
 from open_clip_train import zero_shot as host_zero_shot
@@ -216,30 +215,14 @@ def watched_epoch(
         where = f"after {batches // args.accum_freq} steps of epoch {epoch}"
         stop_run(where, path, "--resume=latest", f"--name={args.name}")
 
-    train = copy.copy(data["train"])
-    train.dataloader = BorderedBatches(train.dataloader, done, stop_if_asked)
+    loader: ReportedLoader = data["train"].dataloader
+    loader.done, loader.at_border = done, stop_if_asked
 
     def schedule(step: int) -> None:
         scheduler(step + done // args.accum_freq)
 
-    train_one_epoch(model, {**data, "train": train}, watched, epoch, optimizer, scaler, schedule, *rest, **named)
+    train_one_epoch(model, data, watched, epoch, optimizer, scaler, schedule, *rest, **named)
     watched.check()
-
-
-class BorderedBatches:
-    """A loader whose first batches are passed over, and that says before each other one how many are done."""
-
-    def __init__(self, loader: Any, done: int, at_border: Callable[[int], None]) -> None:
-        self._loader, self._done, self._at_border = loader, done, at_border
-
-    def __iter__(self) -> Iterator[Any]:
-        for number, batch in enumerate(self._loader):
-            if number >= self._done:
-                self._at_border(number)
-                yield batch
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._loader, name)
 
 
 def _batches_done(resume: str | None) -> dict[int, int]:

@@ -11,7 +11,6 @@ mmsegmentation wants them. Needed only by other programs: clip/seg_sets.py reads
 
 import argparse
 import json
-from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,7 +20,7 @@ from label_conversion import add_conversion_flags, add_target_flags, convert, lo
 from PIL import Image, ImageDraw
 from seg_id_tables import CITYSCAPES_LABELS, CITYSCAPES_UNDRAWN, IGNORED, cityscapes_table
 
-from last_vit.command_line import command_parser, run_command_line
+from last_vit.command_line import command
 from last_vit.data.image_files import list_files
 
 SUFFIX = "_gtFine_labelTrainIds.png"
@@ -77,14 +76,13 @@ def _run(args: argparse.Namespace) -> None:
         convert(sources, read, "cityscapes", split, args)
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    """Command line; exits with status 2 and one line on any error that the user can mend."""
-    parser = command_parser("convert_cityscapes.py", __doc__)
+@command(_run)
+def main(parser: argparse.ArgumentParser) -> None:
+    """The command line."""
     parser.add_argument("--root", type=Path, required=True, help="folder with gtFine/")
     parser.add_argument("--source", choices=tuple(SOURCES), default="labelIds", help="what to read, default labelIds")
     add_target_flags(parser)
     add_conversion_flags(parser)
-    run_command_line(parser, _run, argv)
 
 
 if __name__ == "__main__":

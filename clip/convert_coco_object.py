@@ -10,7 +10,6 @@ overlap, the smaller one is on top. Written are <output>/annotations/val2017/*; 
 """
 
 import argparse
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +18,7 @@ from label_conversion import add_conversion_flags, add_target_flags, convert
 from seg_id_tables import coco_category_classes, coco_object_table
 from seg_layouts import find_split
 
-from last_vit.command_line import command_parser, run_command_line
+from last_vit.command_line import command
 
 DATASET, SUFFIX = "coco_object", "_instanceTrainIds.png"
 
@@ -64,15 +63,14 @@ def _run(args: argparse.Namespace) -> None:
         print(f"left out: {count} objects, {reason}")
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    """Command line; exits with status 2 and one line on any error that the user can mend."""
-    parser = command_parser("convert_coco_object.py", __doc__)
+@command(_run)
+def main(parser: argparse.ArgumentParser) -> None:
+    """The command line."""
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--root", type=Path, help=ROOT_HELP)
     source.add_argument("--instances", type=Path, help="instances_val2017.json, in place of raw maps")
     add_target_flags(parser)
     add_conversion_flags(parser)
-    run_command_line(parser, _run, argv)
 
 
 if __name__ == "__main__":

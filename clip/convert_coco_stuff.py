@@ -10,7 +10,6 @@ maps as they are.
 """
 
 import argparse
-from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
@@ -19,7 +18,7 @@ from label_conversion import add_conversion_flags, add_target_flags, convert, lo
 from seg_id_tables import coco_stuff_table
 from seg_layouts import find_split
 
-from last_vit.command_line import command_parser, run_command_line
+from last_vit.command_line import command
 from last_vit.data.image_files import list_files
 
 ROOT_HELP = "folder of the raw maps, such as the one with stuffthingmaps/"
@@ -45,17 +44,16 @@ def convert_raw_maps(args: argparse.Namespace, dataset: str, suffix: str, table:
         convert(sources, partial(look_up, table=table), dataset, split, args)
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    """Command line; exits with status 2 and one line on any error that the user can mend."""
-    parser = command_parser("convert_coco_stuff.py", __doc__)
+def _run(args: argparse.Namespace) -> None:
+    convert_raw_maps(args, "coco_stuff", "_labelTrainIds.png", coco_stuff_table())
+
+
+@command(_run)
+def main(parser: argparse.ArgumentParser) -> None:
+    """The command line."""
     parser.add_argument("--root", type=Path, required=True, help=ROOT_HELP)
     add_target_flags(parser)
     add_conversion_flags(parser)
-    run_command_line(parser, _run, argv)
-
-
-def _run(args: argparse.Namespace) -> None:
-    convert_raw_maps(args, "coco_stuff", "_labelTrainIds.png", coco_stuff_table())
 
 
 if __name__ == "__main__":

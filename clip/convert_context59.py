@@ -18,7 +18,7 @@ these maps and Context60 calls it background.
 
 import argparse
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -29,7 +29,7 @@ from label_conversion import add_conversion_flags, convert
 from seg_id_tables import CONTEXT59_IDS
 
 from last_vit.atomic_file import atomic_file
-from last_vit.command_line import command_parser, run_command_line
+from last_vit.command_line import command
 
 _EXPECTED = "expected trainval_merged.json of the PASCAL in Detail API, with the lists images and annos_segmentation"
 
@@ -111,13 +111,12 @@ def _run(args: argparse.Namespace) -> None:
             file.write("".join(f"{stem}\n" for stem in sorted(chosen)).encode())
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    """Command line; exits with status 2 and one line on any error that the user can mend."""
-    parser = command_parser("convert_context59.py", __doc__)
+@command(_run)
+def main(parser: argparse.ArgumentParser) -> None:
+    """The command line."""
     parser.add_argument("--json", type=Path, required=True, help="trainval_merged.json")
     parser.add_argument("--output", type=Path, required=True, help="the VOC2010 folder, which has JPEGImages")
     add_conversion_flags(parser)
-    run_command_line(parser, _run, argv)
 
 
 if __name__ == "__main__":

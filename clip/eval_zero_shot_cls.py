@@ -19,20 +19,16 @@ from pathlib import Path
 
 from zero_shot_flags import add_clip_flags, add_image_flags
 
-from last_vit.command_line import add_running_flags, command, command_parser
+from last_vit.command_line import add_running_flags, command
 
 
-def build_parser() -> argparse.ArgumentParser:
+@command("zero_shot_classification:run")
+def main(parser: argparse.ArgumentParser) -> None:
     """The command line."""
-    parser = command_parser("eval_zero_shot_cls.py", __doc__)
     add_clip_flags(parser)
     add_image_flags(parser)
     add_running_flags(parser, batch_size=64)
     parser.add_argument("--per-class", type=Path, metavar="FILE.csv", help="write the accuracy of every class here")
-    return parser
-
-
-main = command(build_parser, "zero_shot_classification:run")
 
 
 if __name__ == "__main__":

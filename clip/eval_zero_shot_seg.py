@@ -21,13 +21,13 @@ from pathlib import Path
 from seg_settings import CUSTOM, DATASETS, PROTOCOLS, ZERO_LABELS
 from zero_shot_flags import add_clip_flags
 
-from last_vit.command_line import add_running_flags, command, command_parser, positive
+from last_vit.command_line import add_running_flags, command, positive
 from last_vit.names import LAST_BLOCKS
 
 
-def build_parser() -> argparse.ArgumentParser:
+@command("zero_shot_segmentation:run")
+def main(parser: argparse.ArgumentParser) -> None:
     """The command line."""
-    parser = command_parser("eval_zero_shot_seg.py", __doc__)
     add_clip_flags(parser)
     parser.add_argument(
         "--last-block", choices=LAST_BLOCKS, default="vanilla", help="see last_vit/clip_dense.py; default vanilla"
@@ -54,10 +54,6 @@ def build_parser() -> argparse.ArgumentParser:
     add("--per-class", action="store_true", help="also print and record the IoU of every class")
     add("--overlays", type=Path, help="folder for pictures of image, ground truth and prediction")
     add("--num-overlays", type=positive, default=12, help="pictures per model, evenly spread over the set; default 12")
-    return parser
-
-
-main = command(build_parser, "zero_shot_segmentation:run")
 
 
 if __name__ == "__main__":

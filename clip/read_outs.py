@@ -10,9 +10,9 @@ import shlex
 import time
 from collections.abc import Sequence
 
+import eval_zero_shot_seg
 import torch
 from class_names import ClassNames, find_class_names
-from eval_zero_shot_seg import build_parser
 from torch import Tensor, nn
 from zero_shot_classification import images_name, open_class_images, open_clip_loader, write_model_record
 from zero_shot_models import as_weights, encode_names, load_clip_argument, read_once, zero_shot_scores
@@ -215,7 +215,7 @@ def segmentation_flags(text: str, args: argparse.Namespace) -> argparse.Namespac
     shared += ["--text-cache", str(args.text_cache)] if args.text_cache else []
     shared += ["--no-text-cache"] if args.no_text_cache else []
     own = ["--dataset", dataset, "--root", root, "--model", args.model[0]]
-    flags = build_parser().parse_args([*own, *shared, *words[1:]])
+    flags = eval_zero_shot_seg.main.build_parser().parse_args([*own, *shared, *words[1:]])
     if len(flags.model) > 1 or (flags.precision, flags.device) != (args.precision, args.device) or flags.overlays:
         raise ValueError(
             f"--segmentation {text!r}: --model, --precision and --device are the table's own, and --overlays draws "

@@ -19,13 +19,13 @@ import argparse
 
 from zero_shot_flags import add_clip_flags, add_image_flags
 
-from last_vit.command_line import add_running_flags, command, command_parser, patch_count
+from last_vit.command_line import add_running_flags, command, patch_count
 from last_vit.names import POOLS
 
 
-def build_parser() -> argparse.ArgumentParser:
+@command("read_outs:run")
+def main(parser: argparse.ArgumentParser) -> None:
     """The command line."""
-    parser = command_parser("top_k_table.py", __doc__)
     add_clip_flags(parser)
     add = parser.add_argument_group("read-outs").add_argument
     add("--pool", nargs="+", choices=POOLS, default=[], help="also read every model with these; default: none")
@@ -52,10 +52,6 @@ def build_parser() -> argparse.ArgumentParser:
     )
     add_image_flags(parser)
     add_running_flags(parser, batch_size=64)
-    return parser
-
-
-main = command(build_parser, "read_outs:run")
 
 
 if __name__ == "__main__":

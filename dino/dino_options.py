@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-from last_vit.command_line import command_parser, cores_at_hand, non_negative, patch_count, positive
+from last_vit.command_line import cores_at_hand, non_negative, patch_count, positive
 from last_vit.names import VARIANTS
 
 OPTIMIZERS = ("adamw", "sgd", "lars")
@@ -111,9 +111,8 @@ _FLAGS: dict[str, list[tuple[Any, ...]]] = {
 }  # fmt: skip
 
 
-def build_parser(name: str, description: str) -> argparse.ArgumentParser:
-    """The parser of main_dino.py, and the base of run_with_submitit.py's."""
-    parser = command_parser(name, description)
+def add_flags(parser: argparse.ArgumentParser) -> None:
+    """Those of main_dino.py, which run_with_submitit.py takes, too."""
     for title, rows in _FLAGS.items():
         group = parser.add_argument_group(title)
         for flag, kind, default, text, *more in rows:
@@ -122,7 +121,6 @@ def build_parser(name: str, description: str) -> argparse.ArgumentParser:
             text = text if default is None else f"{text}; default {shown}"
             spellings = ("--skip-broken", "--skip_broken") if flag == "skip_broken" else (f"--{flag}",)
             group.add_argument(*spellings, default=default, help=text, **accepted, **(more[0] if more else {}))
-    return parser
 
 
 def check_options(args: argparse.Namespace) -> None:

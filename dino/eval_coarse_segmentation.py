@@ -19,12 +19,12 @@ from pathlib import Path
 
 from eval_options import PROTOCOLS, RULES
 
-from last_vit.command_line import MODEL_HELP, add_running_flags, add_token_flag, command, command_parser, positive
+from last_vit.command_line import MODEL_HELP, add_running_flags, add_token_flag, command, positive
 
 
-def build_parser() -> argparse.ArgumentParser:
+@command("coarse_seg:run")
+def main(parser: argparse.ArgumentParser) -> None:
     """The command line."""
-    parser = command_parser("eval_coarse_segmentation.py", __doc__)
     add = parser.add_argument
     add("--model", action="append", required=True, metavar="MODEL", help=MODEL_HELP)
     add("--image-size", type=positive, help="side of the input in pixels; default: each model's")
@@ -36,10 +36,6 @@ def build_parser() -> argparse.ArgumentParser:
     add_token_flag(parser)
     add("--dataset-name", help='in the results, such as "VOC12"; default: the name of --voc-root')
     add_running_flags(parser, batch_size=16)
-    return parser
-
-
-main = command(build_parser, "coarse_seg:run")
 
 
 if __name__ == "__main__":

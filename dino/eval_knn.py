@@ -18,12 +18,12 @@ from pathlib import Path
 from dino_options import boolean, number
 from eval_options import add_backbone_flags, add_data_flags, add_launcher_flags
 
-from last_vit.command_line import add_record_flags, command, command_parser, positive
+from last_vit.command_line import add_record_flags, command, positive
 
 
-def build_parser() -> argparse.ArgumentParser:
+@command("knn_search:run")
+def main(parser: argparse.ArgumentParser) -> None:
     """The command line."""
-    parser = command_parser("eval_knn.py", __doc__)
     add_backbone_flags(parser)
     add_data_flags(parser)
     add_launcher_flags(parser)
@@ -34,10 +34,6 @@ def build_parser() -> argparse.ArgumentParser:
     add("--dump_features", type=Path, metavar="DIR", help="write the features here")
     add("--load_features", type=Path, metavar="DIR", help="read them from here in place of a pass over the images")
     add_record_flags(parser)
-    return parser
-
-
-main = command(build_parser, "knn_search:run")
 
 
 if __name__ == "__main__":

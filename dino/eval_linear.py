@@ -23,12 +23,12 @@ from pathlib import Path
 from dino_options import boolean, number
 from eval_options import add_backbone_flags, add_data_flags, add_launcher_flags
 
-from last_vit.command_line import add_record_flags, command, command_parser, positive
+from last_vit.command_line import add_record_flags, command, positive
 
 
-def build_parser() -> argparse.ArgumentParser:
+@command("linear_probe:run")
+def main(parser: argparse.ArgumentParser) -> None:
     """The command line."""
-    parser = command_parser("eval_linear.py", __doc__)
     add_backbone_flags(parser)
     add_data_flags(parser)
     add_launcher_flags(parser)
@@ -47,10 +47,6 @@ def build_parser() -> argparse.ArgumentParser:
     add("--output_dir", type=Path, default=Path("."), help="checkpoint and log.txt; default .")
     add("--evaluate", action="store_true", help="only validate the checkpoint in --output_dir")
     add_record_flags(parser)
-    return parser
-
-
-main = command(build_parser, "linear_probe:run")
 
 
 if __name__ == "__main__":

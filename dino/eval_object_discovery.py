@@ -20,20 +20,12 @@ from pathlib import Path
 
 from eval_options import COMPONENTS, METHODS
 
-from last_vit.command_line import (
-    MODEL_HELP,
-    add_running_flags,
-    add_token_flag,
-    command,
-    command_parser,
-    non_negative,
-    positive,
-)
+from last_vit.command_line import MODEL_HELP, add_running_flags, add_token_flag, command, non_negative, positive
 
 
-def build_parser() -> argparse.ArgumentParser:
+@command("discovery_results:run")
+def main(parser: argparse.ArgumentParser) -> None:
     """The command line."""
-    parser = command_parser("eval_object_discovery.py", __doc__)
     add = parser.add_argument
     add("--model", action="append", required=True, metavar="MODEL", help=MODEL_HELP)
     methods = parser.add_argument_group("methods")
@@ -73,10 +65,6 @@ def build_parser() -> argparse.ArgumentParser:
     add("--pictures", type=Path, help="folder for pictures of hits and misses, one sheet per model and method")
     add("--num-pictures", type=positive, default=12, help="images per sheet, half of them hits; default 12")
     add("--seed", type=int, default=0, help="of the choice of pictures; default 0")
-    return parser
-
-
-main = command(build_parser, "discovery_results:run")
 
 
 if __name__ == "__main__":

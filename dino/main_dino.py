@@ -11,22 +11,16 @@ for order and augmentation of the data are a function of (seed, position). Witho
 """
 
 import argparse
-from collections.abc import Sequence
 
-from dino_options import build_parser
+from dino_options import add_flags
 
-from last_vit.command_line import run_command_line
-
-
-def main(argv: Sequence[str] | None = None) -> None:
-    """Parse and train; a user's error, or a loss that is not finite, is one message and exit status 2."""
-    run_command_line(build_parser("main_dino.py", __doc__), _run, argv)
+from last_vit.command_line import command
 
 
-def _run(args: argparse.Namespace) -> None:
-    from dino_training import train
-
-    train(args)
+@command("dino_training:train")
+def main(parser: argparse.ArgumentParser) -> None:
+    """DINO's flags and ours."""
+    add_flags(parser)
 
 
 if __name__ == "__main__":

@@ -18,9 +18,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from dino_options import build_parser, check_options
+from dino_options import add_flags, check_options
 
-from last_vit.command_line import run_command_line
+from last_vit.command_line import command_parser, run_command_line
 
 try:
     import submitit
@@ -62,7 +62,8 @@ class Training:
 def job_parser(main_flags: bool = True) -> argparse.ArgumentParser:
     """The flags of job and training, or without `main_flags` those that main_dino.py is not to get as they are."""
     if main_flags:
-        parser = build_parser("run_with_submitit.py", __doc__)
+        parser = command_parser("run_with_submitit.py", __doc__)
+        add_flags(parser)
     else:
         parser = argparse.ArgumentParser(add_help=False)
         for flag in ("--output_dir", "--dist_url"):

@@ -17,12 +17,12 @@ from pathlib import Path
 
 from eval_options import add_backbone_flags
 
-from last_vit.command_line import add_device_flag, command, command_parser, positive
+from last_vit.command_line import add_device_flag, command, positive
 
 
-def build_parser() -> argparse.ArgumentParser:
+@command("attention_pictures:run")
+def main(parser: argparse.ArgumentParser) -> None:
     """The command line."""
-    parser = command_parser("visualize_attention.py", __doc__)
     add_backbone_flags(parser, patch_size=8)
     add = parser.add_argument_group("pictures").add_argument
     add("--image_path", type=Path, required=True, help="an image, or a folder of images")
@@ -37,10 +37,6 @@ def build_parser() -> argparse.ArgumentParser:
     add("--threshold", type=float, help="also masks of the patches that hold this share of the attention, such as 0.6")
     add("--output_dir", type=Path, default=Path("."), help="default .")
     add_device_flag(parser)
-    return parser
-
-
-main = command(build_parser, "attention_pictures:run")
 
 
 if __name__ == "__main__":

@@ -7,10 +7,12 @@ import argparse
 import os
 from collections.abc import Callable, Sequence
 from importlib import import_module
+from pathlib import Path
 
 from last_vit.names import GLOBAL_TOKENS
 from last_vit.stopping import Stopped, ending_at_sigterm
 
+Work = Callable[[argparse.Namespace], None]
 MODEL_HELP = (
     "[NAME=]SPEC[@CHECKPOINT][,pool=KIND][,top_k=K][,variant=release|paper]; SPEC is torchvision:<name>, timm:<name>, "
     "dino:<arch>/<patch>, open_clip:<arch>[/<file>] or <config>.py, CHECKPOINT a local file, "
@@ -25,9 +27,7 @@ def command_parser(name: str, description: str) -> argparse.ArgumentParser:
     )
 
 
-def run_command_line(
-    parser: argparse.ArgumentParser, run: Callable[[argparse.Namespace], None], argv: Sequence[str] | None
-) -> None:
+def run_command_line(parser: argparse.ArgumentParser, run: Work, argv: Sequence[str] | None) -> None:
     """Parse and run; exits with status 2 and one line on any error that the user can mend.
 
     Ctrl-C exits with 130 and SIGTERM with 143, with one line too.
@@ -63,39 +63,42 @@ def ending(prog: str, error: BaseException) -> tuple[int, str]:
     return 2, f"{prog}: error: {error_text(error)}\n"
 
 
-def command(build_parser: Callable[[], argparse.ArgumentParser], work: str) -> Callable[[Sequence[str] | None], None]:
-    """A script's `main(argv=None)`, which parses and then does the work as `run_command_line` does.
+class Script:
+    """A script's `main`, see `command`."""
 
-    Args:
-        build_parser: Makes the script's parser.
-        work: "module:function", the function gets the parsed arguments. The module, beside the script, is imported when
-            there is work, so that --help waits for no library.
+    def __init__(self, add_flags: Callable[[argparse.ArgumentParser], None], work: Work | str) -> None:
+        self._add_flags, self._work = add_flags, work
+
+    def __call__(self, argv: Sequence[str] | None = None) -> None:
+        """Parse, and do the work as `run_command_line` does."""
+        run_command_line(self.build_parser(), self._run, argv)
+
+    def build_parser(self) -> argparse.ArgumentParser:
+        """Called as the script's file is, with its docstring as help."""
+        script = self._add_flags.__globals__
+        parser = command_parser(Path(script["__file__"]).name, script["__doc__"])
+        self._add_flags(parser)
+        return parser
+
+    def _run(self, args: argparse.Namespace) -> None:
+        if isinstance(self._work, str):
+            module, _, function = self._work.partition(":")
+            getattr(import_module(module), function)(args)
+        else:
+            self._work(args)
+
+
+def command(work: Work | str) -> Callable[[Callable[[argparse.ArgumentParser], None]], Script]:
+    """Turns the function that adds a script's flags to a parser into the script's `main(argv=None)`.
+
+    `work` gets the parsed arguments. As "module:function" of a module beside the script it is imported when there is
+    work, so that --help waits for no library.
     """
-    module, _, function = work.partition(":")
-
-    def main(argv: Sequence[str] | None = None) -> None:
-        run_command_line(build_parser(), lambda args: getattr(import_module(module), function)(args), argv)
-
-    return main
+    return lambda add_flags: Script(add_flags, work)
 
 
-def run_lazy_train(
-    run: Callable[[argparse.Namespace], None],
-    argv: Sequence[str] | None,
-    description: str,
-    example: str,
-    rows_of: str,
-) -> None:
-    """Parse a lazy_train.py's command line and run; a user's error is one line and exit status 2.
-
-    Args:
-        run: Gets the parsed arguments.
-        argv: Arguments without the program; None are the process's own.
-        description: The script's docstring.
-        example: An override, for the help.
-        rows_of: The table that --row adds to.
-    """
-    parser = command_parser("lazy_train.py", description)
+def add_lazy_train_flags(parser: argparse.ArgumentParser, example: str, rows_of: str) -> None:
+    """Those of a lazy_train.py; `example` is an override for the help, `rows_of` the table that --row adds to."""
     add = parser.add_argument
     add("--config-file", required=True, metavar="FILE", help="LazyConfig .py file")
     add("--resume", action="store_true", help="continue from the last checkpoint in train.output_dir")
@@ -106,7 +109,6 @@ def run_lazy_train(
     add("--dist-url", default="auto", help="tcp://host:port of the first machine; needed for several")
     add("--row", help=f"show the result in the {rows_of} table under this label")
     add("opts", nargs=argparse.REMAINDER, metavar="key=value", help=f"config overrides, such as {example}")
-    run_command_line(parser, run, argv)
 
 
 def add_model_flags(parser: argparse.ArgumentParser, required: bool = True) -> None:

@@ -21,12 +21,12 @@ from pathlib import Path
 
 from class_prompts import PROMPTS
 
-from last_vit.command_line import add_device_flag, command, command_parser, positive
+from last_vit.command_line import add_device_flag, command, positive
 
 
-def build_parser() -> ArgumentParser:
+@command("class_embeddings:build_file")
+def main(parser: ArgumentParser) -> None:
     """The command line's flags."""
-    parser = command_parser("build_class_embeddings.py", __doc__)
     parser.add_argument("--model", help="open_clip architecture, or the path of its JSON configuration")
     parser.add_argument("--checkpoint", type=Path, help="its weights")
     parser.add_argument("--convert", type=Path, metavar="FILE", help=".npy or .pt with embeddings made elsewhere")
@@ -39,10 +39,6 @@ def build_parser() -> ArgumentParser:
     parser.add_argument("--output", type=Path, required=True, help=".safetensors file to write")
     parser.add_argument("--batch-size", type=positive, default=256, help="prompts at a time (default 256)")
     add_device_flag(parser)
-    return parser
-
-
-main = command(build_parser, "class_embeddings:build_file")
 
 
 if __name__ == "__main__":

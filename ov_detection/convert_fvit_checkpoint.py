@@ -14,12 +14,12 @@ the names of its base classes come along, which predict.py scores differently fr
 from argparse import ArgumentParser
 from pathlib import Path
 
-from last_vit.command_line import command, command_parser
+from last_vit.command_line import command
 
 
-def build_parser() -> ArgumentParser:
+@command("fvit_conversion:convert")
+def main(parser: ArgumentParser) -> None:
     """The command line's flags."""
-    parser = command_parser("convert_fvit_checkpoint.py", __doc__)
     parser.add_argument("--input", type=Path, required=True, help="F-ViT's .pth, as mmdet saved it")
     parser.add_argument("--output", type=Path, required=True, help="file to write")
     parser.add_argument("--tower", metavar="ARCH", help="take the CLIP along: EVA02-B-16 or EVA02-L-14-336")
@@ -27,10 +27,6 @@ def build_parser() -> ArgumentParser:
     parser.add_argument(
         "--allow-pickle", action="store_true", help="read a file that carries code, which then runs: only if trusted"
     )
-    return parser
-
-
-main = command(build_parser, "fvit_conversion:convert")
 
 
 if __name__ == "__main__":

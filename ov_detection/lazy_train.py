@@ -19,20 +19,14 @@ into results/.
 """
 
 import argparse
-from collections.abc import Sequence
 
-from last_vit.command_line import run_lazy_train
-
-
-def main(argv: Sequence[str] | None = None) -> None:
-    """Parse and launch."""
-    run_lazy_train(_run, argv, __doc__, "model.roi_heads.beta=0.6", "open-vocabulary detection")
+from last_vit.command_line import add_lazy_train_flags, command
 
 
-def _run(args: argparse.Namespace) -> None:
-    from ov_training import run
-
-    run(args)
+@command("ov_training:run")
+def main(parser: argparse.ArgumentParser) -> None:
+    """The command line."""
+    add_lazy_train_flags(parser, "model.roi_heads.beta=0.6", "open-vocabulary detection")
 
 
 if __name__ == "__main__":

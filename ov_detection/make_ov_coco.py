@@ -18,17 +18,16 @@ that the input is not all of COCO; nothing is written then.
 from argparse import ArgumentParser
 from pathlib import Path
 
-from last_vit.command_line import command, command_parser
+from last_vit.command_line import command
 
 SPLITS = ("train", "val")
 
 
-def build_parser() -> ArgumentParser:
+@command("ov_splits:make_ov_coco")
+def main(parser: ArgumentParser) -> None:
     """The command line's flags."""
-    parser = command_parser("make_ov_coco.py", __doc__)
     parser.add_argument("--coco", type=Path, required=True, help="folder that holds annotations/")
     add_split_flags(parser)
-    return parser
 
 
 def add_split_flags(parser: ArgumentParser) -> None:
@@ -37,9 +36,6 @@ def add_split_flags(parser: ArgumentParser) -> None:
     add("--output", type=Path, help="folder for what is made (default: where the official file is)")
     add("--split", nargs="+", choices=SPLITS, default=SPLITS, help="default: both")
     add("--no-count-check", dest="count_check", action="store_false", help="the input is a part of the official set")
-
-
-main = command(build_parser, "ov_splits:make_ov_coco")
 
 
 if __name__ == "__main__":

@@ -17,18 +17,14 @@ from pathlib import Path
 
 from make_ov_coco import add_split_flags
 
-from last_vit.command_line import command, command_parser
+from last_vit.command_line import command
 
 
-def build_parser() -> ArgumentParser:
+@command("ov_splits:make_ov_lvis")
+def main(parser: ArgumentParser) -> None:
     """The command line's flags."""
-    parser = command_parser("make_ov_lvis.py", __doc__)
     parser.add_argument("--lvis", type=Path, required=True, help="folder that holds lvis_v1_{train,val}.json")
     add_split_flags(parser)
-    return parser
-
-
-main = command(build_parser, "ov_splits:make_ov_lvis")
 
 
 if __name__ == "__main__":

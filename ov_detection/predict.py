@@ -15,12 +15,12 @@ and detections.json (boxes xyxy in pixels of the upright image, masks as COCO's 
 from argparse import ArgumentParser
 from pathlib import Path
 
-from last_vit.command_line import add_device_flag, command, command_parser
+from last_vit.command_line import add_device_flag, command
 
 
-def build_parser() -> ArgumentParser:
+@command("ov_prediction:predict")
+def main(parser: ArgumentParser) -> None:
     """The command line's flags."""
-    parser = command_parser("predict.py", __doc__)
     parser.add_argument("--config-file", required=True, metavar="FILE", help="the LazyConfig that it was trained with")
     parser.add_argument("--checkpoint", type=Path, required=True, help="of lazy_train.py, or a converted one of F-ViT")
     parser.add_argument("--image", type=Path, nargs="+", required=True, help="one or more image files")
@@ -30,10 +30,6 @@ def build_parser() -> ArgumentParser:
     parser.add_argument("--output", type=Path, default=Path("output/predict"), help="folder; default output/predict")
     add_device_flag(parser)
     parser.add_argument("--opts", nargs="*", default=[], metavar="key=value", help="config overrides")
-    return parser
-
-
-main = command(build_parser, "ov_prediction:predict")
 
 
 if __name__ == "__main__":

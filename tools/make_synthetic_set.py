@@ -9,29 +9,9 @@ class_names.txt, one class per line in the order of the labels, as --class-names
 """
 
 import argparse
-from collections.abc import Sequence
 from pathlib import Path
 
-from last_vit.command_line import command_parser, positive, run_command_line
-
-
-def build_parser() -> argparse.ArgumentParser:
-    """The command's flags."""
-    parser = command_parser("make_synthetic_set.py", __doc__)
-    add = parser.add_argument
-    add("--layout", choices=("voc", "imagenet", "coco"), required=True)
-    add("--output", type=Path, required=True, help="folder to write to; made if missing, refused if not empty")
-    add("--split", choices=("train", "val"), nargs="+", default=["val"], help="one or both; default val")
-    add("--num-images", type=positive, default=640, help="per split; default 640")
-    add("--image-size", type=positive, default=64, help="side in pixels; default 64")
-    add("--num-classes", type=positive, default=32, help="default 32")
-    add("--seed", type=int, default=0, help="default 0")
-    return parser
-
-
-def main(argv: Sequence[str] | None = None) -> None:
-    """Command line."""
-    run_command_line(build_parser(), _run, argv)
+from last_vit.command_line import command, positive
 
 
 def _run(args: argparse.Namespace) -> None:
@@ -47,6 +27,19 @@ def _run(args: argparse.Namespace) -> None:
         print(f"wrote {len(samples):,} {samples.split} images of {len(samples.classes)} classes to {args.output}")
     names = "".join(f"{name}\n" for name in sets[0].classes)
     (args.output / "class_names.txt").write_text(names, encoding="ascii")
+
+
+@command(_run)
+def main(parser: argparse.ArgumentParser) -> None:
+    """The command's flags."""
+    add = parser.add_argument
+    add("--layout", choices=("voc", "imagenet", "coco"), required=True)
+    add("--output", type=Path, required=True, help="folder to write to; made if missing, refused if not empty")
+    add("--split", choices=("train", "val"), nargs="+", default=["val"], help="one or both; default val")
+    add("--num-images", type=positive, default=640, help="per split; default 640")
+    add("--image-size", type=positive, default=64, help="side in pixels; default 64")
+    add("--num-classes", type=positive, default=32, help="default 32")
+    add("--seed", type=int, default=0, help="default 0")
 
 
 if __name__ == "__main__":

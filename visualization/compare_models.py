@@ -16,21 +16,17 @@ import argparse
 
 from diagnostic_cli import add_example_flags, add_figure_flag, add_image_flags
 
-from last_vit.command_line import add_device_flag, add_model_flags, command, command_parser
+from last_vit.command_line import add_device_flag, add_model_flags, command
 
 
-def build_parser() -> argparse.ArgumentParser:
+@command("map_figures:compare")
+def main(parser: argparse.ArgumentParser) -> None:
     """The command line."""
-    parser = command_parser("compare_models.py", __doc__)
     add_model_flags(parser)
     add_image_flags(parser, or_imagenet=True)
     add_figure_flag(parser, "results/compare_models.png")
     add_example_flags(parser)
     add_device_flag(parser)
-    return parser
-
-
-main = command(build_parser, "map_figures:compare")
 
 
 if __name__ == "__main__":

@@ -13,14 +13,14 @@ timm's `efficientnet_lite0`, which pads symmetrically, does not. Licence and sou
 
 import argparse
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from itertools import accumulate
 from pathlib import Path
 
 from torch import Tensor
 
 from last_vit.checkpoint import load_strict, read_checkpoint, save_checkpoint
-from last_vit.command_line import command_parser, run_command_line
+from last_vit.command_line import command
 from last_vit.models import build_model
 
 SPEC = "timm:tf_efficientnet_lite0"
@@ -73,12 +73,11 @@ def run(args: argparse.Namespace) -> None:
     print(f"written {args.output}, for --model {SPEC}@{args.output} ({ORIGIN['license']})")
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    """Command line; exits with status 2 and one line on any error that the user can mend."""
-    parser = command_parser("convert_efficientnet_lite.py", __doc__)
+@command(run)
+def main(parser: argparse.ArgumentParser) -> None:
+    """The command line."""
     parser.add_argument("--input", type=Path, required=True, help="the package's efficientnet-lite0-57934424.pth")
     parser.add_argument("--output", type=Path, required=True, help="file to write")
-    run_command_line(parser, run, argv)
 
 
 if __name__ == "__main__":

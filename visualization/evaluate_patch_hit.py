@@ -21,20 +21,13 @@ from pathlib import Path
 
 from diagnostic_cli import add_image_flags, add_protocol_flags
 
-from last_vit.command_line import (
-    add_model_flags,
-    add_running_flags,
-    add_token_flag,
-    command,
-    command_parser,
-    patch_count,
-)
+from last_vit.command_line import add_model_flags, add_running_flags, add_token_flag, command, patch_count
 from last_vit.names import POOLS, VARIANTS
 
 
-def build_parser() -> argparse.ArgumentParser:
+@command("point_in_box_protocol:run")
+def main(parser: argparse.ArgumentParser) -> None:
     """The command line; its flags for checkpoint, ImageNet, batches and device are the released script's."""
-    parser = command_parser("evaluate_patch_hit.py", __doc__)
     add = parser.add_argument
     add_model_flags(parser, required=False)
     add(
@@ -60,10 +53,6 @@ def build_parser() -> argparse.ArgumentParser:
     add_token_flag(parser)
     add_protocol_flags(parser)
     add_running_flags(parser)
-    return parser
-
-
-main = command(build_parser, "point_in_box_protocol:run")
 
 
 if __name__ == "__main__":

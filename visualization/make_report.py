@@ -15,12 +15,12 @@ from pathlib import Path
 
 from diagnostic_cli import add_image_flags
 
-from last_vit.command_line import add_loading_flags, add_model_flags, command, command_parser, positive
+from last_vit.command_line import add_loading_flags, add_model_flags, command, positive
 
 
-def build_parser() -> argparse.ArgumentParser:
+@command("report_page:run")
+def main(parser: argparse.ArgumentParser) -> None:
     """The command line."""
-    parser = command_parser("make_report.py", __doc__)
     add_model_flags(parser)
     add_image_flags(parser)
     add = parser.add_argument
@@ -28,10 +28,6 @@ def build_parser() -> argparse.ArgumentParser:
     add("--seed", type=int, default=0, help="which images; default 0")
     add_loading_flags(parser)
     add("--out", type=Path, default=Path("report"), help="folder of index.html and report.json; default report")
-    return parser
-
-
-main = command(build_parser, "report_page:run")
 
 
 if __name__ == "__main__":

@@ -16,18 +16,12 @@ import argparse
 
 from diagnostic_cli import add_figure_flag, add_imagenet_flags, add_protocol_flags
 
-from last_vit.command_line import (
-    add_loading_flags,
-    add_model_flags,
-    add_token_flag,
-    command,
-    command_parser,
-)
+from last_vit.command_line import add_loading_flags, add_model_flags, add_token_flag, command
 
 
-def build_parser() -> argparse.ArgumentParser:
+@command("training_curve:run")
+def main(parser: argparse.ArgumentParser) -> None:
     """The command line."""
-    parser = command_parser("plot_dynamics.py", __doc__)
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument(
         "--run", action="append", metavar="[NAME=]FOLDER", help="output folder of a cls_pretrain run; once per run"
@@ -43,10 +37,6 @@ def build_parser() -> argparse.ArgumentParser:
     add_loading_flags(measured)
     # what evaluate_patch_hit.py has flags for
     parser.set_defaults(output="dynamics", row=None, opts=[], top_k=None, variant=None)
-    return parser
-
-
-main = command(build_parser, "training_curve:run")
 
 
 if __name__ == "__main__":

@@ -15,20 +15,12 @@ from pathlib import Path
 
 from diagnostic_cli import add_figure_flag
 
-from last_vit.command_line import (
-    add_model_flags,
-    add_running_flags,
-    add_token_flag,
-    command,
-    command_parser,
-    non_negative,
-    positive,
-)
+from last_vit.command_line import add_model_flags, add_running_flags, add_token_flag, command, non_negative, positive
 
 
-def build_parser() -> argparse.ArgumentParser:
+@command("masking_probe:run")
+def main(parser: argparse.ArgumentParser) -> None:
     """The command line."""
-    parser = command_parser("probe_masking.py", __doc__)
     add_model_flags(parser)
     add = parser.add_argument
     add("--imagenet-root", type=Path, required=True, help="folder that holds val/, or val/ itself")
@@ -47,10 +39,6 @@ def build_parser() -> argparse.ArgumentParser:
     add_token_flag(parser)
     add_running_flags(parser)
     add_figure_flag(parser, "results/masking_probe.png")
-    return parser
-
-
-main = command(build_parser, "masking_probe:run")
 
 
 if __name__ == "__main__":

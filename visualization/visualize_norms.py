@@ -14,12 +14,12 @@ import argparse
 
 from diagnostic_cli import add_figure_flag, add_image_flags
 
-from last_vit.command_line import add_model_flags, add_running_flags, command, command_parser
+from last_vit.command_line import add_model_flags, add_running_flags, command
 
 
-def build_parser() -> argparse.ArgumentParser:
+@command("norm_figures:run")
+def main(parser: argparse.ArgumentParser) -> None:
     """The command line."""
-    parser = command_parser("visualize_norms.py", __doc__)
     add_model_flags(parser)
     add_image_flags(parser)
     add_running_flags(parser)
@@ -28,10 +28,6 @@ def build_parser() -> argparse.ArgumentParser:
     add("--cutoff", type=float, help="smallest norm of an outlier, for all models; default: fitted to each model")
     add("--examples", type=int, help="images of the second picture, 0 for none; default 6, or all there are")
     add("--seed", type=int, default=0, help="which images; default 0")
-    return parser
-
-
-main = command(build_parser, "norm_figures:run")
 
 
 if __name__ == "__main__":

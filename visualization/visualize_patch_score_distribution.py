@@ -14,21 +14,17 @@ import argparse
 
 from diagnostic_cli import add_figure_flag, add_image_flags
 
-from last_vit.command_line import add_model_flags, add_running_flags, add_token_flag, command, command_parser
+from last_vit.command_line import add_model_flags, add_running_flags, add_token_flag, command
 
 
-def build_parser() -> argparse.ArgumentParser:
+@command("score_distribution:run")
+def main(parser: argparse.ArgumentParser) -> None:
     """The command line."""
-    parser = command_parser("visualize_patch_score_distribution.py", __doc__)
     add_model_flags(parser)
     add_image_flags(parser)
     add_token_flag(parser)
     add_running_flags(parser)
     add_figure_flag(parser, "results/patch_score_distribution.png")
-    return parser
-
-
-main = command(build_parser, "score_distribution:run")
 
 
 if __name__ == "__main__":

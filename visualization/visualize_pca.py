@@ -14,12 +14,12 @@ import argparse
 
 from diagnostic_cli import add_example_flags, add_figure_flag, add_image_flags
 
-from last_vit.command_line import add_model_flags, add_running_flags, command, command_parser
+from last_vit.command_line import add_model_flags, add_running_flags, command
 
 
-def build_parser() -> argparse.ArgumentParser:
+@command("patch_pca:run")
+def main(parser: argparse.ArgumentParser) -> None:
     """The command line."""
-    parser = command_parser("visualize_pca.py", __doc__)
     add_model_flags(parser)
     add_image_flags(parser)
     add_running_flags(parser)
@@ -28,10 +28,6 @@ def build_parser() -> argparse.ArgumentParser:
         "--fit", choices=("image", "set"), default="image", help="what the components are of; default image"
     )
     add_example_flags(parser)
-    return parser
-
-
-main = command(build_parser, "patch_pca:run")
 
 
 if __name__ == "__main__":

@@ -23,12 +23,12 @@ from pathlib import Path
 
 from diagnostic_cli import add_figure_flag, add_image_flags
 
-from last_vit.command_line import add_model_flags, add_running_flags, command, command_parser, patch_count, positive
+from last_vit.command_line import add_model_flags, add_running_flags, command, patch_count, positive
 
 
-def build_parser() -> argparse.ArgumentParser:
+@command("vote_statistics:run")
+def main(parser: argparse.ArgumentParser) -> None:
     """The command line; --checkpoint, --imagenet-root and --batch-size are the release's."""
-    parser = command_parser("visualize_token_selection.py", __doc__)
     add_model_flags(parser, required=False)
     add_image_flags(parser, or_imagenet=True)
     add_running_flags(parser)
@@ -49,10 +49,6 @@ def build_parser() -> argparse.ArgumentParser:
     )
     add("--num-images", type=positive, default=500, help="drawn by --seed; all where there are fewer; default 500")
     add("--seed", type=int, default=0, help="which images; default 0")
-    return parser
-
-
-main = command(build_parser, "vote_statistics:run")
 
 
 if __name__ == "__main__":

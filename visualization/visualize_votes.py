@@ -14,21 +14,17 @@ import argparse
 
 from diagnostic_cli import add_example_flags, add_figure_flag, add_image_flags
 
-from last_vit.command_line import add_device_flag, add_model_flags, command, command_parser
+from last_vit.command_line import add_device_flag, add_model_flags, command
 
 
-def build_parser() -> argparse.ArgumentParser:
+@command("map_figures:show_votes")
+def main(parser: argparse.ArgumentParser) -> None:
     """The command line."""
-    parser = command_parser("visualize_votes.py", __doc__)
     add_model_flags(parser)
     add_image_flags(parser)
     add_figure_flag(parser, "results/votes.png")
     add_example_flags(parser)
     add_device_flag(parser)
-    return parser
-
-
-main = command(build_parser, "map_figures:show_votes")
 
 
 if __name__ == "__main__":

@@ -153,7 +153,7 @@ def test_a_benchmark_in_its_layout_and_whole_images(here, capsys):
 def test_scores_of_whole_images_are_stretched_as_the_protocol_does(here, protocol, is_stretched_twice):
     """NACLIP: to the image that the model sees, then to the annotation; SCLIP at once."""
     flags = ("--protocol", protocol, "--crop", "0", "--pamr", "off", "--prob-threshold", "0", "--zero-label", "class")
-    args = script.build_parser().parse_args([*CPU, *CUSTOM, *SMALL, *MODEL, *flags])
+    args = script.main.build_parser().parse_args([*CPU, *CUSTOM, *SMALL, *MODEL, *flags])
     (argument,), device = parse_model_arguments(args.model), torch.device("cpu")
     clip, setting = load_clip_argument(argument, "fp32", device), choose_setting(args)
     segmenter = build_segmenter(args, setting, clip, device)

@@ -5,8 +5,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+import main_dino
 import pytest
-from dino_options import build_parser, check_options
+from dino_options import check_options
 from run_with_submitit import job_parser
 
 from last_vit.command_line import cores_at_hand
@@ -30,7 +31,7 @@ OURS = {
 
 
 def parse(words=""):
-    return build_parser("main_dino.py", "").parse_args(words.split())
+    return main_dino.main.build_parser().parse_args(words.split())
 
 
 def test_flags_and_defaults():

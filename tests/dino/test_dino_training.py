@@ -19,7 +19,6 @@ import numpy as np
 import pytest
 import torch
 from dino_data import open_training_images
-from dino_options import build_parser
 from dino_parts import TINY_RUN, arguments, run, shrink
 
 import last_vit
@@ -64,7 +63,7 @@ def assert_same(a, b, **tolerance):
 def test_steps_on_one_batch_lower_the_loss():
     """With teacher and centre standing still, the student comes to agree with the teacher."""
     options = {"epochs": 20, "warmup_epochs": 0, "lr": 0.1, "momentum_teacher": 1.0, "drop_path_rate": 0.0}
-    args = build_parser("", "").parse_args(arguments(**options, pooling="last", top_k=0.25))
+    args = main_dino.main.build_parser().parse_args(arguments(**options, pooling="last", top_k=0.25))
     seed_everything(0)
     step, _ = dino_training.build_step(args, 1, torch.device("cpu"))
     step.loss.center_momentum = 1.0
@@ -203,7 +202,7 @@ def test_ctrl_c_saves_at_the_step_border_and_the_named_command_goes_on(monkeypat
 
 
 def test_entropy_and_spread_tell_a_collapse():
-    args = build_parser("", "").parse_args(arguments(epochs=1))
+    args = main_dino.main.build_parser().parse_args(arguments(epochs=1))
     step, _ = dino_training.build_step(args, 1, torch.device("cpu"))
     crops = [torch.randn(4, 3, side, side) for side in (32, 32, 16, 16)]
     tokens = torch.eye(192)[:8]  # orthogonal: the mean of 4 has length 1/2

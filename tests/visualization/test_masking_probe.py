@@ -228,6 +228,6 @@ def test_drawn_images_are_spread_over_the_classes():
 def test_a_clip_tower_is_no_classifier():
     """Refused by its spec, before anything of it is loaded again."""
     argument = parse_model_argument("CLIP=open_clip:ViT-B-16@clip.pt")
-    args = probe_masking.build_parser().parse_args(["--model", "x", "--imagenet-root", "root"])
+    args = probe_masking.main.build_parser().parse_args(["--model", "x", "--imagenet-root", "root"])
     with pytest.raises(ValueError, match="model 'CLIP': a CLIP tower answers with an embedding, and the 100 classes"):
         check_classifier(argument, args, Namespace(classes=[""] * 100))

@@ -89,7 +89,7 @@ def test_the_releases_command_names_no_model():
     """A ViT-B/16 by torchvision, 500 images and K = 1, as its script; what it measures is tested with Point-in-Box."""
     command = ["--checkpoint", "ViT_190k.pth", "--imagenet-root", "imagenet", "--batch-size", "32"]
     for script in (evaluate_patch_hit, visualize_token_selection):
-        args = script.build_parser().parse_args(command)
+        args = script.main.build_parser().parse_args(command)
         (model,) = models_of(args)
         assert (model.spec, model.checkpoint, model.pool) == ("torchvision:vit_b_16", "ViT_190k.pth", None)
     assert (args.k, args.num_images, args.batch_size) == ([1], 500, 32)

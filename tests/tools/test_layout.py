@@ -34,7 +34,7 @@ def imports(path, top_level_only=False):
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.level == 0:
             found.add(node.module)
-        elif isinstance(node, ast.Call) and ast.unparse(node.func) == "command":
+        elif isinstance(node, ast.Call) and ast.unparse(node).startswith("command('"):
             found.add(node.args[0].value.partition(":")[0])  # a script's work, by its name
     return found
 

@@ -17,7 +17,7 @@ from PIL import Image
 
 SCRIPTS = Path(compare_models.__file__).parent
 NAMES = sorted(
-    path.name for path in SCRIPTS.glob("*.py") if "@command(" in path.read_text() or path.stem.endswith("table")
+    path.name for path in SCRIPTS.glob("*.py") if '@command("' in path.read_text() or path.stem.endswith("table")
 )
 MANY = ["--model", VIT, "--model", RESNET]
 

@@ -141,10 +141,30 @@ def first_output(output: Any) -> Tensor:
 
 
 class PoolHook:
-    """What stands in for a host's pooling; a plain object that holds the pool, so that the host gains no submodule."""
+    """What stands in for a host's pooling; a plain object that holds the pool, so that the host gains no submodule.
 
-    def __init__(self, pool: TokenPool) -> None:
+    `late_norm` is the norm that a host applies after its pooling. Pools choose among tokens after it, so they are
+    normalised first and the pooled token [B, D] passes the norm as it is; but for the mean, whose order is the host's.
+    """
+
+    def __init__(self, pool: TokenPool, late_norm: nn.Module | None = None) -> None:
         self.pool = pool
+        self.late_norm = late_norm if late_norm is not None and has_norm(late_norm) else None
+        if self.late_norm is not None:
+            install_hook(self.late_norm, _PassPooled(pool))
+
+    def read(self, tokens: Tensor, num_prefix_tokens: int) -> Tensor:
+        """[B, P + N, D] -> [B, D], as `TokenPool`."""
+        if self.late_norm is not None and self.pool.kind != "mean":
+            tokens = self.late_norm(tokens)
+        return self.pool(tokens, num_prefix_tokens)
+
+
+class _PassPooled(PoolHook):
+    """On a norm after the pooling: undoes it for one token per image that a pool read from normalised tokens."""
+
+    def __call__(self, module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
+        return args[0] if args[0].ndim == 2 and self.pool.kind != "mean" else output
 
 
 class FirstToken(PoolHook):

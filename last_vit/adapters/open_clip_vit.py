@@ -1,7 +1,7 @@
 """Pooling seam of open_clip's image towers: the method `_global_pool`, after `ln_post` and before `proj`.
 
 Takes a tower or a whole CLIP (attached to, and read from, its `visual`). Towers from timm (EVA, ViT, ConvNeXt) are
-passed on to timm's adapters. With final_ln_after_pool the host pools before `ln_post`, as timm's `fc_norm` models do.
+passed on to timm's adapters. With final_ln_after_pool the host pools before `ln_post`; see `PoolHook` for that.
 """
 
 from torch import Tensor, nn
@@ -47,7 +47,7 @@ class OpenClipAdapter:
         if _TIMM in class_names(tower):
             _trunk_adapter(tower).attach(tower.trunk, pool)
         else:
-            tower._global_pool = _GlobalPool(pool)
+            tower._global_pool = _GlobalPool(pool, tower.ln_post if tower.final_ln_after_pool else None)
 
     def attached(self, model: nn.Module) -> TokenPool | None:
         """See `Adapter`."""
@@ -83,7 +83,7 @@ class _GlobalPool(PoolHook):
     """Stands in for the method `_global_pool`: [B, 1 + N, D] -> pooled [B, D] and patch tokens [B, N, D]."""
 
     def __call__(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        return self.pool(x, 1), x[:, 1:]
+        return self.read(x, 1), x[:, 1:]
 
 
 def image_tower(model: nn.Module) -> nn.Module:

@@ -1,8 +1,7 @@
 """Pooling seam of timm's VisionTransformer and Eva: the method `pool`, which `forward_head` calls.
 
-An instance attribute of that name stands in front of the method. timm pools before `fc_norm`, so models built with
-global_pool="avg" (which puts the final norm there) hand un-normalised tokens to the pool; for LaSt as in the paper, on
-tokens after the final norm, build them with fc_norm=False.
+An instance attribute of that name stands in front of the method. Models built with global_pool="avg" may have their
+final norm after the pool (`fc_norm`); see `PoolHook` for what is read there.
 """
 
 from torch import Tensor, nn
@@ -42,7 +41,7 @@ class TimmViTAdapter:
                 f"global_pool='token' or 'avg'"
             )
         check_class_token(model, pool, model.cls_token is not None)
-        model.pool = _Pool(pool, model.num_prefix_tokens)
+        model.pool = _Pool(pool, model)
 
     def attached(self, model: nn.Module) -> TokenPool | None:
         """See `Adapter`."""
@@ -71,11 +70,11 @@ class TimmViTAdapter:
 class _Pool(PoolHook):
     """Stands in for the method `pool`."""
 
-    def __init__(self, pool: TokenPool, num_prefix_tokens: int) -> None:
-        super().__init__(pool)
-        self.num_prefix_tokens = num_prefix_tokens
+    def __init__(self, pool: TokenPool, model: nn.Module) -> None:
+        super().__init__(pool, model.fc_norm)
+        self.num_prefix_tokens = model.num_prefix_tokens
 
     def __call__(self, x: Tensor, pool_type: str | None = None) -> Tensor:
         if pool_type is not None:
             raise ValueError(f"pool_type={pool_type!r} was asked of a model that pools with {self.pool}; leave it out")
-        return self.pool(x, self.num_prefix_tokens)
+        return self.read(x, self.num_prefix_tokens)

@@ -33,6 +33,19 @@ def tiny_clip() -> nn.Module:
     return open_clip.model.CLIP(embed_dim=6, vision_cfg=vision_cfg, text_cfg=text_cfg)
 
 
+def late_norm(model: nn.Module) -> nn.Module | None:
+    """The norm that stands after a host's pool."""
+    norm = model.ln_post if getattr(model, "final_ln_after_pool", False) else getattr(model, "fc_norm", nn.Identity())
+    return None if isinstance(norm, nn.Identity) else norm
+
+
+def shifted(model: nn.Module) -> nn.Module:
+    """With a trained norm after the pool: applied twice it would be seen."""
+    nn.init.normal_(late_norm(model).weight, 1.0, 0.5)
+    nn.init.normal_(late_norm(model).bias)
+    return model
+
+
 def tower_of(model: nn.Module) -> nn.Module:
     return getattr(model, "visual", model)
 
@@ -46,7 +59,6 @@ class Host(NamedTuple):
     own: str  # the pool that the host comes with
     head: Callable[[nn.Module, torch.Tensor], torch.Tensor]
     has_cls: bool = True
-    normed_later: bool = False  # the host's final norm stands after its pooling
 
 
 def timm_head(model: nn.Module, token: torch.Tensor) -> torch.Tensor:
@@ -61,7 +73,8 @@ HOSTS = {
     "torchvision": Host(tiny_torchvision, "cls", lambda model, token: model.heads(token)),
     "timm-vit": Host(lambda: TimmViT(**TINY_TIMM), "cls", timm_head),
     "timm-registers": Host(lambda: TimmViT(**TINY_TIMM, reg_tokens=4), "cls", timm_head),
-    "timm-fc-norm": Host(lambda: TimmViT(**TINY_TIMM, global_pool="avg"), "mean", timm_head, normed_later=True),
+    "timm-fc-norm": Host(lambda: shifted(TimmViT(**TINY_TIMM, global_pool="avg")), "mean", timm_head),
+    "timm-eva-fc-norm": Host(lambda: shifted(Eva(**TINY_TIMM, global_pool="avg")), "mean", timm_head),
     "timm-no-cls": Host(
         lambda: TimmViT(**TINY_TIMM, global_pool="avg", fc_norm=False, class_token=False), "mean", timm_head, False
     ),
@@ -69,7 +82,7 @@ HOSTS = {
     "open_clip": Host(lambda: ClipViT(**TINY_CLIP), "cls", clip_head),
     "open_clip-tokens": Host(lambda: ClipViT(**TINY_CLIP, output_tokens=True), "cls", clip_head),
     "open_clip-ln-after": Host(
-        lambda: ClipViT(**TINY_CLIP, pool_type="avg", final_ln_after_pool=True), "mean", clip_head, normed_later=True
+        lambda: shifted(ClipViT(**TINY_CLIP, pool_type="avg", final_ln_after_pool=True)), "mean", clip_head
     ),
     "open_clip-CLIP": Host(tiny_clip, "cls", clip_head),
 }
@@ -128,24 +141,33 @@ def test_dense_forward_reads_what_the_head_reads(host, pool):
     assert out.grid_hw == (4, 4)
     assert out.patch_tokens.shape == (8, 16, 16)
     assert (out.cls_token is not None) == host.has_cls
-    if not host.normed_later:
-        own = out.cls_token if host.own == "cls" else out.patch_tokens.mean(1)
-        torch.testing.assert_close(out.global_token, last_pool(out.patch_tokens, top_k=3) if pool else own)
+    if pool:
+        assert torch.equal(out.global_token, last_pool(out.patch_tokens, top_k=3))
+    elif late_norm(model) is None:
+        torch.testing.assert_close(out.global_token, out.cls_token if host.own == "cls" else out.patch_tokens.mean(1))
     assert torch.equal(run(model), out.logits)  # the reading hooks are gone
     if not pool:
         assert not {"pool", "_global_pool"} & set(vars(tower_of(model)))
 
 
-@pytest.mark.parametrize("name", ["timm-fc-norm", "open_clip-ln-after"])
-def test_a_norm_after_the_pool_is_applied_to_what_was_pooled(name):
+@pytest.mark.parametrize("name", ["timm-fc-norm", "timm-eva-fc-norm", "open_clip-ln-after"])
+def test_pools_read_tokens_after_a_norm_that_stands_after_the_pool(name):
+    """Once, not before and after the pool; the mean is taken in the host's own order."""
     model, seen = build(HOSTS[name]), []
-    is_clip = isinstance(model, ClipViT)
-    norm = model.ln_post if is_clip else model.fc_norm
-    blocks = model.transformer if is_clip else model.norm
-    blocks.register_forward_hook(lambda module, args, output: seen.append(output[:, 1:]))
-    out = dense_forward(attach_pool(model, "max"), IMAGES)
-    torch.testing.assert_close(out.global_token, norm(seen[0].amax(1)))
-    torch.testing.assert_close(out.patch_tokens, norm(seen[0]))
+    norm = copy.deepcopy(late_norm(model))
+    blocks = model.transformer if isinstance(model, ClipViT) else model.norm
+    blocks.register_forward_hook(lambda module, args, output: seen.append(output))
+    for pool in ("max", "cls", "mean", "last"):
+        out = dense_forward(attach_pool(model, pool, top_k=3), IMAGES)
+        tokens = norm(seen[-1])
+        read = {
+            "max": tokens[:, 1:].amax(1),
+            "cls": tokens[:, 0],
+            "mean": norm(seen[-1][:, 1:].mean(1)),
+            "last": last_pool(tokens[:, 1:], top_k=3),
+        }
+        torch.testing.assert_close(out.global_token, read[pool])
+        torch.testing.assert_close(out.patch_tokens, tokens[:, 1:])
 
 
 def test_pools_that_a_host_cannot_serve():
@@ -168,7 +190,7 @@ def test_one_image_is_a_slice_and_gradients_reach_the_host(host):
     assert patch_embed.weight.grad.abs().sum() > 0
 
 
-@pytest.mark.parametrize("name", ["torchvision", "timm-vit"])  # a hook and a method
+@pytest.mark.parametrize("name", ["torchvision", "timm-fc-norm"])  # a hook, a method and a hook
 def test_compiles_to_one_graph_and_follows_a_later_attach(name):
     model = attach_last(build(HOSTS[name]), top_k=3)
     compiled = torch.compile(model, backend="eager", fullgraph=True)

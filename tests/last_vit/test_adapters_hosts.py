@@ -55,6 +55,14 @@ def test_non_square_images_keep_their_grid(cls):
     assert moved.nonzero().flatten().tolist() == [2 * 7 + 5]
 
 
+@pytest.mark.parametrize("name", ["eva02_tiny_patch14_224", "vitamin_small_224"])
+def test_hosts_with_a_norm_after_their_average(name):
+    model = timm.create_model(name, img_size=56 if "14" in name else 64).eval()
+    out = dense_forward(attach_last(model, top_k=3), torch.rand(1, 3, *model.patch_embed.img_size))
+    assert out.grid_hw == (4, 4)
+    assert torch.equal(out.global_token, last_pool(out.patch_tokens, top_k=3))
+
+
 def test_dropped_patches_are_an_error():
     model = TimmViT(**TINY_TIMM, patch_drop_rate=0.5).train()
     with pytest.raises(ValueError, match=r"8 patch tokens for a 4 x 4 grid.*model.eval\(\)"):

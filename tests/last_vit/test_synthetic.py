@@ -3,7 +3,6 @@
 That the layouts' readers give back what was drawn is tested with the readers.
 """
 
-import json
 import re
 from collections import Counter
 
@@ -18,10 +17,7 @@ from last_vit.data.synthetic import (
     MAX_CLASSES,
     PLACES,
     SyntheticObjects,
-    colour_name,
     describe,
-    place_name,
-    write_coco,
     write_voc,
 )
 
@@ -107,31 +103,6 @@ def test_voc_layout_has_the_palette_and_lists_per_class(tmp_path):
         assert image.getpalette()[3:9] == [128, 0, 0, 0, 128, 0]
     lines = (tmp_path / "VOC2012/ImageSets/Main/ringed_star_train.txt").read_text().splitlines()
     assert [line.split()[1] for line in lines] == ["-1", "-1", "-1", "1", "-1"]
-
-
-def test_coco_layout_has_captions(tmp_path):
-    samples = SyntheticObjects(5, "val", image_size=32, num_classes=5)
-    write_coco(samples, tmp_path)
-    captions = json.loads((tmp_path / "annotations/captions_val2017.json").read_text())["annotations"]
-    assert captions == [{"id": i + 1, "image_id": i + 1, "caption": samples.render(i).caption} for i in range(5)]
-
-
-def test_colours():
-    light = {(250, 20, 20): "red", (230, 120, 20): "orange", (30, 60, 220): "blue", (20, 200, 40): "green"}
-    dark = {(110, 70, 30): "brown", (100, 95, 20): "olive", (10, 100, 100): "teal", (100, 20, 80): "purple"}
-    grey = {(250, 250, 245): "white", (120, 120, 120): "gray", (30, 10, 10): "black", (0, 0, 0): "black"}
-    for rgb, name in {**light, **dark, **grey, (255, 0, 20): "red"}.items():
-        assert colour_name(np.full((5, 3), rgb, dtype=np.uint8)) == name
-
-
-def test_most_pixels_decide_and_their_centre_is_the_place():
-    pixels = np.array([(200, 20, 20)] * 40 + [(30, 60, 220)] * 60, dtype=np.uint8)
-    many = np.random.default_rng(0).permutation(np.repeat(pixels, 100, axis=0))
-    assert colour_name(pixels) == colour_name(many) == "blue"
-    for number, place in enumerate(PLACES):
-        mask = np.zeros((3, 3), dtype=bool)
-        mask[divmod(number, 3)] = True
-        assert place_name(mask.repeat(10, axis=0).repeat(20, axis=1)) == place
 
 
 def test_captions_say_what_is_on_the_image(drawn):

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from vit_ablations import add_register_tokens, add_window_attention
 
+from last_vit.checkpoint import find_classifier
 from last_vit.dense import attach_pool, pooling_of
 
 HOST_POOL = "host"
@@ -53,6 +54,13 @@ class ClassificationNet(nn.Module):
     def host_model(self) -> nn.Module:
         """The host, for adapters that look through wrappers."""
         return self.model
+
+    @property
+    def num_classes(self) -> int | None:
+        """Of the host's head; None where it has none that is known."""
+        weights = self.model.state_dict()
+        classifier = find_classifier(weights)
+        return None if classifier is None else len(weights[classifier])
 
     @property
     def pooling(self) -> dict:

@@ -1,4 +1,7 @@
-"""Top-1, top-5 and Point-in-Box of a classifier in one pass over a validation set (the paper's figure 3)."""
+"""Top-1, top-5 and Point-in-Box of a classifier in one pass over a validation set (the paper's figure 3).
+
+Of a distilled one also the agreement with its teacher; the others where the images have labels and boxes.
+"""
 
 import time
 from collections.abc import Iterator, Mapping
@@ -15,10 +18,12 @@ from torch.utils.data import DataLoader
 from last_vit.boxes import is_small_box
 from last_vit.checkpoint import file_sha256
 from last_vit.data.imagenet import ImageNetDataset
+from last_vit.data.imagenet_layout import has_split
+from last_vit.dense import dense_batches
 from last_vit.evaluation import print_table, progress
 from last_vit.lazy_config import write_run_record
 from last_vit.metrics import PointInBox, TopK
-from last_vit.patch_hit import count_patch_hits
+from last_vit.patch_scores import patch_score
 from last_vit.results import dataset_name
 from last_vit.runtime import is_main_process
 
@@ -27,9 +32,11 @@ from last_vit.runtime import is_main_process
 class Evaluation:
     """What one pass over a validation set found; the same in every process."""
 
-    metrics: dict[str, float]  # "acc1", "acc5" and, where there are boxes, "point_in_box" with its baselines; percent
-    num_images: int  # that accuracy is over, all processes together
+    # percent: "teacher_agreement", "acc1" and "acc5", "point_in_box" with its baselines, each where it can be known
+    metrics: dict[str, float]
+    num_images: int  # all processes together
     num_boxes: int  # single-object images that Point-in-Box is over; 0 without boxes
+    side: int  # of the square images, in pixels
     seconds: float  # of the loop
 
 
@@ -44,45 +51,60 @@ def evaluate(
 
     Args:
         model: Any host that `dense_forward` reads.
-        loader: From `build_test_loader`, over a data set whose `transform` tells resize and crop.
+        loader: From `build_test_loader`, over a data set whose `transform` tells resize and crop; its images have
+            labels if it has `classes`.
         device: Where the model is.
         hit_rule: As in `PointInBox`.
         max_box_area: Point-in-Box leaves out boxes of at least this share of their image; None keeps all.
 
     Raises:
-        ValueError: No images; logits and labels that do not fit.
+        ValueError: No images; logits and labels that do not fit; neither labels, teacher nor boxes.
     """
     model.eval()
-    transform = loader.dataset.dataset.transform  # the loader takes a Subset of the data set
-    top_k, point_in_box = TopK(), PointInBox(transform.crop, transform.resize, hit_rule)
+    images = loader.dataset.dataset  # the loader takes a Subset of the data set
+    transform, teacher = images.transform, getattr(model, "teacher", None)
+    top_k, agreement, point_in_box = TopK(), TopK((1,)), PointInBox(transform.crop, transform.resize, hit_rule)
     batches = _keep_small_boxes(progress(loader, "evaluate"), max_box_area)
     start = time.perf_counter()
-    count_patch_hits(model, batches, device, point_in_box, top_k)
-    metrics: dict[str, float] = dict(top_k.compute())
-    num_images, num_boxes = int(metrics.pop("num_images")), point_in_box.count()
+    for output, batch in dense_batches(model, batches, device):
+        score = patch_score(output.patch_tokens, output.global_token)
+        point_in_box.update(score, batch["box_xyxy"], batch["image_hw"], output.grid_hw)
+        if len(images.classes):
+            top_k.update(output.logits, batch["label"])
+        if teacher is not None:
+            with torch.inference_mode():
+                agreement.update(output.logits, teacher(batch["image"]).argmax(dim=1))
+    metrics: dict[str, float] = {}
+    if teacher is not None:
+        metrics["teacher_agreement"] = agreement.compute()["acc1"]
+    if len(images.classes):
+        metrics.update(top_k.compute())
+    num_boxes = point_in_box.count()
     if num_boxes:
         metrics.update(point_in_box.compute())
-        metrics.pop("num_images")
-    return Evaluation(metrics, num_images, num_boxes, time.perf_counter() - start)
+    metrics.pop("num_images", None)
+    return Evaluation(metrics, len(images), num_boxes, transform.crop, time.perf_counter() - start)
 
 
-def check_classes(cfg: Any, *loaders: DataLoader) -> None:
+def check_classes(num_classes: int | None, *loaders: DataLoader) -> None:
     """Number a subset of the model's classes as its head does; refuse classes that this cannot make the same.
+
+    Data sets that need no labels are left without where their classes are not the model's.
 
     Raises:
         ValueError: Data sets of other classes, without known labels, or of another number than `num_classes`.
     """
     data_sets = [loader.dataset.dataset for loader in loaders]
-    first = data_sets[0]
-    num_classes = OmegaConf.select(cfg, "model.model.num_classes")
     if num_classes is not None:
         for images in data_sets:
             if isinstance(images, ImageNetDataset):
                 images.number_as(num_classes)
-    if num_classes is not None and len(first.classes) != num_classes:
+    data_sets = [images for images in data_sets if getattr(images, "labelled", True)]
+    first = data_sets[0] if data_sets else None
+    if data_sets and num_classes is not None and len(first.classes) != num_classes:
         raise ValueError(
-            f"{first!r} has {len(first.classes)} classes, the model {num_classes}: set model.model.num_classes, or "
-            f"point the root to the data that the model is for"
+            f"{first!r} has {len(first.classes)} classes, the model {num_classes}: set its num_classes "
+            f"(model.num_classes or model.model.num_classes), or point the root to the data that the model is for"
         )
     for other in data_sets[1:]:
         if list(other.classes) != list(first.classes):
@@ -114,6 +136,7 @@ def write_evaluation(
     print_table([*([metric, f"{value:.2f}"] for metric, value in result.metrics.items()), *counts])
     test = cfg.dataloader.test.dataset
     data = dataset_name(test.root, test.split) if "root" in test else "synthetic"
+    is_whole_folder = not (test.get("labelled", True) or has_split(test.root, test.split))
     options = OmegaConf.to_container(cfg.evaluation, resolve=True)
     config = {"pooling": model.pooling, "num_boxes": result.num_boxes, "evaluation": options}
     if trained_with is not None:
@@ -125,7 +148,7 @@ def write_evaluation(
         result.metrics,
         train_seconds,
         n_images=result.num_images,
-        dataset=f"{data} {test.split}, {test.transform.crop} px",
+        dataset=f"{data} {'all' if is_whole_folder else test.split}, {result.side} px",
         config=config,
         checkpoint_sha256=file_sha256(checkpoint)[:16],
         seconds=result.seconds,

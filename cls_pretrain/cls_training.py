@@ -66,7 +66,7 @@ def _train(cfg: Any, model: ClassificationNet, device: torch.device, resume: boo
     cfg.optimizer.params.model = model
     optimizer = instantiate(cfg.optimizer)
     train_loader, test_loader = instantiate(cfg.dataloader.train), instantiate(cfg.dataloader.test)
-    check_classes(cfg, train_loader, test_loader)
+    check_classes(model.num_classes, train_loader, test_loader)
     if cfg.train.compile:
         model.compile()
     options = {name: cfg.train[name] for name in ("seed", "bf16", "clip_grad_norm", "accumulation_steps")}
@@ -87,7 +87,7 @@ def _evaluate_checkpoint(cfg: Any, model: ClassificationNet, device: torch.devic
             f"{model.pooling['pool']!r}: give model.pool={trained_with['pool']}"
         )
     loader = instantiate(cfg.dataloader.test)
-    check_classes(cfg, loader)
+    check_classes(model.num_classes, loader)
     result = evaluate(model, loader, device, **cfg.evaluation)
     write_evaluation(result, cfg, model, checkpoint, device, row, trained_with=trained_with)
 

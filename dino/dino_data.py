@@ -1,7 +1,6 @@
 """Images to train on, and DINO's multi-crop views of them: two large and several small ones, each distorted anew."""
 
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -11,10 +10,8 @@ from torch.utils.data import Dataset
 from torchvision import transforms
 from torchvision.transforms import InterpolationMode
 
-from last_vit.data.image_files import load_rgb, verify_image
-from last_vit.data.imagenet_layout import find_split_folder, list_split
+from last_vit.data.imagenet import ImageNetDataset
 from last_vit.data.synthetic import SyntheticObjects
-from last_vit.evaluation import progress
 from last_vit.preprocessing import IMAGENET_MEAN, IMAGENET_STD
 from last_vit.runtime import get_logger
 
@@ -78,55 +75,22 @@ def _view(side: int, scale: Sequence[float], blur: float, solarize: float = 0.0)
     )
 
 
-class ImageFolder(Dataset):
-    """The images of a folder, as {"image": transform(image)}; labels are not used.
-
-    Raises:
-        FileNotFoundError: No image there.
-        ValueError: Images beside class folders. `__getitem__` raises it for an unreadable image, which `skip_broken`
-            leaves out: then all are read once, now.
-    """
-
-    def __init__(self, folder: Path, transform: Callable[[Image.Image], Any], skip_broken: bool = False) -> None:
-        self.image_paths = list_split(folder).image_paths
-        if skip_broken:
-            found = self.image_paths
-            self.image_paths = [path for path in progress(found, "checking images") if _is_sound(path)]
-            get_logger("dino").info(f"Left out {len(found) - len(self.image_paths)} broken of {len(found)} images")
-        self.transform = transform
-
-    def __len__(self) -> int:
-        return len(self.image_paths)
-
-    def __getitem__(self, index: int) -> dict[str, Any]:
-        return {"image": self.transform(load_rgb(self.image_paths[index]))}
-
-
-def _is_sound(path: str | Path) -> bool:
-    try:
-        verify_image(path)
-    except ValueError:
-        return False
-    return True
-
-
 def open_training_images(data_path: str, transform: Callable[[Image.Image], Any], skip_broken: bool = False) -> Dataset:
     """What --data_path names.
 
     Args:
-        data_path: ImageNet's `train` folder or the folder above it, any other folder of images (in class folders or
-            flat), or "synthetic": 1,024 drawn images.
+        data_path: ImageNet's `train` folder or the folder above it, any other folder of images (flat or nested), or
+            "synthetic": 1,024 drawn images.
         transform: Of a PIL RGB image.
-        skip_broken: As `ImageFolder`.
+        skip_broken: Leave out unreadable images; then all are read once, now.
 
     Raises:
         FileNotFoundError: No such folder, or no image in it; the message says what was expected.
-        ValueError: As `ImageFolder`.
+        ValueError: From `__getitem__`, for an unreadable image.
     """
     if data_path == SYNTHETIC:
         return SyntheticObjects(_NUM_SYNTHETIC, "train", transform=transform)
-    folder = Path(data_path).expanduser()
-    has_split = any((folder / inner / "train").is_dir() for inner in (".", "ILSVRC/Data/CLS-LOC", "Data/CLS-LOC"))
-    if has_split or not folder.is_dir():
-        folder = find_split_folder(folder, "train")
-    return ImageFolder(folder, transform, skip_broken)
+    images = ImageNetDataset(data_path, "train", transform, skip_broken=skip_broken, labelled=False)
+    if images.skipped:
+        get_logger("dino").info(f"Left out: {dict(images.skipped)}; {len(images)} images are there")
+    return images

@@ -29,10 +29,12 @@ from last_vit.data.imagenet_layout import (
     find_annotation_folder,
     find_folder,
     find_split_folder,
+    has_split,
     list_split,
     number_classes,
 )
 from last_vit.data.voc import ImageAnnotation, read_voc_xml
+from last_vit.runtime import get_logger
 
 NO_BOX = (float("nan"),) * 4
 _FRAME_TOLERANCE = 0.02  # relative difference of the aspect ratios of file and XML: rounding of a scaled frame
@@ -64,6 +66,8 @@ class ImageNetDataset(Dataset):
         single_object: Keep the images with exactly one object. Needs `boxes`.
         max_box_area: Keep the images whose box takes less than this share of the image (release: 0.25). Needs
             `single_object`.
+        labelled: False takes any folder of images, flat or nested, which is `root` itself where it has no such split.
+            Labels are then -1 unless class folders tell them; `number_as` says which classes a classifier knows.
         skip_broken: Count and leave out unreadable images and annotations instead of stopping, and keep an empty class
             folder as a class without images. To know them, every image file is read once now (at an eighth of the
             JPEG's size).
@@ -84,6 +88,7 @@ class ImageNetDataset(Dataset):
         single_object: bool = False,
         max_box_area: float | None = None,
         skip_broken: bool = False,
+        labelled: bool = True,
     ) -> None:
         if (single_object or annotation_root is not None) and not boxes:
             raise ValueError("single_object and annotation_root are about annotations: they need boxes=True")
@@ -93,17 +98,18 @@ class ImageNetDataset(Dataset):
             raise ValueError(
                 f"max_box_area is a share of the image in (0, 1], got {max_box_area}; None keeps all boxes"
             )
-        self.folder = find_folder(root) if split is None else find_split_folder(root, split)
-        self.transform = transform
+        is_folder = split is None or not (labelled or has_split(root, split))
+        self.folder = find_folder(root) if is_folder else find_split_folder(root, split)
+        self.transform, self.labelled = transform, labelled
         self.skipped, self.filtered = Counter(), Counter()
-        listing = list_split(self.folder)
-        if listing.empty_classes and not skip_broken:
+        listing = list_split(self.folder, labelled)
+        if listing.empty_classes and labelled and not skip_broken:
             raise ValueError(
                 f"class folder {self.folder / listing.empty_classes[0]} has no image ({len(listing.empty_classes)} "
                 "such folders). Restore its images; or remove the folder from all splits, which renumbers the classes "
                 "after it; or keep it as a class without images with skip_broken"
             )
-        if not listing.classes and not boxes:
+        if not listing.classes and labelled and not boxes:
             raise ValueError(
                 f"{self.folder} holds images without class folders, so their labels are unknown: sort them into "
                 "<wnid>/ folders, or put Kaggle's LOC_val_solution.csv and LOC_synset_mapping.txt beside the folder"
@@ -144,8 +150,18 @@ class ImageNetDataset(Dataset):
         }
 
     def number_as(self, num_classes: int) -> None:
-        """Number the classes as a classifier of `num_classes` does (see `number_classes`); `classes` are then its."""
-        numbered = number_classes(self.folder, self._folders, num_classes)
+        """Number the classes as a classifier of `num_classes` does (see `number_classes`); `classes` are then its.
+
+        Where that cannot be and the images need not be `labelled`, there are no classes, and all labels are -1.
+        """
+        try:
+            numbered = number_classes(self.folder, self._folders, num_classes)
+        except ValueError as error:
+            if self.labelled:
+                raise
+            if self._folders:
+                get_logger().info("%s is used without labels: %s", self.folder, error)
+            numbered = []
         label_of = {name: label for label, name in enumerate(numbered)}
         numbers = np.array([label_of.get(name, -1) for name in [*self.classes, ""]])  # the last is of unknown labels
         self.classes, self.labels = numbered, numbers[self.labels]

@@ -18,6 +18,7 @@ from last_vit.runtime import get_logger
 
 SPLITS = ("train", "val")
 SYNSETS = "LOC_synset_mapping.txt"
+_PLACES = (".", "ILSVRC/Data/CLS-LOC", "Data/CLS-LOC")  # of the splits, below a data set's root
 
 _EXPECTED = (
     "expected class folders of images, <root>/{split}/<wnid>/*.JPEG, or Kaggle's <root>/ILSVRC/Data/CLS-LOC/{split}. "
@@ -39,6 +40,11 @@ class SplitListing(NamedTuple):
     others: Counter[str]
 
 
+def has_split(root: str | Path, split: str) -> bool:
+    """Whether a split's folder lies below `root`, in ImageNet's layout or that of Kaggle's archive."""
+    return any((Path(root).expanduser() / place / split).is_dir() for place in _PLACES)
+
+
 def find_split_folder(root: str | Path, split: str) -> Path:
     """The folder that holds a split's images.
 
@@ -55,7 +61,7 @@ def find_split_folder(root: str | Path, split: str) -> Path:
     if split not in SPLITS:
         raise ValueError(f"split must be one of {', '.join(SPLITS)}, got {split!r}")
     root = Path(os.path.abspath(Path(root).expanduser()))
-    candidates = [root / split, root / "ILSVRC" / "Data" / "CLS-LOC" / split, root / "Data" / "CLS-LOC" / split]
+    candidates = [root / place / split for place in _PLACES]
     if root.name in SPLITS:
         candidates.append(root.parent / split)
     elif [name for name in SPLITS if name in root.name.lower()] == [split]:
@@ -75,8 +81,10 @@ def find_folder(root: str | Path) -> Path:
     return folder
 
 
-def list_split(folder: Path) -> SplitListing:
+def list_split(folder: Path, labelled: bool = True) -> SplitListing:
     """List a split's images, in depth, classes numbered in the order of their folders' names (see `sort_classes`).
+
+    With `labelled` False images may stand anywhere; where some stand beside folders, none has a label.
 
     A folder of images without class folders takes its labels from Kaggle's `LOC_val_solution.csv` and
     `LOC_synset_mapping.txt`, looked for in the folder and up to four above it.
@@ -87,6 +95,9 @@ def list_split(folder: Path) -> SplitListing:
     """
     others: Counter[str] = Counter()
     folders, loose = _scan(folder, others)
+    if folders and loose and not labelled:
+        paths = [str(path) for path in list_files(folder, IMAGE_SUFFIXES)]
+        return _say_others(folder, SplitListing([], paths, [-1] * len(paths), [], others))
     if folders and loose:
         raise ValueError(
             f"{folder} holds {len(loose)} images beside {len(folders)} class folders, such as {loose[0]}: sort them "

@@ -1,36 +1,22 @@
 """tools/eval_seg_*.sh: what they say without a data set, and the command that they become."""
 
-import os
-import subprocess
-from pathlib import Path
-
 import pytest
+from script_parts import TOOLS, run_script
 from seg_layouts import find_split
 from seg_settings import find_setting
 
-TOOLS = Path(__file__).resolve().parents[2] / "tools"
 SCRIPTS = {path.stem.removeprefix("eval_seg_"): path for path in sorted(TOOLS.glob("eval_seg_*.sh"))}
-
-
-def run(name, *arguments):
-    """Run a script with `echo` in place of python."""
-    return subprocess.run(
-        ["bash", str(SCRIPTS[name]), *map(str, arguments)],
-        env={"PATH": os.environ["PATH"], "RUN": "echo"},
-        capture_output=True,
-        text=True,
-    )
 
 
 @pytest.mark.parametrize("name", SCRIPTS)
 def test_it_becomes_one_command(tmp_path, name):
     for arguments in ([], ["--model", "m"], [tmp_path / "nowhere"]):
-        done = run(name, *arguments)
+        done = run_script(f"eval_seg_{name}", *arguments)
         assert done.returncode == 2
         assert f"eval_seg_{name}.sh: error: " in done.stderr
     folder = tmp_path / "with blank"
     folder.mkdir()
-    done = run(name, folder, "--model", "a=b c", "--table")
+    done = run_script(f"eval_seg_{name}", folder, "--model", "a=b c", "--table")
     assert done.returncode == 0, done.stderr
     words = done.stdout.split()
     protocol = words[words.index("--protocol") + 1]

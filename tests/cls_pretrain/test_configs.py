@@ -23,8 +23,12 @@ def test_config_documents_itself_and_its_pooling_is_an_override(path):
     command = "\n".join(line.partition(" #")[0] for line in docstring.splitlines() if line.startswith("    "))
     overrides = re.findall(r"(?<!\S)((?:model|train|dataloader|optimizer)\.[\w.]+=\S+)", command)
     apply_overrides(cfg, [re.sub(r"=\$\w+$", "=7", override) for override in overrides])
-    if cfg.model.pool != "host":
+    if "init" in cfg.model:
+        assert cfg.dataloader.train.dataset.transform.init == cfg.model.init
+        cfg.model.init = re.sub("@.*", "@random", cfg.model.init)
+    elif cfg.model.pool != "host":
         cfg.model.model.num_layers = 1
+    if cfg.model.pool != "host":
         cfg.model.pop("window_layers", None)
         apply_overrides(cfg, ["model.pool=last", "model.top_k=7"])
     with torch.device("meta"):

@@ -1,10 +1,7 @@
 """cls_pretrain end to end on synthetic data: training, evaluation, resuming after a kill, and every fault."""
 
-import errno
 import json
-import os
 import re
-import resource
 import shutil
 import signal
 import subprocess
@@ -17,7 +14,6 @@ import pytest
 import torch
 from cls_evaluator import check_classes
 from lazy_parts import ENVIRONMENT, REPO, LazyTrain, losses, record
-from omegaconf import OmegaConf
 
 from last_vit.data.imagenet import ImageNetDataset
 from last_vit.data.synthetic import SyntheticObjects, write_imagenet
@@ -227,13 +223,9 @@ def test_user_errors_are_one_message(words, message, capfd):
     assert "Traceback" not in error
 
 
-def test_missing_config_and_wrong_root(capsys):
+def test_missing_config(capsys):
     assert run(config="no.py") == 2
-    small = ["model.model.num_layers=1", "model.model.hidden_dim=24", "model.model.mlp_dim=24"]
-    assert run("dataloader.train.dataset.root=/no/such/imagenet", *small, config=CONF) == 2
-    error = capsys.readouterr().err
-    assert "no config file no.py; the recipes are" in error
-    assert "/no/such/imagenet" in error
+    assert "no config file no.py; the recipes are" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -262,46 +254,6 @@ def test_another_trainers_file_is_no_run_to_resume(copied, capsys):
     assert re.search(r"does not record its pooling.*train.init_checkpoint", capsys.readouterr().err)
 
 
-def test_nan_loss_stops_and_keeps_the_last_good_checkpoint(copied, capfd):
-    """A run goes on from iteration 12 with a learning rate that blows the weights up: the next loss is NaN."""
-    before = {path.name: path.read_bytes() for path in copied.glob("*.pth")}
-    options = ["train.max_iter=20", "train.eval_period=0", "optimizer.lr=1e30"]
-    assert run("--resume", "train.output_dir=run", *options) == 2
-    shown, error = capfd.readouterr()
-    good = "the last checkpoint, run/model_final.pth, is good: resume from it with --resume and a lower optimizer.lr"
-    assert re.search(rf"loss_ce is nan at iteration 1[3-5]; {good}", error), error
-    assert "bf16" not in error
-    assert {path.name: path.read_bytes() for path in copied.glob("*.pth")} == before
-    assert "Traceback" not in shown + error
-    assert "Traceback" in Path("run/log.txt").read_text()
-    assert "\x1b" not in shown + error
-
-
-def test_full_disk_keeps_the_last_good_checkpoint(copied, capfd):
-    """A limit on the file size makes the kernel refuse the write, as a full disk does."""
-    before = {path.name: path.read_bytes() for path in copied.glob("*.pth")}
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (150_000, limits[1]))
-    try:
-        status = run("--resume", "train.output_dir=run", "train.max_iter=15", "train.eval_period=0")
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-    shown, error = capfd.readouterr()
-    assert status == 2
-    assert "Traceback" not in shown + error
-    assert "last good checkpoint is untouched" in error
-    assert os.strerror(errno.EFBIG) in error
-    assert {path.name: path.read_bytes() for path in copied.glob("*.pth")} == before
-
-
-def test_help_needs_neither_torch_nor_detectron2():
-    blocked = "import runpy, sys; sys.modules.update(torch=None, detectron2=None); sys.argv = ['x', '--help']; "
-    words = [sys.executable, "-c", blocked + f"runpy.run_path({str(TRAINER.script)!r}, run_name='__main__')"]
-    done = subprocess.run(words, capture_output=True, text=True, timeout=60)
-    assert done.returncode == 0, done.stderr
-    assert "--resume" in done.stdout
-
-
 def test_the_release_commands_run_as_its_readmes_write_them(capsys):
     """conf.py on a folder in ImageNet's layout, shrunk to one narrow layer; the arguments are the two READMEs'."""
     for split, num_images in (("train", 12), ("val", 6)):
@@ -325,7 +277,7 @@ def test_a_subset_of_the_models_classes_gets_its_numbers(tmp_path):
     write_imagenet(SyntheticObjects(8, "val", image_size=32, num_classes=4), tmp_path)
     shutil.rmtree(tmp_path / "val" / "n00000001")
     loader = SimpleNamespace(dataset=SimpleNamespace(dataset=ImageNetDataset(tmp_path, "val")))
-    check_classes(OmegaConf.create({"model": {"model": {"num_classes": 4}}}), loader)
+    check_classes(4, loader)
     assert sorted(set(loader.dataset.dataset.labels.tolist())) == [0, 2, 3]
     with pytest.raises(ValueError, match="has 3 classes, the classifier 5"):
-        check_classes(OmegaConf.create({"model": {"model": {"num_classes": 5}}}), loader)
+        check_classes(5, loader)

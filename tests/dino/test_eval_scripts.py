@@ -1,20 +1,12 @@
 """tools/eval_{corloc_*,coarse_seg_voc12,knn_imagenet}.sh: what they refuse, and the command that they become."""
 
-import os
-import subprocess
-
 import pytest
-from frozen_parts import REPO
+from script_parts import run_script
 
 
 def run(name, *arguments):
-    """What a script says with `echo` in place of python: the command that it becomes, or why not."""
-    done = subprocess.run(
-        ["bash", str(REPO / "tools" / f"eval_{name}.sh"), *map(str, arguments)],
-        env={"PATH": os.environ["PATH"], "RUN": "echo"},
-        capture_output=True,
-        text=True,
-    )
+    """The command that a script becomes, or why not."""
+    done = run_script(f"eval_{name}", *arguments)
     is_refused = f"eval_{name}.sh: error" in done.stderr
     assert done.returncode == 2 * is_refused, done.stderr
     return done.stderr if is_refused else done.stdout

@@ -18,17 +18,9 @@ REPO = Path(__file__).resolve().parents[2]
 
 def test_training_flags_are_passed_on_and_job_flags_are_not():
     words = [
-        "--nodes",
-        "4",
-        "--arch",
-        "vit_base",
-        "--ngpus=2",
-        "--output_dir",
-        "/shared/%j",
-        "--dist_url=env://",
-        "--bf16",
+        "--nodes", "4", "--arch", "vit_base", "--ngpus=2", "--output_dir", "/shared/%j", "--dist_url=env://", "--bf16",
         "--use_volta32",
-    ]
+    ]  # fmt: skip
     args = job_parser().parse_args(words)
     assert (args.nodes, args.ngpus, args.arch, args.bf16, args.output_dir) == (4, 2, "vit_base", True, "/shared/%j")
     rest = job_parser(main_flags=False).parse_known_args(words)[1]

@@ -22,23 +22,6 @@ NAMES = sorted(
 MANY = ["--model", VIT, "--model", RESNET]
 
 
-def test_help_is_light():
-    """No --help waits for torch or matplotlib."""
-    code = "import contextlib, runpy, sys\nsys.argv = ['x', '--help']\nsys.path.insert(0, '.')\n"
-    for name in NAMES:
-        code += f"with contextlib.suppress(SystemExit): runpy.run_path({name!r}, run_name='__main__')\n"
-    code += "print('heavy', {'torch', 'matplotlib', 'timm'} & set(sys.modules))"
-    environment = {**os.environ, "PYTHONPATH": str(SCRIPTS.parent)}
-    done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment, cwd=SCRIPTS
-    )
-    assert len(NAMES) == 11
-    assert done.stdout.count("usage: ") == 11
-    for flag in ("--global-token", "--max-box-area", "--cutoff", "--fit", "--shares", "--k ", "--run", "--out "):
-        assert flag in done.stdout
-    assert done.stdout.endswith("heavy set()\n")
-
-
 SHARED = """
 from matplotlib.figure import Figure
 from last_vit.runtime import process_group

@@ -1,0 +1,141 @@
+"""The cure without labels: the loss, a teacher that stays as it is, any folder, resuming, and every fault."""
+
+import copy
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+import timm
+import torch
+from lazy_parts import ENVIRONMENT, REPO, LazyTrain, losses, record
+from safetensors.torch import save_file
+from torch import nn
+from trained_net import TrainedNet
+
+from last_vit.data.synthetic import SyntheticObjects, write_imagenet
+from last_vit.models import parse_model_argument
+
+CURE = REPO / "cls_pretrain" / "configs" / "cure.py"
+IMAGES = torch.randn(3, 3, 32, 32, generator=torch.Generator().manual_seed(1))
+LABELS = torch.full((3,), -1)
+TRAINER = LazyTrain("cls_pretrain")
+
+
+@pytest.fixture(scope="module")
+def init(tmp_path_factory):
+    """A small ViT of timm's with 5 classes, all weights random, as a model text."""
+    torch.manual_seed(0)
+    vit = timm.create_model("test_vit", num_classes=5)
+    for parameter in vit.parameters():
+        nn.init.normal_(parameter, std=0.2)
+    path = tmp_path_factory.mktemp("weights") / "vit.safetensors"
+    save_file(vit.state_dict(), path)
+    return f"timm:test_vit@{path}"
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory):
+    """Images with three class folders per split, and a folder of images, nested, with nothing known of them."""
+    folder = tmp_path_factory.mktemp("photos")
+    for split, number in (("train", 16), ("val", 9)):
+        write_imagenet(SyntheticObjects(number, split, image_size=40, num_classes=3), folder / "imagenet")
+    inner = Path(shutil.copytree(folder / "imagenet/val", folder / "any"))
+    shutil.move(next(inner.glob("*/*.JPEG")), inner)
+    return folder
+
+
+@pytest.fixture
+def cure(init, photos, monkeypatch, tmp_path):
+    """`cure(*words, data="any")`: 4 iterations of 4 images at 32 px in a folder of its own; returns the exit status."""
+    monkeypatch.chdir(tmp_path)
+    for name, value in ENVIRONMENT.items():
+        monkeypatch.setenv(name, value)
+    options = [f"train.{one}" for one in ("max_iter=4", "log_period=1", "checkpointer.period=2", "output_dir=run")]
+    options += [f"dataloader.{part}.{one}" for part in ("train", "test") for one in ("batch_size=4", "num_workers=0")]
+    options += [f"model.init={init}", "model.image_size=32", "train.bf16=False"]
+
+    def run(*words, data="any", config=CURE):
+        flags, settings = ([word for word in words if ("=" in word) is kind] for kind in (False, True))
+        return TRAINER.run(*flags, *options, f"dataloader.train.dataset.root={photos / data}", *settings, config=config)
+
+    return run
+
+
+@pytest.mark.parametrize(("temperature", "pool"), [(1.0, "last"), (2.5, "last"), (1.0, "cls")])
+def test_loss_is_the_formula_in_float64(init, temperature, pool):
+    """Which is 0 for the teacher's own read-out, from which training starts."""
+    net = TrainedNet(init, None, 32, temperature, pool, 0.5).train()
+    target, logits = (each(IMAGES).double() / temperature for each in (net.teacher, net.model))
+    p, q = target.softmax(1), logits.softmax(1)
+    expected = temperature**2 * (p * (p.log() - q.log())).sum(1).mean()
+    loss = net(IMAGES, LABELS)["loss_kl"]
+    assert loss.item() == pytest.approx(expected.item(), rel=1e-5, abs=1e-6)
+    assert (loss.item() > 0.01) == (pool == "last")
+
+
+def test_teacher_is_frozen_and_no_part_of_the_student(init):
+    net = TrainedNet(init, None, 32, 1.0, "last", 1).train()
+    before = copy.deepcopy(net.teacher.state_dict())
+    net(IMAGES, LABELS)["loss_kl"].backward()
+    torch.optim.SGD(net.parameters(), lr=0.1).step()
+    assert all(torch.equal(tensor, before[name]) for name, tensor in net.teacher.state_dict().items())
+    assert all(weight.grad is None and not weight.requires_grad for weight in net.teacher.parameters())
+    assert not net.teacher.training
+    assert set(net.state_dict()) == {f"model.{name}" for name in before}
+    assert next(net.to(torch.float64).teacher.parameters()).dtype == torch.float64
+    assert copy.deepcopy(net).teacher is not net.teacher
+
+
+def test_a_folder_without_labels_is_enough(cure, init):
+    assert cure() == 0
+    trained = parse_model_argument(f"{init.partition('@')[0]}@run/model_final.pth").load(image_size=32)
+    assert trained.pooling == {"pool": "last", "top_k": 0.5, "variant": "release", "sigma": None}
+    kept = record("run/train_run.json")
+    assert (kept["metrics"].keys(), kept["n_images"], kept["dataset"]) == ({"teacher_agreement"}, 9, "any all, 32 px")
+    assert cure("--eval-only", "train.init_checkpoint=run/model_final.pth") == 0
+    assert record("run/eval_run.json")["metrics"] == kept["metrics"]
+
+
+def test_labels_and_boxes_are_used_where_they_are(cure, photos):
+    """3 classes are not the model's 5, until Kaggle's mapping says which of 5 they are."""
+    (photos / "imagenet/LOC_synset_mapping.txt").unlink(missing_ok=True)
+    words = ("train.max_iter=1", "model.pool=cls", "optimizer.lr=0.0", "dataloader.test.dataset.boxes=True")
+    assert cure(*words, data="imagenet") == 0
+    metrics = record("run/train_run.json")["metrics"]
+    assert metrics.keys() == {"teacher_agreement", "point_in_box", "point_in_box_random", "point_in_box_center"}
+    assert metrics["teacher_agreement"] == 100
+    (photos / "imagenet/LOC_synset_mapping.txt").write_text("".join(f"n0000000{i} x\n" for i in range(5)))
+    assert cure(*words, "train.output_dir=two", data="imagenet") == 0
+    assert {"acc1", "acc5"} < record("two/train_two.json")["metrics"].keys()
+
+
+def test_resumes_bit_identically(cure):
+    assert cure("train.checkpointer.max_to_keep=3") == 0
+    shutil.copytree("run", "two")
+    Path("two/last_checkpoint").write_text("model_0000001.pth")
+    assert cure("--resume", "train.output_dir=two") == 0
+    assert losses("two") == losses("run")
+    final, again = (torch.load(f"{folder}/model_final.pth")["model"] for folder in ("run", "two"))
+    assert all(torch.equal(final[name], again[name]) for name in final)
+
+
+@pytest.mark.parametrize(
+    ("words", "data", "message"),
+    [
+        (["model.temperature=0.0"], "any", "a model.temperature above 0, got temperature 0.0"),
+        (["model.num_classes=3"], "any", "its own head .*num_classes 3"),
+        (["model.init=torchvision:vit_b_16@random"], "any", "model.init must be a timm model"),
+        (["model.init=timm:no_such_vit@random"], "any", "no_such_vit"),
+        ([], "nowhere", "no folder .*nowhere"),
+        (["dataloader.test.dataset.labelled=True"], "any", "any has no such split"),
+        (["dataloader.test.dataset.labelled=True"], "imagenet", "3 classes, the classifier 5"),
+        (["dataloader.test.dataset.boxes=True"], "any", "no XML boxes"),
+    ],
+)
+def test_user_errors_are_one_message(words, data, message, cure, photos, capfd):
+    (photos / "imagenet/LOC_synset_mapping.txt").unlink(missing_ok=True)
+    assert cure(*words, data=data) == 2
+    error = capfd.readouterr().err
+    assert re.search(message, error), error
+    assert "Traceback" not in error

@@ -79,7 +79,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         shared += ["--model", f"{title}={CONFIG}@{FOLDER / run / 'model_final.pth'}"]
     protocol = ("--max-box-area", "none", "--dataset-name", "synthetic", "--num-workers", "0", "--batch-size", "100")
     print(run_tool("visualization/evaluate_patch_hit.py", *shared, *protocol))
-    run_tool("visualization/compare_models.py", *shared, "--figure", str(FOLDER / "demo.png"))
+    run_tool("visualization/compare_models.py", *shared, "--num-images", "3", "--figure", str(FOLDER / "demo.png"))
     print(f"synthetic images, {NUM_CLASSES} classes; picture: {FOLDER / 'demo.png'}")
     print(f"{time.perf_counter() - start:.0f} s")
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from last_vit.command_line import positive
 
-FIGURE_ENDINGS = (".png", ".pdf", ".svg")
+FIGURE_ENDINGS = (".png", ".pdf", ".svg", ".webp")
 
 
 def add_image_flags(parser: argparse.ArgumentParser, or_imagenet: bool = False) -> None:

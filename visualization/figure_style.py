@@ -127,10 +127,13 @@ def load_examples(images: ForegroundImages, chosen: Sequence[int], preprocessing
     return ExampleImages(inputs, torch.stack([sample["foreground"] for sample in samples]), pictures.numpy())
 
 
-def draw_picture(axes: Axes, picture: np.ndarray, foreground: Tensor) -> None:
-    """Show an image [S, S, 3] with the outline of its objects (1 in uint8 [S, S]), if any, in the crop's pixels."""
-    side = len(picture)
-    axes.imshow(picture, extent=(0, side, side, 0))
+def draw_picture(axes: Axes, picture: np.ndarray, foreground: Tensor, lowest: float | None = None) -> None:
+    """Show an image [S, S, 3], or a map [h, w] in colours from `lowest` on, with the outline of its objects, if any.
+
+    `foreground` is uint8 [S, S], 1 is object; the axes are in the crop's pixels.
+    """
+    side = len(foreground)
+    axes.imshow(picture, extent=(0, side, side, 0), cmap=COLORMAP, vmin=lowest)
     is_object = (foreground == 1).numpy()
     if is_object.any():
         for color, width in (("black", 2.2), (BOX, 1.0)):

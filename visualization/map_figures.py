@@ -10,6 +10,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from figure_style import (
+    BOX,
     COLORMAP,
     HIT,
     MISS,
@@ -24,11 +25,11 @@ from figure_style import (
     save_figure,
 )
 from foreground_images import ForegroundImages, patch_foreground
-from matplotlib import colormaps
 from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.patches import Patch, Rectangle
+from matplotlib.patches import Rectangle
 from measured_models import Subject, check_image_flags, each_model, image_set_name, open_images
 from torch import Tensor
 from torch.nn.functional import interpolate
@@ -41,22 +42,24 @@ from last_vit.layer_tokens import layer_tokens
 from last_vit.metrics.patch_norms import token_norms
 from last_vit.models import ModelArgument, TrainedModel, parse_model_arguments
 from last_vit.patch_scores import patch_score, peak_index
-from last_vit.pooling import last_select, vote_count
+from last_vit.pooling import last_select, resolve_top_k, vote_count
 from last_vit.preprocessing import Preprocessing
 from last_vit.runtime import select_device
 
-# what lies under a best patch -> colour and words
+# what lies under a best patch -> its mark, colour and words
 _MARKS = {
-    1: (HIT, "best patch, on an object"),
-    0: (MISS, "best patch, beside"),
-    255: ("#b0b0b0", "best patch, object unknown"),
+    1: ("o", HIT, "best patch, on an object"),
+    0: ("D", MISS, "best patch, beside"),
+    255: ("s", BOX, "best patch, object unknown"),
 }
 
 
 class ScoreView(NamedTuple):
     """One model in compare_models.py's picture."""
 
+    name: str
     titles: tuple[str, str]  # of its score column and of its vote column
+    counts: tuple[str, str]  # below them, over all rows; empty where nothing is known about objects
     images: ExampleImages
     scores: Tensor  # [M, h, w]
     votes: Tensor  # [M, h, w]
@@ -95,12 +98,16 @@ def compare(args: argparse.Namespace) -> None:
         args.boxes = find_annotation_folder(args.images, "val", args.imagenet_label_dir)
     images = open_images(args, Preprocessing())
     shown = range(len(images)) if args.imagenet_root is None else images.single_objects()[0]
-    chosen = [shown[place] for place in choose_images(len(shown), args.num_images, args.seed, "--num-images")]
+    if args.only:
+        chosen = [_find_image(images, shown, name) for name in args.only]
+    else:
+        chosen = [shown[place] for place in choose_images(len(shown), args.num_images, args.seed, "--num-images")]
+    models = [argument.load(args.image_size, args.resize) for argument in arguments]
+    top_k = next((trained.pooling["top_k"] for trained in models if trained.pooling.get("top_k")), 1)
     views = []
-    for argument in arguments:
-        trained = argument.load(args.image_size, args.resize)
+    for argument, trained in zip(arguments, models, strict=True):
         images.transform = eval_transform(trained.preprocessing)
-        views.append(view_scores(argument.name, trained, images, chosen, device))
+        views.append(view_scores(argument.name, trained, images, chosen, device, top_k))
     save_figure(draw_scores(views), args.figure)
     print(f"{len(chosen)} of {len(shown)} images of {image_set_name(args)}")
 
@@ -115,27 +122,58 @@ def show_votes(args: argparse.Namespace) -> None:
     print(f"{len(chosen)} of the {len(images)} images of {image_set_name(args)}")
 
 
+def _find_image(images: ForegroundImages, shown: Sequence[int], name: str) -> int:
+    """The one image to choose from whose path ends in `name`."""
+    found = [index for index in shown if images.image_paths[index].match(name)]
+    if len(found) != 1:
+        raise ValueError(f"--only {name} must be one of the {len(shown)} images of {images.folder}, is {len(found)}")
+    return found[0]
+
+
 def view_scores(
-    name: str, trained: TrainedModel, images: ForegroundImages, chosen: Sequence[int], device: torch.device
+    name: str,
+    trained: TrainedModel,
+    images: ForegroundImages,
+    chosen: Sequence[int],
+    device: torch.device,
+    top_k: int | float = 1,
 ) -> ScoreView:
-    """Scores and votes of a model on chosen images, which have the transform of its preprocessing."""
-    examples, selection = load_examples(images, chosen, trained.preprocessing), trained.selection()
+    """Scores and votes of a model on chosen images, which have the transform of its preprocessing.
+
+    `top_k` is of the votes of a model that is not pooled with LaSt; every patch, where it has fewer.
+    """
+    examples = load_examples(images, chosen, trained.preprocessing)
+    selection = trained.selection(trained.pooling.get("top_k") or top_k)
     with torch.inference_mode():
         output = dense_forward(trained.model.to(device), examples.inputs.to(device))
         score = patch_score(output.patch_tokens, output.global_token).cpu()
-        topk_idx = last_select(output.patch_tokens, selection.top_k, selection.sigma, selection.variant)
-        votes = vote_count(topk_idx, score.shape[1]).cpu()
+        num_patches, k = score.shape[1], selection.top_k
+        k = min(k, num_patches) if trained.pooling.get("top_k") is None else k
+        topk_idx = last_select(output.patch_tokens, k, selection.sigma, selection.variant)
+        votes = vote_count(topk_idx, num_patches).cpu()
     peak, (height, width) = peak_index(score), output.grid_hw
     side = trained.preprocessing.crop
     peaks_xy = torch.stack([(peak % width + 0.5) / width, (peak // width + 0.5) / height], dim=1) * side
     column, row = peaks_xy.long().unbind(dim=1)
+    peaks_on = examples.foregrounds[torch.arange(len(chosen)), row, column]
+    is_foreground, is_known = patch_foreground(examples.foregrounds, output.grid_hw)
+    counts = ("", "")
+    if is_foreground.any():
+        inside, known = (float((votes * mask).sum()) for mask in (is_foreground, is_known))
+        area = float(is_foreground.sum() / is_known.sum())
+        counts = (
+            f"on an object: {int((peaks_on == 1).sum())} of {int((peaks_on != 255).sum())}",
+            f"{100 * inside / known:.0f} % on objects,\n{100 * area:.0f} % of the patches",
+        )
     return ScoreView(
-        titles=(f"{name}\npatch score", f"{name}\nvotes, K = {selection.top_k}"),
+        name=name,
+        titles=("patch score", f"votes, K = {resolve_top_k(k, num_patches)} of {num_patches}"),
+        counts=counts,
         images=examples,
         scores=score.unflatten(1, output.grid_hw),
         votes=votes.unflatten(1, output.grid_hw),
         peaks_xy=peaks_xy,
-        peaks_on=examples.foregrounds[torch.arange(len(chosen)), row, column],
+        peaks_on=peaks_on,
     )
 
 
@@ -189,32 +227,41 @@ def view_norms(subject: Subject, chosen: Sequence[int], cutoff: float) -> NormsO
 
 
 def draw_scores(views: Sequence[ScoreView]) -> Figure:
-    """Per model the patch score with the best patch marked, and the votes, over a grey image."""
+    """The image, and per model its patch score with the best patch marked, and its votes."""
     inches = 1.7  # side of one panel
     figure, axes = new_figure(len(views[0].scores), 1 + 2 * len(views), inches, inches)
+    figure.set_size_inches(figure.get_figwidth(), figure.get_figheight() + 1.5)  # for titles, counts, bar and legend
     figure.set_layout_engine("compressed", w_pad=0.025, h_pad=0.025, wspace=0, hspace=0)
     for row, panels in enumerate(axes):
         draw_picture(panels[0], views[0].images.pictures[row], views[0].images.foregrounds[row])
         for column, view in enumerate(views):
             score, votes = panels[1 + 2 * column : 3 + 2 * column]
-            _draw_over_grey(score, view.images, row, view.scores[row], float(view.scores[row].min()))
-            color, _ = _MARKS[int(view.peaks_on[row])]
-            look = {"markersize": 7, "markerfacecolor": color, "markeredgecolor": "black", "markeredgewidth": 1.2}
-            score.plot(*view.peaks_xy[row].tolist(), "o", **look)
-            _draw_over_grey(votes, view.images, row, view.votes[row], 0.0)
+            draw_picture(score, view.scores[row].numpy(), view.images.foregrounds[row])
+            marker, color, _ = _MARKS[int(view.peaks_on[row])]
+            score.plot(
+                *view.peaks_xy[row].tolist(), marker, markersize=7, color=color, markeredgecolor="black", clip_on=False
+            )
+            draw_picture(votes, view.votes[row].numpy(), view.images.foregrounds[row], lowest=0)
         hide_ticks(panels)
     found = {int(value) for view in views for value in view.peaks_on}
     with house_style():
-        titles = ["image and object" if found - {255} else "image", *(title for view in views for title in view.titles)]
+        titles = ["image", *(f"\n{title}" for view in views for title in view.titles)]
         for panel, title in zip(axes[0], titles, strict=True):
-            panel.set_title(title, fontsize=9)
+            panel.set_title(title, fontsize=8, fontweight="normal")
+        for panel, words in zip(axes[-1][1:], [words for view in views for words in view.counts], strict=True):
+            panel.set_xlabel(words, fontsize=8, labelpad=3)
+        for index, view in enumerate(views):
+            place = {"xycoords": "axes fraction", "xytext": (0, 18), "textcoords": "offset points"}
+            title = axes[0][1 + 2 * index].annotate(view.name, (0, 1), **place, fontsize=10, fontweight="bold")
+            title.set_in_layout(False)  # it stands over both columns of the model
         handles = [
-            Line2D([], [], marker="o", linestyle="", color=color, markeredgecolor="black", markersize=6, label=label)
-            for value, (color, label) in _MARKS.items()
+            Line2D([], [], marker=marker, linestyle="", color=color, markeredgecolor="black", markersize=6, label=label)
+            for value, (marker, color, label) in _MARKS.items()
             if value in found
         ]
-        levels = ((0.05, "low"), (0.95, "high"))
-        handles += [Patch(color=colormaps[COLORMAP](level), label=label) for level, label in levels]
+        colors = ScalarMappable(cmap=COLORMAP)
+        bar = figure.colorbar(colors, ax=axes, location="bottom", shrink=0.25, aspect=30, pad=0.01)
+        bar.set_ticks([0, 1], labels=["lowest (votes: 0)", "highest of each map"], fontsize=8)
         figure.legend(handles=handles, loc="outside lower center", ncols=len(handles), handletextpad=0.4)
     return figure
 
@@ -279,11 +326,3 @@ def show_selected(axes: Axes, picture: np.ndarray, shown: np.ndarray) -> None:
     axes.imshow(inside * picture + (1 - inside) * dimmed, extent=(0, side, side, 0))
     draw_rim(axes, shown, HIT, 0.7)
     axes.set(xlim=(0, side), ylim=(side, 0))
-
-
-def _draw_over_grey(axes: Axes, images: ExampleImages, row: int, values: Tensor, lowest: float) -> None:
-    """A map over the image without its colours, so that the map has them to itself."""
-    picture = images.pictures[row].mean(axis=2, keepdims=True).repeat(3, axis=2)
-    draw_picture(axes, picture, images.foregrounds[row])
-    highest, side = max(float(values.max()), lowest + 1e-12), len(picture)
-    axes.imshow(values.numpy(), cmap=COLORMAP, alpha=0.7, vmin=lowest, vmax=highest, extent=(0, side, side, 0))

@@ -64,6 +64,7 @@ CASES = {
     "compare_models": [
         ([*COMPARE, *IMAGENET, "--model", VIT, "--model", VIT], "two models are called 'ViT'"),
         ([*COMPARE, *IMAGENET, "--model", VIT, "--num-images", "7"], "must be in [0, 6]"),
+        ([*COMPARE, *FOLDER, "--model", VIT, "--only", "1.png", "9.png"], "--only 9.png must be one of the 8 images"),
         ([*COMPARE, *IMAGENET, "--model", VIT, "--boxes", "masks"], "go with --images"),
         ([*COMPARE, *IMAGENET, "--model", VIT, *FOLDER], "not allowed with"),
         ([*COMPARE, *FOLDER, "--model", VIT, "--imagenet-label-dir", "x"], "goes with --imagenet-root"),

@@ -26,7 +26,7 @@ def test_scores_are_what_the_model_computes(here):
     _, trained, images = load(LAST, masks="masks")
     chosen = [0, 2, 7]
     view = view_scores("LaSt", trained, images, chosen, CPU)
-    assert view.titles == ("LaSt\npatch score", "LaSt\nvotes, K = 3")
+    assert view.titles == ("patch score", "votes, K = 3 of 16")
     exact = read_by_hand(LAST)
     for row, index in enumerate(chosen):
         torch.testing.assert_close(view.scores[row].flatten(), exact[index].score)
@@ -35,6 +35,22 @@ def test_scores_are_what_the_model_computes(here):
         column, line = (view.peaks_xy[row] / 16).long().tolist()
         assert view.scores[row, line, column] == view.scores[row].max()
         assert view.peaks_on[row] == images[index]["foreground"][16 * line + 8, 16 * column + 8]
+    front = [is_front for index in chosen for is_front in exact[index].front.tolist()]
+    inside = sum(count for count, is_front in zip(view.votes.flatten().tolist(), front, strict=True) if is_front)
+    on_objects = f"{100 * inside / int(view.votes.sum()):.0f} % on objects"
+    peaks = f"on an object: {int((view.peaks_on == 1).sum())} of 3"
+    assert view.counts == (peaks, f"{on_objects},\n{100 * sum(front) / len(front):.0f} % of the patches")
+
+
+def test_all_models_vote_with_one_k(here):
+    """A model without a K of its own takes that of its neighbour, and no more patches than it has."""
+    _, trained, images = load(VIT)
+    for top_k, k in ((3, 3), (0.5, 8), (17, 16)):
+        view = view_scores("ViT", trained, images, [0], CPU, top_k)
+        assert view.titles[1] == f"votes, K = {k} of 16"
+        votes = vote_count(last_select(read_by_hand(VIT)[0].tokens[None], k), 16)
+        assert torch.equal(view.votes[0].flatten(), votes[0])
+        assert view.counts == ("", "")
 
 
 @pytest.mark.parametrize(
@@ -70,7 +86,9 @@ def test_votes_are_what_the_selection_gives(here, text, top_k, variant, title):
 def test_a_row_per_image_and_two_columns_per_model(call, capsys, flags, words):
     call(compare_models, *flags, "--num-images", "2", "--figure", "a.png", models=(VIT, LAST), size=SIZE)
     assert words in capsys.readouterr().out
-    assert len(call.figures["a.png"].axes) == 2 * (1 + 2 * 2)
+    assert len(call.figures["a.png"].axes) == 2 * (1 + 2 * 2) + 1
+    titles = [axes.get_title().strip() for axes in call.figures["a.png"].axes]
+    assert titles[:5] == ["image", *["patch score", "votes, K = 3 of 16"] * 2]
     # four columns for each model of visualize_votes.py: a ResNet's 2 x 2 and a ViT's 4 x 4 patches
     assert call(visualize_votes, *MASKS, "--num-images", "2", models=(VIT, RESNET), size=SIZE) == []
     assert len(call.figures["results/votes.png"].axes) == 2 * (1 + 4 * 2)

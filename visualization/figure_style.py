@@ -118,6 +118,14 @@ def choose_images(num_images: int, num_chosen: int | None, seed: int, flag: str)
     return order[:num_chosen].sort().values.tolist()
 
 
+def find_image(images: ForegroundImages, shown: Sequence[int], name: str) -> int:
+    """The one image to choose from whose path ends in `name`."""
+    found = [index for index in shown if images.image_paths[index].match(name)]
+    if len(found) != 1:
+        raise ValueError(f"--only {name} must be one of the {len(shown)} images of {images.folder}, is {len(found)}")
+    return found[0]
+
+
 def load_examples(images: ForegroundImages, chosen: Sequence[int], preprocessing: Preprocessing) -> ExampleImages:
     """Read the chosen images, at least one; `images` have the transform of `preprocessing`."""
     samples = [images[index] for index in chosen]

@@ -18,6 +18,7 @@ from figure_style import (
     choose_images,
     draw_picture,
     draw_rim,
+    find_image,
     hide_ticks,
     house_style,
     load_examples,
@@ -98,10 +99,9 @@ def compare(args: argparse.Namespace) -> None:
         args.boxes = find_annotation_folder(args.images, "val", args.imagenet_label_dir)
     images = open_images(args, Preprocessing())
     shown = range(len(images)) if args.imagenet_root is None else images.single_objects()[0]
+    chosen = [shown[place] for place in choose_images(len(shown), args.num_images, args.seed, "--num-images")]
     if args.only:
-        chosen = [_find_image(images, shown, name) for name in args.only]
-    else:
-        chosen = [shown[place] for place in choose_images(len(shown), args.num_images, args.seed, "--num-images")]
+        chosen = [find_image(images, shown, name) for name in args.only]
     models = [argument.load(args.image_size, args.resize) for argument in arguments]
     top_k = next((trained.pooling["top_k"] for trained in models if trained.pooling.get("top_k")), 1)
     views = []
@@ -122,14 +122,6 @@ def show_votes(args: argparse.Namespace) -> None:
     print(f"{len(chosen)} of the {len(images)} images of {image_set_name(args)}")
 
 
-def _find_image(images: ForegroundImages, shown: Sequence[int], name: str) -> int:
-    """The one image to choose from whose path ends in `name`."""
-    found = [index for index in shown if images.image_paths[index].match(name)]
-    if len(found) != 1:
-        raise ValueError(f"--only {name} must be one of the {len(shown)} images of {images.folder}, is {len(found)}")
-    return found[0]
-
-
 def view_scores(
     name: str,
     trained: TrainedModel,
@@ -142,29 +134,26 @@ def view_scores(
 
     `top_k` is of the votes of a model that is not pooled with LaSt; every patch, where it has fewer.
     """
-    examples = load_examples(images, chosen, trained.preprocessing)
-    selection = trained.selection(trained.pooling.get("top_k") or top_k)
+    examples, selection = load_examples(images, chosen, trained.preprocessing), trained.selection()
     with torch.inference_mode():
         output = dense_forward(trained.model.to(device), examples.inputs.to(device))
         score = patch_score(output.patch_tokens, output.global_token).cpu()
-        num_patches, k = score.shape[1], selection.top_k
-        k = min(k, num_patches) if trained.pooling.get("top_k") is None else k
+        num_patches = score.shape[1]
+        k = trained.pooling.get("top_k") or min(top_k, num_patches)
         topk_idx = last_select(output.patch_tokens, k, selection.sigma, selection.variant)
         votes = vote_count(topk_idx, num_patches).cpu()
     peak, (height, width) = peak_index(score), output.grid_hw
-    side = trained.preprocessing.crop
-    peaks_xy = torch.stack([(peak % width + 0.5) / width, (peak // width + 0.5) / height], dim=1) * side
+    peaks_xy = torch.stack([(peak % width + 0.5) / width, (peak // width + 0.5) / height], dim=1)
+    peaks_xy *= trained.preprocessing.crop
     column, row = peaks_xy.long().unbind(dim=1)
     peaks_on = examples.foregrounds[torch.arange(len(chosen)), row, column]
     is_foreground, is_known = patch_foreground(examples.foregrounds, output.grid_hw)
     counts = ("", "")
     if is_foreground.any():
         inside, known = (float((votes * mask).sum()) for mask in (is_foreground, is_known))
-        area = float(is_foreground.sum() / is_known.sum())
-        counts = (
-            f"on an object: {int((peaks_on == 1).sum())} of {int((peaks_on != 255).sum())}",
-            f"{100 * inside / known:.0f} % on objects,\n{100 * area:.0f} % of the patches",
-        )
+        area = 100 * float(is_foreground.sum() / is_known.sum())
+        best = f"on an object: {int((peaks_on == 1).sum())} of {int((peaks_on != 255).sum())}"
+        counts = (best, f"{100 * inside / known:.0f} % on objects,\n{area:.0f} % of the patches")
     return ScoreView(
         name=name,
         titles=("patch score", f"votes, K = {resolve_top_k(k, num_patches)} of {num_patches}"),

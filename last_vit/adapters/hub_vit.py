@@ -1,20 +1,27 @@
-"""Pooling seams of the ViTs that facebookresearch's DINO, DINOv2 and DINOv3 and OpenAI's CLIP publish as code.
+"""Pooling seams of the ViTs that are fetched from hubs: Hugging Face's `transformers`, facebookresearch on torch.hub.
 
-As torch.hub or a clone builds them; known by class name, the repositories are not imported. The DINOs read the first
-token after `norm`, also in `get_intermediate_layers` and, beside the mean of the patches, in the linear classifiers of
-torch.hub: a hook of `norm` puts the pooled token there. OpenAI's tower norms its class token alone. Its tokens, behind
-the last block [1 + N, B, D], are handed on as a batch of B * (1 + N) images with one token each, so that `ln_post`
-norms all of them; behind it they are a batch of B again, and pooled.
+Hosts are known by class name and by the names of their parts. Most read the first token after the final norm: a hook of
+that norm puts the pooled token there, where `last_hidden_state[:, 0]`, `pooler_output`, `x_norm_clstoken` and the
+classifiers find it. Those of DINOv2 and DINOv3 read that token (of the last four blocks, if they are built so) beside
+the mean of the patches, which stays. CLIP norms its class token alone: a hook of the tower norms all tokens and pools
+them into `pooler_output`, which `get_image_features` projects. The classifiers on CLIP and SigLIP read the mean of
+patches, CLIP's without the norm.
 """
 
+import inspect
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
 from torch import Tensor, nn
 
 from last_vit.adapters.base import (
     Blocks,
     DenseOutput,
     FirstToken,
-    PoolHook,
-    check_image_size,
+    check_class_token,
+    check_global_token,
     class_names,
     install_hook,
     installed_pool,
@@ -23,14 +30,90 @@ from last_vit.adapters.base import (
 )
 from last_vit.token_pool import TokenPool
 
+_READS = {
+    "first": [
+        "vit.ViTModel", "vit.ViTForImageClassification", "vit_msn.ViTMSNModel", "vit_msn.ViTMSNForImageClassification",
+        "deit.DeiTModel", "deit.DeiTForImageClassification", "deit.DeiTForImageClassificationWithTeacher",
+        "vit_mae.ViTMAEModel", "dinov2.Dinov2Model", "dinov2.Dinov2ForImageClassification",
+        "dinov2_with_registers.Dinov2WithRegistersModel",
+        "dinov2_with_registers.Dinov2WithRegistersForImageClassification", "dinov3_vit.DINOv3ViTModel",
+    ],
+    "pooler_output": ["clip.CLIPVisionModel", "clip.CLIPVisionModelWithProjection", "clip.CLIPModel"],
+    "mean": ["clip.CLIPForImageClassification", "siglip.SiglipForImageClassification"],
+    "learned": ["siglip.SiglipVisionModel", "siglip.SiglipModel"],
+}  # fmt: skip
+_HOSTS = {
+    f"transformers.models.{folder}.modeling_{folder}.{cls}": reads
+    for reads, names in _READS.items()
+    for folder, cls in (name.split(".") for name in names)
+}
+_UNNORMED = "transformers.models.clip.modeling_clip.CLIPForImageClassification"
 _DINOS = {
     "vision_transformer.VisionTransformer",
     "dinov2.models.vision_transformer.DinoVisionTransformer",
     "dinov3.models.vision_transformer.DinoVisionTransformer",
 }
 _LINEAR = {"dinov2.hub.classifiers._LinearClassifierWrapper", "dinov3.hub.classifiers._LinearClassifierWrapper"}
-_OPENAI = "clip.model.VisionTransformer"
-_OPENAI_CLIP = "clip.model.CLIP"
+_NORMS = ("layernorm", "post_layernorm", "norm")
+_BLOCKS = ("layers", "layer", "encoder.layer", "encoder.layers", "model.layer")  # by class and version
+
+
+class HuggingFaceAdapter:
+    """transformers' flat ViTs, bare, with their classifiers, and as image towers of CLIP and SigLIP."""
+
+    hosts = (
+        "transformers ViT, ViTMSN, ViTMAE, DeiT, Dinov2, Dinov2WithRegisters, DINOv3ViT and CLIP, as *Model, "
+        "*VisionModel and *ForImageClassification (SiglipModel and SiglipVisionModel can be read, not re-pooled)"
+    )
+
+    def matches(self, model: nn.Module) -> bool:
+        """See `Adapter`."""
+        return not _HOSTS.keys().isdisjoint(class_names(model))
+
+    def attach(self, model: nn.Module, pool: TokenPool) -> None:
+        """See `Adapter`; a ValueError for SigLIP, which reads its tokens with a learned attention pool."""
+        reads, num_prefix_tokens = _reads(model), _num_prefix_tokens(_tower(model))
+        if reads == "learned":
+            raise ValueError(
+                f"this {type(model).__name__} reads its tokens with a learned attention pool, which has no token to "
+                f"replace; dense_forward works on it as it is"
+            )
+        check_class_token(model, pool, num_prefix_tokens > 0)
+        hook = {"first": FirstToken, "pooler_output": _PoolerOutput, "mean": _OnePatch}[reads]
+        install_hook(_seam(model), hook(pool, num_prefix_tokens))
+
+    def attached(self, model: nn.Module) -> TokenPool | None:
+        """See `Adapter`."""
+        return installed_pool(_seam(model))
+
+    def dense(self, model: nn.Module, images: Tensor) -> DenseOutput:
+        """See `Adapter`. Tokens are after the final norm, but for CLIPForImageClassification, which applies none.
+
+        Position embeddings are interpolated to the images as the host does it; ViTMAE sees every patch. The `logits`
+        are the classifier's, CLIP's image embedding (not normalised), `pooler_output`, or the global token.
+        """
+        reads, tower = _reads(model), _tower(model)
+        num_prefix_tokens = _num_prefix_tokens(tower)
+        own, read, output = run_around(_seam(model), lambda: _run(model, tower, images))
+        if reads == "first":
+            tokens, global_token = own, read[:, 0]
+        elif reads == "mean":
+            tokens = _part(own, "last_hidden_state")
+            global_token = _part(read, "last_hidden_state")[:, num_prefix_tokens:].mean(dim=1)
+        else:
+            tokens, global_token = _part(own, "last_hidden_state"), _part(read, "pooler_output")
+            if reads == "pooler_output":
+                tokens = _norm(tower)(tokens)
+        check_global_token(model, global_token, tokens.shape[2])
+        cls_token, patch_tokens = split_tokens(tokens, num_prefix_tokens, num_prefix_tokens > 0, _grid(tower, images))
+        return DenseOutput(global_token, patch_tokens, _grid(tower, images), _logits(output, global_token), cls_token)
+
+    def blocks(self, model: nn.Module) -> Blocks:
+        """See `Adapter`."""
+        tower = _tower(model)
+        modules = dict(tower.named_modules())
+        blocks = next(modules[path] for path in _BLOCKS if path in modules)
+        return Blocks(tuple(blocks), True, has_final_norm=_UNNORMED not in class_names(model))
 
 
 class DinoAdapter:
@@ -48,7 +131,7 @@ class DinoAdapter:
     def attach(self, model: nn.Module, pool: TokenPool) -> None:
         """See `Adapter`."""
         tower = _dino(model)
-        install_hook(tower.norm, FirstToken(pool, _num_prefix_tokens(tower)))
+        install_hook(tower.norm, FirstToken(pool, _num_dino_prefix_tokens(tower)))
 
     def attached(self, model: nn.Module) -> TokenPool | None:
         """See `Adapter`."""
@@ -60,7 +143,7 @@ class DinoAdapter:
         tokens, read, logits = run_around(tower.norm, lambda: model(images))
         patch_size = getattr(tower, "patch_size", tower.patch_embed.patch_size)
         grid_hw = (images.shape[2] // patch_size, images.shape[3] // patch_size)
-        cls_token, patch_tokens = split_tokens(tokens, _num_prefix_tokens(tower), True, grid_hw)
+        cls_token, patch_tokens = split_tokens(tokens, _num_dino_prefix_tokens(tower), True, grid_hw)
         return DenseOutput(read[:, 0], patch_tokens, grid_hw, logits, cls_token)
 
     def blocks(self, model: nn.Module) -> Blocks:
@@ -70,59 +153,98 @@ class DinoAdapter:
         return Blocks(modules, batch_first=True, has_final_norm=True)
 
 
-class OpenAIClipAdapter:
-    """OpenAI `clip`'s VisionTransformer, alone or in its `CLIP`; a ValueError for its ResNets."""
+class _PoolerOutput(FirstToken):
+    """Hook of CLIP's tower: `pooler_output` [B, D] is the pool of all tokens after the norm of the class token."""
 
-    hosts = "OpenAI clip's CLIP and VisionTransformer (load with jit=False)"
-
-    def matches(self, model: nn.Module) -> bool:
-        """See `Adapter`."""
-        return not {_OPENAI, _OPENAI_CLIP}.isdisjoint(class_names(model))
-
-    def attach(self, model: nn.Module, pool: TokenPool) -> None:
-        """See `Adapter`."""
-        tower = _openai(model)
-        install_hook(tower.transformer, _TokensAsImages(pool))
-        install_hook(tower.ln_post, _PooledImages(pool, len(tower.positional_embedding)))
-
-    def attached(self, model: nn.Module) -> TokenPool | None:
-        """See `Adapter`."""
-        return installed_pool(_openai(model).ln_post)
-
-    def dense(self, model: nn.Module, images: Tensor) -> DenseOutput:
-        """See `Adapter`. Tokens are after `ln_post`; `logits` is the image embedding, not normalised."""
-        tower = _openai(model)
-        check_image_size(tower, images, (tower.input_resolution, tower.input_resolution))
-        images = images.type(tower.conv1.weight.dtype)  # as encode_image does
-        tokens, _, (_, global_token, embedding) = run_around(
-            tower.transformer, lambda: run_around(tower.ln_post, lambda: tower(images))
-        )
-        tokens = tower.ln_post.forward(tokens.transpose(0, 1))  # past the hook
-        side = tower.input_resolution // tower.conv1.kernel_size[0]
-        cls_token, patch_tokens = split_tokens(tokens, 1, True, (side, side))
-        return DenseOutput(global_token, patch_tokens, (side, side), embedding, cls_token)
-
-    def blocks(self, model: nn.Module) -> Blocks:
-        """See `Adapter`."""
-        return Blocks(tuple(_openai(model).transformer.resblocks), batch_first=False, has_final_norm=True)
+    def __call__(self, module: nn.Module, args: tuple[Tensor, ...], output: Any) -> Any:
+        if self.pool.kind == "cls":
+            return output
+        tokens = _norm(module)(_part(output, "last_hidden_state"))
+        return _with(output, "pooler_output", self.pool(tokens, self.num_prefix_tokens))
 
 
-class _TokensAsImages(PoolHook):
-    """Hook of OpenAI's transformer: [1 + N, B, D] -> [1, B * (1 + N), D], of which the host reads every first token."""
+class _OnePatch(FirstToken):
+    """Hook of a tower whose patches are averaged: the patches of `last_hidden_state` become one, the pooled token."""
 
-    def __call__(self, module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
-        return output if self.pool.kind == "cls" else output.transpose(0, 1).flatten(0, 1)[None]
+    def __call__(self, module: nn.Module, args: tuple[Tensor, ...], output: Any) -> Any:
+        tokens = _part(output, "last_hidden_state")
+        pooled = self.pool(tokens, self.num_prefix_tokens)[:, None]
+        return _with(output, "last_hidden_state", torch.cat([tokens[:, : self.num_prefix_tokens], pooled], dim=1))
 
 
-class _PooledImages(PoolHook):
-    """Hook of the norm behind it: [B * (1 + N), D] -> [B, D]."""
+def _reads(model: nn.Module) -> str:
+    return next(_HOSTS[name] for name in class_names(model) if name in _HOSTS)
 
-    def __init__(self, pool: TokenPool, num_tokens: int) -> None:
-        super().__init__(pool)
-        self.num_tokens = num_tokens
 
-    def __call__(self, module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
-        return output if self.pool.kind == "cls" else self.pool(output.unflatten(0, (-1, self.num_tokens)), 1)
+def _tower(model: nn.Module) -> nn.Module:
+    """The encoder with its embeddings: in a classifier the base model, in CLIP and SigLIP the image tower."""
+    tower = model if hasattr(model, "embeddings") else model.base_model
+    return getattr(tower, "vision_model", tower)
+
+
+def _norm(tower: nn.Module) -> nn.Module:
+    return next(getattr(tower, name) for name in _NORMS if hasattr(tower, name))
+
+
+def _seam(model: nn.Module) -> nn.Module:
+    return _norm(_tower(model)) if _reads(model) == "first" else _tower(model)
+
+
+def _num_prefix_tokens(tower: nn.Module) -> int:
+    special = ("cls_token", "class_embedding", "distillation_token")
+    return sum(hasattr(tower.embeddings, name) for name in special) + getattr(tower.config, "num_register_tokens", 0)
+
+
+def _grid(tower: nn.Module, images: Tensor) -> tuple[int, int]:
+    patch_hw = _pair(tower.config.patch_size)
+    return images.shape[2] // patch_hw[0], images.shape[3] // patch_hw[1]
+
+
+def _pair(size: int | list[int] | tuple[int, int]) -> tuple[int, int]:
+    return (size, size) if isinstance(size, int) else tuple(size)
+
+
+def _run(model: nn.Module, tower: nn.Module, images: Tensor) -> Any:
+    known = inspect.signature(tower.forward).parameters
+    run = getattr(model, "get_image_features", model)
+    options: dict[str, Any] = {"return_dict": True} if run is model else {}
+    if "interpolate_pos_encoding" in known and tuple(images.shape[2:]) != _pair(tower.config.image_size):
+        options["interpolate_pos_encoding"] = True
+    if "noise" not in known:
+        return run(images, **options)
+    height, width = _grid(tower, images)
+    order = torch.arange(height * width, device=images.device).expand(len(images), -1)
+    with _unmasked(tower.config):
+        return run(images, noise=order, **options)
+
+
+@contextmanager
+def _unmasked(config: Any) -> Iterator[None]:
+    """ViTMAE drops patches in eval mode, too."""
+    mask_ratio, config.mask_ratio = config.mask_ratio, 0.0
+    try:
+        yield
+    finally:
+        config.mask_ratio = mask_ratio
+
+
+def _part(output: Any, name: str) -> Tensor:
+    """One of the first two outputs of a tower, which is a mapping, or a tuple if its caller asked for one."""
+    return output[("last_hidden_state", "pooler_output").index(name)] if isinstance(output, tuple) else output[name]
+
+
+def _with(output: Any, name: str, value: Tensor) -> Any:
+    """A tower's output with another `name`."""
+    if isinstance(output, tuple):
+        index = ("last_hidden_state", "pooler_output").index(name)
+        return (*output[:index], value, *output[index + 1 :])
+    return type(output)(**{**output, name: value})
+
+
+def _logits(output: Any, global_token: Tensor) -> Tensor:
+    if isinstance(output, Tensor):  # of get_image_features, in older versions
+        return output
+    return next((output[name] for name in ("logits", "image_embeds", "pooler_output") if name in output), global_token)
 
 
 def _dino(model: nn.Module) -> nn.Module:
@@ -136,15 +258,6 @@ def _dino(model: nn.Module) -> nn.Module:
     return tower
 
 
-def _num_prefix_tokens(tower: nn.Module) -> int:
+def _num_dino_prefix_tokens(tower: nn.Module) -> int:
     """Class token and registers, which DINOv3 calls storage tokens; older DINOv2 has no such attribute."""
     return 1 + getattr(tower, "num_register_tokens", getattr(tower, "n_storage_tokens", 0))
-
-
-def _openai(model: nn.Module) -> nn.Module:
-    tower = model.visual if _OPENAI_CLIP in class_names(model) else model
-    if _OPENAI not in class_names(tower):
-        raise ValueError(
-            f"OpenAI clip's {type(tower).__name__} pools with a learned attention; supported: its ViTs (ViT-B/32, ...)"
-        )
-    return tower

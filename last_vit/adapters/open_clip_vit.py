@@ -2,6 +2,9 @@
 
 Takes a tower or a whole CLIP (attached to, and read from, its `visual`). Towers from timm (EVA, ViT, ConvNeXt) are
 passed on to timm's adapters. With final_ln_after_pool the host pools before `ln_post`; see `PoolHook` for that.
+
+OpenAI's own tower norms its class token alone. Its tokens, behind the last block [1 + N, B, D], are handed on as a
+batch of B * (1 + N) images with one token each, so that `ln_post` norms all; behind it they are B again, and pooled.
 """
 
 from torch import Tensor, nn
@@ -16,7 +19,10 @@ from last_vit.adapters.base import (
     class_names,
     first_output,
     has_norm,
+    install_hook,
+    installed_pool,
     pool_of,
+    run_around,
     split_tokens,
 )
 from last_vit.adapters.convnet import ConvNetAdapter
@@ -25,6 +31,7 @@ from last_vit.token_pool import TokenPool
 
 _CLIPS = {"open_clip.model.CLIP", "open_clip.model.CustomTextCLIP", "open_clip.coca_model.CoCa"}
 _NATIVE = "open_clip.transformer.VisionTransformer"
+_OPENAI, _OPENAI_CLIP = "clip.model.VisionTransformer", "clip.model.CLIP"
 _TIMM = "open_clip.timm_model.TimmModel"
 _TRUNKS: tuple[Adapter, ...] = (TimmViTAdapter(), ConvNetAdapter())
 
@@ -79,11 +86,66 @@ class OpenClipAdapter:
         return Blocks(tuple(transformer.resblocks), transformer.batch_first, has_norm(tower.ln_post))
 
 
+class OpenAIClipAdapter:
+    """OpenAI `clip`'s VisionTransformer, alone or in its `CLIP`; a ValueError for its ResNets."""
+
+    hosts = "OpenAI clip's CLIP and VisionTransformer (load with jit=False)"
+
+    def matches(self, model: nn.Module) -> bool:
+        """See `Adapter`."""
+        return not {_OPENAI, _OPENAI_CLIP}.isdisjoint(class_names(model))
+
+    def attach(self, model: nn.Module, pool: TokenPool) -> None:
+        """See `Adapter`."""
+        tower = _openai(model)
+        install_hook(tower.transformer, _TokensAsImages(pool))
+        install_hook(tower.ln_post, _PooledImages(pool, len(tower.positional_embedding)))
+
+    def attached(self, model: nn.Module) -> TokenPool | None:
+        """See `Adapter`."""
+        return installed_pool(_openai(model).ln_post)
+
+    def dense(self, model: nn.Module, images: Tensor) -> DenseOutput:
+        """See `Adapter`. Tokens are after `ln_post`; `logits` is the image embedding, not normalised."""
+        tower = _openai(model)
+        check_image_size(tower, images, (tower.input_resolution, tower.input_resolution))
+        images = images.type(tower.conv1.weight.dtype)  # as encode_image does
+        tokens, _, (_, global_token, embedding) = run_around(
+            tower.transformer, lambda: run_around(tower.ln_post, lambda: tower(images))
+        )
+        tokens = tower.ln_post.forward(tokens.transpose(0, 1))  # past the hook
+        side = tower.input_resolution // tower.conv1.kernel_size[0]
+        cls_token, patch_tokens = split_tokens(tokens, 1, True, (side, side))
+        return DenseOutput(global_token, patch_tokens, (side, side), embedding, cls_token)
+
+    def blocks(self, model: nn.Module) -> Blocks:
+        """See `Adapter`."""
+        return Blocks(tuple(_openai(model).transformer.resblocks), batch_first=False, has_final_norm=True)
+
+
 class _GlobalPool(PoolHook):
     """Stands in for the method `_global_pool`: [B, 1 + N, D] -> pooled [B, D] and patch tokens [B, N, D]."""
 
     def __call__(self, x: Tensor) -> tuple[Tensor, Tensor]:
         return self.read(x, 1), x[:, 1:]
+
+
+class _TokensAsImages(PoolHook):
+    """Hook of OpenAI's transformer: [1 + N, B, D] -> [1, B * (1 + N), D], of which the host reads every first token."""
+
+    def __call__(self, module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
+        return output if self.pool.kind == "cls" else output.transpose(0, 1).flatten(0, 1)[None]
+
+
+class _PooledImages(PoolHook):
+    """Hook of the norm behind it: [B * (1 + N), D] -> [B, D]."""
+
+    def __init__(self, pool: TokenPool, num_tokens: int) -> None:
+        super().__init__(pool)
+        self.num_tokens = num_tokens
+
+    def __call__(self, module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
+        return output if self.pool.kind == "cls" else self.pool(output.unflatten(0, (-1, self.num_tokens)), 1)
 
 
 def image_tower(model: nn.Module) -> nn.Module:
@@ -132,3 +194,12 @@ def _run_native(tower: nn.Module, images: Tensor) -> tuple[Tensor, Tensor, Tenso
         if is_own:
             del tower._global_pool  # the class's own method shows again
     return *seen[0], embedding
+
+
+def _openai(model: nn.Module) -> nn.Module:
+    tower = model.visual if _OPENAI_CLIP in class_names(model) else model
+    if _OPENAI not in class_names(tower):
+        raise ValueError(
+            f"OpenAI clip's {type(tower).__name__} pools with a learned attention; supported: its ViTs (ViT-B/32, ...)"
+        )
+    return tower

@@ -15,8 +15,8 @@ from last_vit.stopping import Stopped, ending_at_sigterm
 Work = Callable[[argparse.Namespace], None]
 MODEL_HELP = (
     "[NAME=]SPEC[@CHECKPOINT][,pool=KIND][,top_k=K][,variant=release|paper]; SPEC is torchvision:<name>, timm:<name>, "
-    "dino:<arch>/<patch>, open_clip:<arch>[/<file>] or <config>.py, CHECKPOINT a local file, "
-    "`random` or, for timm, `pretrained`; once per model"
+    "dino:<arch>/<patch>, open_clip:<arch>[/<file>], hf:<folder or name> (with its weights) or <config>.py, CHECKPOINT a "
+    "local file, `random` or, for timm, `pretrained`; once per model"
 )
 
 

@@ -13,6 +13,7 @@
 | timm:<name>                 | timm model; a tag (`vit_small_patch16_224.dino`) picks the preprocessing               |
 | open_clip:<arch>[/<file>]   | open_clip model, arch also the path of a model config (.json), see clip_models.py      |
 | dino:<arch>/<patch>         | DINO's ViT (`dino:vit_small/16`), see dino_vit.py                                      |
+| hf:<folder or name>         | Hugging Face model with its weights, see hf_models.py                                  |
 | <config>.py                 | the `model` of a detectron2 LazyConfig file                                            |
 
 CHECKPOINT is a local file in any layout that checkpoint_layouts.py knows, `pretrained`, which timm downloads, or
@@ -32,7 +33,7 @@ import timm
 from torch import nn
 from torchvision import models as torchvision_models
 
-from last_vit import clip_models
+from last_vit import clip_models, hf_models
 from last_vit.checkpoint import find_classifier, load_checkpoint, read_weights
 from last_vit.checkpoint_layouts import fit_names
 from last_vit.command_line import MODEL_HELP, patch_count
@@ -43,8 +44,11 @@ from last_vit.preprocessing import Preprocessing, set_image_size, take_grid, tra
 from last_vit.runtime import error_text, seeded_weights
 from last_vit.weights import TrainedModel, attach_trained_pooling
 
-FORMS = "torchvision:<name>, timm:<name>, open_clip:<arch or .json>[/<file>], dino:<arch>/<patch> or <config>.py"
-_HOSTS = ("torchvision", "timm", "open_clip", "dino")
+FORMS = (
+    "torchvision:<name>, timm:<name>, open_clip:<arch or .json>[/<file>], dino:<arch>/<patch>, hf:<folder or name> or "
+    "<config>.py"
+)
+_HOSTS = ("torchvision", "timm", "open_clip", "dino", "hf")
 _OPTIONS = ("pool", "top_k", "variant", "seed")
 PRETRAINED = "pretrained"
 # A name may hold "=" ("LaSt K=1"): it is everything before the "=" behind which a spec begins.
@@ -143,7 +147,7 @@ def load_trained_model(
 
     Args:
         spec: One of `FORMS`.
-        checkpoint: The file, for timm also "pretrained"; None for `open_clip:<arch>/<file>` and for random weights.
+        checkpoint: The file, for timm also "pretrained"; None for `open_clip:<arch>/<file>`, hf and random weights.
         opts: `key=value` overrides, for configs only.
         image_size: Crop of the preprocessing, for which a ViT is resized after loading; None is the weights' own size.
         resize: Another length of the shorter side in pixels.
@@ -161,6 +165,8 @@ def load_trained_model(
     """
     host, name = _parse(spec)
     arch, file = clip_models.split_clip_spec(name) if host == "open_clip" else ("", "")
+    if host == "hf" and random_seed is None:
+        file = name  # brings its weights
     given = [weights for weights in (file or None, checkpoint, random_seed) if weights is not None]
     if len(given) != 1:
         raise ValueError(
@@ -173,6 +179,9 @@ def load_trained_model(
     if host == "open_clip":
         clip = clip_models.load_clip(arch, file or checkpoint, **asked, random_seed=random_seed, image_size=image_size)
         return replace(clip, preprocessing=clip.preprocessing.resized(image_size, resize))
+    if host == "hf":
+        found = hf_models.load_hf(name, random_seed, **asked)
+        return replace(found, preprocessing=found.preprocessing.resized(image_size, resize))
     read = None if checkpoint in (None, PRETRAINED) else read_weights(checkpoint)
     weights = {} if read is None else read.weights
     classifier = find_classifier(weights)
@@ -228,6 +237,8 @@ def build_model(
         return _instantiated(name, opts, "model").eval()
     if host == "open_clip":
         return clip_models.create_clip(clip_models.resolve_architecture(name), image_size=image_size)
+    if host == "hf":
+        return hf_models.build_hf(hf_models.find_folder(name))
     if host == "dino":
         return build_dino_vit(*dino_parts(name), 224 if image_size is None else image_size).eval()
     if host == "timm":

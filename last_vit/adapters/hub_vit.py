@@ -42,7 +42,7 @@ _READS = {
     "mean": ["clip.CLIPForImageClassification", "siglip.SiglipForImageClassification"],
     "learned": ["siglip.SiglipVisionModel", "siglip.SiglipModel"],
 }  # fmt: skip
-_HOSTS = {
+HUGGING_FACE_HOSTS = {
     f"transformers.models.{folder}.modeling_{folder}.{cls}": reads
     for reads, names in _READS.items()
     for folder, cls in (name.split(".") for name in names)
@@ -68,7 +68,7 @@ class HuggingFaceAdapter:
 
     def matches(self, model: nn.Module) -> bool:
         """See `Adapter`."""
-        return not _HOSTS.keys().isdisjoint(class_names(model))
+        return not HUGGING_FACE_HOSTS.keys().isdisjoint(class_names(model))
 
     def attach(self, model: nn.Module, pool: TokenPool) -> None:
         """See `Adapter`; a ValueError for SigLIP, which reads its tokens with a learned attention pool."""
@@ -173,7 +173,7 @@ class _OnePatch(FirstToken):
 
 
 def _reads(model: nn.Module) -> str:
-    return next(_HOSTS[name] for name in class_names(model) if name in _HOSTS)
+    return next(HUGGING_FACE_HOSTS[name] for name in class_names(model) if name in HUGGING_FACE_HOSTS)
 
 
 def _tower(model: nn.Module) -> nn.Module:

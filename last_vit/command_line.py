@@ -13,9 +13,12 @@ from last_vit.names import GLOBAL_TOKENS
 from last_vit.stopping import Stopped, ending_at_sigterm
 
 Work = Callable[[argparse.Namespace], None]
+MODEL_FORMS = (
+    "torchvision:<name>, timm:<name>, open_clip:<arch or .json>[/<file>], dino:<arch>/<patch>, hf:<folder or name> or "
+    "<config>.py"
+)
 MODEL_HELP = (
-    "[NAME=]SPEC[@CHECKPOINT][,pool=KIND][,top_k=K][,variant=release|paper]; SPEC is torchvision:<name>, timm:<name>, "
-    "dino:<arch>/<patch>, open_clip:<arch>[/<file>], hf:<folder or name> (with its weights) or <config>.py, CHECKPOINT a "
+    f"[NAME=]SPEC[@CHECKPOINT][,pool=KIND][,top_k=K][,variant=release|paper]; SPEC is {MODEL_FORMS}, CHECKPOINT a "
     "local file, `random` or, for timm, `pretrained`; once per model"
 )
 

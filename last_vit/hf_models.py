@@ -1,4 +1,4 @@
-"""Hugging Face models with their weights and preprocessing: a folder that `save_pretrained` wrote, or a name on the hub.
+"""Hugging Face models with weights and preprocessing: a folder that `save_pretrained` wrote, or a name on the hub.
 
 Names are downloaded once, into the hub's own cache; folders are read offline. Only configs and safetensors are read,
 and nothing that runs code. The class is the one that config.json names or, where that is no host (ViTMAE's pre-training
@@ -16,95 +16,29 @@ from torch import nn
 
 from last_vit.adapters.hub_vit import HUGGING_FACE_HOSTS
 from last_vit.checkpoint import file_sha256
-from last_vit.dense import pooling_of
 from last_vit.preprocessing import Preprocessing
-from last_vit.runtime import error_text, seeded_weights
-from last_vit.weights import TrainedModel, attach_trained_pooling
+from last_vit.runtime import error_text
 
-_FILES = ["config.json", "preprocessor_config.json", "model*.safetensors", "model.safetensors.index.json"]
+_WEIGHTS = "model*.safetensors"
+_FILES = ["config.json", "preprocessor_config.json", _WEIGHTS, "model.safetensors.index.json"]
 _RESAMPLE = {2: "bilinear", 3: "bicubic"}  # PIL's numbers
 
 
-def load_hf(name: str, random_seed: int | None = None, **pooling: Any) -> TrainedModel:
-    """Build a model in float32 on the CPU, load its weights strictly, and attach its pooling.
-
-    Args:
-        name: A folder, or `<owner>/<name>` on the hub.
-        random_seed: Draw random weights with this seed instead: a control, never a default.
-        pooling: `pool`, `top_k` and `variant` of `attach_trained_pooling`; folders record none.
+def build_hf(name: str, pretrained: bool) -> nn.Module:
+    """The model in `name`, a folder or `<owner>/<name>` on the hub, in float32 on the CPU; or random weights of it.
 
     Raises:
         ImportError: No transformers.
-        FileNotFoundError: A folder without config.json or safetensors.
-        ValueError: Nothing to download, an unknown class, weights that do not fit, preprocessing that is not ours.
+        FileNotFoundError: A folder without safetensors.
+        ValueError: Nothing to download, no config.json, an unknown class, weights that do not fit it.
     """
     folder = find_folder(name)
-    files = [] if random_seed is not None else sorted(folder.glob("model*.safetensors"))
-    with seeded_weights(random_seed or 0):
-        model = build_hf(folder) if random_seed is not None else _pretrained(folder, files)
-    source = attach_trained_pooling(model, None, **pooling)
-    digests = [file_sha256(file) for file in files]
-    digest = digests[0] if len(digests) == 1 else hashlib.sha256("".join(digests).encode()).hexdigest()
-    return TrainedModel(
-        model=model,
-        preprocessing=hf_preprocessing(folder, model),
-        pooling=pooling_of(model),
-        pooling_source=source,
-        checkpoint_sha256=digest[:16] if files else None,
-        num_classes=model.config.num_labels if hasattr(model, "classifier") else None,
-    )
-
-
-def find_folder(name: str) -> Path:
-    """The folder `name`, or the hub's copy of the repository `name`, downloaded if it is not there."""
-    if Path(name).is_dir():
-        return Path(name)
-    try:
-        return Path(snapshot_download(name, allow_patterns=_FILES))
-    except Exception as error:  # a download fails in many ways
-        raise ValueError(
-            f"{name!r} is no folder, and Hugging Face's hub does not give it ({error_text(error)}); a model is "
-            f"hf:<folder>, or hf:<owner>/<name> where a network is (and a login, for gated ones)"
-        ) from error
-
-
-def build_hf(folder: Path) -> nn.Module:
-    """The model that a folder's config.json describes, with random weights, in eval mode."""
-    config, cls, _ = _described(folder)
-    return cls(config).eval()
-
-
-def hf_preprocessing(folder: Path, model: nn.Module) -> Preprocessing:
-    """What preprocessor_config.json says; without one, ImageNet's 256 / 224 at the size of the model's images.
-
-    The shorter side is resized, also where the host squashes. A ValueError for what is no centred square.
-    """
-    path = folder / "preprocessor_config.json"
-    if not path.is_file():
-        side = _side(folder / "config.json", getattr(model.config, "vision_config", model.config).image_size)
-        return Preprocessing(interpolation="bicubic").resized(side)
-    found = json.loads(path.read_text(encoding="utf-8"))
-    resize = _side(path, found.get("size", 224))
-    crop = _side(path, found["crop_size"]) if found.get("do_center_crop") else resize
-    if found.get("resample", 2) not in _RESAMPLE:
-        raise ValueError(f"{path}: resample must be 2 (bilinear) or 3 (bicubic), got {found['resample']!r}")
-    mean, std = (tuple(found.get(key, [0.5] * 3)) for key in ("image_mean", "image_std"))
-    return Preprocessing(mean, std, max(resize, crop), crop, _RESAMPLE[found.get("resample", 2)])
-
-
-def _side(path: Path, size: Any) -> int:
-    """One side in pixels from an int, [h, w], {"shortest_edge": s} or {"height": h, "width": w}."""
-    sides = {size} if isinstance(size, int) else set(size.values() if isinstance(size, dict) else size)
-    if len(sides) != 1:
-        raise ValueError(f"{path}: images must become squares, got size {size!r}")
-    return sides.pop()
-
-
-def _pretrained(folder: Path, files: list[Path]) -> nn.Module:
     config, cls, is_saved_class = _described(folder)
-    if not files:
+    if not pretrained:
+        return cls(config).eval()
+    if not any(folder.glob(_WEIGHTS)):
         raise FileNotFoundError(
-            f"no model*.safetensors in {folder}; reading other formats can run code: let model.save_pretrained write it"
+            f"no {_WEIGHTS} in {folder}; reading other formats can run code: let model.save_pretrained write it"
         )
     options = {"config": config, "local_files_only": True, "use_safetensors": True, "output_loading_info": True}
     try:
@@ -123,6 +57,51 @@ def _pretrained(folder: Path, files: list[Path]) -> nn.Module:
     return model.eval()
 
 
+def find_folder(name: str) -> Path:
+    """The folder `name`, or the hub's copy of the repository `name`, downloaded if it is not there."""
+    if Path(name).is_dir():
+        return Path(name)
+    try:
+        return Path(snapshot_download(name, allow_patterns=_FILES))
+    except Exception as error:  # a download fails in many ways
+        raise ValueError(
+            f"{name!r} is no folder, and Hugging Face's hub does not give it ({error_text(error)}); a model is "
+            f"hf:<folder>, or hf:<owner>/<name> where a network is (and a login, for gated ones)"
+        ) from error
+
+
+def weights_sha256(name: str) -> str:
+    """Of the safetensors file, or of the digests of its shards in their order."""
+    digests = [file_sha256(file) for file in sorted(find_folder(name).glob(_WEIGHTS))]
+    return digests[0] if len(digests) == 1 else hashlib.sha256("".join(digests).encode()).hexdigest()
+
+
+def hf_preprocessing(name: str, model: nn.Module) -> Preprocessing:
+    """What preprocessor_config.json says; without one, ImageNet's 256 / 224 at the size of the model's images.
+
+    The shorter side is resized, also where the host squashes. A ValueError for what is no centred square.
+    """
+    path = find_folder(name) / "preprocessor_config.json"
+    if not path.is_file():
+        side = _side(path, getattr(model.config, "vision_config", model.config).image_size)
+        return Preprocessing(interpolation="bicubic").resized(side)
+    found = json.loads(path.read_text(encoding="utf-8"))
+    resize = _side(path, found.get("size", 224))
+    crop = _side(path, found["crop_size"]) if found.get("do_center_crop") else resize
+    if found.get("resample", 2) not in _RESAMPLE:
+        raise ValueError(f"{path}: resample must be 2 (bilinear) or 3 (bicubic), got {found['resample']!r}")
+    mean, std = (tuple(found.get(key, [0.5] * 3)) for key in ("image_mean", "image_std"))
+    return Preprocessing(mean, std, max(resize, crop), crop, _RESAMPLE[found.get("resample", 2)])
+
+
+def _side(path: Path, size: Any) -> int:
+    """One side in pixels from an int, [h, w], {"shortest_edge": s} or {"height": h, "width": w}."""
+    sides = {size} if isinstance(size, int) else set(size.values() if isinstance(size, dict) else size)
+    if len(sides) != 1:
+        raise ValueError(f"{path}: images must become squares, got size {size!r}")
+    return sides.pop()
+
+
 def _described(folder: Path) -> tuple[Any, type[nn.Module], bool]:
     """Config and class of a folder, and whether the weights were saved from that class."""
     try:
@@ -130,8 +109,6 @@ def _described(folder: Path) -> tuple[Any, type[nn.Module], bool]:
     except ImportError as error:
         raise ImportError("a model hf:... needs transformers: pip install transformers") from error
     path = folder / "config.json"
-    if not path.is_file():
-        raise FileNotFoundError(f"no config.json in {folder}, which model.save_pretrained writes")
     try:
         config = hf.AutoConfig.from_pretrained(folder, local_files_only=True)
     except (ValueError, OSError, KeyError) as error:

@@ -23,6 +23,7 @@ CHECKPOINT is a local file in any layout that checkpoint_layouts.py knows, `pret
 import math
 import re
 from argparse import ArgumentTypeError
+from collections import Counter
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
@@ -36,7 +37,7 @@ from torchvision import models as torchvision_models
 from last_vit import clip_models, hf_models
 from last_vit.checkpoint import find_classifier, load_checkpoint, read_weights
 from last_vit.checkpoint_layouts import fit_names
-from last_vit.command_line import MODEL_HELP, patch_count
+from last_vit.command_line import MODEL_FORMS, MODEL_HELP, patch_count
 from last_vit.dense import pooling_of
 from last_vit.dino_vit import build_dino_vit, dino_parts
 from last_vit.names import POOLS
@@ -44,10 +45,6 @@ from last_vit.preprocessing import Preprocessing, set_image_size, take_grid, tra
 from last_vit.runtime import error_text, seeded_weights
 from last_vit.weights import TrainedModel, attach_trained_pooling
 
-FORMS = (
-    "torchvision:<name>, timm:<name>, open_clip:<arch or .json>[/<file>], dino:<arch>/<patch>, hf:<folder or name> or "
-    "<config>.py"
-)
 _HOSTS = ("torchvision", "timm", "open_clip", "dino", "hf")
 _OPTIONS = ("pool", "top_k", "variant", "seed")
 PRETRAINED = "pretrained"
@@ -80,10 +77,6 @@ def parse_model_argument(text: str) -> ModelArgument:
     """Read one model text; checks its form (ValueError), opens no file.
 
     Without NAME the model is called after its checkpoint's folder and file, or after its spec.
-
-    Example:
-        >>> parse_model_argument("LaSt K=1=timm:vit_tiny_patch16_224@run/last.pth,top_k=1").name
-        'LaSt K=1'
     """
     named = _NAMED.fullmatch(text)
     name, rest = (named["name"].strip(), named["rest"]) if named else ("", text)
@@ -124,9 +117,8 @@ def parse_model_argument(text: str) -> ModelArgument:
 def parse_model_arguments(texts: Sequence[str]) -> list[ModelArgument]:
     """Read the model texts of one command, whose names must differ, for they label its rows and pictures."""
     arguments = [parse_model_argument(text) for text in texts]
-    names = [argument.name for argument in arguments]
-    for name in names:
-        if names.count(name) > 1:
+    for name, count in Counter(argument.name for argument in arguments).items():
+        if count > 1:
             raise ValueError(f"two models are called {name!r}; give them names: --model 'A=...' --model 'B=...'")
     return arguments
 
@@ -146,7 +138,7 @@ def load_trained_model(
     """Build a model on the CPU, load its weights strictly, and attach its pooling (see `attach_trained_pooling`).
 
     Args:
-        spec: One of `FORMS`.
+        spec: One of `MODEL_FORMS`; open_clip's give a `LoadedClip`.
         checkpoint: The file, for timm also "pretrained"; None for `open_clip:<arch>/<file>`, hf and random weights.
         opts: `key=value` overrides, for configs only.
         image_size: Crop of the preprocessing, for which a ViT is resized after loading; None is the weights' own size.
@@ -156,9 +148,6 @@ def load_trained_model(
         variant: Likewise.
         random_seed: Keep the host's random initial weights, drawn with this seed: a control, never a default.
 
-    Returns:
-        The model and what is known about it; for open_clip a `LoadedClip`.
-
     Raises:
         ValueError: Bad spec, weights that do not fit, no weights at all, `top_k` or `variant` without pool "last".
         FileNotFoundError: No such file.
@@ -166,28 +155,24 @@ def load_trained_model(
     host, name = _parse(spec)
     arch, file = clip_models.split_clip_spec(name) if host == "open_clip" else ("", "")
     if host == "hf" and random_seed is None:
-        file = name  # brings its weights
+        checkpoint = checkpoint or PRETRAINED  # a name brings its weights
     given = [weights for weights in (file or None, checkpoint, random_seed) if weights is not None]
     if len(given) != 1:
         raise ValueError(
             f"{'several sets of' if given else 'no'} weights for {spec!r}: give one checkpoint, or ask for random "
             f"weights as a control (random_seed, or {spec}@random on a command line); they are no default"
         )
-    if checkpoint == PRETRAINED and host != "timm":
+    if checkpoint == PRETRAINED and host not in ("timm", "hf"):
         raise ValueError(f"only timm:<name>@pretrained is downloaded; for {spec!r} give a file, {spec}@<file>")
     asked = {"pool": pool, "top_k": top_k, "variant": variant}
     if host == "open_clip":
         clip = clip_models.load_clip(arch, file or checkpoint, **asked, random_seed=random_seed, image_size=image_size)
         return replace(clip, preprocessing=clip.preprocessing.resized(image_size, resize))
-    if host == "hf":
-        found = hf_models.load_hf(name, random_seed, **asked)
-        return replace(found, preprocessing=found.preprocessing.resized(image_size, resize))
     read = None if checkpoint in (None, PRETRAINED) else read_weights(checkpoint)
     weights = {} if read is None else read.weights
     classifier = find_classifier(weights)
     num_classes = None if classifier is None else len(weights[classifier])
-    is_backbone = host == "timm" and read is not None and classifier is None
-    asked_classes = 0 if is_backbone else None if host == "config" else num_classes
+    asked_classes = None if host == "config" else 0 if host == "timm" and weights and not num_classes else num_classes
     size = trained_img_size(weights) if host in ("dino", "torchvision") else None
     with nullcontext() if random_seed is None else seeded_weights(random_seed):
         model = build_model(spec, asked_classes, size or image_size, opts, checkpoint == PRETRAINED)
@@ -198,13 +183,15 @@ def load_trained_model(
     if image_size is not None and host in ("timm", "torchvision"):
         set_image_size(model, image_size)
     source = attach_trained_pooling(model, read, **asked, from_config=host == "config")
+    own = "num_labels" if host == "hf" else "num_classes"
+    digest = read.sha256 if read else hf_models.weights_sha256(name) if host == "hf" and random_seed is None else None
     return TrainedModel(
         model=model,
         preprocessing=preprocessing_of(spec, model, image_size, resize, opts),
         pooling=pooling_of(model),
         pooling_source=source,
-        checkpoint_sha256=None if read is None else read.sha256[:16],
-        num_classes=model.num_classes or None if checkpoint == PRETRAINED else num_classes,
+        checkpoint_sha256=digest and digest[:16],
+        num_classes=getattr(model, own, 0) or None if checkpoint == PRETRAINED else num_classes,
     )
 
 
@@ -218,7 +205,7 @@ def build_model(
     """Build the model that `spec` names, with random weights unless `pretrained`, in eval mode on the CPU.
 
     Args:
-        spec: One of `FORMS`, without a file.
+        spec: One of `MODEL_FORMS`, without a file.
         num_classes: Size of the classifier for torchvision and timm; None is the host's own.
         image_size: Side of the square input in pixels; None is the host's own. Ignored by models that take any size
             and by configs, which set their own. A DINO ViT takes any size; its position embedding is made for this.
@@ -238,7 +225,7 @@ def build_model(
     if host == "open_clip":
         return clip_models.create_clip(clip_models.resolve_architecture(name), image_size=image_size)
     if host == "hf":
-        return hf_models.build_hf(hf_models.find_folder(name))
+        return hf_models.build_hf(name, pretrained)
     if host == "dino":
         return build_dino_vit(*dino_parts(name), 224 if image_size is None else image_size).eval()
     if host == "timm":
@@ -286,6 +273,8 @@ def preprocessing_of(
         found = clip_models.clip_preprocessing(model)
     elif host == "dino":
         found = Preprocessing(interpolation="bicubic").resized(model.patch_embed.img_size[0])
+    elif host == "hf":
+        found = hf_models.hf_preprocessing(name, model)
     elif host == "torchvision":
         found = found.resized(getattr(model, "image_size", None))
     elif host == "config" and (own := _instantiated(name, opts, "dataloader.test.dataset.transform")) is not None:
@@ -309,14 +298,14 @@ def _parse(spec: str) -> tuple[str, str]:
     libraries = {"torchvision": torchvision_models, "timm": timm}
     meant = [f"{host}:{spec}" for host, each in libraries.items() if spec.partition(".")[0] in each.list_models()]
     raise ValueError(
-        f"a model is given as {FORMS}, got {spec!r}{'; did you mean ' if meant else ''}{' or '.join(meant)}"
+        f"a model is given as {MODEL_FORMS}, got {spec!r}{'; did you mean ' if meant else ''}{' or '.join(meant)}"
     )
 
 
 def _instantiated(path: str, opts: Sequence[str], key: str) -> Any:
     """What a node of a LazyConfig describes; None where there is no such node, but for the model."""
     if not Path(path).is_file():
-        raise FileNotFoundError(f"no config file at {path!r}; a model is given as {FORMS}")
+        raise FileNotFoundError(f"no config file at {path!r}; a model is given as {MODEL_FORMS}")
     try:
         from detectron2.config import instantiate
         from omegaconf import OmegaConf

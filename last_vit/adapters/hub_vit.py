@@ -9,8 +9,6 @@ patches, CLIP's without the norm.
 """
 
 import inspect
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -98,10 +96,10 @@ class HuggingFaceAdapter:
         if reads == "first":
             tokens, global_token = own, read[:, 0]
         elif reads == "mean":
-            tokens = _part(own, "last_hidden_state")
-            global_token = _part(read, "last_hidden_state")[:, num_prefix_tokens:].mean(dim=1)
+            tokens = own["last_hidden_state"]
+            global_token = read["last_hidden_state"][:, num_prefix_tokens:].mean(dim=1)
         else:
-            tokens, global_token = _part(own, "last_hidden_state"), _part(read, "pooler_output")
+            tokens, global_token = own["last_hidden_state"], read["pooler_output"]
             if reads == "pooler_output":
                 tokens = _norm(tower)(tokens)
         check_global_token(model, global_token, tokens.shape[2])
@@ -159,17 +157,18 @@ class _PoolerOutput(FirstToken):
     def __call__(self, module: nn.Module, args: tuple[Tensor, ...], output: Any) -> Any:
         if self.pool.kind == "cls":
             return output
-        tokens = _norm(module)(_part(output, "last_hidden_state"))
-        return _with(output, "pooler_output", self.pool(tokens, self.num_prefix_tokens))
+        tokens = _norm(module)(output["last_hidden_state"])
+        return type(output)(**{**output, "pooler_output": self.pool(tokens, self.num_prefix_tokens)})
 
 
 class _OnePatch(FirstToken):
     """Hook of a tower whose patches are averaged: the patches of `last_hidden_state` become one, the pooled token."""
 
     def __call__(self, module: nn.Module, args: tuple[Tensor, ...], output: Any) -> Any:
-        tokens = _part(output, "last_hidden_state")
+        tokens = output["last_hidden_state"]
         pooled = self.pool(tokens, self.num_prefix_tokens)[:, None]
-        return _with(output, "last_hidden_state", torch.cat([tokens[:, : self.num_prefix_tokens], pooled], dim=1))
+        tokens = torch.cat([tokens[:, : self.num_prefix_tokens], pooled], dim=1)
+        return type(output)(**{**output, "last_hidden_state": tokens})
 
 
 def _reads(model: nn.Module) -> str:
@@ -214,31 +213,11 @@ def _run(model: nn.Module, tower: nn.Module, images: Tensor) -> Any:
         return run(images, **options)
     height, width = _grid(tower, images)
     order = torch.arange(height * width, device=images.device).expand(len(images), -1)
-    with _unmasked(tower.config):
-        return run(images, noise=order, **options)
-
-
-@contextmanager
-def _unmasked(config: Any) -> Iterator[None]:
-    """ViTMAE drops patches in eval mode, too."""
-    mask_ratio, config.mask_ratio = config.mask_ratio, 0.0
+    mask_ratio, tower.config.mask_ratio = tower.config.mask_ratio, 0.0  # ViTMAE drops patches in eval mode, too
     try:
-        yield
+        return run(images, noise=order, **options)
     finally:
-        config.mask_ratio = mask_ratio
-
-
-def _part(output: Any, name: str) -> Tensor:
-    """One of the first two outputs of a tower, which is a mapping, or a tuple if its caller asked for one."""
-    return output[("last_hidden_state", "pooler_output").index(name)] if isinstance(output, tuple) else output[name]
-
-
-def _with(output: Any, name: str, value: Tensor) -> Any:
-    """A tower's output with another `name`."""
-    if isinstance(output, tuple):
-        index = ("last_hidden_state", "pooler_output").index(name)
-        return (*output[:index], value, *output[index + 1 :])
-    return type(output)(**{**output, name: value})
+        tower.config.mask_ratio = mask_ratio
 
 
 def _logits(output: Any, global_token: Tensor) -> Tensor:

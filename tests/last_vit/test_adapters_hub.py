@@ -168,14 +168,12 @@ def test_masked_autoencoder_is_read_whole_and_trained_masked():
     assert tokens.shape == (4, 5, 16)
 
 
-def test_clip_reads_the_pool_in_both_of_its_ways_and_as_a_tuple():
+def test_clip_compares_texts_with_the_pool():
     model = attach_last(build("CLIPModel"), top_k=3)
     out = dense_forward(model, IMAGES)
     text = torch.ones(2, 3, dtype=torch.long)
     embeds = model(input_ids=text, pixel_values=IMAGES).image_embeds
     torch.testing.assert_close(embeds, nn.functional.normalize(out.logits))
-    tower = attach_last(build("CLIPVisionModel"), top_k=3)
-    assert torch.equal(tower(IMAGES, return_dict=False)[1], dense_forward(tower, IMAGES).global_token)
 
 
 def test_compiles_to_one_graph():

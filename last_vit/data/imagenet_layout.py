@@ -133,7 +133,7 @@ def number_classes(folder: Path, folders: Sequence[str], num_classes: int) -> li
 
     Args:
         folder: Of the class folders; Kaggle's `LOC_synset_mapping.txt` in it or up to four above it lists the classes,
-            which are numbered by their sorted synsets. Without one, 1000 classes are ImageNet-1k's.
+            which are numbered by their sorted synsets. Without one of so many, 1000 classes are ImageNet-1k's.
         folders: The class folders.
         num_classes: Size of the classifier.
 
@@ -143,12 +143,13 @@ def number_classes(folder: Path, folders: Sequence[str], num_classes: int) -> li
     if len(folders) == num_classes:
         return list(folders)
     mapping = _find_above(folder, SYNSETS)
-    known = imagenet_synsets() if mapping is None else _read_synsets(mapping)
-    if folders and len(known) == num_classes and set(folders) <= set(known):
-        return list(known)
+    own = [] if mapping is None else _read_synsets(mapping)
+    for known in (own, imagenet_synsets()):
+        if folders and len(known) == num_classes and set(folders) <= set(known):
+            return list(known)
     source = f"{SYNSETS} is in neither {folder} nor up to four folders above it, and they are no part of ImageNet-1k"
     if mapping is not None:
-        source = f"{mapping} numbers {len(known)} classes, {len(set(folders) & set(known))} of these folders among them"
+        source = f"{mapping} numbers {len(own)} classes, {len(set(folders) & set(own))} of these folders among them"
     raise ValueError(
         f"{folder} has {len(folders)} classes, the classifier {num_classes}: which of its numbers they are is not "
         f"known ({source}). Give a classifier of these classes, or the mapping of its own"

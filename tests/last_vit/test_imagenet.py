@@ -309,6 +309,10 @@ def test_a_subset_without_mapping_is_numbered_by_the_known_synsets_or_refused(tm
     dataset = ImageNetDataset(tmp_path, "val")
     dataset.number_as(1000)
     assert (len(dataset.classes), dataset.labels.tolist()) == (1000, [1, 999])
+    (tmp_path / "LOC_synset_mapping.txt").write_text("n01443537 fish\nn15075141 paper\n")  # of those here alone
+    dataset.number_as(1000)
+    assert dataset.labels.tolist() == [1, 999]
+    (tmp_path / "LOC_synset_mapping.txt").unlink()
     (tmp_path / "val" / "n15075141").rename(tmp_path / "val" / "n99999999")
     with pytest.raises(ValueError, match=r"LOC_synset_mapping\.txt is in neither .*no part of ImageNet-1k"):
         ImageNetDataset(tmp_path, "val").number_as(1000)

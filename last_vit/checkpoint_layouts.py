@@ -2,7 +2,7 @@
 
 Every rule is explicit: a prefix is stripped only when all names carry it, a tower is taken only when the model asks for
 one, a name is rewritten only by an anchored pattern of a known source. What no rule covers stays as it is and fails in
-`last_vit.checkpoint.load_strict`. No tensor is changed: resizing position embeddings belongs to the host library.
+`last_vit.checkpoint.load_strict`. No tensor is resized: position embeddings are for the host library to do.
 
 | file                                     | weights under        | rules                                            |
 |------------------------------------------|----------------------|--------------------------------------------------|
@@ -11,6 +11,7 @@ one, a name is rewritten only by an anchored pattern of a known source. What no 
 | open_clip training checkpoint            | "state_dict"         | wrapper "module."                                |
 | torchvision, timm, DINO backbone, others | the file itself      | torchvision's old MLP names; timm -> torchvision |
 | original EVA-CLIP                        | the file itself      | EVA -> timm, "visual." -> "visual.trunk."        |
+| original DINOv2                          | the file itself      | DINOv2 -> timm                                   |
 | OpenAI's CLIP (TorchScript archive)      | the modules in it    | three attributes that are no weights left out    |
 """
 
@@ -42,6 +43,11 @@ _EVA_TO_TIMM = (
     (_EVA_BLOCK + r"mlp\.w2\.", r"\1mlp.fc1_x."),
     (_EVA_BLOCK + r"mlp\.w3\.", r"\1mlp.fc2."),
     (_EVA_BLOCK + r"attn\.([qv])_bias$", r"\1attn.\2_proj.bias"),
+)
+_DINOV2_TO_TIMM = (
+    (r"^register_tokens$", "reg_token"),
+    (r"^(blocks\.\d+\.mlp\.)w12\.", r"\1fc1."),
+    (r"^(blocks\.\d+\.mlp\.)w3\.", r"\1fc2."),
 )
 # timm's and DINO's ViT have the same names; torchvision packs q, k, v in the same order.
 _TIMM_TO_TORCHVISION = (
@@ -110,8 +116,8 @@ def find_state_dict(content: Mapping[str, Any], key: str | None = None) -> tuple
 def fit_names(state_dict: Mapping[str, Tensor], model_names: Iterable[str]) -> dict[str, Tensor]:
     """Rewrite the names of a state dict of another origin to those of a model; the model's names say which rules apply.
 
-    Left out: EVA's rotary tables (the model computes its own), OpenAI's three attributes and, when the model is the
-    image tower of a CLIP alone, everything that is not under "visual." or "visual.trunk.".
+    Left out: EVA's rotary tables (the model computes its own), DINOv2's mask token, OpenAI's three attributes and, when
+    the model is the image tower of a CLIP alone, everything that is not under "visual." or "visual.trunk.".
 
     Raises:
         ValueError: Two names became one.
@@ -125,6 +131,12 @@ def fit_names(state_dict: Mapping[str, Tensor], model_names: Iterable[str]) -> d
         weights = _rewrite(weights, _EVA_TO_TIMM)
         if any(name.startswith("visual.trunk.") for name in targets):
             weights = _rewrite(weights, ((r"^visual\.", "visual.trunk."),))
+    if "mask_token" in weights.keys() - targets and "blocks.0.norm1.weight" in targets:
+        del weights["mask_token"]
+        weights = _rewrite(weights, _DINOV2_TO_TIMM)
+        if "reg_token" in weights:  # beside registers timm gives CLS no position of its own
+            cls_position, weights["pos_embed"] = weights["pos_embed"].tensor_split((1,), dim=1)
+            weights["cls_token"] = weights["cls_token"] + cls_position
     if not any(name.startswith("visual.") for name in targets):
         tower = next((p for p in ("visual.trunk.", "visual.") if any(n.startswith(p) for n in weights)), None)
         weights = weights if tower is None else _take(weights, tower)

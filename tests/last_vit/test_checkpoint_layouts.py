@@ -5,6 +5,7 @@ import zipfile
 
 import numpy as np
 import pytest
+import timm
 import torch
 from checkpoint_parts import Holder, prefixed, randomised, saved, timm_vit, torchvision_vit
 from clip_files import as_eva
@@ -149,6 +150,24 @@ def test_original_eva_file_loads_into_open_clip_and_from_there_into_timm(tmp_pat
     assert target.logit_scale.item() == pytest.approx(4.6)
     load_checkpoint(tower, saved(tmp_path / "open_clip.pt", open_clip_training(target.state_dict())))
     assert_same_output(tower, source)
+
+
+@pytest.mark.parametrize("name", ["vit_small_patch14_dinov2", "vit_small_patch14_reg4_dinov2"])
+def test_original_dinov2_file_loads_into_timm(tmp_path, name):
+    """With a mask token, which no model reads, and, where there are registers, with a position for CLS."""
+    source = timm.create_model(name, img_size=56, depth=2).eval()
+    for parameter in source.parameters():
+        nn.init.normal_(parameter, std=0.1)
+    file = {**source.state_dict(), "mask_token": torch.zeros(1, 384)}
+    if "reg_token" in file:
+        file["register_tokens"] = file.pop("reg_token")
+        file["pos_embed"] = torch.cat([file["cls_token"] - 0.5, file["pos_embed"]], dim=1)
+        file["cls_token"] = torch.full((1, 1, 384), 0.5)
+    target = timm.create_model(name, img_size=56, depth=2).eval()
+    load_checkpoint(target, saved(tmp_path / "dinov2.pth", file))
+    images = torch.randn(2, 3, 56, 56)
+    with torch.no_grad():
+        torch.testing.assert_close(target(images), source(images), rtol=1e-4, atol=1e-4)
 
 
 def test_unwrap_takes_prefixes_only_where_all_names_have_them():

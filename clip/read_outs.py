@@ -108,6 +108,7 @@ _COLUMNS = {
     "point_in_box": "PiB",
     "point_in_box_random": "random patch",
     "point_in_box_center": "image centre",
+    "point_in_box_max": "attainable",
 }
 
 

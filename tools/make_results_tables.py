@@ -16,6 +16,7 @@ import re
 import statistics
 import subprocess
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
@@ -60,12 +61,16 @@ def render_page(page: str, records: Sequence[ResultRecord], to_results: str = "r
 def render_table(table: ResultsTable, records: Sequence[ResultRecord], to_results: str) -> str:
     """One Markdown table: the paper's rows, each with those of ours that it is compared with, then the others of ours.
 
+    A metric that no record has is no column.
+
     Raises:
         ValueError: Records of one row that are not the same measurement (metrics or number of images differ).
     """
     groups: dict[tuple[str, str], list[ResultRecord]] = {}
     for record in records:
         groups.setdefault((record.row or "", record.dataset), []).append(record)
+    measured = {key for record in records for key in record.metrics} or table.metrics.keys()
+    table = replace(table, metrics={key: title for key, title in table.metrics.items() if key in measured})
     published = ["paper"] if table.paper else []
     numbers = [*published, *table.metrics.values(), "images", "runs"]
     header = ["model", "data set and input", *numbers, "commit", "source"]

@@ -71,6 +71,7 @@ TABLES = {
             "point_in_box": "PiB",
             "point_in_box_random": "random patch",
             "point_in_box_center": "image centre",
+            "point_in_box_max": "attainable",
             "outlier_share": "% high norm",
             "acc1": "top-1",
         },

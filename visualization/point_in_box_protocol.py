@@ -31,6 +31,7 @@ _COLUMNS = {
     "point_in_box": "Point-in-Box",
     "point_in_box_random": "random patch",
     "point_in_box_center": "image centre",
+    "point_in_box_max": "attainable",
     "acc1": "top-1",
     "num_images": "images",
 }

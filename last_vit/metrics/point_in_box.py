@@ -9,8 +9,9 @@ Two hit rules, because the released script's differs from a plain reading of the
 - "center": a patch counts when its centre point lies in the box, mapped exactly as the images are (boxes.py).
 
 Every result carries two baselines, because PiB alone says little on data with large, centred objects: a uniformly
-random patch (expected value) and the image's centre. Does not choose images: single objects, maximal box areas and the
-like are the data set's business.
+random patch (expected value) and the image's centre; and what is attainable, for an object may be cropped away or lie
+between patch centres. Does not choose images: single objects, maximal box areas and the like are the data set's
+business.
 
 Letters: M boxes (one per image), N = h * w patches in row-major order.
 """
@@ -50,7 +51,7 @@ def box_patch_mask(
 
 
 class PointInBox:
-    """Streaming Point-in-Box with its two baselines, summed over all processes in `compute`.
+    """Streaming Point-in-Box with its baselines and its bound, summed over all processes in `compute`.
 
     Images with a NaN box (no object, or several) are not counted. `crop` and `resize` are the images', in pixels.
 
@@ -63,7 +64,7 @@ class PointInBox:
         if hit_rule not in HIT_RULES:
             raise ValueError(f"hit_rule must be one of {', '.join(HIT_RULES)}, got {hit_rule!r}")
         self.crop, self.resize, self.hit_rule = crop, resize, hit_rule
-        self._counters = SummedCounters("num_images", "num_nan", "hit", "random", "center")
+        self._counters = SummedCounters("num_images", "num_nan", "hit", "random", "center", "max")
 
     def update(self, patch_score: Tensor, boxes_xyxy: Tensor, image_hw: Tensor, grid_hw: tuple[int, int]) -> None:
         """Count one batch; boxes [B, 4], `image_hw` [B, 2] and `grid_hw` as in `box_patch_mask`.
@@ -90,6 +91,7 @@ class PointInBox:
             num_nan=(is_nan & has_box).sum(),
             hit=inside.gather(1, peak[:, None]).sum(),
             random=inside.double().mean(dim=1).sum(),
+            max=inside.any(dim=1).sum(),
             center=self._center_hits(inside, boxes_xyxy, image_hw, grid_hw).sum(),
         )
 
@@ -100,7 +102,8 @@ class PointInBox:
     def compute(self) -> dict[str, float | int]:
         """Point-in-Box over everything counted by all processes.
 
-        "point_in_box", "point_in_box_random", "point_in_box_center" in percent, and "num_images".
+        "point_in_box", "point_in_box_random", "point_in_box_center" and "point_in_box_max" (the share of images whose
+        box holds any patch under the hit rule) in percent, and "num_images".
 
         Raises:
             ValueError: If no image with a box was counted, or if scores held NaN.
@@ -118,6 +121,7 @@ class PointInBox:
             "point_in_box": 100.0 * totals["hit"] / num_images,
             "point_in_box_random": 100.0 * totals["random"] / num_images,
             "point_in_box_center": 100.0 * totals["center"] / num_images,
+            "point_in_box_max": 100.0 * totals["max"] / num_images,
             "num_images": num_images,
         }
 

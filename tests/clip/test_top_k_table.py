@@ -97,7 +97,7 @@ def test_point_in_box_of_every_token(here):
         expected = metric.compute()
         found = rows[row]["metrics"]
         assert found["num_boxes"] == expected["num_images"] < 24
-        for key in ("point_in_box", "point_in_box_random", "point_in_box_center"):
+        for key in ("point_in_box", "point_in_box_random", "point_in_box_center", "point_in_box_max"):
             assert found[key] == pytest.approx(expected[key], abs=1e-3)
         assert rows[row]["n_images"] == 24
 

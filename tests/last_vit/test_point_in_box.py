@@ -89,6 +89,16 @@ def test_center_baseline(hit_rule, grid, box, expected):
     assert metric.compute()["point_in_box_center"] == expected
 
 
+@pytest.mark.parametrize(("hit_rule", "expected"), [("center", 50.0), ("release", 75.0)])
+def test_attainable_is_the_share_of_boxes_that_hold_a_patch(hit_rule, expected):
+    """Of a box between two patch centres and one right of the crop none does under the rule of centres."""
+    metric = PointInBox(crop=64, resize=64, hit_rule=hit_rule)
+    boxes = torch.tensor([[0, 0, 64, 64], [9, 9, 23, 40], [20, 20, 30, 30], [100, 10, 120, 40], [torch.nan] * 4])
+    image_hw = torch.tensor([[64, 64], [64, 64], [64, 64], [64, 128], [64, 64]])
+    metric.update(torch.zeros(5, dtype=torch.long), boxes.float(), image_hw, (4, 4))
+    assert metric.compute()["point_in_box_max"] == expected
+
+
 def test_errors_instead_of_nan():
     metric = PointInBox(crop=64, resize=64)
     metric.update(torch.rand(2, 16), torch.full((2, 4), torch.nan), HW.repeat(2, 1), (4, 4))

@@ -321,6 +321,7 @@ def test_summary_shows_the_numbers_of_the_record(page, report):
         assert cells["Point-in-Box", i].startswith(rounded(hits["point_in_box"]))
         assert f"random patch {rounded(hits['point_in_box_random'])}" in cells["Point-in-Box", i]
         assert f"image centre {rounded(hits['point_in_box_center'])}" in cells["Point-in-Box", i]
+        assert f"attainable {rounded(hits['point_in_box_max'])}" in cells["Point-in-Box", i]
         num_hits = round(hits["point_in_box"] * hits["num_images"] / 100)
         interval = binomtest(num_hits, hits["num_images"]).proportion_ci(method="wilson")
         low, high = (rounded(100 * side) for side in interval)

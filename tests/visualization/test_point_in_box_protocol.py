@@ -62,12 +62,13 @@ def test_numbers_against_a_loop(call, token, hit_rule, area, capsys):
     assert record["metrics"]["outlier_share"] == pytest.approx(norms["outlier_share"], abs=1e-4)
     assert record["metrics"]["high_norm"] == norms["high_norm"]
     assert record["config"]["norm_cutoff"] == pytest.approx(norms["cutoff"])
-    assert {"point_in_box_random", "point_in_box_center", "acc5"} <= record["metrics"].keys()
+    assert {"point_in_box_random", "point_in_box_center", "point_in_box_max", "acc5"} <= record["metrics"].keys()
     words = {"none": "any box", "1": "box < 100 %", "0.25": "box < 25 %"}[area]
     assert record["dataset"] == f"imagenet val, 64 px, {words}, {hit_rule} rule, {token} token"
     assert record["config"]["left_out"]["several objects"] == 1
     printed = capsys.readouterr().out
-    assert all(word in printed for word in (f"{expected:.2f}", "random patch", "image centre", "several objects"))
+    words = (f"{expected:.2f}", "random patch", "image centre", "attainable", "several objects")
+    assert all(word in printed for word in words)
 
 
 def test_norms_without_spread_only_cost_the_flag(call, monkeypatch, capsys):

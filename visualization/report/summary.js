@@ -11,6 +11,7 @@ const ROWS = [
     value: (m) => m.point_in_box?.point_in_box,
     tick: ["random patch", (m) => m.point_in_box.point_in_box_random],
     wedge: ["image centre", (m) => m.point_in_box.point_in_box_center],
+    also: (m) => `attainable ${fixed(m.point_in_box.point_in_box_max, 1)}`,
     size: (m) => m.point_in_box.num_images, interval: wilson,
   },
   {

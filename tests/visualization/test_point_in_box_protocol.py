@@ -88,7 +88,7 @@ def test_several_models_stand_in_one_table(call, monkeypatch, capsys):
     lines = [line.split("  ") for line in capsys.readouterr().out.splitlines()[2:]]  # behind a line per record
     rows = [[cell.strip() for cell in line if cell.strip()] for line in lines]
     assert rows[0][:4] == ["model", "high norm", "outliers %", "Point-in-Box"]
-    assert [(row[0], row[6] == "-", row[7]) for row in rows[1:3]] == [("ViT", False, "6"), ("ResNet", True, "6")]
+    assert [(row[0], row[7] == "-", row[8]) for row in rows[1:3]] == [("ViT", False, "6"), ("ResNet", True, "6")]
     assert rows[5][0].startswith("imagenet val, any box, release rule, trained token; percent; left out: ")
     assert {(record["row"], record["table"]) for record in records} == {(n, "point_in_box") for n in ("ViT", "ResNet")}
     (alone,) = call(evaluate_patch_hit, *IMAGENET, *ANY_BOX)

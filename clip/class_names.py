@@ -81,6 +81,19 @@ def read_class_names(
         raise ValueError(f"class-name file {path}: {error}") from error
 
 
+def parse_vocabulary(text: str) -> ClassNames:
+    """Classes from one line or a file: "cat, grass, sky", with synonyms "cat; kitten, grass"; or a path as above.
+
+    Raises:
+        ValueError: An empty vocabulary, an empty name, or one that stands twice.
+    """
+    if not text.strip(" ,;"):
+        raise ValueError(f"the vocabulary {text!r} is empty; name the classes to look for, such as 'cat, grass, sky'")
+    if Path(text).suffix in (".txt", ".json"):
+        return read_class_names(text)
+    return _checked([(None, f"entry {i}", part.split(";")) for i, part in enumerate(text.split(","), start=1)])
+
+
 def imagenet_class_names(wnids: Sequence[str]) -> ClassNames:
     """open_clip's names of ImageNet-1k classes, the ones that CLIP's published accuracies are measured with.
 

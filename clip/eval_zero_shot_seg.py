@@ -19,19 +19,16 @@ import argparse
 from pathlib import Path
 
 from seg_settings import CUSTOM, DATASETS, PROTOCOLS, ZERO_LABELS
-from zero_shot_flags import add_clip_flags
+from zero_shot_flags import add_clip_flags, add_last_block_flags
 
 from last_vit.command_line import add_running_flags, command, positive
-from last_vit.names import LAST_BLOCKS
 
 
 @command("zero_shot_segmentation:run")
 def main(parser: argparse.ArgumentParser) -> None:
     """The command line."""
     add_clip_flags(parser)
-    parser.add_argument(
-        "--last-block", choices=LAST_BLOCKS, default="vanilla", help="see last_vit/clip_dense.py; default vanilla"
-    )
+    add_last_block_flags(parser)
     add = parser.add_argument_group("data").add_argument
     add("--dataset", choices=(*DATASETS, CUSTOM), required=True, help="custom has images/ and labels/")
     add("--root", type=Path, required=True, help="the data set's folder, in its official layout")

@@ -1,9 +1,9 @@
-"""Pictures of a segmentation: the image, its ground truth and the prediction, in colours with a legend.
+"""Pictures of a segmentation: the image, the ground truth if there is one, the prediction; colours and a legend.
 
 Drawn without pyplot, so no display is needed and no state is left behind. A class has the same colour in every picture
 of its data set: VOC20 and VOC21 have their official ones, the other sets the same in the order of their classes, and
 Cityscapes its own, which people know. The legend names the classes of the picture, largest first, each with its IoU in
-this image.
+this image, or without ground truth its share of it.
 """
 
 from collections.abc import Iterator, Sequence
@@ -48,35 +48,39 @@ def draw_overlays(
         path = folder / f"{result_name(f'{model_name}_{setting.name}_' + sample['name'])}.png"
         picture = draw_overlay(sample["image"].permute(1, 2, 0).numpy(), label, prediction, images.names, colors)
         picture.axes[0].set_title(sample["name"], fontsize=9)
-        picture.axes[2].set_title(model_name, fontsize=9)
+        picture.axes[-1].set_title(model_name, fontsize=9)
         picture.savefig(path)
         yield path
 
 
 def draw_overlay(
-    image: np.ndarray, label: np.ndarray, prediction: np.ndarray, names: Sequence[str], palette: np.ndarray
+    image: np.ndarray, label: np.ndarray | None, prediction: np.ndarray, names: Sequence[str], palette: np.ndarray
 ) -> Figure:
-    """A picture of three panels, of which the second has a title.
+    """A picture of three panels, of which the second has a title; of two without a label.
 
     Image and palette are uint8 [H, W, 3] and [C, 3], label (a class or 255) and prediction integer [H, W].
     """
-    height, width = label.shape
-    shown = classes_and_iou(label, prediction, len(names))
+    height, width = prediction.shape
+    if label is None:
+        painted, shown = [prediction], [(index, f"{100 * share:.0f} %") for index, share in class_shares(prediction)]
+    else:
+        found = classes_and_iou(label, prediction, len(names))
+        painted, shown = [label, prediction], [(index, f"IoU {100 * iou:.0f}") for index, iou in found]
     num_rows = -(-(min(len(shown), MAX_LEGEND) + 2) // _COLUMNS)
     panel_height = _PANEL_WIDTH * min(height / width, _MAX_ASPECT)
-    figure = Figure(figsize=(3 * _PANEL_WIDTH, panel_height + 0.5 + 0.2 * num_rows), dpi=110, layout="constrained")
-    for axes, panel in zip(
-        figure.subplots(1, 3), (image, *(paint(image, each, palette) for each in (label, prediction))), strict=True
-    ):
+    panels = [image, *(paint(image, each, palette) for each in painted)]
+    size = (len(panels) * _PANEL_WIDTH, panel_height + 0.5 + 0.2 * num_rows)
+    figure = Figure(figsize=size, dpi=110, layout="constrained")
+    for axes, panel in zip(figure.subplots(1, len(panels)), panels, strict=True):
         axes.imshow(panel, interpolation="nearest")
         axes.set_axis_off()
     figure.axes[1].set_title("ground truth", fontsize=9)
     grey = np.full((1, len(names), 3), 128, dtype=np.uint8)
     colors = paint(grey, np.arange(len(names))[None], palette)[0] / 255  # as they look on an image
-    handles = [_entry(colors[index], f"{names[index]}, IoU {100 * iou:.0f}") for index, iou in shown[:MAX_LEGEND]]
+    handles = [_entry(colors[index], f"{names[index]}, {size}") for index, size in shown[:MAX_LEGEND]]
     if len(shown) > MAX_LEGEND:
         handles.append(Patch(facecolor="none", label=f"and {len(shown) - MAX_LEGEND} smaller"))
-    if (label == IGNORED).any():
+    if label is not None and (label == IGNORED).any():
         handles.append(_entry("white", "does not count"))
     figure.legend(handles=handles, loc="outside lower center", ncols=_COLUMNS, fontsize=8, frameon=False)
     return figure
@@ -98,6 +102,12 @@ def paint(image: np.ndarray, label: np.ndarray, palette: np.ndarray) -> np.ndarr
     table[: len(palette)] = palette
     grey = 76 + 0.7 * image.mean(axis=2, keepdims=True)  # dark images keep their colours
     return ((1 - _OPACITY) * grey + _OPACITY * table[label]).astype(np.uint8)
+
+
+def class_shares(prediction: np.ndarray) -> list[tuple[int, float]]:
+    """Classes of a prediction and the share of the image that each takes, in (0, 1]; the largest first."""
+    size = np.bincount(prediction.ravel())
+    return [(int(index), float(size[index] / prediction.size)) for index in np.argsort(-size) if size[index]]
 
 
 def classes_and_iou(label: np.ndarray, prediction: np.ndarray, num_classes: int) -> list[tuple[int, float]]:

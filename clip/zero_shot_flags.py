@@ -3,6 +3,8 @@
 import argparse
 from pathlib import Path
 
+from last_vit.names import LAST_BLOCKS
+
 MODEL_HELP = (
     "[NAME=]open_clip:ARCH@CHECKPOINT[,pool=KIND][,top_k=K][,variant=release|paper]; ARCH is an open_clip name or a "
     "model-config .json, CHECKPOINT a local file or `random`; once per model"
@@ -27,6 +29,13 @@ def add_clip_flags(parser: argparse.ArgumentParser) -> None:
         help="where class embeddings are kept from run to run; default ~/.cache/last_vit/class_embeddings",
     )
     add("--no-text-cache", action="store_true", help="neither read nor keep class embeddings")
+
+
+def add_last_block_flags(parser: argparse.ArgumentParser) -> None:
+    """What the tower's last block is run as."""
+    add = parser.add_argument
+    add("--last-block", choices=LAST_BLOCKS, default="vanilla", help="see last_vit/clip_last_block.py; default vanilla")
+    add("--gaussian-std", type=float, metavar="PATCHES", help="width of naclip's neighbourhood; default 5, NACLIP's")
 
 
 def add_image_flags(parser: argparse.ArgumentParser) -> None:

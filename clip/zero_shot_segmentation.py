@@ -72,6 +72,7 @@ def measure_segmentation(
         config={
             **describe_clip(argument, clip, args),
             "last_block": args.last_block,
+            **({} if args.gaussian_std is None else {"gaussian_std": args.gaussian_std}),
             "protocol": args.protocol,
             **{key: getattr(setting, key) for key in _SETTINGS},
             "pamr": setting.uses_pamr,
@@ -111,6 +112,11 @@ def choose_setting(args: argparse.Namespace) -> SegmentationSetting:
         if args.class_names is not None:
             setting = replace(setting, class_names=read_class_names(args.class_names, setting.num_classes))
         setting = replace(setting, name=args.dataset_name or setting.name)
+    return replace_settings(setting, args)
+
+
+def replace_settings(setting: SegmentationSetting, args: argparse.Namespace) -> SegmentationSetting:
+    """A setting with what the flags put in place of the protocol's."""
     asked = {key: getattr(args, key) for key in ("short_side", *_REPLACEABLE) if getattr(args, key) is not None}
     if asked.get("prob_threshold") and not setting.has_background:
         raise ValueError(
@@ -129,13 +135,16 @@ def build_segmenter(
     prep = clip.preprocessing
     patch_size = find_patch_size(clip.model, prep.crop)
     plan_windows((setting.short_side,) * 2, setting.crop, setting.stride, patch_size)  # errors before the work
+    if args.gaussian_std is not None and args.last_block != "naclip":
+        raise ValueError(f"--gaussian-std is the width of --last-block naclip, but the block is {args.last_block}")
+    width = {} if args.gaussian_std is None else {"gaussian_std": args.gaussian_std}
     text, class_of_name = encode_names(clip, setting.class_names, args, device)
     crop, stride = setting.crop, setting.stride
     if not crop and setting.protocol == "naclip":
         # a whole image's scores are stretched to that image, then to the annotation, as those of one window are
         crop = stride = MAX_LONG_SIDE
     return ZeroShotSegmenter(
-        dense=partial(clip_dense_features, clip.model, last_block=args.last_block),
+        dense=partial(clip_dense_features, clip.model, last_block=args.last_block, **width),
         text=text,
         rule=LabelRule(class_of_name, setting.logit_scale, setting.prob_threshold, setting.area_threshold),
         mean=prep.mean,
@@ -159,7 +168,8 @@ def describe_input(args: argparse.Namespace, setting: SegmentationSetting, image
     if args.pamr is not None and (args.dataset == CUSTOM or setting.uses_pamr != usual.uses_pamr):
         parts.append("PAMR" if setting.uses_pamr else "no PAMR")
     if args.last_block != "vanilla":
-        parts.append(f"{args.last_block} block")
+        width = "" if args.gaussian_std is None else f" of std {args.gaussian_std:g}"
+        parts.append(f"{args.last_block} block{width}")
     for key in _REPLACEABLE:
         value = getattr(args, key)
         if value is not None and (args.dataset == CUSTOM or value != getattr(usual, key)):

@@ -4,8 +4,9 @@ Lists come from VOC, COCO and ImageNet layouts; every annotation is read when on
 stops before any model runs. Which objects count is the protocol of LOST, which the field's CorLoc numbers share: VOC's
 difficult and truncated ones do, COCO's crowd regions do not, and COCO's boxes are rounded to whole pixels.
 
-No image is resized or cropped. Zeros (the mean colour, for they come after normalisation) are added at the right and at
-the bottom up to whole patches, as LOST does, so pixels keep their coordinates. A batch holds images of one padded size.
+No image is cropped, nor resized unless asked for. Zeros (the mean colour, for they come after normalisation) are added
+at the right and at the bottom up to whole patches, as LOST does, so pixels keep their coordinates. A batch holds images
+of one padded size.
 
 Letters: M objects of one image.
 """
@@ -22,6 +23,7 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset
+from torchvision.transforms import functional
 from torchvision.transforms.functional import normalize, to_tensor
 
 from last_vit.data.coco import CocoInstances
@@ -130,14 +132,16 @@ def leave_out_broken(objects: ObjectList) -> ObjectList:
 class DiscoveryImages(Dataset):
     """The images of an `ObjectList`, normalised with `mean` and `std` per RGB channel of values in [0, 1].
 
-    A sample is a dict: `image` float32 [3, H, W], normalised, at native resolution; `image_hw` (H, W); `objects_xyxy`
-    float32 [M, 4] in the image's pixels; `labels` int64 [M]; `index` (into this data set); `name`, the image's path
-    below the deepest folder that holds all of them. An image that is unreadable, or whose annotation is of another
+    A sample is a dict: `image` float32 [3, H, W], normalised, at the size of `resized_hw`; `image_hw` (H, W);
+    `objects_xyxy` float32 [M, 4] in its pixels; `labels` int64 [M]; `index` (into this data set); `name`, the image's
+    path below the deepest folder that holds all of them. An image that is unreadable, or whose annotation is of another
     shape, is named in an error.
     """
 
-    def __init__(self, objects: ObjectList, mean: Sequence[float], std: Sequence[float]) -> None:
-        self.objects = objects
+    def __init__(
+        self, objects: ObjectList, mean: Sequence[float], std: Sequence[float], resize: Sequence[int] = ()
+    ) -> None:
+        self.objects, self.resize = objects, tuple(resize)
         self.mean, self.std = tuple(mean), tuple(std)
         folder = os.path.commonpath([image.path.parent for image in objects.images])
         self.names = [image.path.relative_to(folder).as_posix() for image in objects.images]
@@ -146,11 +150,9 @@ class DiscoveryImages(Dataset):
         return len(self.objects.images)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        known = self.objects.images[index]
-        picture = load_rgb(known.path)
+        known, picture = self.objects.images[index], self.picture(index)
         image_hw = (picture.height, picture.width)
-        check_frame(known.path, image_hw, known.frame_hw)
-        # an annotation of a scaled image (ImageNet has such) is brought to the image's own pixels
+        # an annotation of a scaled image (ImageNet has such) is brought to the pixels that the model sees
         scale = torch.tensor([image_hw[1] / known.frame_hw[1], image_hw[0] / known.frame_hw[0]]).repeat(2)
         return {
             "image": normalize(to_tensor(picture), self.mean, self.std),
@@ -161,10 +163,43 @@ class DiscoveryImages(Dataset):
             "name": self.names[index],
         }
 
-    def image_hw(self, index: int) -> tuple[int, int]:
-        """(height, width) of an image, from its file's header."""
+    def picture(self, index: int) -> Image.Image:
+        """An image as it is read, at its size for the model."""
+        known = self.objects.images[index]
+        picture = load_rgb(known.path)
+        check_frame(known.path, (picture.height, picture.width), known.frame_hw)
+        return resize_picture(picture, self.resize)
+
+    def file_hw(self, index: int) -> tuple[int, int]:
+        """(height, width) of an image file, from its header."""
         with Image.open(self.objects.images[index].path) as picture:
             return picture.height, picture.width
+
+    def image_hw(self, index: int) -> tuple[int, int]:
+        """(height, width) of an image as the model sees it."""
+        return resized_hw(self.file_hw(index), self.resize)
+
+
+def resized_hw(image_hw: tuple[int, int], resize: Sequence[int]) -> tuple[int, int]:
+    """(height, width) for none, one or two numbers: as it is; the shorter side, aspect kept; or height and width.
+
+    Example:
+        >>> resized_hw((300, 400), []), resized_hw((300, 400), [480]), resized_hw((300, 400), [224, 224])
+        ((300, 400), (480, 640), (224, 224))
+    """
+    if len(resize) > 2:
+        raise ValueError(f"--resize is the shorter side, or height and width, got {len(resize)} numbers")
+    if len(resize) == 1:
+        shorter = min(image_hw)
+        resize = [resize[0] if side == shorter else int(resize[0] * side / shorter) for side in image_hw]
+    return tuple(resize) or tuple(image_hw)
+
+
+def resize_picture(picture: Image.Image, resize: Sequence[int]) -> Image.Image:
+    """An image at the size of `resized_hw`, bilinear with antialias."""
+    image_hw = (picture.height, picture.width)
+    wanted = resized_hw(image_hw, resize)
+    return picture if wanted == image_hw else functional.resize(picture, list(wanted))
 
 
 def pad_to_patch(image: Tensor, patch_size: int, name: str = "the image") -> Tensor:

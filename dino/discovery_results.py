@@ -9,7 +9,7 @@ import argparse
 import json
 import random
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -17,15 +17,17 @@ import discovery_images as native
 import numpy as np
 import object_discovery as known
 import torch
-from discover_boxes import MIN_IOU, MethodRun, corloc_by_class, discover_boxes
+from discover_boxes import MIN_IOU, MethodRun, ScoredBox, corloc_by_class, discover_boxes
+from eval_options import FEATURES
 from last_attention import find_attention_layer
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch, Rectangle
+from object_discovery import Box
+from PIL import Image
 from torch import nn
 
 from last_vit.atomic_file import atomic_file
-from last_vit.data.image_files import load_rgb
 from last_vit.dense import find_patch_size, takes_any_size
 from last_vit.evaluation import describe_model, folder_name, print_table, progress, say_left_out, write_record
 from last_vit.models import ModelArgument, TrainedModel, parse_model_arguments
@@ -45,12 +47,14 @@ def run(args: argparse.Namespace) -> None:
         for argument in parse_model_arguments(args.model):
             trained = argument.load()
             methods = choose_methods(args, trained)
-            images = native.DiscoveryImages(objects, trained.preprocessing.mean, trained.preprocessing.std)
+            prep = trained.preprocessing
+            images = native.DiscoveryImages(objects, prep.mean, prep.std, args.resize)
             start = time.perf_counter()
             patch_size, runs = evaluate(args, argument, trained, images, methods, device)
             seconds = time.perf_counter() - start
             saved[argument.name] = {
-                each.method.name: {images.names[i]: found.box_xyxy for i, found in each.found.items()} for each in runs
+                each.method.name: {images.names[i]: in_file(images, i, found) for i, found in each.found.items()}
+                for each in runs
             }
             if is_main_process():
                 _report(args, argument, trained, images, name, runs, patch_size, seconds, device)
@@ -92,12 +96,13 @@ def open_objects(args: argparse.Namespace) -> tuple[native.ObjectList, str]:
 
 def choose_methods(args: argparse.Namespace, trained: TrainedModel) -> list[known.DiscoveryMethod]:
     """The methods that the flags name, each once; a last attention layer that they need and cannot read is an error."""
+    features = FEATURES[args.which_features]
     scores = partial(known.patch_score_method, global_token=args.global_token, last_pool=trained.selection())
     made = {
         "patch-score": [scores(component) for component in dict.fromkeys(args.component)],
-        "lost": [known.lost_method(args.k_patches)],
+        "lost": [known.lost_method(args.k_patches, features)],
         "dino-seg": [known.dino_seg_method(args.dino_seg_head, not args.mended)],
-        "tokencut": [known.tokencut_method()],
+        "tokencut": [known.tokencut_method(args.tau, args.eps, features)],
     }
     methods = [method for name in dict.fromkeys(args.method) for method in made[name]]
     if any(method.needs_attention for method in methods):
@@ -114,21 +119,38 @@ def evaluate(
     device: torch.device,
 ) -> tuple[int, list[MethodRun]]:
     """The model's patch size in pixels, and what every method did on all images."""
-    model, side = trained.model.to(device), trained.preprocessing.crop
-    patch_size = find_patch_size(model, side)
-    grid = side // patch_size
-    known_images = images.objects.images
-    other = [each for each in known_images if {-(-length // patch_size) for length in each.frame_hw} != {grid}]
-    if other and not takes_any_size(model, side, patch_size):
-        height, width = other[0].frame_hw
-        raise ValueError(
-            f"model {argument.name!r} takes {side} x {side} pixels only, and {len(other)} of {len(images)} "
-            f"images are of other sizes, such as {other[0].path.name} ({width} x {height}, width x height), which "
-            "object discovery does not resize; dino:<arch>/<patch>@FILE takes any size and reads the weights of DINO "
-            "and of timm's plain ViTs without classifier"
-        )
+    model = trained.model.to(device)
+    sizes = {each.path.name: native.resized_hw(each.frame_hw, args.resize) for each in images.objects.images}
+    patch_size = fitting_patch_size(argument.name, model, trained.preprocessing.crop, sizes)
     batches = progress(native.build_native_loader(images, patch_size, args.batch_size, args.num_workers), argument.name)
     return patch_size, discover_boxes(model, batches, methods, patch_size, device, getattr(torch, args.dtype))
+
+
+def fitting_patch_size(name: str, model: nn.Module, side: int, sizes: Mapping[str, tuple[int, int]]) -> int:
+    """A model's patch size in pixels; ValueError where it takes only its own `side`, and the images have other sizes.
+
+    `sizes` are (height, width) of the images by their names.
+    """
+    patch_size = find_patch_size(model, side)
+    grid = side // patch_size
+    other = [file for file, image_hw in sizes.items() if {-(-length // patch_size) for length in image_hw} != {grid}]
+    if other and not takes_any_size(model, side, patch_size):
+        height, width = sizes[other[0]]
+        raise ValueError(
+            f"model {name!r} takes {side} x {side} pixels only, and {len(other)} of {len(sizes)} images are of other "
+            f"sizes, such as {other[0]} ({width} x {height}, width x height): give --resize {side} {side}; "
+            "dino:<arch>/<patch>@FILE takes any size and reads the weights of DINO and of timm's plain ViTs without "
+            "classifier"
+        )
+    return patch_size
+
+
+def in_file(images: native.DiscoveryImages, index: int, found: ScoredBox) -> Box:
+    """A box in the pixels of the image's file."""
+    if not images.resize:
+        return found.box_xyxy
+    scales = [own / seen for own, seen in zip(images.file_hw(index), images.image_hw(index), strict=True)]
+    return tuple(edge * scales[1 - place % 2] for place, edge in enumerate(found.box_xyxy))
 
 
 def _report(
@@ -146,7 +168,7 @@ def _report(
     objects = images.objects
     num_empty = sum(len(image.labels) == 0 for image in objects.images)
     print(
-        f"{argument.name}: {len(images)} images at native resolution, patches of {patch_size} pixels, "
+        f"{argument.name}: {len(images)} images, {_size_words(args.resize)}, patches of {patch_size} pixels, "
         f"{describe_device(device)}; {num_empty} images without any object"
     )
     say_left_out(objects.skipped)
@@ -168,7 +190,7 @@ def _report(
             "corloc",
             f"{argument.name}, {kind}",
             run.metrics | {f"corloc/{name}": value for name, (value, _) in classes.items()},
-            dataset=", ".join([images_name, "native", *protocol]),
+            dataset=", ".join([images_name, _size_words(args.resize), *protocol]),
             n_images=len(run.found),
             config={
                 **describe_model(argument, trained),
@@ -185,6 +207,10 @@ def _report(
             device=device,
         )
         print(f"written {path}")
+
+
+def _size_words(resize: Sequence[int]) -> str:
+    return f"{' x '.join(map(str, resize))} px" if resize else "native"
 
 
 def choose_images(best_iou: dict[int, float], number: int, seed: int) -> tuple[list[int], list[int]]:
@@ -239,18 +265,29 @@ def _draw_image(
     image = native.pad_to_patch(sample["image"], patch_size)[None].to(next(model.parameters()).device)
     features = known.feature_reader([run.method])(model, image)
     ((_, patches),) = run.method.boxes(features, [(height, width)], patch_size)
-    mask = patches.mask.repeat(patch_size, axis=0).repeat(patch_size, axis=1)[:height, :width, None]
-    picture = np.asarray(load_rgb(images.objects.images[index].path), dtype=np.float32) / 255
-    panel.imshow(np.where(mask, picture, _DIMMED * picture))
+    draw_mask(panel, images.picture(index), patches.mask, patch_size)
     for box in sample["objects_xyxy"].tolist():
         _draw_box(panel, box, EDGE, 2.4)
         _draw_box(panel, box, OBJECT, 1.2)
     box, iou, _ = run.found[index]
     kind, color = ("hit", HIT) if iou >= MIN_IOU else ("miss" if len(sample["labels"]) else "no object", MISS)
+    draw_found_box(panel, box, color)
+    panel.set_title(f"{kind}, IoU {iou:.2f}", fontsize=8)
+
+
+def draw_mask(panel: Axes, picture: Image.Image, mask: np.ndarray, patch_size: int) -> None:
+    """Show an image, dark outside a mask of its patches, bool [h, w], with room for a box on its border."""
+    width, height = picture.size
+    is_found = mask.repeat(patch_size, axis=0).repeat(patch_size, axis=1)[:height, :width, None]
+    pixels = np.asarray(picture, dtype=np.float32) / 255
+    panel.imshow(np.where(is_found, pixels, _DIMMED * pixels))
+    panel.set(xlim=(-3, width + 3), ylim=(height + 3, -3))
+
+
+def draw_found_box(panel: Axes, box: Sequence[float], color: str) -> None:
+    """A predicted box, seen on anything."""
     _draw_box(panel, box, EDGE, 3.6)
     _draw_box(panel, box, color, 2.2)
-    panel.set(xlim=(-3, width + 3), ylim=(height + 3, -3))  # a box on the border stays visible
-    panel.set_title(f"{kind}, IoU {iou:.2f}", fontsize=8)
 
 
 def _draw_box(panel: Axes, box: Sequence[float], color: str, width: float) -> None:

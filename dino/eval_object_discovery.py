@@ -6,9 +6,10 @@ r"""Single-object discovery without labels: one box per image, and how often it 
         --coco-json annotations/instances_train2014.json --coco-list coco_20k_filenames.txt
     torchrun --nproc-per-node 8 dino/eval_object_discovery.py ...     # every image once, whatever the number
 
-Images at their own resolution, padded with zeros at the right and the bottom to whole patches, as LOST does. A box is
-right when it overlaps any annotated object by half (IoU >= 0.5); every image counts. The paper says of its own method
-no more than "mean + 1 std" of the patch score; `--component` says what becomes of the patches above that.
+Images at their own resolution, unless --resize says another, padded with zeros at the right and the bottom to whole
+patches, as LOST does. A box is right when it overlaps any annotated object by half (IoU >= 0.5); every image counts.
+The paper says of its own method no more than "mean + 1 std" of the patch score; `--component` says what becomes of the
+patches above that.
 
 Prints, and keeps in a record, CorLoc, the mean overlap, and images per second of the forward pass (one for all methods
 of the command) and of each method's box extraction, loading left out; under torchrun, those of one process. For
@@ -18,9 +19,9 @@ comparison, CorLoc of a box around the whole image, which needs no model.
 import argparse
 from pathlib import Path
 
-from eval_options import COMPONENTS, METHODS
+from eval_options import add_method_flags, add_resize_flag
 
-from last_vit.command_line import MODEL_HELP, add_running_flags, add_token_flag, command, non_negative, positive
+from last_vit.command_line import MODEL_HELP, add_running_flags, command, positive
 
 
 @command("discovery_results:run")
@@ -28,22 +29,9 @@ def main(parser: argparse.ArgumentParser) -> None:
     """The command line."""
     add = parser.add_argument
     add("--model", action="append", required=True, metavar="MODEL", help=MODEL_HELP)
-    methods = parser.add_argument_group("methods")
-    add = methods.add_argument
-    add("--method", nargs="+", choices=METHODS, default=["patch-score"], help="default patch-score")
-    add(
-        "--component",
-        nargs="+",
-        choices=COMPONENTS,
-        default=["peak"],
-        help="patch-score: box the part of the mask with the best patch, its largest part, or all of it; each becomes "
-        "a row; default peak",
-    )
-    add_token_flag(methods)
-    add("--k-patches", type=positive, default=100, help="lost: candidates for the seed's friends; default 100")
-    add("--dino-seg-head", type=non_negative, default=4, help="dino-seg: attention head, counted from 0; default 4")
-    add("--mended", action="store_true", help="dino-seg: without the three slips of the published code")
-    add = parser.add_argument_group("images: one of VOC, COCO and ImageNet").add_argument
+    add_method_flags(parser.add_argument_group("methods"))
+    images = parser.add_argument_group("images: one of VOC, COCO and ImageNet")
+    add = images.add_argument
     add("--voc-root", type=Path, help="VOCdevkit/VOC2007, VOCdevkit/VOC2012 or a folder in that layout")
     add("--voc-split", default="trainval", help="list in ImageSets/Main; default trainval")
     add("--coco-images", type=Path, help="folder of COCO's images")
@@ -51,6 +39,7 @@ def main(parser: argparse.ArgumentParser) -> None:
     add("--coco-list", type=Path, help="take only the images named in this file, one per line; default: all")
     add("--imagenet-root", type=Path, help="folder in ImageNet's layout: its val split with XML boxes")
     add("--num-images", type=positive, help="take so many images, evenly spread over the list; default: all")
+    add_resize_flag(images)
     add("--skip-broken", action="store_true", help="leave out and count what is missing, unreadable or does not fit")
     add("--dataset-name", help='in the results, such as "VOC07 trainval"; default: after the folders')
     running = parser.add_argument_group("running")

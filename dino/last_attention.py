@@ -1,8 +1,8 @@
-"""Keys of a ViT's last attention layer, and what its class token attends to, in one dense pass.
+"""Queries, keys and values of a ViT's last attention layer, and what its class token attends to, in one dense pass.
 
-What LOST and TokenCut (keys) and DINO's pictures (attention of the class token, by head) are made of. Read with one
-forward hook during an ordinary pass, so a host's attention may stay fused; only the class token's row of the attention
-is computed anew, from query and keys.
+What LOST and TokenCut (keys, if not told otherwise) and DINO's pictures (attention of the class token) are made of.
+Read with one forward hook during an ordinary pass, so a host's attention may stay fused; only the class token's row of
+the attention is computed anew, from query and keys.
 
 Knows two kinds of attention layers: timm's `Attention` (DINO and other plain timm ViTs, also inside open_clip), and
 torch's `MultiheadAttention` (torchvision, native open_clip).
@@ -25,7 +25,10 @@ class LastAttention(NamedTuple):
     """One forward pass, read at the last attention layer."""
 
     output: DenseOutput
-    keys: Tensor  # [B, N, D] of the patches, heads concatenated, as the layer's projection gives them: before any norm
+    # each [B, N, D] of the patches, heads concatenated, as the layer's projection gives them: before any norm
+    queries: Tensor
+    keys: Tensor
+    values: Tensor
     # float32 [B, heads, N], share in [0, 1] of the class token's attention that each patch gets (class token and
     # registers get the rest); None for a host without class token
     cls_attention: Tensor | None
@@ -56,9 +59,10 @@ def last_attention(model: nn.Module, images: Tensor) -> LastAttention:
     with handle:
         output = dense_forward(model, images)
     num_patches = output.patch_tokens.shape[1]
-    queries, keys, _ = seen[0].chunk(3, dim=2)  # each [B, P + N, D], prefix tokens first
+    queries, keys, values = seen[0].chunk(3, dim=2)  # each [B, P + N, D], prefix tokens first
     attention = None if output.cls_token is None else _cls_attention(layer, queries[:, :1], keys)[..., -num_patches:]
-    return LastAttention(output, keys[:, -num_patches:], attention)
+    patches = (part[:, -num_patches:] for part in (queries, keys, values))
+    return LastAttention(output, *patches, attention)
 
 
 def find_attention_layer(model: nn.Module) -> nn.Module:

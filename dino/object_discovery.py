@@ -28,7 +28,7 @@ from last_vit.patch_scores import patch_score, threshold_mask
 from last_vit.pooling import LaStPool
 
 LOST_CANDIDATES = 100
-TOKENCUT_THRESHOLD, TOKENCUT_EPS = 0.2, 1e-5
+TOKENCUT_TAU, TOKENCUT_EPS = 0.2, 1e-5
 DINO_SEG_MASS, DINO_SEG_HEAD = 0.6, 4
 
 Box = tuple[float, float, float, float]
@@ -81,10 +81,10 @@ def patch_score_method(component: str, global_token: str, last_pool: LaStPool) -
     return DiscoveryMethod(f"patch-score, {component}", f"{part}, {global_token} token{choice}", False, read, find)
 
 
-def lost_method(num_candidates: int = LOST_CANDIDATES) -> DiscoveryMethod:
-    """LOST on the keys of the last attention layer; `num_candidates` as in `lost_mask`."""
+def lost_method(num_candidates: int = LOST_CANDIDATES, features: str = "keys") -> DiscoveryMethod:
+    """LOST on "queries", "keys" or "values" of the last attention layer; `num_candidates` as in `lost_mask`."""
     find = partial(lost_mask, num_candidates=num_candidates)
-    return DiscoveryMethod("lost", f"keys, {num_candidates} candidates", True, attrgetter("keys"), find)
+    return DiscoveryMethod("lost", f"{features}, {num_candidates} candidates", True, attrgetter(features), find)
 
 
 def dino_seg_method(head: int = DINO_SEG_HEAD, as_published: bool = True) -> DiscoveryMethod:
@@ -109,9 +109,12 @@ def dino_seg_method(head: int = DINO_SEG_HEAD, as_published: bool = True) -> Dis
     return DiscoveryMethod("dino-seg", protocol, True, read, find, clip=not as_published)
 
 
-def tokencut_method() -> DiscoveryMethod:
-    """TokenCut on the keys of the last attention layer."""
-    return DiscoveryMethod("tokencut", "keys", True, attrgetter("keys"), tokencut_mask)
+def tokencut_method(tau: float = TOKENCUT_TAU, eps: float = TOKENCUT_EPS, features: str = "keys") -> DiscoveryMethod:
+    """TokenCut, likewise; `tau` and `eps` as in `tokencut_mask`."""
+    words = [features, *([f"tau {tau:g}"] if tau != TOKENCUT_TAU else [])]
+    words += [f"eps {eps:g}"] if eps != TOKENCUT_EPS else []
+    find = partial(tokencut_mask, tau=tau, eps=eps)
+    return DiscoveryMethod("tokencut", ", ".join(words), True, attrgetter(features), find)
 
 
 def feature_reader(methods: Sequence[DiscoveryMethod]) -> Callable[[nn.Module, Tensor], DenseOutput | LastAttention]:
@@ -197,20 +200,24 @@ def attention_mask(attention: Tensor, mass: float = DINO_SEG_MASS) -> Tensor:
     return torch.zeros_like(kept).scatter(-1, order, kept)
 
 
-def tokencut_mask(features: Tensor, grid_hw: tuple[int, int]) -> PatchMask:
-    """TokenCut: a normalised cut of the graph in which patches of cosine above 0.2 are tied.
+def tokencut_mask(
+    features: Tensor, grid_hw: tuple[int, int], tau: float = TOKENCUT_TAU, eps: float = TOKENCUT_EPS
+) -> PatchMask:
+    """TokenCut: a normalised cut of the graph in which patches of cosine above `tau` weigh 1, and all others `eps`.
 
     Takes keys as `lost_mask` does. The seed is the patch of largest absolute value in the second eigenvector, and the
     mask its component of the side on which it lies.
 
     Raises:
-        ValueError: Fewer than 3 patches.
+        ValueError: Fewer than 3 patches, or a weight outside (0, 1], for which there is no cut.
     """
+    if not 0 < eps <= 1:
+        raise ValueError(f"TokenCut's eps is a weight in (0, 1], got {eps}")
     if len(features) < 3:
         raise ValueError(f"TokenCut splits a graph of at least 3 patches, got {len(features)}; use a larger image")
     unit = torch.nn.functional.normalize(features.float(), dim=1)
-    is_tied = (unit @ unit.T > TOKENCUT_THRESHOLD).cpu().numpy()
-    weights = np.where(is_tied, 1.0, TOKENCUT_EPS)
+    is_tied = (unit @ unit.T > tau).cpu().numpy()
+    weights = np.where(is_tied, 1.0, eps)
     degree = np.diag(weights.sum(axis=1))
     _, vectors = scipy.linalg.eigh(degree - weights, degree, subset_by_index=[1, 1])
     second = vectors[:, 0]

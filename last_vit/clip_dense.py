@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from last_vit.adapters import unwrap_host
 from last_vit.adapters.base import class_names
 from last_vit.adapters.open_clip_vit import image_tower
-from last_vit.clip_last_block import replaced_last_block, shadowed
+from last_vit.clip_last_block import GAUSSIAN_STD, replaced_last_block, shadowed
 
 POSITIONS = ("sclip", "fvit", "open_clip")
 _TRUNKS = {"timm.models.vision_transformer.VisionTransformer", "timm.models.eva.Eva"}
@@ -50,6 +50,7 @@ def clip_dense_forward(
     blocks: Sequence[int] = (),
     last_block: str = "vanilla",
     position: str = "sclip",
+    gaussian_std: float = GAUSSIAN_STD,
 ) -> ClipDense:
     """Dense features, and the outputs of some blocks, in one pass.
 
@@ -66,6 +67,7 @@ def clip_dense_forward(
         last_block: One of `last_vit.names.LAST_BLOCKS`, see clip_last_block.py.
         position: How learned position embeddings are resized when the grid is not the tower's own; one of
             `POSITIONS`, see `resize_positions`. Rotary embeddings are always made for the grid, as timm makes them.
+        gaussian_std: Of the last block "naclip", in patches.
 
     Raises:
         ValueError: Images of another shape or smaller than a patch; another model; a block that the tower has not; a
@@ -80,15 +82,19 @@ def clip_dense_forward(
     """
     tower = _vit_tower(model)
     last = len(_blocks(tower)) - 1
-    grid_hw, outputs = _run(tower, images, [*blocks, last], last_block, position)
+    grid_hw, outputs = _run(tower, images, [*blocks, last], last_block, position, gaussian_std)
     return ClipDense(_project(tower, outputs[last]), grid_hw, _as_maps(outputs, blocks, grid_hw))
 
 
 def clip_dense_features(
-    model: nn.Module, images: Tensor, last_block: str = "vanilla", position: str = "sclip"
+    model: nn.Module,
+    images: Tensor,
+    last_block: str = "vanilla",
+    position: str = "sclip",
+    gaussian_std: float = GAUSSIAN_STD,
 ) -> tuple[Tensor, tuple[int, int]]:
     """Dense features alone: `features` [B, h * w, E], un-normalised, and `grid_hw` of `clip_dense_forward`."""
-    return clip_dense_forward(model, images, last_block=last_block, position=position)[:2]
+    return clip_dense_forward(model, images, (), last_block, position, gaussian_std)[:2]
 
 
 def clip_block_features(
@@ -179,7 +185,12 @@ def _blocks(tower: nn.Module) -> nn.Module:
 
 
 def _run(
-    tower: nn.Module, images: Tensor, blocks: Sequence[int], last_block: str, position: str
+    tower: nn.Module,
+    images: Tensor,
+    blocks: Sequence[int],
+    last_block: str,
+    position: str,
+    gaussian_std: float = GAUSSIAN_STD,
 ) -> tuple[tuple[int, int], dict[int, Tensor]]:
     """One pass -> grid, and block -> raw patch tokens [B, N, width]."""
     if images.ndim != 4 or images.shape[1] != 3 or not images.is_floating_point():
@@ -195,7 +206,8 @@ def _run(
     indices = sorted(set(blocks))
     # Graphs compiled in place (nn.Module.compile) would not see what is put in place here.
     eager = torch.compiler.set_stance("force_eager") if "torch._dynamo" in sys.modules else nullcontext()
-    with eager, _positions_for(tower, grid_hw, position), replaced_last_block(_blocks(tower)[-1], last_block, grid_hw):
+    other_block = replaced_last_block(_blocks(tower)[-1], last_block, grid_hw, gaussian_std)
+    with eager, _positions_for(tower, grid_hw, position), other_block:
         how = {"indices": indices, "stop_early": True, "intermediates_only": True, "output_fmt": "NLC"}
         tokens = tower.forward_intermediates(images.to(embedding.weight.dtype), **how)["image_intermediates"]
     if tokens[0].shape[1] != grid_hw[0] * grid_hw[1]:

@@ -14,8 +14,9 @@ norm first, and its layer scale). EVA's queries and keys are taken after their r
 does; the papers above define theirs for CLIP's ViT, which has none.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from typing import Any
 
 import torch
@@ -30,7 +31,7 @@ _VALUE_ONLY = ("maskclip", "fvit")
 _NO_RESIDUAL = ("maskclip", "clearclip", "naclip")
 _NATIVE_BLOCK = "open_clip.transformer.ResidualAttentionBlock"
 _EVA_BLOCK, _EVA_ATTENTION = "timm.models.eva.EvaBlock", "timm.models.eva.EvaAttention"
-_GAUSSIAN_STD = 5.0  # of NACLIP, in patches
+GAUSSIAN_STD = 5.0  # of NACLIP, in patches
 
 
 @contextmanager
@@ -48,12 +49,17 @@ def shadowed(module: nn.Module, **attributes: Any) -> Iterator[None]:
 
 
 @contextmanager
-def replaced_last_block(block: nn.Module, kind: str, grid_hw: tuple[int, int]) -> Iterator[None]:
+def replaced_last_block(
+    block: nn.Module, kind: str, grid_hw: tuple[int, int], gaussian_std: float = GAUSSIAN_STD
+) -> Iterator[None]:
     """Let a tower's last block run as `kind`, one of `LAST_BLOCKS`, on a patch grid (h, w) while the `with` block runs.
 
     Raises:
-        ValueError: A kind that does not exist, or is not defined for this block; the message shows what works.
+        ValueError: A kind that does not exist, or is not defined for this block, or a width that is not positive; the
+            message shows what works.
     """
+    if not gaussian_std > 0:
+        raise ValueError(f"gaussian_std is a width in patches above 0 (NACLIP: {GAUSSIAN_STD:g}), got {gaussian_std}")
     if kind not in LAST_BLOCKS:
         raise ValueError(f"last_block must be one of {', '.join(LAST_BLOCKS)}, got {kind!r}")
     is_native = class_names(block)[0] == _NATIVE_BLOCK and type(block.attn) is nn.MultiheadAttention
@@ -67,8 +73,8 @@ def replaced_last_block(block: nn.Module, kind: str, grid_hw: tuple[int, int]) -
     attend, branch = (_native_attention, _native_branch) if is_native else (_eva_attention, _eva_branch)
     with ExitStack() as shadows:
         if kind != "vanilla":
-            attn = block.attn
-            forward = lambda x, *_, rope=None, **__: attend(attn, x, rope, kind, grid_hw)  # noqa: E731
+            attn, mix = block.attn, partial(_mix, kind=kind, grid_hw=grid_hw, gaussian_std=gaussian_std)
+            forward = lambda x, *_, rope=None, **__: attend(attn, x, rope, kind, mix)  # noqa: E731
             shadows.enter_context(shadowed(attn, forward=forward))
         if kind in _NO_RESIDUAL:
             shadows.enter_context(shadowed(block, forward=lambda x, *_, **named: branch(block, x, **named)))
@@ -76,7 +82,7 @@ def replaced_last_block(block: nn.Module, kind: str, grid_hw: tuple[int, int]) -
 
 
 def _native_attention(
-    attn: nn.MultiheadAttention, x: Tensor, _: None, kind: str, grid_hw: tuple[int, int]
+    attn: nn.MultiheadAttention, x: Tensor, _: None, kind: str, mix: Callable[..., Tensor]
 ) -> tuple[Tensor, None]:
     """In place of the forward of open_clip's nn.MultiheadAttention: [B, 1 + N, D] -> the same, and None."""
     weight, bias = attn.in_proj_weight, attn.in_proj_bias
@@ -85,18 +91,18 @@ def _native_attention(
         mixed = F.linear(x, weight[start:], None if bias is None else bias[start:])
     else:
         q, k, v = (_split_heads(part, attn.num_heads) for part in F.linear(x, weight, bias).chunk(3, dim=2))
-        mixed = _mix(q, k, v, kind, 1, grid_hw)
+        mixed = mix(q, k, v, 1)
     return attn.out_proj(mixed), None
 
 
-def _eva_attention(attn: nn.Module, x: Tensor, rope: Tensor | None, kind: str, grid_hw: tuple[int, int]) -> Tensor:
+def _eva_attention(attn: nn.Module, x: Tensor, rope: Tensor | None, kind: str, mix: Callable[..., Tensor]) -> Tensor:
     """In place of the forward of timm's EvaAttention: [B, P + N, D] -> the same."""
     if kind in _VALUE_ONLY:
         mixed = _eva_projection(attn, x, "v")
     else:
         q, k, v = (_split_heads(_eva_projection(attn, x, part), attn.num_heads) for part in "qkv")
         q, k = (_rotate(attn, part, rope).type_as(v) for part in (attn.q_norm(q), attn.k_norm(k)))
-        mixed = _mix(q, k, v, kind, attn.num_prefix_tokens, grid_hw)
+        mixed = mix(q, k, v, attn.num_prefix_tokens)
     mixed = attn.norm(mixed)
     if attn.gate is not None:
         mixed = mixed * attn.gate(x).sigmoid()
@@ -131,7 +137,9 @@ def _split_heads(tokens: Tensor, num_heads: int) -> Tensor:
     return tokens.unflatten(2, (num_heads, -1)).transpose(1, 2)  # [B, heads, P + N, d]
 
 
-def _mix(q: Tensor, k: Tensor, v: Tensor, kind: str, num_prefix: int, grid_hw: tuple[int, int]) -> Tensor:
+def _mix(
+    q: Tensor, k: Tensor, v: Tensor, num_prefix: int, *, kind: str, grid_hw: tuple[int, int], gaussian_std: float
+) -> Tensor:
     """Heads [B, heads, P + N, d] -> mixed values [B, P + N, D]."""
     attend = F.scaled_dot_product_attention
     if kind == "sclip":
@@ -139,12 +147,18 @@ def _mix(q: Tensor, k: Tensor, v: Tensor, kind: str, num_prefix: int, grid_hw: t
     elif kind == "clearclip":
         mixed = attend(q, q, v)
     else:
-        mixed = attend(k, k, v, attn_mask=neighbourhood(grid_hw, num_prefix, k.device).to(k.dtype))
+        near = neighbourhood(grid_hw, num_prefix, k.device, gaussian_std)
+        mixed = attend(k, k, v, attn_mask=near.to(k.dtype))
     return mixed.transpose(1, 2).flatten(2)
 
 
-def neighbourhood(grid_hw: tuple[int, int], num_prefix: int = 1, device: torch.device | str | None = None) -> Tensor:
-    """NACLIP's w: exp(-d^2 / (2 * 5^2)), d the distance of two patches in patches; 0 where a prefix token takes part.
+def neighbourhood(
+    grid_hw: tuple[int, int],
+    num_prefix: int = 1,
+    device: torch.device | str | None = None,
+    std: float = GAUSSIAN_STD,
+) -> Tensor:
+    """NACLIP's w: exp(-d^2 / (2 std^2)), d the distance of two patches in patches; 0 where a prefix token takes part.
 
     Returns:
         float32 [P + N, P + N] in [0, 1], to be added to the scaled scores; P = `num_prefix`, N = h * w.
@@ -152,4 +166,4 @@ def neighbourhood(grid_hw: tuple[int, int], num_prefix: int = 1, device: torch.d
     sides = (torch.arange(size, dtype=torch.float32, device=device) for size in grid_hw)
     rows, columns = torch.meshgrid(*sides, indexing="ij")
     squared = sum((places[:, None] - places[None]).square() for places in (rows.flatten(), columns.flatten()))
-    return F.pad(torch.exp(-squared / (2 * _GAUSSIAN_STD**2)), (num_prefix, 0, num_prefix, 0))
+    return F.pad(torch.exp(-squared / (2 * std**2)), (num_prefix, 0, num_prefix, 0))

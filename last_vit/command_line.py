@@ -166,6 +166,12 @@ def add_running_flags(parser: "argparse.ArgumentParser | argparse._ArgumentGroup
     add_record_flags(parser)
 
 
+def add_photo_flag(parser: argparse.ArgumentParser, name: str = "--image") -> None:
+    """One photo or several, as --image, which may be repeated, or in front of the flags."""
+    how = {"action": "extend", "required": True} if name.startswith("-") else {}
+    parser.add_argument(name, type=Path, nargs="+", metavar="PHOTO", help="of any size and format", **how)
+
+
 def add_record_flags(parser: argparse.ArgumentParser) -> None:
     """Whether a run enters results/, and what its files are called; read by `last_vit.evaluation.write_record`."""
     add = parser.add_argument

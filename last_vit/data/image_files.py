@@ -1,8 +1,8 @@
 """Files of a data set: listing them, pairing images with their annotations, and reading images and masks safely.
 
-Pixels stay in the frame in which the file stores them. An EXIF orientation is deliberately not applied: the boxes of
-ImageNet, VOC and COCO are annotated on stored pixels, and the field's loaders (torchvision's, and so the release's)
-ignore it too. So an image's frame always is its boxes' frame.
+Pixels of a data set stay in the frame in which the file stores them. An EXIF orientation is deliberately not applied:
+the boxes of ImageNet, VOC and COCO are annotated on stored pixels, and the field's loaders (torchvision's, and so the
+release's) ignore it too. So an image's frame always is its boxes' frame. Photos, which have no boxes, are put upright.
 
 Every reader raises OSError (FileNotFoundError and the like) where the file cannot be opened, and a ValueError that
 names the file where its content is truncated, corrupt or of another kind. Needs no torch.
@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path, PurePath
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageOps
 
 try:
     import simplejpeg
@@ -25,6 +25,7 @@ except ImportError:  # Pillow then decodes everything: the same pixels in more t
 IMAGE_SUFFIXES = (".jpeg", ".jpg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")  # torchvision's
 MASK_SUFFIXES = (".png", ".npy")
 _BROKEN_IMAGE = "; restore it from the data set's archive, or leave such images out where there is a skip_broken"
+_MAX_PHOTO_SIDE = 2048
 _RULE = "names must be unique, or the folders on both sides the same"
 
 
@@ -101,6 +102,26 @@ def load_rgb(path: str | Path) -> Image.Image:
     """
     with _naming("image", path, _BROKEN_IMAGE), Image.open(path) as image:
         return to_rgb(image)
+
+
+def load_photo(path: str | Path) -> Image.Image:
+    """`load_rgb` of a photo that belongs to no data set, turned upright as its EXIF orientation says."""
+    with _naming("photo", path, "; expected a JPEG, a PNG or another image"), Image.open(path) as image:
+        return to_rgb(ImageOps.exif_transpose(image))
+
+
+def load_photos(paths: Sequence[Path]) -> dict[str, Image.Image]:
+    """Photos by their names without endings, which pictures of them are called after, so they must differ.
+
+    A side above 2048 pixels is shrunk to that, which is more than any model here sees.
+    """
+    photos: dict[str, Image.Image] = {}
+    for path in paths:
+        if path.stem in photos:
+            raise ValueError(f"two photos are called {path.stem!r}; their pictures would be one file: rename one")
+        photos[path.stem] = load_photo(path)
+        photos[path.stem].thumbnail((_MAX_PHOTO_SIDE, _MAX_PHOTO_SIDE))
+    return photos
 
 
 def to_rgb(image: Image.Image) -> Image.Image:

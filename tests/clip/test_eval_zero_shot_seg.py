@@ -1,17 +1,20 @@
-"""Zero-shot segmentation from the command line: numbers against a plain pass, records, pictures, torchrun, errors."""
+"""Zero-shot segmentation, of data sets and of photos: numbers against a plain pass, records, pictures, errors."""
 
 import json
 import os
 import shutil
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 import eval_zero_shot_seg as script
 import numpy as np
 import open_clip
+import photo_segmentation
 import pytest
+import segment
 import torch
-from class_names import flatten_names
+from class_names import flatten_names, parse_vocabulary
 from clip_parts import tiny_clip, tiny_tokenizer, write_clip
 from label_maps import LabelRule
 from PIL import Image
@@ -32,6 +35,8 @@ CPU = ("--device", "cpu", "--num-workers", "0", "--text-cache", "cache")
 NAMES = [["a thing", "stuff", "some wall"], ["ship"], ["dog", "cat"], ["table"]]
 CUSTOM = ("--dataset", "custom", "--root", "rooms", "--class-names", "rooms/classes.txt", "--zero-label", "background")
 SMALL = ("--short-side", "40", "--crop", "32", "--stride", "20", "--templates", "a photo of a {}")
+PHOTO = ("--vocabulary", "ship, dog; cat, table", "--model", "Tiny=open_clip:clip_tiny.json@clip_tiny.pt", "--device",
+         "cpu", "--no-text-cache", "--short-side", "40", "--templates", "a photo of a {}")  # fmt: skip
 MODEL = ("--model", "Tiny=open_clip:clip_tiny.json@clip_tiny.pt")
 
 
@@ -170,12 +175,38 @@ def test_scores_of_whole_images_are_stretched_as_the_protocol_does(here, protoco
     assert (found != expected).float().mean() < 2e-4 < (found != other).float().mean()
 
 
+def test_any_photo_is_segmented_as_the_evaluation_does_and_upright(here, monkeypatch, capsys):
+    photo, exif = Image.open("rooms/images/0.jpg"), Image.Exif()
+    photo.save("upright.png")
+    exif[0x0112] = 6  # to be turned by a quarter clockwise
+    photo.transpose(Image.Transpose.ROTATE_90).save("turned.png", exif=exif)
+    drawn, draw = [], photo_segmentation.draw_overlay
+    monkeypatch.setattr(photo_segmentation, "draw_overlay", lambda *given: drawn.append(given) or draw(*given))
+    flags = ["--image", "upright.png", "turned.png", *PHOTO, "--last-block", "naclip", "--gaussian-std", "2"]
+    segment.main([*flags, "--model", "LaSt=open_clip:clip_tiny.json@clip_tiny.pt,pool=last,top_k=3"])
+    names = {path.name for path in Path("output/segment").iterdir()}
+    assert names == {f"{name}_{model}.png" for name in ("turned", "upright") for model in ("LaSt", "Tiny")}
+    evaluated = [*CPU, *CUSTOM, *SMALL[:2], *SMALL[-2:], *MODEL, "--protocol", "sclip", *flags[-4:]]
+    args, cpu = script.main.build_parser().parse_args(evaluated), torch.device("cpu")
+    clip = load_clip_argument(parse_model_arguments(args.model)[0], "fp32", cpu)
+    setting = replace(choose_setting(args), class_names=parse_vocabulary(PHOTO[1]))
+    image = torch.from_numpy(np.array(photo)).permute(2, 0, 1)
+    (expected,) = build_segmenter(args, setting, clip, cpu)([resize_short_side(image, 40)], [image.shape[1:]])
+    for pixels, label, found, classes, _ in drawn:  # the pooling takes no part
+        assert (label, classes) == (None, ["ship", "dog", "table"])
+        np.testing.assert_array_equal(pixels, np.array(photo))
+        np.testing.assert_array_equal(found, expected)
+    assert capsys.readouterr().out.startswith("Tiny, upright: ")
+
+
 ERRORS = [
     (("--stride", "33"), "leave no gap, got 33"),
     (("--prob-threshold", "1.5"), "probability threshold must be in [0, 1)"),
     (("--zero-label", "class", "--prob-threshold", "0.1"), "and rooms has none"),
     (("--root", "nowhere"), "nowhere"),
     (("--templates", "a photo"), "prompt templates are"),
+    (("--gaussian-std", "3"), "width of --last-block naclip, but the block is vanilla"),
+    (("--last-block", "naclip", "--gaussian-std", "0"), "a width in patches above 0 (NACLIP: 5), got 0"),
     (("--model", "B=torchvision:resnet18@random"), "zero-shot needs a text tower"),
     (("--model", "B=open_clip:clip_tiny.json"), "no weights"),
     (("--dataset", "ade20k"), "--zero-label is for custom data"),
@@ -183,7 +214,20 @@ ERRORS = [
 ]
 
 
+PHOTO_ERRORS = [
+    (("--vocabulary", " , "), "vocabulary ' , ' is empty; name the classes"),
+    (("--vocabulary", "cat,,sky"), "entry 2 has an empty name"),
+    (("--vocabulary", "none.txt"), "no class-name file at 'none.txt'"),
+    (("--image", "rooms/classes.txt"), "photo rooms/classes.txt cannot be read: "),
+    (("--image", "none.jpg"), "none.jpg"),
+    (("--image", "rooms/images/0.jpg"), "two photos are called '0'"),
+]
+
+
 def test_errors_are_one_line(here, capsys):
+    for flags, message in PHOTO_ERRORS:
+        assert message in refusal(capsys, partial(segment.main, [*PHOTO, "--image", "rooms/images/0.jpg", *flags]))
+
     def stop(*flags):
         return refusal(capsys, partial(run, *CUSTOM, *SMALL, *MODEL, *flags))
 

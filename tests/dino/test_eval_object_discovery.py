@@ -1,11 +1,14 @@
 """eval_object_discovery.py end to end on small VOC, COCO and ImageNet layouts, against loops over what it saved."""
 
 import json
+import re
 import shutil
 from pathlib import Path
 
+import discover
 import discovery_results
 import eval_object_discovery
+import numpy as np
 import pytest
 import torch
 from defusedxml import ElementTree
@@ -18,6 +21,7 @@ timm = pytest.importorskip("timm")
 SCRIPT = Path(eval_object_discovery.__file__)
 NUMBER, SIDE = 7, 40
 ANY_SIZE = "A=dino:vit_mini/16@random,pool=last,top_k=0.5"
+PHOTO = ["--model", ANY_SIZE, "--device", "cpu"]
 FIXED = ["--num-workers", "0", "--device", "cpu"]
 
 
@@ -94,15 +98,6 @@ def test_all_methods_on_voc_against_a_loop(run, synthetic_sets, capsys):
     assert all(text in printed for text in (*names, "CorLoc % by class", "whole image"))
 
 
-def test_layouts_agree(run):
-    found = []
-    for layout in ("voc", "coco", "imagenet"):
-        (record,) = run("--save-boxes", "boxes.json", layout=layout).values()
-        (boxes,) = saved_boxes().values()
-        found.append((sorted(boxes.values()), record["metrics"]["corloc"], record["n_images"]))
-    assert found[0] == found[1] == found[2]
-
-
 def test_records_say_what_was_done(run):
     shown = ["--table", "--dataset-name", "VOC07 trainval", "--num-images", "4", "--dtype", "bfloat16"]
     methods = ["--method", "lost", "patch-score", "--k-patches", "7", "--global-token", "last"]
@@ -114,6 +109,56 @@ def test_records_say_what_was_done(run):
     assert config["pooling"] == {"pool": "last", "top_k": 0.5, "variant": "release", "sigma": None}
     assert (config["patch_size"], config["without_object"], config["left_out"]) == (16, 0, {})
     assert (score["n_images"], score["checkpoint_sha256"], config["random_seed"]) == (4, None, 0)
+
+
+def test_the_peers_options_are_in_the_records(run):
+    """And --resize lets a model of fixed size see images of any; its boxes are those of the files' pixels."""
+    options = ["--which-features", "v", "--tau", "0.3", "--eps", "0.01", "--method", "lost", "tokencut"]
+    found = run(*options, "--resize", "64", "96", "--save-boxes", "boxes.json")
+    assert set(found) == {"values, 100 candidates", "values, tau 0.3, eps 0.01"}
+    assert {record["dataset"].split(", ")[1] for record in found.values()} == {"64 x 96 px"}
+    edges = np.array([list(boxes.values()) for boxes in saved_boxes().values()])
+    assert edges.min() == 0
+    assert edges.max() <= SIDE
+    assert not np.allclose(edges / 40 * 64 / 16 % 1, 0), "the two sides are scaled apart"
+    np.testing.assert_allclose(edges[..., 1::2] / SIDE * 4 % 1, 0, atol=1e-9)
+    np.testing.assert_allclose(edges[..., ::2] / SIDE * 6 % 1, 0, atol=1e-9)
+    fixed = "B=timm:vit_tiny_patch16_224@random"
+    (record,) = run("--resize", "224", "224", model=fixed).values()
+    assert record["dataset"].split(", ")[1] == "224 x 224 px"
+
+
+def test_any_photo_gets_the_boxes_of_the_evaluation_and_upright(run, synthetic_sets, capsys):
+    flags = ["--method", "patch-score", "lost", "tokencut", "--which-features", "q", "--resize", "64"]
+    run(*flags, "--save-boxes", "boxes.json")
+    paths, exif = sorted((synthetic_sets / "voc/VOC2012/JPEGImages").iterdir()), Image.Exif()
+    exif[0x0112] = 8  # to be turned by a quarter anticlockwise
+    Image.open(paths[0]).transpose(Image.Transpose.ROTATE_270).save("turned.png", exif=exif)
+    capsys.readouterr()
+    discover.main([*PHOTO, *flags, "--image", *map(str, paths), "--image", "turned.png"])
+    found = re.findall(r"^A, (\w+): (.+) \[(.*)\]$", capsys.readouterr().out, re.MULTILINE)
+    boxes = {(photo, method): [int(edge) for edge in box.split(", ")] for photo, method, box in found}
+    for method, by_image in saved_boxes().items():
+        for image, box in by_image.items():
+            assert boxes[Path(image).stem, method] == [int(f"{edge:.0f}") for edge in box]
+        assert boxes["turned", method] == boxes[paths[0].stem, method]
+    widths = [Image.open(path).width for path in Path("output/discover").iterdir()]
+    assert (len(widths), min(widths) > 1000) == (NUMBER + 1, True)
+
+
+@pytest.mark.parametrize(
+    ("flags", "match"),
+    [
+        (["--image", "boxes.txt"], "photo boxes.txt cannot be read: "),
+        (["--resize", "8", "8"], "photo a is 8 x 8 pixels (width x height), less than a patch of 16"),
+        (["--model", "B=timm:vit_tiny_patch16_224@random"], "such as a (480 x 480, width x height): give --resize 224"),
+    ],
+)
+def test_one_line_for_every_photo_that_does_not_fit(tmp_path, monkeypatch, capsys, flags, match):
+    monkeypatch.chdir(tmp_path)
+    Path("boxes.txt").touch()
+    Image.new("RGB", (40, 40)).save("a.png")
+    assert match in refused(capsys, discover.main, *PHOTO, "--image", "a.png", *flags)
 
 
 def test_several_models_fixed_sizes_and_trained_weights(run):
@@ -172,6 +217,8 @@ def test_torchrun_draws_every_box_once(run, layouts):
         ("voc", ["--model", "B=dino:vit_mini/56@random"], "less than a patch of 56"),
         ("voc", ["--model", "B=dino:vit_mini/16@random,pool=last,top_k=20"], "top_k"),
         ("voc", ["--model", "B=timm:vit_tiny_patch16_224@random"], "7 of 7 images are of other sizes"),
+        ("voc", ["--resize", "1", "2", "3"], "the shorter side, or height and width, got 3 numbers"),
+        ("voc", ["--method", "tokencut", "--eps", "2"], "a weight in (0, 1], got 2.0"),
         ("voc", ["--method", "lost", "--model", "B=timm:test_resnet@random"], "patch score works on every supported"),
         ("voc", ["--global-token", "cls", "--model", "B=timm:test_resnet@random"], "no class token"),
         ("voc", ["--model", "B=dino:vit_mini/16@missing.pth"], "missing.pth"),

@@ -45,7 +45,7 @@ HOSTS = {
 
 
 def by_hand(model, images, num_prefix):
-    """Keys [B, N, D] and the class token's attention [B, heads, N], from the input of the last attention layer."""
+    """Queries, keys, values [B, N, D] and the class token's attention [B, heads, N], from what the last layer reads."""
     model, seen = copy.deepcopy(model).double(), []
     layer = find_attention_layer(model)
     handle = layer.register_forward_pre_hook(lambda module, args: seen.append(args[0]))
@@ -59,7 +59,7 @@ def by_hand(model, images, num_prefix):
         weight, bias = (layer.in_proj_weight, layer.in_proj_bias) if is_mha else (layer.qkv.weight, layer.qkv.bias)
         bias = torch.zeros(len(weight)).double() if bias is None else bias
         width, rows = tokens.shape[2], []
-        q, k, _ = (tokens @ weight.T + bias).split(width, dim=2)
+        q, k, v = (tokens @ weight.T + bias).split(width, dim=2)
         for head in range(HEADS):
             part = slice(head * width // HEADS, (head + 1) * width // HEADS)
             query, keys = q[..., part], k[..., part]
@@ -67,7 +67,7 @@ def by_hand(model, images, num_prefix):
                 query, keys = layer.q_norm(query), layer.k_norm(keys)
             logits = torch.einsum("bd,bnd->bn", query[:, 0], keys) / (width // HEADS) ** 0.5
             rows.append(logits.exp() / logits.exp().sum(1, keepdim=True))
-    return k[:, num_prefix:], torch.stack(rows, 1)[..., num_prefix:]
+    return *(part[:, num_prefix:] for part in (q, k, v)), torch.stack(rows, 1)[..., num_prefix:]
 
 
 @pytest.mark.parametrize(("build", "num_prefix"), HOSTS.values(), ids=HOSTS)

@@ -92,6 +92,25 @@ def test_tokencut_and_lost_take_the_small_region_as_the_object():
     assert np.array_equal(lost_mask(features, (6, 8), num_candidates=9).mask, mask)
 
 
+def test_tokencut_cuts_the_graph_of_its_tau_and_eps():
+    """The symmetric form of the same problem: D^-1/2 (D - W) D^-1/2 z = lambda z, y = D^-1/2 z."""
+    features = torch.randn(24, 6, generator=torch.Generator().manual_seed(3)).double()
+    unit = features / features.norm(dim=1, keepdim=True)
+    masks = []
+    for tau, eps in ((0.2, 1e-5), (0.5, 1e-5), (0.2, 0.3)):
+        weights = torch.where(unit @ unit.T > tau, 1.0, eps)
+        scale = weights.sum(dim=1).rsqrt()
+        _, vectors = torch.linalg.eigh(torch.eye(24) - scale[:, None] * weights * scale)
+        second = vectors[:, 1] * scale
+        seed = int(second.abs().argmax())
+        side = (second > second.mean()) == (second > second.mean())[seed]
+        found = tokencut_mask(features, (4, 6), tau, eps)
+        assert found.seed == seed
+        np.testing.assert_array_equal(found.mask, component_of(side.reshape(4, 6).numpy(), seed))
+        masks.append(found.mask.tobytes())
+    assert len(set(masks)) > 1
+
+
 def test_boxes_end_with_the_image_and_components():
     mask = np.zeros((3, 4), dtype=bool)
     mask[1:, 2:] = True
@@ -106,6 +125,7 @@ def test_boxes_end_with_the_image_and_components():
     [
         (lambda: lost_mask(torch.rand(6, 3), (2, 4)), "6 patches do not fill a grid of 2 x 4"),
         (lambda: tokencut_mask(torch.rand(2, 3), (1, 2)), "at least 3 patches, got 2"),
+        (lambda: tokencut_mask(torch.rand(6, 3), (2, 3), eps=0.0), r"eps is a weight in \(0, 1\], got 0"),
         (lambda: patch_box(np.zeros((2, 2), dtype=bool), 16, (32, 32)), "at least one patch"),
         (lambda: attention_mask(torch.rand(4), 1.5), r"mass is a share .* got 1\.5"),
     ],

@@ -3,6 +3,7 @@
 import copy
 from types import SimpleNamespace
 
+import clip_towers_parts
 import open_clip.model
 import pytest
 import torch
@@ -36,18 +37,20 @@ def images(*shape, seed=0):
 
 @each_tower
 @pytest.mark.parametrize(
-    ("kind", "size", "position"),
+    ("kind", "size", "position", "std"),
     [
-        *((kind, (40, 16), "sclip") for kind in LAST_BLOCKS),
-        *(("naclip", size, "sclip") for size in SIZES),
-        ("fvit", (24, 48), "fvit"),
+        *((kind, (40, 16), "sclip", 5.0) for kind in LAST_BLOCKS),
+        *(("naclip", size, "sclip", std) for size in SIZES for std in (5.0, 1.5)),
+        ("fvit", (24, 48), "fvit", 5.0),
     ],
 )
-def test_equals_the_tower_written_out(name, kind, size, position):
+def test_equals_the_tower_written_out(name, kind, size, position, std, monkeypatch):
+    monkeypatch.setattr(clip_towers_parts, "naclip_std", std)
+    width = {} if std == 5.0 else {"gaussian_std": std}
     build, plain = TOWERS[name]
     tower, batch = build().double(), images(2, 3, *size).double()
     with torch.no_grad():
-        found = clip_dense_forward(tower, batch, blocks=[2, 0], last_block=kind, position=position)
+        found = clip_dense_forward(tower, batch, blocks=[2, 0], last_block=kind, position=position, **width)
     assert found.grid_hw == (size[0] // 8, size[1] // 8)
     for i, image in enumerate(batch):
         features, blocks = plain(tower, image, kind, position)
@@ -170,7 +173,7 @@ def test_other_kinds_of_eva(changes):
     with torch.no_grad():
         expected = clip_dense_features(tower, batch)[0]
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(clip_last_block, "_mix", lambda q, k, v, *_: own(q, k, v).transpose(1, 2).flatten(2))
+            patch.setattr(clip_last_block, "_mix", lambda q, k, v, *_, **__: own(q, k, v).transpose(1, 2).flatten(2))
             torch.testing.assert_close(clip_dense_features(tower, batch, "sclip")[0], expected, rtol=1e-5, atol=1e-5)
         for kind in LAST_BLOCKS:
             for size in SIZES:

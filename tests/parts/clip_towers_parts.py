@@ -64,6 +64,9 @@ def attend(scores: Tensor, values: Tensor) -> Tensor:
     return scores.softmax(dim=-1) @ values
 
 
+naclip_std = 5.0
+
+
 def mix(kind: str, q: Tensor, k: Tensor, v: Tensor, grid: tuple[int, int]) -> Tensor:
     """One head: q, k, v [1 + N, d] -> [1 + N, d], by the papers' formulas."""
     scale = q.shape[1] ** -0.5
@@ -78,7 +81,7 @@ def mix(kind: str, q: Tensor, k: Tensor, v: Tensor, grid: tuple[int, int]) -> Te
         for i in range(grid[0] * grid[1]):
             for j in range(grid[0] * grid[1]):
                 distance = (i // grid[1] - j // grid[1]) ** 2 + (i % grid[1] - j % grid[1]) ** 2
-                scores[1 + i, 1 + j] += math.exp(-distance / (2 * 5**2))
+                scores[1 + i, 1 + j] += math.exp(-distance / (2 * naclip_std**2))
         return attend(scores, v)
     return v  # maskclip, fvit
 

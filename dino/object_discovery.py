@@ -22,6 +22,7 @@ import torch
 from last_attention import LastAttention, last_attention
 from torch import Tensor, nn
 
+from last_vit.boxes import Box, largest_component, patch_box
 from last_vit.dense import DenseOutput, dense_forward
 from last_vit.patch_hit import choose_global_token
 from last_vit.patch_scores import patch_score, threshold_mask
@@ -30,8 +31,6 @@ from last_vit.pooling import LaStPool
 LOST_CANDIDATES = 100
 TOKENCUT_TAU, TOKENCUT_EPS = 0.2, 1e-5
 DINO_SEG_MASS, DINO_SEG_HEAD = 0.6, 4
-
-Box = tuple[float, float, float, float]
 
 
 class PatchMask(NamedTuple):
@@ -234,25 +233,6 @@ def component_of(mask: np.ndarray, seed: int) -> np.ndarray:
     if mask.flat[seed]:
         return labels == labels.flat[seed]
     return np.arange(mask.size).reshape(mask.shape) == seed
-
-
-def largest_component(mask: np.ndarray) -> np.ndarray:
-    """The largest 4-connected component of a bool [h, w] mask, the first of equals; empty for an empty mask."""
-    labels, _ = scipy.ndimage.label(mask)
-    return mask & (labels == np.bincount(labels.ravel(), minlength=2)[1:].argmax() + 1)
-
-
-def patch_box(mask: np.ndarray, patch_size: int, image_hw: tuple[int, int], clip: bool = True) -> Box:
-    """Tight box around the patches of a mask, bool [h, w]; the grid covers the image padded at the right and bottom.
-
-    `clip` ends the box where the unpadded image does; LOST and TokenCut do, DINO-seg as published does not.
-    """
-    if not mask.any():
-        raise ValueError("a box needs at least one patch, and the mask has none")
-    rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
-    x1, y1, x2, y2 = (float(patch_size * edge) for edge in (columns[0], rows[0], columns[-1] + 1, rows[-1] + 1))
-    height, width = map(float, image_hw)
-    return (x1, y1, min(x2, width), min(y2, height)) if clip else (x1, y1, x2, y2)
 
 
 def _to_grid(mask: Tensor, grid_hw: tuple[int, int]) -> np.ndarray:

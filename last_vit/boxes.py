@@ -1,4 +1,4 @@
-"""The only box arithmetic of the project: areas, overlaps, small boxes, and boxes through the evaluation transform.
+"""The only box arithmetic of the project: areas, overlaps, small boxes, boxes around patches, through a transform.
 
 Boxes are xyxy in pixels of one named frame, x2 and y2 exclusive: a box covers the points x1 <= x < x2, y1 <= y < y2 and
 its area is (x2 - x1) * (y2 - y1), never + 1. An absent box is four NaN. Which patches a box covers is the metric's
@@ -7,11 +7,16 @@ business (metrics/point_in_box.py).
 Letters: M boxes.
 """
 
+import numpy as np
+import scipy.ndimage
 import torch
 from torch import Tensor
 from torchvision.ops import box_area, box_iou
 
-__all__ = ["box_area", "box_iou", "check_image_hw", "is_small_box", "resize_crop_box"]
+__all__ = ["Box", "box_area", "box_iou", "check_image_hw", "is_small_box", "largest_component", "patch_box"]
+__all__ += ["resize_crop_box"]
+
+Box = tuple[float, float, float, float]
 
 
 def is_small_box(boxes_xyxy: Tensor, image_hw: Tensor, max_box_area: float) -> Tensor:
@@ -60,3 +65,22 @@ def check_image_hw(image_hw: Tensor, boxes_xyxy: Tensor, resize: int, crop: int)
         )
     if resize < 1 or crop < 1:
         raise ValueError(f"resize and crop must be positive pixels, got resize={resize}, crop={crop}")
+
+
+def largest_component(mask: np.ndarray) -> np.ndarray:
+    """The largest 4-connected component of a bool [h, w] mask, the first of equals; empty for an empty mask."""
+    labels, _ = scipy.ndimage.label(mask)
+    return mask & (labels == np.bincount(labels.ravel(), minlength=2)[1:].argmax() + 1)
+
+
+def patch_box(mask: np.ndarray, patch_size: int, image_hw: tuple[int, int], clip: bool = True) -> Box:
+    """Tight box around the patches of a mask, bool [h, w]; the grid covers the image padded at the right and bottom.
+
+    `clip` ends the box where the unpadded image does; LOST and TokenCut do, DINO-seg as published does not.
+    """
+    if not mask.any():
+        raise ValueError("a box needs at least one patch, and the mask has none")
+    rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
+    x1, y1, x2, y2 = (float(patch_size * edge) for edge in (columns[0], rows[0], columns[-1] + 1, rows[-1] + 1))
+    height, width = map(float, image_hw)
+    return (x1, y1, min(x2, width), min(y2, height)) if clip else (x1, y1, x2, y2)

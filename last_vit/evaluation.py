@@ -110,6 +110,7 @@ def write_record(
     checkpoint_sha256: str | None,
     seconds: float,
     device: torch.device | str,
+    by_layer: list[dict[str, float | str]] | None = None,
 ) -> Path:
     """Keep one measurement, in the main process only: in results/ with --row, else in output/<table>/ -> the file.
 
@@ -129,5 +130,6 @@ def write_record(
         device=device,
         table=table if is_shown else None,
         row=args.row or label if is_shown else None,
+        by_layer=by_layer,
         directory=RESULTS_DIR if is_shown else OUTPUT_DIR / table,
     )

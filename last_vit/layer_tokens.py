@@ -24,8 +24,13 @@ class LayerTokens(NamedTuple):
     """
 
     output: DenseOutput  # its patch tokens are after the final norm
-    layers: tuple[Tensor, ...]  # one [B, N, D] per block; the last is the un-normalised output
+    all_tokens: tuple[Tensor, ...]  # one [B, P + N, D] per block, prefix first; the last is the un-normalised output
     has_final_norm: bool  # the host norms the last entry into `output.patch_tokens`
+
+    @property
+    def layers(self) -> tuple[Tensor, ...]:
+        """The patch tokens alone, one [B, N, D] per block."""
+        return tuple(tokens[:, -self.output.patch_tokens.shape[1] :] for tokens in self.all_tokens)
 
 
 def layer_tokens(model: nn.Module, images: Tensor) -> LayerTokens:
@@ -49,7 +54,7 @@ def layer_tokens(model: nn.Module, images: Tensor) -> LayerTokens:
                 f"block {index} of this {type(unwrap_host(model)).__name__} returns {tuple(tokens.shape)}, which does "
                 f"not hold the {num_patches} patch tokens of its {output.grid_hw} grid"
             )
-    return LayerTokens(output, tuple(tokens[:, -num_patches:] for tokens in seen), blocks.has_final_norm)
+    return LayerTokens(output, tuple(seen), blocks.has_final_norm)
 
 
 def count_layers(model: nn.Module) -> tuple[int, bool]:

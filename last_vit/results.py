@@ -53,6 +53,7 @@ class ResultRecord:
         date: UTC, ISO 8601.
         table: Table of docs/ that shows the record; None for none.
         row: Label of its row there; records that share it (seeds) are averaged.
+        by_layer: The same metrics at each layer: "layer", its name, and numbers.
     """
 
     name: str
@@ -70,6 +71,7 @@ class ResultRecord:
     date: str
     table: str | None = None
     row: str | None = None
+    by_layer: list[dict[str, float | str]] | None = None
 
 
 def write_result(
@@ -84,6 +86,7 @@ def write_result(
     device: torch.device | str,
     table: str | None = None,
     row: str | None = None,
+    by_layer: list[dict[str, float | str]] | None = None,
     directory: Path = RESULTS_DIR,
 ) -> Path:
     """Write `<directory>/<name>.json`, replacing an older one only once the new one is whole on disk; returns the file.
@@ -121,6 +124,7 @@ def write_result(
         date=datetime.now(timezone.utc).isoformat(timespec="seconds"),
         table=table,
         row=row,
+        by_layer=by_layer,
     )
     path = directory / f"{name}.json"
     with atomic_file(path) as file:
@@ -135,7 +139,7 @@ def read_results(directory: Path = RESULTS_DIR) -> list[ResultRecord]:
         ValueError: A file that is no record; the message names it and what is missing or unknown.
     """
     known = {field.name for field in fields(ResultRecord)}
-    required = known - {"table", "row"}
+    required = known - {"table", "row", "by_layer"}
     records = []
     for path in sorted(directory.glob("*.json")):
         try:

@@ -7,8 +7,9 @@ A table stands between `<!-- results:NAME -->` and `<!-- /results -->`. Each row
 our numbers, the protocol. A number measured here meets the paper's in one row only when the row label and the data set
 with its input ("ImageNet-1k val, 224 px") are the same; of several protocols under one number of the paper, the first
 shows it and the others follow. What was not run here stands only in the paper's column. Records that share table, row,
-data set, input and protocol (seeds) are shown as mean +- sample standard deviation. Every row names the commit at which
-it was measured and how many commits ago that was when the tables were made; `--check` does not look at that count.
+data set, input and protocol are shown as mean +- sample standard deviation; labels that differ in ", seed 1" alone
+are one row. Every row names the commit at which it was measured and how many commits ago that was when the tables were
+made; `--check` does not look at that count.
 """
 
 import argparse
@@ -30,6 +31,7 @@ SUMMARY_TABLE = "summary"
 MARKED = re.compile(r"(<!-- results:(?P<name>[\w-]+) -->\n).*?(<!-- /results -->)", re.DOTALL)
 INPUT = re.compile(r".+?, (?:\d+ px|native)(?=,|$)")
 AGE = re.compile(r" \(\d+ ago\)")
+SEED = re.compile(r", seed \d+(?=,|$)")
 
 
 def render_page(page: str, records: Sequence[ResultRecord], to_results: str = "results") -> str:
@@ -48,11 +50,12 @@ def render_page(page: str, records: Sequence[ResultRecord], to_results: str = "r
         name = match["name"]
         if name == SUMMARY_TABLE:
             return match[1] + _summary(records) + match[3]
-        own = [record for record in records if record.table == name]
+        if name not in (*TABLES, SPEED_TABLE):
+            raise ValueError(f"no table is called {name!r}; known: {', '.join([*TABLES, SPEED_TABLE, SUMMARY_TABLE])}")
+        shown = TABLES[name].records_of or name if name in TABLES else name
+        own = [record for record in records if record.table == shown]
         if name == SPEED_TABLE:
             return match[1] + _speed(own, to_results) + match[3]
-        if name not in TABLES:
-            raise ValueError(f"no table is called {name!r}; known: {', '.join([*TABLES, SPEED_TABLE, SUMMARY_TABLE])}")
         return match[1] + render_table(TABLES[name], own, to_results) + match[3]
 
     return MARKED.sub(regenerate, page)
@@ -67,8 +70,9 @@ def render_table(table: ResultsTable, records: Sequence[ResultRecord], to_result
         ValueError: Records of one row that are not the same measurement (metrics or number of images differ).
     """
     groups: dict[tuple[str, str], list[ResultRecord]] = {}
+    records = [_with_layers(record) for record in records]
     for record in records:
-        groups.setdefault((record.row or "", record.dataset), []).append(record)
+        groups.setdefault((SEED.sub("", record.row or ""), record.dataset), []).append(record)
     measured = {key for record in records for key in record.metrics} or table.metrics.keys()
     table = replace(table, metrics={key: title for key, title in table.metrics.items() if key in measured})
     published = ["paper"] if table.paper else []
@@ -89,6 +93,12 @@ def render_table(table: ResultsTable, records: Sequence[ResultRecord], to_result
         lines.extend(_line([*key, "", *ours(key)]) for key in others)
     lines.extend(_line([*key, *[""] * len(published), *ours(key)]) for key in list(groups))
     return "\n".join(lines) + "\n"
+
+
+def _with_layers(record: ResultRecord) -> ResultRecord:
+    """A record whose metrics are also those of its layers: "<metric>@<layer>"."""
+    layers = {f"{key}@{row['layer']}": value for row in record.by_layer or () for key, value in row.items()}
+    return replace(record, metrics={**record.metrics, **layers})
 
 
 def _input(dataset: str) -> str:

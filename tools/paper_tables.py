@@ -11,57 +11,35 @@ IMAGENET = "ImageNet-1k val, 224 px"
 
 @dataclass(frozen=True)
 class PaperRow:
-    """One published number.
+    """One published number."""
 
-    Attributes:
-        row: Row label.
-        value: The table's first metric, in percent.
-        dataset: Data set and input, without a protocol.
-        source: Where it is published.
-    """
-
-    row: str
-    value: float
-    source: str
-    dataset: str = IMAGENET
+    row: str  # label
+    value: float  # the table's first metric, in percent
+    source: str  # where it is published
+    dataset: str = IMAGENET  # data set and input, without a protocol
 
 
 @dataclass(frozen=True)
 class ResultsTable:
-    """One table of docs/results.md.
+    """One table of docs/results.md."""
 
-    Attributes:
-        metrics: Metric name in the records -> column title; the first is the one that the paper reports.
-        paper: The paper's rows, in the order of display; empty for no such column.
-        decimals: Of numbers that one decimal would hide, metric -> digits behind the point.
-    """
-
-    metrics: dict[str, str]
-    paper: tuple[PaperRow, ...]
-    decimals: Mapping[str, int] = field(default_factory=dict)
+    metrics: dict[str, str]  # name in the records -> column title; the first is the one that the paper reports
+    paper: tuple[PaperRow, ...] = ()  # the paper's rows, in the order of display; empty for no such column
+    decimals: Mapping[str, int] = field(default_factory=dict)  # of a metric that one digit behind the point would hide
+    records_of: str | None = None  # the table whose records it shows, where it is another view of them
 
 
 @dataclass(frozen=True)
 class Task:
-    """One line of README's table.
+    """One line of README's table."""
 
-    Attributes:
-        words: The task, its data and its measure.
-        table: Name of the table that holds our records.
-        dataset: How `ResultRecord.dataset` begins: data, input and protocol.
-        metric: The number that is shown.
-        paper: The paper's for CLS and LaSt, on its own data; None where it has none.
-        rows: Ours: labels of the CLS, the LaSt and the random model; "" for none.
-        ours: Our model in a few words.
-    """
-
-    words: str
-    table: str
-    dataset: str
-    metric: str
-    paper: tuple[float | None, float | None]
-    rows: tuple[str, str, str]
-    ours: str
+    words: str  # the task, its data and its measure
+    table: str  # name of the table that holds our records
+    dataset: str  # how `ResultRecord.dataset` begins: data, input and protocol
+    metric: str  # the number that is shown
+    paper: tuple[float | None, float | None]  # for CLS and LaSt, on the paper's own data; None where it has none
+    rows: tuple[str, str, str]  # labels of our CLS, LaSt and random model; "" for none
+    ours: str  # our model in a few words
 
 
 # The paper does not say which boxes, hit rule and token its Point-in-Box uses; the README names the choices made here.
@@ -110,14 +88,12 @@ TABLES = {
             **{f"background_top_{p}": f"% background in top {p} %" for p in (1, 5, 10, 50)},
             "background_share": "% background",
         },
-        paper=(),
     ),
     "masking_probe": ResultsTable(
         metrics={
             "top1": "top-1, nothing masked",
             **{f"top1_{order}_{p}": f"{order} {p} %" for p in (30, 50, 70) for order in ("top", "random", "bottom")},
         },
-        paper=(),
     ),
     "norms": ResultsTable(
         metrics={
@@ -128,7 +104,6 @@ TABLES = {
             "norm_ratio": "object / background",
         },
         decimals={"outlier_share": 2, "correlation": 2, "norm_ratio": 2},
-        paper=(),
     ),
     "votes": ResultsTable(
         metrics={
@@ -138,7 +113,33 @@ TABLES = {
             "top_vote_inside": "% top patch on the object",
         },
         decimals={"votes_lift": 2},
-        paper=(),
+    ),
+    # of one model over its layers: at the end, by what ranks the patches there, and after every block
+    "layers": ResultsTable(
+        metrics={
+            "acc1": "top-1",
+            "point_in_box": "PiB",
+            "point_in_box_small": "PiB, boxes < 25 %",
+            "point_in_box_random": "random patch",
+            "point_in_box_small_random": "random patch, < 25 %",
+            "auroc": "AUROC",
+            "corloc": "CorLoc",
+            "high_norm_share": "% high norm",
+            "high_norm_inside": "% of these in the box",
+            "high_norm_chance": "by chance",
+        },
+    ),
+    "layers_by_ranking": ResultsTable(
+        metrics={
+            f"{measure}{what and f'_{what}_{k}'}": f"{words}, {f'{what} K={k}' if what else 'score'}"
+            for what, k in (("", ""), *((what, k) for k in ("1", "7", "0.5") for what in ("votes", "product")))
+            for measure, words in (("auroc", "AUROC"), ("corloc", "CorLoc"))
+        },
+        records_of="layers",
+    ),
+    "layers_by_block": ResultsTable(
+        metrics={f"point_in_box@{layer}": layer for layer in (*map(str, range(1, 13)), "norm")},
+        records_of="layers",
     ),
     "knn": ResultsTable(
         metrics={f"knn_{k}": f"k = {k}" for k in (20, 10, 100, 200)},

@@ -48,16 +48,20 @@ def add_imagenet_flags(
     )
 
 
-def add_protocol_flags(parser: argparse.ArgumentParser) -> None:
-    """The choices that the paper leaves open in Point-in-Box, beside the token."""
-    add = parser.add_argument
-    add(
+def add_hit_rule_flag(parser: argparse.ArgumentParser) -> None:
+    """--hit-rule, as `last_vit.metrics.box_patch_mask` takes it."""
+    parser.add_argument(
         "--hit-rule",
         choices=("release", "center"),
         default="release",
-        help="which patches lie in a box; default release",
+        help="which patches lie in a box: those that it touches, or those with their centre in it; default release",
     )
-    add(
+
+
+def add_protocol_flags(parser: argparse.ArgumentParser) -> None:
+    """The choices that the paper leaves open in Point-in-Box, beside the token."""
+    add_hit_rule_flag(parser)
+    parser.add_argument(
         "--max-box-area",
         type=_max_box_area,
         default=0.25,

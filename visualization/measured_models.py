@@ -87,6 +87,7 @@ class Measurement(NamedTuple):
     n_images: int
     protocol: str  # what the numbers depend on besides data and input, in a few words
     config: Mapping[str, Any]  # everything else that they depend on
+    by_layer: list[dict[str, float | str]] | None = None
 
 
 def each_model(
@@ -167,6 +168,7 @@ def measure_models(
                     checkpoint_sha256=trained.checkpoint_sha256,
                     seconds=seconds,
                     device=device,
+                    by_layer=found.by_layer,
                 )
                 speed = f"{found.n_images} images in {seconds:.1f} s, {found.n_images / seconds:.1f} images/s"
                 print(f"{argument.name}: {speed}; record {path}")

@@ -45,6 +45,11 @@ class BoxedImages(NamedTuple):
     skipped: dict[str, int]  # images that do not count, reason -> count
     annotated: Any  # the data set behind `dataset`, whose attribute `transform` makes "image"
 
+    def for_model(self, _: argparse.Namespace, preprocessing: Preprocessing) -> "BoxedImages":
+        """These images as a model takes them."""
+        self.annotated.transform = eval_transform(preprocessing)
+        return self
+
 
 def run(args: argparse.Namespace) -> None:
     """The commands evaluate_patch_hit.py and point_in_box_table.py."""
@@ -64,13 +69,8 @@ def measure_on_boxes(
     args: argparse.Namespace, arguments: Sequence[ModelArgument], images: BoxedImages
 ) -> list[tuple[str, dict[str, float], str]]:
     """Name, metrics and words of every model, as `measure_models`."""
-
-    def open_set(_: argparse.Namespace, preprocessing: Preprocessing) -> BoxedImages:
-        images.annotated.transform = eval_transform(preprocessing)
-        return images
-
     args.dataset_name = images.name
-    return measure_models(args, "point_in_box", measure, arguments, open_set)
+    return measure_models(args, "point_in_box", measure, arguments, images.for_model)
 
 
 def asked_models(args: argparse.Namespace) -> list[ModelArgument]:
@@ -126,7 +126,7 @@ def measure(subject: Subject) -> tuple[tuple[str, dict[str, float], str], list[M
     last_pool, prep, norms, note = trained.selection(args.top_k, args.variant), trained.preprocessing, PatchNorms(), ""
     point_in_box = PointInBox(prep.crop, prep.resize, args.hit_rule)
     # a CLIP's output is an embedding
-    top_k = TopK() if not argument.spec.startswith("open_clip:") and _numbered(images.dataset, trained) else None
+    top_k = TopK() if not argument.spec.startswith("open_clip:") and is_numbered(images.dataset, trained) else None
     loader = subject.batches(dataset=images.dataset)
     count_patch_hits(trained.model, loader, device, point_in_box, top_k, args.global_token, last_pool, norms)
     metrics = {**(top_k.compute() if top_k else {}), **point_in_box.compute()}
@@ -167,7 +167,7 @@ def closing_words(args: argparse.Namespace, images: BoxedImages) -> str:
     return f"{images.name}, {_protocol(args, '')}; percent; left out: {left_out}"
 
 
-def _numbered(images: Dataset, trained: TrainedModel) -> bool:
+def is_numbered(images: Dataset, trained: TrainedModel) -> bool:
     """Whether the images have labels that are, or now are, those of the model's head."""
     if not isinstance(images, ImageNetDataset) or trained.num_classes is None:
         return False

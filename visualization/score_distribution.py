@@ -78,7 +78,7 @@ class ScoreDistribution:
         counts = (num_background > 0) & (num_foreground > 0)
         groups = groups & counts[:, None, None]  # what is left out adds 0 to every sum below
         known = groups.any(dim=1)
-        normalised, is_constant = _min_max(score, known)
+        normalised, is_constant = min_max(score, known)
         self._sums.add(
             num_images=counts.sum(),
             num_not_finite=(~score.isfinite() & is_known).any(dim=1).sum(),
@@ -86,7 +86,7 @@ class ScoreDistribution:
             num_no_foreground=((num_background > 0) & (num_foreground == 0)).sum(),
             num_no_background=((num_background == 0) & (num_foreground > 0)).sum(),
             num_constant=(is_constant & counts).sum(),
-            auroc=_auroc(score, groups).sum(),
+            auroc=auroc(score, groups).sum(),
             background=(num_background.double() / known.sum(dim=1).clamp(min=1) * counts).sum(),
             background_top=_background_among_best(score, groups).sum(dim=0),
             histogram=_histogram(normalised, groups, self.num_bins * _FINE),
@@ -143,7 +143,7 @@ class ScoreDistribution:
         return totals
 
 
-def _min_max(score: Tensor, known: Tensor) -> tuple[Tensor, Tensor]:
+def min_max(score: Tensor, known: Tensor) -> tuple[Tensor, Tensor]:
     """Float64 scores in [0, 1] over each image's known patches, 0.5 in a constant map; whether it is constant [B]."""
     score = score.double()
     low = score.masked_fill(~known, torch.inf).amin(dim=1, keepdim=True)
@@ -153,10 +153,12 @@ def _min_max(score: Tensor, known: Tensor) -> tuple[Tensor, Tensor]:
     return torch.where(is_constant, 0.5, (score - low) / span), is_constant.squeeze(1)
 
 
-def _auroc(score: Tensor, groups: Tensor) -> Tensor:
-    """Exact area under the ROC curve of every image, float64 [B], from ranks; 0 for images that lack one group."""
+def auroc(score: Tensor, groups: Tensor) -> Tensor:
+    """Exact area under the ROC curve of every row, from ranks: float [B, N], two groups bool [B, 2, N] -> float64 [B].
+
+    How often a patch of the second group scores higher than one of the first; 0 for rows that lack one of the two.
+    """
     background, foreground = groups.unbind(dim=1)
-    score = score.double()
     ranked = score.masked_fill(~background, torch.inf).sort(dim=1).values
     # pairs won, a tie as one half: the mean of how many background patches are below, and of how many not above
     below, not_above = (torch.searchsorted(ranked, score.contiguous(), right=right) for right in (False, True))

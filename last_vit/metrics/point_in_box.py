@@ -92,7 +92,7 @@ class PointInBox:
             hit=inside.gather(1, peak[:, None]).sum(),
             random=inside.double().mean(dim=1).sum(),
             max=inside.any(dim=1).sum(),
-            center=self._center_hits(inside, boxes_xyxy, image_hw, grid_hw).sum(),
+            center=self.center_hits(inside, boxes_xyxy, image_hw, grid_hw).sum(),
         )
 
     def count(self) -> int:
@@ -125,7 +125,7 @@ class PointInBox:
             "num_images": num_images,
         }
 
-    def _center_hits(self, inside: Tensor, boxes_xyxy: Tensor, image_hw: Tensor, grid_hw: tuple[int, int]) -> Tensor:
+    def center_hits(self, inside: Tensor, boxes_xyxy: Tensor, image_hw: Tensor, grid_hw: tuple[int, int]) -> Tensor:
         """Share of each image's centre that is inside its box: [B] in [0, 1]."""
         if self.hit_rule == "center":  # the centre of a one-patch grid is the crop's centre
             return box_patch_mask(boxes_xyxy, image_hw, (1, 1), self.crop, self.resize, "center").double()

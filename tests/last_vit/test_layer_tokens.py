@@ -123,7 +123,7 @@ def test_a_convnet_has_its_last_map_only():
     tokens = layer_tokens(model, images)
     assert count_layers(model) == (1, False)
     assert (len(tokens.layers), tokens.has_final_norm) == (1, False)
-    assert tokens.layers[0] is tokens.output.patch_tokens
+    assert tokens.all_tokens[0] is tokens.output.patch_tokens
 
 
 def test_blocks_that_drop_patches_are_an_error():

@@ -49,6 +49,26 @@ def test_runs_on_the_papers_input_join_its_row(tmp_path):
     assert {len(row) for row in table} == {len(table[0])}
 
 
+def test_seeds_are_one_row_and_layers_columns(tmp_path):
+    for seed, value in enumerate((40.0, 44.0, 45.0)):
+        layers = [{"layer": "1", "point_in_box": value}, {"layer": "norm", "point_in_box": 50}]
+        changes = {"metrics": {"auroc": value}, "by_layer": layers, "table": "layers"}
+        write(tmp_path, f"seed{seed}", row=f"ViT-Ti, LaSt K=1, seed {seed}, 1 epoch", **changes)
+    write(tmp_path, "other", row="ViT-Ti, LaSt K=1, no seed", **changes)
+    found = {}
+    for name in ("layers", "layers_by_block", "layers_by_ranking"):
+        page = PAGE.replace("point_in_box", name)
+        header, _, *lines = rows(make_results_tables.render_page(page, read_results(tmp_path)))
+        found |= {(line[0], title): cell for line in lines for title, cell in zip(header, line, strict=True)}
+    row = "ViT-Ti, LaSt K=1, 1 epoch"
+    wanted = dict.fromkeys(("AUROC", "AUROC, score", "1"), "43.0 +- 2.6") | {
+        "norm": "50.0 +- 0.0",
+        "runs": "3",
+    }
+    assert {title: found[row, title] for title in wanted} == wanted
+    assert found["ViT-Ti, LaSt K=1, no seed", "1"] == "45.0"
+
+
 def test_runs_that_differ_are_not_averaged(tmp_path):
     write(tmp_path, "a")
     write(tmp_path, "b", n_images=1000)

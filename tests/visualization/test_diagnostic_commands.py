@@ -20,9 +20,6 @@ from PIL import Image
 from last_vit.pooling import last_select, vote_count
 
 SCRIPTS = Path(compare_models.__file__).parent
-NAMES = sorted(
-    path.name for path in SCRIPTS.glob("*.py") if '@command("' in path.read_text() or path.stem.endswith("table")
-)
 MANY = ["--model", VIT, "--model", RESNET]
 
 
@@ -43,6 +40,7 @@ def test_two_processes_count_every_image_once(call):
         ("evaluate_patch_hit", [*small, *IMAGENET, "--max-box-area", "none"]),
         ("probe_masking", [*small, *IMAGENET, "--shares", "50"]),
         ("visualize_norms", [*small, *MASKS, "--examples", "0"]),
+        ("evaluate_layers", [*small, *IMAGENET, "--max-images", "5"]),
         ("visualize_patch_score_distribution", [*small, *MASKS]),
         ("visualize_pca", [*small, *MASKS, "--fit", "set", "--num-images", "2"]),
         ("visualize_token_selection", [*small, *MASKS, "--num-images", "1", "--seed", "3", "--k", "1", "0.5"]),
@@ -55,7 +53,7 @@ def test_two_processes_count_every_image_once(call):
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": f"{SCRIPTS}:{SCRIPTS.parent}"}
     subprocess.run([*launcher, "shared.py"], check=True, env=environment, capture_output=True, timeout=240)
     two = {record["name"]: record for record in read_records()}
-    assert len(alone) == 7
+    assert len(alone) == 8
     assert alone.keys() == two.keys()
     assert {record["num_processes"] for record in two.values()} == {2}
     for name, record in alone.items():
@@ -73,6 +71,14 @@ CASES = {
         ([*COMPARE, *IMAGENET, "--model", VIT, *FOLDER], "not allowed with"),
         ([*COMPARE, *FOLDER, "--model", VIT, "--imagenet-label-dir", "x"], "goes with --imagenet-root"),
         ([*COMPARE, *IMAGENET, "--model", VIT, "--figure", "picture.doc"], "must end in one of .png, .pdf, .svg"),
+    ],
+    "evaluate_layers": [
+        ([*SMALL, *FOLDER, "--model", VIT], "give --boxes or --masks"),
+        ([*SMALL, *FOLDER, "--model", VIT, "--masks", "black"], "model 'ViT': no image shows both object and"),
+        ([*SMALL, *IMAGENET, "--model", VIT, "--masks", "masks"], "go with --images"),
+        ([*SMALL, *IMAGENET, "--model", VIT, "--top-k", "17"], "model 'ViT': top_k must be in [1, 16] (number of"),
+        ([*SMALL, *IMAGENET, "--model", VIT, "--top-k", "0"], "got 0"),
+        ([*SMALL, *IMAGENET, "--model", VIT, "--max-images", "0"], "must be at least 1, got 0"),
     ],
     "evaluate_patch_hit": [
         ([*SMALL, *IMAGENET, *MANY, "--global-token", "cls"], "model 'ResNet': this model has no class token"),

@@ -1,0 +1,64 @@
+"""One picture of lazy aggregation: measures of every layer, a line per model."""
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+from figure_style import house_style, model_color, new_figure
+from matplotlib.figure import Figure
+
+_PANELS = {
+    "point_in_box": "Point-in-Box (%)",
+    "point_in_box_small": "Point-in-Box, small objects (%)",
+    "auroc": "AUROC of the score (%)",
+    "high_norm_share": "patches of high norm (%)",
+    "high_norm_inside": "of these in the box (%)",
+    "point_in_box_norm": "Point-in-Box of the norm (%)",
+}
+
+
+class LayerView(NamedTuple):
+    """What is drawn and printed of one model, as `LayerStatistics.compute` gives it."""
+
+    name: str
+    metrics: Mapping[str, float]
+    by_layer: Sequence[Mapping[str, float | str]]
+
+
+def draw_layers(views: Sequence[LayerView]) -> Figure:
+    """A panel per measure, layers from left to right, one colour per model; dotted, the unused class token's.
+
+    The final norm stands apart: it is no block. References are those of the first model's images.
+    """
+    figure, axes = new_figure(2, 3, width=4.0, height=2.9)
+    with house_style():
+        for panel, (measure, title) in zip(axes.flat, _PANELS.items(), strict=True):
+            for index, view in enumerate(views):
+                for kind, look in (("", {"label": view.name, "marker": "o"}), ("_cls", {"linestyle": ":"})):
+                    key, places = measure + kind, zip(_places(view), view.by_layer, strict=True)
+                    points = [(place, row[key]) for place, row in places if key in row]
+                    panel.plot(*zip(*points, strict=True), color=model_color(index), markersize=3.5, **look)
+            for style, (label, value) in zip(("--", "-."), _references(measure, views[0].metrics), strict=False):
+                panel.axhline(value, color="0.45", linestyle=style, linewidth=1.0, label=label, zorder=0)
+            deepest = max(views, key=lambda view: len(view.by_layer))
+            names, places = [str(row["layer"]) for row in deepest.by_layer], _places(deepest)
+            panel.set_xticks(places, [name.replace("norm", "final\nnorm") for name in names])
+            panel.set(title=title, xlabel="after block", xlim=(0.5, places[-1] + 0.5))
+            if measure != "auroc":
+                panel.set_ylim(bottom=0)
+        handles, labels = axes[0, 0].get_legend_handles_labels()
+        figure.legend(handles, labels, loc="outside lower center", ncols=min(len(handles), 5))
+    return figure
+
+
+def _places(view: LayerView) -> list[float]:
+    """Where each layer stands from left to right."""
+    return [place + 0.5 * (row["layer"] == "norm") for place, row in enumerate(view.by_layer, start=1)]
+
+
+def _references(measure: str, metrics: Mapping[str, float]) -> list[tuple[str, float]]:
+    """What a random patch and the image's centre score, where that is defined."""
+    if measure in ("auroc", "high_norm_share"):
+        return [("random patch", 50.0)] if measure == "auroc" else []
+    area = measure if measure == "point_in_box_small" else "point_in_box"
+    lines = {"random patch": f"{area}_random"} | ({"image centre": f"{area}_center"} if measure == area else {})
+    return [(label, metrics[key]) for label, key in lines.items() if key in metrics]

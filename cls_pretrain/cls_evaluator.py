@@ -95,16 +95,20 @@ def check_classes(num_classes: int | None, *loaders: DataLoader) -> None:
         ValueError: Data sets of other classes, without known labels, or of another number than `num_classes`.
     """
     data_sets = [loader.dataset.dataset for loader in loaders]
+    new_head = "set its num_classes (model.num_classes or model.model.num_classes)"
     if num_classes is not None:
         for images in data_sets:
             if isinstance(images, ImageNetDataset):
-                images.number_as(num_classes)
+                try:
+                    images.number_as(num_classes)
+                except ValueError as error:
+                    raise ValueError(f"{error}; for a new head {new_head}") from error
     data_sets = [images for images in data_sets if getattr(images, "labelled", True)]
     first = data_sets[0] if data_sets else None
     if data_sets and num_classes is not None and len(first.classes) != num_classes:
         raise ValueError(
-            f"{first!r} has {len(first.classes)} classes, the model {num_classes}: set its num_classes "
-            f"(model.num_classes or model.model.num_classes), or point the root to the data that the model is for"
+            f"{first!r} has {len(first.classes)} classes, the model {num_classes}: {new_head}, or point the root to "
+            "the data that the model is for"
         )
     for other in data_sets[1:]:
         if list(other.classes) != list(first.classes):

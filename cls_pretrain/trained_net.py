@@ -108,7 +108,7 @@ def layer_decay_params(
 ) -> list[dict[str, Any]]:
     """Groups of parameters whose learning rate falls by `layer_decay` with every layer below the head (1 is even).
 
-    Biases, norms and embeddings are left out of the weight decay, as timm does. The trainer adds the model.
+    Biases and norms are left out of the weight decay. The trainer adds the model.
     """
     groups = param_groups_layer_decay(model.host_model, weight_decay, layer_decay=layer_decay)
     return [

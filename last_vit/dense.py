@@ -10,6 +10,7 @@ The public face of adapters/. Nothing here changes parameters, state-dict keys o
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import nullcontext
+from functools import partial
 from typing import Any, TypeVar
 
 import torch
@@ -45,8 +46,10 @@ def attach_pool(
         ValueError: Unsupported host (the message lists the supported ones), a kind that the host cannot serve, or
             invalid pool arguments. `top_k` above the number of patches shows in the forward pass.
     """
-    pool = TokenPool(kind, top_k, sigma, variant)
-    find_adapter(model).attach(unwrap_host(model), pool)
+    pool, host = TokenPool(kind, top_k, sigma, variant), unwrap_host(model)
+    find_adapter(model).attach(host, pool)
+    shown = ", ".join(f"{key}={value}" for key, value in pooling_of(model).items() if value is not None)
+    host.extra_repr = partial(str, shown)  # for print(model); no submodule shows it
     if _is_dynamo_loaded():
         torch.compiler.reset()  # graphs do not guard against new hooks: a graph traced before would keep the old pool
     return model

@@ -3,20 +3,21 @@
 import copy
 import re
 import shutil
+from functools import partial
 from pathlib import Path
 
 import pytest
 import timm
 import torch
 from lazy_parts import ENVIRONMENT, REPO, LazyTrain, losses, record
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import nn
-from trained_net import TrainedNet
+from trained_net import TrainedNet, layer_decay_params
 
 from last_vit.data.synthetic import SyntheticObjects, write_imagenet
 from last_vit.models import parse_model_argument
 
-CURE = REPO / "cls_pretrain" / "configs" / "cure.py"
+CURE, TUNE = (REPO / "cls_pretrain" / "configs" / f"{name}.py" for name in ("cure", "finetune_vit_tiny"))
 IMAGES = torch.randn(3, 3, 32, 32, generator=torch.Generator().manual_seed(1))
 LABELS = torch.full((3,), -1)
 TRAINER = LazyTrain("cls_pretrain")
@@ -87,6 +88,29 @@ def test_teacher_is_frozen_and_no_part_of_the_student(init):
     assert copy.deepcopy(net).teacher is not net.teacher
 
 
+def test_the_head_is_kept_unless_a_number_of_classes_is_given(init):
+    kept, new = TrainedNet(init).model, TrainedNet(init, num_classes=3, image_size=32).model
+    weights = load_file(init.partition("@")[2])
+    assert all(torch.equal(tensor, weights[name]) for name, tensor in kept.state_dict().items())
+    other = {name for name, tensor in new.state_dict().items() if not torch.equal(tensor, weights[name])}
+    assert (other, new.head.out_features) == ({"head.weight", "head.bias", "pos_embed"}, 3)
+    kept.set_input_size(img_size=32)
+    assert torch.equal(kept.pos_embed, new.pos_embed)
+
+
+def test_learning_rates_fall_by_layer(init):
+    """Embeddings, then blocks, then the head, whose rate is whole; the final norm goes with the last block."""
+    net = TrainedNet(init)
+    groups = layer_decay_params(0.1, 0.05, 0.5, net)
+    found = {weight: (group["lr"], group["weight_decay"]) for group in groups for weight in group["params"]}
+    depth = len(net.model.blocks)
+    for name, weight in net.model.named_parameters():
+        block = re.match(r"blocks\.(\d+)", name)
+        above = depth - int(block[1]) if block else {"head": 0, "norm": 1}.get(name.partition(".")[0], depth + 1)
+        assert found.pop(weight) == (pytest.approx(0.1 * 0.5**above), 0.05 if weight.ndim > 1 else 0.0), name
+    assert not found
+
+
 def test_a_folder_without_labels_is_enough(cure, init):
     assert cure() == 0
     trained = parse_model_argument(f"{init.partition('@')[0]}@run/model_final.pth").load(image_size=32)
@@ -112,11 +136,13 @@ def test_labels_and_boxes_are_used_where_they_are(cure, photos):
     assert {"acc1", "acc5"} < record("two/train_two.json")["metrics"].keys()
 
 
-def test_resumes_bit_identically(cure):
-    assert cure("train.checkpointer.max_to_keep=3") == 0
+@pytest.mark.parametrize(("config", "words"), [(CURE, ()), (TUNE, ("model.num_classes=3", "optimizer.lr=0.01"))])
+def test_resumes_bit_identically(cure, config, words):
+    run = partial(cure, *words, data="imagenet", config=config)
+    assert run("train.checkpointer.max_to_keep=3") == 0
     shutil.copytree("run", "two")
     Path("two/last_checkpoint").write_text("model_0000001.pth")
-    assert cure("--resume", "train.output_dir=two") == 0
+    assert run("--resume", "train.output_dir=two") == 0
     assert losses("two") == losses("run")
     final, again = (torch.load(f"{folder}/model_final.pth")["model"] for folder in ("run", "two"))
     assert all(torch.equal(final[name], again[name]) for name in final)
@@ -131,7 +157,11 @@ def test_resumes_bit_identically(cure):
         (["model.init=timm:no_such_vit@random"], "any", "no_such_vit"),
         ([], "nowhere", "no folder .*nowhere"),
         (["dataloader.test.dataset.labelled=True"], "any", "any has no such split"),
-        (["dataloader.test.dataset.labelled=True"], "imagenet", "3 classes, the classifier 5"),
+        (
+            ["dataloader.test.dataset.labelled=True"],
+            "imagenet",
+            "3 classes, the classifier 5: .*set its num_classes",
+        ),
         (["dataloader.test.dataset.boxes=True"], "any", "no XML boxes"),
     ],
 )

@@ -118,9 +118,11 @@ def test_attaching_changes_the_pool_and_leaves_no_other_trace(host):
     assert pooling_of(model) == {"pool": "last", "top_k": 3, "variant": "paper", "sigma": 2.0}
     last = run(model)
     assert not torch.allclose(last, own)
+    assert repr(model).splitlines()[1].strip() == "pool=last, top_k=3, variant=paper, sigma=2.0"
     copied = copy.deepcopy(model)
     assert torch.equal(run(copied), last)
     attach_pool(copied, "max")  # a copy has its own pool
+    assert "pool=max" in repr(copied)
     assert (pooling_of(model)["pool"], pooling_of(copied)["pool"]) == ("last", "max")
     assert torch.equal(run(model), last)
     assert list(model.state_dict()) == keys

@@ -8,8 +8,9 @@ top-5 with model.top_k=1 and 67.6 / 87.8 with model.top_k=7. Plain cross-entropy
 parameter; no mixup, smoothing, EMA, clipping or drop path. The validation root follows the training root unless given.
 
 Switches that the release has not, off here: train.bf16, train.compile, train.fused_pool, optimizer.fused,
-train.clip_grad_norm, train.accumulation_steps. `dataloader.test.dataset.boxes=True` adds Point-in-Box to every
-evaluation (paper Fig. 3) and needs ImageNet's XML annotations beside the images.
+train.clip_grad_norm, train.accumulation_steps, train.head_warmup, train.anneal_top_k.
+`dataloader.test.dataset.boxes=True` adds Point-in-Box to every evaluation (paper Fig. 3) and needs ImageNet's XML
+annotations beside the images.
 """
 
 from classification_net import ClassificationNet
@@ -94,4 +95,6 @@ train = dict(
     fused_pool=False,  # LaSt by fused GPU kernels
     clip_grad_norm=0.0,
     accumulation_steps=1,
+    head_warmup=0,  # first iterations, in which the head alone learns
+    anneal_top_k=0.0,  # share of the iterations in which K falls evenly from all patches to model.top_k
 )

@@ -14,6 +14,7 @@ from torch.nn import functional as F
 
 from last_vit.data.transforms import EvalTransform, TrainTransform
 from last_vit.models import parse_model_argument
+from last_vit.preprocessing import add_registers
 
 logger = logging.getLogger("detectron2")
 
@@ -33,6 +34,7 @@ class TrainedNet(ClassificationNet):
             weights.
         temperature: T, above 0; None learns from labels.
         pool, top_k, sigma, variant: As in `ClassificationNet`.
+        num_registers: Register tokens to add (Darcet et al., ICLR 2024), for models without any.
 
     Raises:
         ValueError, FileNotFoundError: As `ModelArgument.load` and `ClassificationNet`; a model of another library, no
@@ -49,6 +51,7 @@ class TrainedNet(ClassificationNet):
         top_k: int | float = 1,
         sigma: float | None = None,
         variant: str = "release",
+        num_registers: int = 0,
     ) -> None:
         if not init.startswith("timm:"):
             raise ValueError(f"model.init must be a timm model, timm:<name>@<file>, got {init!r}")
@@ -63,6 +66,10 @@ class TrainedNet(ClassificationNet):
         if num_classes is not None:
             logger.info("New head for %d classes in place of the %d of %s", num_classes, host.num_classes, init)
             host.reset_classifier(num_classes)
+        if num_registers and (num_registers < 0 or host.reg_token is not None or host.cls_token is None):
+            raise ValueError(f"model.num_registers={num_registers} is for a ViT with a class token and no registers")
+        if num_registers:
+            add_registers(host, num_registers)
         super().__init__(host, pool, top_k, sigma, variant)
         self.temperature = temperature
         self._unregistered = (teacher,)

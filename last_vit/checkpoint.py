@@ -27,9 +27,10 @@ _CLASSIFIER = re.compile(
     r"(?:model\.)?(?:heads\.head|head(?:\.fc|\.fc\.fc2|\.fc2|\.linear|\.classifier\.4|\.head\.l)?"
     r"|fc|classifier(?:\.\d+)?|last_linear|classif)\.weight"
 )
-# What cls_pretrain's ablations (vit_ablations.py) add to a host, and the options that do.
+# What cls_pretrain's ablations add to a host, and the options that do.
 _ABLATIONS = {
     "register_tokens": ("register tokens", "model.num_registers"),
+    "reg_token": ("register tokens", "model.num_registers"),
     "window_size": ("window attention", "model.window_layers and model.window_size"),
 }
 

@@ -4,6 +4,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
+import torch
 from torch import Tensor, nn
 from torchvision.models.vision_transformer import VisionTransformer, interpolate_embeddings
 
@@ -57,11 +58,23 @@ def trained_img_size(weights: Mapping[str, Tensor]) -> int | None:
     return math.isqrt(max(1, positions.shape[1] - 1)) * patches.shape[-1]
 
 
+def add_registers(model: nn.Module, num_registers: int) -> None:
+    """Give a timm ViT, in place, R `reg_token`s [1, R, D] behind its class token; their positions start as zeros."""
+    model.reg_token = nn.Parameter(torch.randn_like(model.cls_token.expand(1, num_registers, -1)) * 1e-6)
+    if not model.no_embed_class:
+        first, patches = model.pos_embed.detach().split([1, model.pos_embed.shape[1] - 1], dim=1)
+        model.pos_embed = nn.Parameter(torch.cat([first, torch.zeros_like(model.reg_token), patches], dim=1))
+    model.num_reg_tokens += num_registers
+    model.num_prefix_tokens += num_registers
+
+
 def take_grid(model: nn.Module, weights: Mapping[str, Tensor]) -> None:
-    """Give a timm model the square grid that the position embedding of its weights has, if it has one.
+    """Give a timm model the registers and the square grid that its weights have, where it has none or another.
 
     What still differs is for strict loading to tell.
     """
+    if "reg_token" in weights and getattr(model, "reg_token", 0) is None:
+        add_registers(model, weights["reg_token"].shape[1])
     positions, own = weights.get("pos_embed"), getattr(model, "pos_embed", None)
     if positions is None or own is None or positions.shape == own.shape or not hasattr(model, "set_input_size"):
         return

@@ -18,7 +18,6 @@ from PIL import Image
 from last_vit.data.synthetic import SyntheticObjects, write_voc
 
 timm = pytest.importorskip("timm")
-SCRIPT = Path(eval_object_discovery.__file__)
 NUMBER, SIDE = 7, 40
 ANY_SIZE = "A=dino:vit_mini/16@random,pool=last,top_k=0.5"
 PHOTO = ["--model", ANY_SIZE, "--device", "cpu"]

@@ -1,4 +1,4 @@
-"""What all diagnostics promise: light --help, one line for every mistake, every image once over several processes."""
+"""What all diagnostics promise: one line for every mistake, every image once over several processes."""
 
 import os
 import shutil

@@ -6,7 +6,6 @@ import json
 import os
 import shutil
 import subprocess
-import sys
 from functools import partial
 from pathlib import Path
 
@@ -17,6 +16,7 @@ import torch
 from clip_parts import tiny_clip, tiny_tokenizer, write_clip
 from open_clip_train import zero_shot
 from PIL import Image
+from script_parts import run_two
 from seg_parts import refusal
 from torch.utils.data import DataLoader
 from torchvision.datasets import ImageFolder
@@ -139,13 +139,8 @@ def test_two_processes_count_every_image_once(here):
     eval_zero_shot_cls.main(["--imagenet-root", "imagenet", *flags, "--no-text-cache", "--per-class", "one.csv"])
     (alone,) = results().values()
     shutil.rmtree("output")
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--master-port=0", "--standalone"]
-    command = [*launcher, str(REPO / "clip" / "eval_zero_shot_cls.py"), "--imagenet-root", "imagenet", *flags]
-    environment = {"OMP_NUM_THREADS": "1", "PATH": os.environ["PATH"], "HOME": str(here), "PYTHONPATH": str(REPO)}
-    done = subprocess.run(
-        [*command, "--per-class", "two.csv"], env=environment, capture_output=True, text=True, timeout=240
-    )
-    assert done.returncode == 0, done.stderr
+    words = ("--imagenet-root", "imagenet", *flags, "--per-class", "two.csv")
+    run_two("clip/eval_zero_shot_cls.py", *words, HOME=str(here))
     (shared,) = results().values()
     assert (shared["num_processes"], shared["n_images"]) == (2, 17)
     assert shared["metrics"] == alone["metrics"]

@@ -4,7 +4,7 @@ import eval_coarse_segmentation as script
 import pytest
 import torch
 from coarse_seg import CoarseSegmentation, SegmentationImages
-from frozen_parts import records, refused
+from frozen_parts import records
 
 from last_vit.data.voc import VocSplit
 from last_vit.dense import dense_forward
@@ -109,7 +109,7 @@ def test_the_papers_rule_pixel_by_pixel_whatever_the_batch_size(flags, synthetic
         (("--voc-split", "test"), "test"),
     ],
 )
-def test_errors_are_one_line(flags, capsys, more, message):
-    error = refused(capsys, script.main, *flags, *more)
+def test_errors_are_one_line(flags, refused, more, message):
+    error = refused(script.main, *flags, *more)
     assert "eval_coarse_segmentation.py: error: " in error
     assert message in error

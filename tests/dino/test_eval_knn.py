@@ -9,8 +9,9 @@ import knn_search
 import numpy as np
 import pytest
 import torch
-from frozen_parts import COLOURS, only_record, records, refused, run_two, write_run
+from frozen_parts import COLOURS, only_record, records, write_run
 from PIL import Image
+from script_parts import run_two
 from torch.nn import functional as F
 from torchvision import transforms
 
@@ -168,7 +169,7 @@ def test_random_controls_of_any_backbone(run, arch):
     assert (record["checkpoint_sha256"], record["config"]["weights"]) == (None, "random, seed 0")
 
 
-def test_a_cache_needs_no_pass_and_one_of_something_else_is_refused(run, flags, colours, monkeypatch, capsys):
+def test_a_cache_needs_no_pass_and_one_of_something_else_is_refused(run, flags, colours, monkeypatch, refused):
     computed = run("--dump_features", "cache", "--row", "tiny", into="results")
     monkeypatch.setattr(frozen_features, "extract_features", None)
     cached = run("--load_features", "cache")
@@ -182,7 +183,7 @@ def test_a_cache_needs_no_pass_and_one_of_something_else_is_refused(run, flags, 
     shutil.copytree(colours, images)
 
     def load(*more):
-        return refused(capsys, eval_knn.main, *flags, "--nb_knn", "1", "--load_features", "cache", *more)
+        return refused(eval_knn.main, *flags, "--nb_knn", "1", "--load_features", "cache", *more)
 
     for more, match in (
         (["--pretrained_weights", "other.pth"], "weights"),
@@ -207,7 +208,7 @@ def test_a_cache_needs_no_pass_and_one_of_something_else_is_refused(run, flags, 
 def test_two_processes_equal_one(run, flags):
     more = ["--nb_knn", "1", "12"]  # 12 is more than a process's share, 9 of 18
     alone = run(*more, "--dump_features", "one")
-    run_two("eval_knn.py", *flags, *more, "--dump_features", "two", "--output", "two", "--batch_size_per_gpu", "5")
+    run_two("dino/eval_knn.py", *flags, *more, "--dump_features", "two", "--output", "two", "--batch_size_per_gpu", "5")
     (two,) = [record for record in records() if record["name"].startswith("two")]
     assert two["metrics"] == alone["metrics"]
     assert (two["n_images"], two["num_processes"]) == (9, 2)
@@ -235,7 +236,7 @@ def test_two_processes_equal_one(run, flags):
         (["--device", "tpu"], "device must be"),
     ],
 )
-def test_one_line_for_every_mistake(flags, colours, capsys, more, match):
+def test_one_line_for_every_mistake(flags, colours, refused, more, match):
     if "nan.pth" in more:
         content = torch.load("checkpoint.pth")
         content["teacher"]["backbone.norm.bias"][3] = float("nan")
@@ -243,6 +244,6 @@ def test_one_line_for_every_mistake(flags, colours, capsys, more, match):
     if "images" in more:
         shutil.copytree(colours, "images")
         Path("images/val/n02").rename("images/val/n09")
-    error = refused(capsys, eval_knn.main, *flags, "--nb_knn", "1", *more)
+    error = refused(eval_knn.main, *flags, "--nb_knn", "1", *more)
     assert "eval_knn.py: error: " in error
     assert match in error

@@ -11,7 +11,8 @@ import pytest
 import torch
 from dino_parts import golden, tiny_vit
 from frozen_features import layer_reader
-from frozen_parts import only_record, records, refused, run_two
+from frozen_parts import only_record, records
+from script_parts import run_two
 from torch import nn
 from torch.nn import functional as F
 from torchvision.models import resnet18
@@ -151,7 +152,7 @@ def test_evaluate_reads_our_checkpoints_and_dinos(run, monkeypatch):
     assert [found["config"][name] for name in ("epochs", "lr", "batch_size")] == [None] * 3
 
 
-def test_killed_and_resumed_is_bit_identical(run, linear, monkeypatch, capsys):
+def test_killed_and_resumed_is_bit_identical(run, linear, monkeypatch, capsys, refused):
     run("--output_dir", "whole", "--epochs", "3")
     save = linear_probe.save_probe
 
@@ -167,7 +168,7 @@ def test_killed_and_resumed_is_bit_identical(run, linear, monkeypatch, capsys):
     monkeypatch.setattr(linear_probe, "save_probe", save)
     assert probe_file("killed")["epoch"] == 1
     for more, message in ((["5"], "epochs 3 there, 5 here"), (["3", "--lr", "0.1"], "lr 0.5 there, 0.1 here")):
-        assert message in refused(capsys, eval_linear.main, *linear, *killed, *more)
+        assert message in refused(eval_linear.main, *linear, *killed, *more)
     run(*killed, "3")
     whole, resumed = probe_file("whole"), probe_file("killed")
     torch.testing.assert_close(resumed["state_dict"], whole["state_dict"], atol=0, rtol=0)
@@ -176,7 +177,7 @@ def test_killed_and_resumed_is_bit_identical(run, linear, monkeypatch, capsys):
 
 def test_two_processes_equal_one_with_the_same_global_batch(run, linear):
     alone = run()
-    run_two("eval_linear.py", *linear, "--batch_size_per_gpu", "3", "--output_dir", "two", "--output", "two")
+    run_two("dino/eval_linear.py", *linear, "--batch_size_per_gpu", "3", "--output_dir", "two", "--output", "two")
     (two,) = [record for record in records() if record["name"].startswith("two")]
     assert two["metrics"] == alone["metrics"]
     assert (two["num_processes"], two["config"]["batch_size"]) == (2, 6)
@@ -185,7 +186,7 @@ def test_two_processes_equal_one_with_the_same_global_batch(run, linear):
         assert other == pytest.approx(one, abs=1e-4)
 
 
-def test_a_checkpoint_of_something_else_is_refused_and_kept(run, linear, capsys):
+def test_a_checkpoint_of_something_else_is_refused_and_kept(run, linear, refused):
     run("--epochs", "1")
     path = Path("run/checkpoint.pth.tar")
     before = path.read_bytes()
@@ -195,16 +196,16 @@ def test_a_checkpoint_of_something_else_is_refused_and_kept(run, linear, capsys)
         (["--resize", "40"], "input_resize 37 there, 40 here"),
         (["--checkpoint_key", "student"], "checkpoint_key teacher there, student here"),
     ):
-        assert match in refused(capsys, eval_linear.main, *linear, *flags)
+        assert match in refused(eval_linear.main, *linear, *flags)
         assert path.read_bytes() == before
     for content in ({"epoch": 1}, {"state_dict": {"module.fc.weight": torch.zeros(3, 768)}}):
         torch.save(content, path)
-        assert "run/checkpoint.pth.tar" in refused(capsys, eval_linear.main, *linear)
+        assert "run/checkpoint.pth.tar" in refused(eval_linear.main, *linear)
 
 
-def test_a_diverged_run_keeps_its_last_checkpoint(linear, monkeypatch, capsys):
+def test_a_diverged_run_keeps_its_last_checkpoint(linear, monkeypatch, refused):
     monkeypatch.setattr(linear_probe, "learning_rate", lambda base, size, epoch, epochs: 0.1 if epoch < 2 else 1e38)
-    assert "loss is" in refused(capsys, eval_linear.main, *linear, "--epochs", "5")
+    assert "loss is" in refused(eval_linear.main, *linear, "--epochs", "5")
     assert probe_file()["epoch"] == 2
     assert math.isfinite(probe_file()["state_dict"]["module.linear.weight"].sum())
 
@@ -220,7 +221,7 @@ def test_a_diverged_run_keeps_its_last_checkpoint(linear, monkeypatch, capsys):
         (["--arch", "resnet18", "--avgpool_patchtokens", "true", "--pretrained_weights", "random"], "is for ViTs"),
     ],
 )
-def test_one_line_for_every_mistake(linear, capsys, more, match):
-    error = refused(capsys, eval_linear.main, *linear, *more)
+def test_one_line_for_every_mistake(linear, refused, more, match):
+    error = refused(eval_linear.main, *linear, *more)
     assert "eval_linear.py: error: " in error
     assert match in error

@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 import torch
 from defusedxml import ElementTree
-from frozen_parts import records, refused, run_two
+from frozen_parts import records
 from PIL import Image
+from script_parts import run_two
 
 from last_vit.data.synthetic import SyntheticObjects, write_voc
 
@@ -190,7 +191,7 @@ def test_torchrun_draws_every_box_once(run, layouts):
     flags = ["--method", "patch-score", "lost", "--per-class"]
     alone = run(*flags, "--save-boxes", "one.json")
     more = ["--model", ANY_SIZE, "--num-workers", "0", "--save-boxes", "two.json", "--batch-size", "3"]
-    run_two("eval_object_discovery.py", *flags, *layouts["voc"], *more, "--output", "two")
+    run_two("dino/eval_object_discovery.py", *flags, *layouts["voc"], *more, "--output", "two")
     assert saved_boxes("one.json") == saved_boxes("two.json")
     two = [record for record in records() if record["name"].startswith("two_")]
     assert len(two) == 2
@@ -224,18 +225,18 @@ def test_torchrun_draws_every_box_once(run, layouts):
         ("voc", ["--device", "tpu"], "device must be"),
     ],
 )
-def test_one_line_for_every_mistake(layouts, tmp_path, monkeypatch, capsys, layout, arguments, match):
+def test_one_line_for_every_mistake(layouts, tmp_path, monkeypatch, refused, layout, arguments, match):
     monkeypatch.chdir(tmp_path)
     models = [] if "--model" in arguments else ["--model", ANY_SIZE]
-    assert match in refused(capsys, eval_object_discovery.main, *models, *FIXED, *layouts[layout], *arguments)
+    assert match in refused(eval_object_discovery.main, *models, *FIXED, *layouts[layout], *arguments)
     assert not list(tmp_path.iterdir())
 
 
-def test_a_broken_image_stops_or_is_counted(run, synthetic_sets, capsys):
+def test_a_broken_image_stops_or_is_counted(run, synthetic_sets, refused):
     shutil.copytree(synthetic_sets / "voc", "voc")
     path = sorted(Path("voc/VOC2012/JPEGImages").iterdir())[2]
     path.write_bytes(path.read_bytes()[:200])
     flags = ["--voc-root", "voc", "--voc-split", "val"]
-    assert path.name in refused(capsys, eval_object_discovery.main, "--model", ANY_SIZE, *FIXED, *flags)
+    assert path.name in refused(eval_object_discovery.main, "--model", ANY_SIZE, *FIXED, *flags)
     (record,) = run(*flags, "--skip-broken", layout=None).values()
     assert (record["n_images"], record["config"]["left_out"]) == (NUMBER - 1, {"broken image": 1})

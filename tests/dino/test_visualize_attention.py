@@ -9,7 +9,6 @@ import pytest
 import torch
 import visualize_attention as script
 from dino_parts import golden, tiny_vit
-from frozen_parts import refused
 from matplotlib import colormaps
 from PIL import Image
 from torchvision.transforms import functional
@@ -103,9 +102,9 @@ def test_pictures_show_the_attention():
         (["--output_dir", "image.png"], "image.png"),
     ],
 )
-def test_one_line_for_every_mistake(capsys, flags, match):
+def test_one_line_for_every_mistake(refused, flags, match):
     Path("empty").mkdir()
     Path("broken.png").write_bytes(Path("image.png").read_bytes()[:300])
-    error = refused(capsys, script.main, *MODEL, "--image_path", "image.png", "--image_size", "32", *flags)
+    error = refused(script.main, *MODEL, "--image_path", "image.png", "--image_size", "32", *flags)
     assert error.startswith("visualize_attention.py: error: ")
     assert match in error

@@ -186,13 +186,10 @@ def test_base_classes_come_along(tmp_path, capsys):
         ({}, ["--input", "nowhere.pth"], "nowhere.pth"),
     ],
 )
-def test_another_file_is_refused(tmp_path, capsys, change, flags, match):
+def test_another_file_is_refused(tmp_path, refused, change, flags, match):
     weights = {**fill(detector_names(16, 8, 4, lvis=False, channels=12)), **change}
     arguments = save({name: tensor for name, tensor in weights.items() if tensor is not None}, tmp_path)
-    with pytest.raises(SystemExit) as stop:
-        convert_fvit_checkpoint.main([*arguments, *flags])
-    message = capsys.readouterr().err
-    assert stop.value.code == 2
+    message = refused(convert_fvit_checkpoint.main, *arguments, *flags)
     assert match in message
     assert flags or "mmdet.pth" in message
     assert not (tmp_path / "ours.pth").exists()

@@ -38,18 +38,6 @@ def lvis(tmp_path):
     return tmp_path / "lvis"
 
 
-@pytest.fixture
-def refused(capsys):
-    def run(script, *arguments):
-        with pytest.raises(SystemExit, match="2"):
-            script.main([str(argument) for argument in arguments])
-        error = capsys.readouterr().err
-        assert error.count("\n") == 1
-        return error
-
-    return run
-
-
 def test_what_is_kept_of_coco():
     source = coco_content(0)
     before = copy.deepcopy(source)
@@ -74,7 +62,7 @@ def test_coco_files_and_counts(coco, tmp_path, capsys, monkeypatch, refused):
     assert ov_splits.COCO_IMAGES == {"train": 107_761, "val": 4_836}
     arguments = ["--coco", str(coco), "--output", str(tmp_path / "out")]
     monkeypatch.setattr(ov_splits, "COCO_IMAGES", {"train": 10, "val": 4_836})
-    error = refused(make_ov_coco, *arguments)
+    error = refused(make_ov_coco.main, *arguments)
     assert "instances_val2017.json gives 11 images for val, the published split has 4,836" in error
     assert "--no-count-check" in error
     assert not (tmp_path / "out").exists()
@@ -95,7 +83,7 @@ def test_coco_files_and_counts(coco, tmp_path, capsys, monkeypatch, refused):
 def test_lvis_files_and_counts(lvis, tmp_path, capsys, monkeypatch, refused):
     assert ov_splits.LVIS_COUNTS == {"train": {"images": 100_170, "annotations": 1_270_141}, "val": {"images": 19_809}}
     assert ov_splits.LVIS_CLASSES == {"r": 337, "c": 461, "f": 405}
-    error = refused(make_ov_lvis, "--lvis", lvis, "--split", "val")
+    error = refused(make_ov_lvis.main, "--lvis", lvis, "--split", "val")
     assert "8 images (published: 19,809); 3 r (published: 337)" in error
     make_ov_lvis.main(["--lvis", str(lvis), "--output", str(tmp_path / "out"), "--no-count-check"])
     source = json.loads((lvis / "lvis_v1_train.json").read_text())
@@ -109,7 +97,7 @@ def test_lvis_files_and_counts(lvis, tmp_path, capsys, monkeypatch, refused):
     assert [path.name for path in (tmp_path / "out").iterdir()] == [LVIS_OUTPUT]
     monkeypatch.setattr(ov_splits, "LVIS_CLASSES", {"r": 3, "c": 3, "f": 3})
     monkeypatch.setattr(ov_splits, "LVIS_COUNTS", {"train": {"images": 8, "annotations": 39}, "val": {"images": 8}})
-    assert "40 annotations (published: 39)" in refused(make_ov_lvis, "--lvis", lvis)
+    assert "40 annotations (published: 39)" in refused(make_ov_lvis.main, "--lvis", lvis)
 
 
 @pytest.mark.parametrize(
@@ -127,10 +115,10 @@ def test_broken_files(coco, lvis, tmp_path, script, folder, name, change, text, 
     made = json.loads(path.read_text())
     change(made)
     write_json(path, made)
-    error = refused(script, f"--{folder}", tmp_path / folder, "--no-count-check")
+    error = refused(script.main, f"--{folder}", tmp_path / folder, "--no-count-check")
     assert path.name in error
     assert text in error
     assert not (lvis / LVIS_OUTPUT).exists()
     path.write_text("{")
-    assert "is not readable JSON" in refused(script, f"--{folder}", tmp_path / folder, "--no-count-check")
-    assert f"--{folder} is the folder" in refused(script, f"--{folder}", tmp_path)
+    assert "is not readable JSON" in refused(script.main, f"--{folder}", tmp_path / folder, "--no-count-check")
+    assert f"--{folder} is the folder" in refused(script.main, f"--{folder}", tmp_path)

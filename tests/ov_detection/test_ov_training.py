@@ -229,12 +229,9 @@ def test_predict_draws_any_vocabulary(trained, photo, capsys, monkeypatch):
         (["--vocabulary", "cat", "--opts", "model.claip.dense=plain"], "did you mean model.clip"),
     ],
 )
-def test_predict_refuses(arguments, message, trained, photo, capsys):
+def test_predict_refuses(arguments, message, trained, photo, refused):
     Path("broken.jpg").write_bytes(b"no image")
     torch.save({"model": torch.load(trained / "model_final.pth", weights_only=True)["model"]}, "bare.pth")
-    with pytest.raises(SystemExit) as stop:
-        predict.main(predict_command(trained, photo, *arguments))
-    assert stop.value.code == 2
-    error = capsys.readouterr().err
+    error = refused(predict.main, *predict_command(trained, photo, *arguments))
     assert error.startswith("predict.py: error: ")
     assert message in error

@@ -1,14 +1,10 @@
 """Parts that the tests of DINO's evaluations share: coloured images in ImageNet's layout, a small ViT, records."""
 
 import json
-import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
-import pytest
 import torch
 from PIL import Image
 
@@ -57,22 +53,3 @@ def only_record(main, *arguments, into: str = "output") -> dict:
     main([str(argument) for argument in arguments])
     (record,) = records(into)
     return record
-
-
-def refused(capsys, main, *arguments) -> str:
-    """What a command says when it refuses its arguments."""
-    capsys.readouterr()
-    with pytest.raises(SystemExit) as stop:
-        main([str(argument) for argument in arguments])
-    error = capsys.readouterr().err
-    assert (stop.value.code, "Traceback" in error) == (2, False)
-    return error
-
-
-def run_two(script: str, *arguments: str) -> None:
-    """A script of dino/ under torchrun with two gloo processes."""
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--standalone"]
-    environment = {"PYTHONPATH": str(REPO), "OMP_NUM_THREADS": "1", "PATH": os.environ["PATH"]}
-    command = [*launcher, str(REPO / "dino" / script), *map(str, arguments)]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=240)
-    assert done.returncode == 0, done.stderr

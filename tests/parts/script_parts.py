@@ -1,12 +1,24 @@
-"""Shell scripts of tools/ with `echo` in place of python: what they refuse, and the command that they become."""
+"""Scripts as processes of their own: the shell's with `echo` in place of python, and any two under torchrun."""
 
 import os
 import subprocess
+import sys
 from pathlib import Path
 
-TOOLS = Path(__file__).resolve().parents[2] / "tools"
+REPO = Path(__file__).resolve().parents[2]
+TOOLS = REPO / "tools"
 
 
 def run_script(name, *arguments):
+    """What a shell script of tools/ refuses, or the command that it becomes."""
     command, environment = ["bash", str(TOOLS / f"{name}.sh"), *map(str, arguments)], {"PATH": os.environ["PATH"]}
     return subprocess.run(command, env={**environment, "RUN": "echo"}, capture_output=True, text=True)
+
+
+def run_two(script, *arguments, **environment):
+    """A script, by its path in the repository, under torchrun with two gloo processes."""
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--standalone"]
+    environment = {"PYTHONPATH": str(REPO), "OMP_NUM_THREADS": "1", "PATH": os.environ["PATH"], **environment}
+    command = [*launcher, str(REPO / script), *map(str, arguments)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=240)
+    assert done.returncode == 0, done.stderr

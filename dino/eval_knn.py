@@ -16,7 +16,7 @@ import sys
 from pathlib import Path
 
 from dino_options import boolean, number
-from eval_options import add_backbone_flags, add_data_flags, add_launcher_flags
+from eval_options import add_backbone_flags, add_data_flags
 
 from last_vit.command_line import add_record_flags, command, positive
 
@@ -26,7 +26,6 @@ def main(parser: argparse.ArgumentParser) -> None:
     """The command line."""
     add_backbone_flags(parser)
     add_data_flags(parser)
-    add_launcher_flags(parser)
     add = parser.add_argument_group("k-NN").add_argument
     add("--nb_knn", type=positive, nargs="+", default=[10, 20, 100, 200], help="values of k; default 10 20 100 200")
     add("--temperature", type=number(sys.float_info.min), default=0.07, help="of the votes; default 0.07")

@@ -21,7 +21,7 @@ import sys
 from pathlib import Path
 
 from dino_options import boolean, number
-from eval_options import add_backbone_flags, add_data_flags, add_launcher_flags
+from eval_options import add_backbone_flags, add_data_flags
 
 from last_vit.command_line import add_record_flags, command, positive
 
@@ -31,7 +31,6 @@ def main(parser: argparse.ArgumentParser) -> None:
     """The command line."""
     add_backbone_flags(parser)
     add_data_flags(parser)
-    add_launcher_flags(parser)
     add = parser.add_argument_group("classifier").add_argument
     add("--n_last_blocks", type=positive, default=4, help="of a ViT: 4 for ViT-S, 1 for ViT-B; default 4")
     add("--avgpool_patchtokens", type=boolean, default=False, help="also the mean of the patches: true for ViT-B")

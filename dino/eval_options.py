@@ -70,7 +70,7 @@ def add_resize_flag(parser: "argparse.ArgumentParser | argparse._ArgumentGroup",
 
 
 def add_data_flags(parser: argparse.ArgumentParser) -> None:
-    """ImageNet or a folder in its layout, input sizes, batches and device."""
+    """ImageNet or a folder in its layout, input sizes, batches, device, and how processes meet."""
     group = parser.add_argument_group("data")
     add = group.add_argument
     add("--data_path", type=Path, required=True, help="folder with train/ and val/, each with a folder per class")
@@ -80,10 +80,6 @@ def add_data_flags(parser: argparse.ArgumentParser) -> None:
     add("--batch_size_per_gpu", type=positive, default=128, help="images per process and step; default 128")
     add_workers_flag(group, "--num_workers")
     add_device_flag(parser)
-
-
-def add_launcher_flags(parser: argparse.ArgumentParser) -> None:
-    """How processes that torchrun did not start meet, as for main_dino.py."""
     add = parser.add_argument_group("processes").add_argument
     add("--dist_url", default="env://", help="where processes meet if torchrun did not start them; default env://")
     add("--local_rank", type=int, default=0, help="ignored, as in DINO: launchers set LOCAL_RANK")

@@ -154,11 +154,11 @@ def test_any_photo_gets_the_boxes_of_the_evaluation_and_upright(run, synthetic_s
         (["--model", "B=timm:vit_tiny_patch16_224@random"], "such as a (480 x 480, width x height): give --resize 224"),
     ],
 )
-def test_one_line_for_every_photo_that_does_not_fit(tmp_path, monkeypatch, capsys, flags, match):
+def test_one_line_for_every_photo_that_does_not_fit(tmp_path, monkeypatch, refused, flags, match):
     monkeypatch.chdir(tmp_path)
     Path("boxes.txt").touch()
     Image.new("RGB", (40, 40)).save("a.png")
-    assert match in refused(capsys, discover.main, *PHOTO, "--image", "a.png", *flags)
+    assert match in refused(discover.main, *PHOTO, "--image", "a.png", *flags)
 
 
 def test_several_models_fixed_sizes_and_trained_weights(run):

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from last_vit.metrics.map_correlation import MapCorrelation, bin_index, count_bins
+from last_vit.metrics.patch_norms import MapCorrelation, bin_index, count_bins
 
 EDGES = torch.linspace(-4, 4, 9, dtype=torch.float64)
 

@@ -2,6 +2,7 @@
 
 import argparse
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -13,12 +14,17 @@ from last_vit.clip_models import LoadedClip, load_clip, split_clip_spec
 from last_vit.clip_text import TEMPLATE_SETS, default_cache, encode_class_names, read_templates
 from last_vit.evaluation import describe_model, naming
 from last_vit.models import ModelArgument
+from last_vit.weights import find_released
 
 
 def load_clip_argument(argument: ModelArgument, precision: str, device: torch.device) -> LoadedClip:
     """The CLIP of one --model on a device, its tower run once, so that what does not fit shows before the work."""
     with naming(argument):
         host, _, name = argument.spec.partition(":")
+        if host == "last_vit":
+            _, own = find_released(name, argument.checkpoint, argument.pool, argument.top_k, argument.seed)
+            argument = replace(argument, **own)
+            host, _, name = argument.spec.partition(":")
         if host != "open_clip":
             raise ValueError(
                 f"zero-shot needs a text tower, so a CLIP, open_clip:ARCH@CHECKPOINT; got {argument.spec!r}"

@@ -11,6 +11,7 @@ _HOMES = {
     "attach_last": "dense",
     "attach_pool": "dense",
     "dense_forward": "dense",
+    "load": "evaluation",
     "LaStPool": "pooling",
     "last_pool": "pooling",
     "last_select": "pooling",

@@ -6,7 +6,6 @@
 Nothing is downloaded. What is known of a file is in clip_checkpoints.py.
 """
 
-import difflib
 import json
 import logging
 import re
@@ -33,6 +32,7 @@ from last_vit.clip_checkpoints import (
 )
 from last_vit.clip_dense import resize_positions
 from last_vit.dense import pooling_of
+from last_vit.names import check_name
 from last_vit.preprocessing import Preprocessing
 from last_vit.runtime import seeded_weights
 from last_vit.weights import TrainedModel, attach_trained_pooling
@@ -226,15 +226,6 @@ def split_clip_spec(text: str) -> tuple[str, str]:
     if config is None or arch in open_clip.list_models():
         return arch, "".join(file)
     return config[1], config[2] or ""
-
-
-def check_name(name: str, known: Iterable[str], kind: str) -> None:
-    """Raise a ValueError with the closest known names for a name that is not known."""
-    known = list(known)
-    if name not in known:
-        close = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
-        hint = f"close ones: {', '.join(close)}" if close else f"there are {len(known)}, for example {known[0]}"
-        raise ValueError(f"unknown {kind} {name!r}; {hint}")
 
 
 def _resize_grid(tower: nn.Module, weights: dict[str, Tensor]) -> Iterable[str]:

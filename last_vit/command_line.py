@@ -14,8 +14,8 @@ from last_vit.stopping import Stopped, ending_at_sigterm
 
 Work = Callable[[argparse.Namespace], None]
 MODEL_FORMS = (
-    "torchvision:<name>, timm:<name>, open_clip:<arch or .json>[/<file>], dino:<arch>/<patch>, hf:<folder or name> or "
-    "<config>.py"
+    "torchvision:<name>, timm:<name>, open_clip:<arch or .json>[/<file>], dino:<arch>/<patch>, hf:<folder or name>, "
+    "last_vit:<released name> or <config>.py"
 )
 MODEL_HELP = (
     f"[NAME=]SPEC[@CHECKPOINT][,pool=KIND][,top_k=K][,variant=release|paper]; SPEC is {MODEL_FORMS}, CHECKPOINT a "

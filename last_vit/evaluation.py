@@ -7,15 +7,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
 from last_vit.data.loaders import build_test_loader
 from last_vit.data.transforms import EvalTransform
-from last_vit.models import ModelArgument, TrainedModel
+from last_vit.models import ModelArgument, TrainedModel, load_trained_model
 from last_vit.preprocessing import Preprocessing
 from last_vit.results import RESULTS_DIR, record_name, write_result
-from last_vit.runtime import error_text, is_main_process
+from last_vit.runtime import error_text, is_main_process, select_device
 
 OUTPUT_DIR = Path("output")
 
@@ -24,6 +25,24 @@ def eval_transform(preprocessing: Preprocessing) -> EvalTransform:
     """From an image to what a model takes."""
     prep = preprocessing
     return EvalTransform(prep.resize, prep.crop, prep.mean, prep.std, prep.interpolation)
+
+
+def load(
+    name: str, file: str | Path | None = None, device: str = "cpu", **pooling: Any
+) -> tuple[nn.Module, EvalTransform]:
+    """A released LaSt model in one line, in eval mode, and the transform from a PIL image to its input [3, H, W].
+
+        model, transform = last_vit.load("vitb16_in1k_last")
+        logits = model(transform(image)[None])
+
+    Args:
+        name: One of `last_vit.weights.WEIGHTS`, which says what is known of each and what is not.
+        file: A local copy; without one the file is downloaded once, into torch.hub's cache (`find_released`).
+        device: As in `select_device`.
+        pooling: `pool`, `top_k` and `variant` in place of what is published.
+    """
+    trained = load_trained_model(f"last_vit:{name}", file, **pooling)
+    return trained.model.to(select_device(device)), eval_transform(trained.preprocessing)
 
 
 def progress(batches: Iterable, title: str, unit: str = "batch") -> tqdm:

@@ -2,22 +2,9 @@
 
     [NAME=]SPEC[@CHECKPOINT][,pool=KIND][,top_k=K][,variant=release|paper][,seed=S]
 
-    timm:vit_small_patch16_224.dino@dino_deitsmall16_pretrain.pth
-    "LaSt K=1=cls_pretrain/conf.py@ViT_190k.pth,top_k=1"
-    open_clip:ViT-B-16-quickgelu@ViT-B-16.pt
-    control=torchvision:resnet50@random
-
-| SPEC                        | model                                                                                  |
-|-----------------------------|----------------------------------------------------------------------------------------|
-| torchvision:<name>          | torchvision classification model                                                       |
-| timm:<name>                 | timm model; a tag (`vit_small_patch16_224.dino`) picks the preprocessing               |
-| open_clip:<arch>[/<file>]   | open_clip model, arch also the path of a model config (.json), see clip_models.py      |
-| dino:<arch>/<patch>         | DINO's ViT (`dino:vit_small/16`), see dino_vit.py                                      |
-| hf:<folder or name>         | Hugging Face model with its weights, see hf_models.py                                  |
-| <config>.py                 | the `model` of a detectron2 LazyConfig file                                            |
-
-CHECKPOINT is a local file in any layout that checkpoint_layouts.py knows, `pretrained`, which timm downloads, or
-`random`, a control drawn with `seed` (0). `pool`, `top_k` and `variant` stand in place of what the checkpoint records.
+SPEC is one of `MODEL_FORMS`, docs/hosts.md tells them apart. CHECKPOINT is a local file in any layout that
+checkpoint_layouts.py knows, `pretrained`, which timm downloads, or `random`, a control drawn with `seed` (0). `pool`,
+`top_k` and `variant` stand in place of what the checkpoint records.
 """
 
 import math
@@ -34,18 +21,18 @@ import timm
 from torch import nn
 from torchvision import models as torchvision_models
 
-from last_vit import clip_models, hf_models
+from last_vit import hf_models
 from last_vit.checkpoint import find_classifier, load_checkpoint, read_weights
 from last_vit.checkpoint_layouts import fit_names
 from last_vit.command_line import MODEL_FORMS, MODEL_HELP, patch_count
 from last_vit.dense import pooling_of
 from last_vit.dino_vit import build_dino_vit, dino_parts
-from last_vit.names import POOLS
+from last_vit.names import POOLS, check_name
 from last_vit.preprocessing import Preprocessing, set_image_size, take_grid, trained_img_size
 from last_vit.runtime import error_text, seeded_weights
-from last_vit.weights import TrainedModel, attach_trained_pooling
+from last_vit.weights import TrainedModel, attach_trained_pooling, find_released
 
-_HOSTS = ("torchvision", "timm", "open_clip", "dino", "hf")
+_HOSTS = ("torchvision", "timm", "open_clip", "dino", "hf", "last_vit")
 _OPTIONS = ("pool", "top_k", "variant", "seed")
 PRETRAINED = "pretrained"
 # A name may hold "=" ("LaSt K=1"): it is everything before the "=" behind which a spec begins.
@@ -153,7 +140,12 @@ def load_trained_model(
         FileNotFoundError: No such file.
     """
     host, name = _parse(spec)
-    arch, file = clip_models.split_clip_spec(name) if host == "open_clip" else ("", "")
+    if host == "last_vit":
+        record, own = find_released(name, checkpoint, pool, top_k, random_seed)
+        found = load_trained_model(**own, variant=variant, opts=opts, image_size=image_size, resize=resize)
+        source = found.pooling_source if pool or top_k or variant else record.pooling_words
+        return replace(found, preprocessing=record.preprocessing.resized(image_size, resize), pooling_source=source)
+    arch, file = _clip_models().split_clip_spec(name) if host == "open_clip" else ("", "")
     if host == "hf" and random_seed is None:
         checkpoint = checkpoint or PRETRAINED  # a name brings its weights
     given = [weights for weights in (file or None, checkpoint, random_seed) if weights is not None]
@@ -166,7 +158,8 @@ def load_trained_model(
         raise ValueError(f"only timm:<name>@pretrained is downloaded; for {spec!r} give a file, {spec}@<file>")
     asked = {"pool": pool, "top_k": top_k, "variant": variant}
     if host == "open_clip":
-        clip = clip_models.load_clip(arch, file or checkpoint, **asked, random_seed=random_seed, image_size=image_size)
+        weights = {"checkpoint": file or checkpoint, "random_seed": random_seed}
+        clip = _clip_models().load_clip(arch, **weights, **asked, image_size=image_size)
         return replace(clip, preprocessing=clip.preprocessing.resized(image_size, resize))
     read = None if checkpoint in (None, PRETRAINED) else read_weights(checkpoint)
     weights = {} if read is None else read.weights
@@ -223,13 +216,13 @@ def build_model(
     if host == "config":
         return _instantiated(name, opts, "model").eval()
     if host == "open_clip":
-        return clip_models.create_clip(clip_models.resolve_architecture(name), image_size=image_size)
+        return _clip_models().create_clip(_clip_models().resolve_architecture(name), image_size=image_size)
     if host == "hf":
         return hf_models.build_hf(name, pretrained)
     if host == "dino":
         return build_dino_vit(*dino_parts(name), 224 if image_size is None else image_size).eval()
     if host == "timm":
-        clip_models.check_name(name, [*timm.list_models(), *timm.list_models(include_tags=True)], "timm model")
+        check_name(name, [*timm.list_models(), *timm.list_models(include_tags=True)], "timm model")
         cfg = timm.get_pretrained_cfg(name)
         if image_size is not None and cfg is not None and cfg.fixed_input_size:
             kwargs["img_size"] = image_size
@@ -242,7 +235,7 @@ def build_model(
                 f"timm cannot fetch weights of {name!r} ({error_text(error)}); give a file of them: {spec}@<file>"
             ) from error
     known = torchvision_models.list_models(module=torchvision_models)
-    clip_models.check_name(name, known, "torchvision classification model")
+    check_name(name, known, "torchvision classification model")
     if image_size is not None and name.startswith("vit_"):
         kwargs["image_size"] = image_size
     return torchvision_models.get_model(name, weights=None, **kwargs).eval()
@@ -270,7 +263,7 @@ def preprocessing_of(
         how = cfg["interpolation"] if cfg["interpolation"] in ("bilinear", "bicubic") else "bicubic"
         found = Preprocessing(tuple(cfg["mean"]), tuple(cfg["std"]), math.floor(crop / cfg["crop_pct"]), crop, how)
     elif host == "open_clip":
-        found = clip_models.clip_preprocessing(model)
+        found = _clip_models().clip_preprocessing(model)
     elif host == "dino":
         found = Preprocessing(interpolation="bicubic").resized(model.patch_embed.img_size[0])
     elif host == "hf":
@@ -286,6 +279,13 @@ def preprocessing_of(
                 f"tells its resize, crop, mean and std; got {type(own).__name__}"
             ) from error
     return found.resized(image_size, resize)
+
+
+def _clip_models() -> Any:
+    """open_clip's side, which takes seconds to import, for its own models."""
+    from last_vit import clip_models
+
+    return clip_models
 
 
 def _parse(spec: str) -> tuple[str, str]:

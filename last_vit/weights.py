@@ -1,11 +1,17 @@
-"""What is known of trained weights: how they are pooled, and what was published about the files of the release."""
+"""What is known of trained weights: how they are pooled; what was published of the release's files, and the files."""
 
 from dataclasses import dataclass
+from http.client import HTTPException
+from pathlib import Path
 from typing import Any
+from urllib.error import URLError
+from urllib.request import Request, urlopen
 
-from torch import nn
+from torch import hub, nn
+from tqdm import tqdm
 
-from last_vit.checkpoint import Checkpoint
+from last_vit.atomic_file import atomic_file
+from last_vit.checkpoint import Checkpoint, file_sha256, read_weights
 from last_vit.dense import attach_pool, pooling_of
 from last_vit.pooling import LaStPool
 from last_vit.preprocessing import Preprocessing
@@ -130,7 +136,96 @@ class WeightsRecord:
     inferred: tuple[str, ...]
     published_metrics: dict[str, dict[str, float]] | None = None
 
+    @property
+    def pooling_words(self) -> str:
+        """Why a model of this file is pooled as it is."""
+        return "published" if self.pooling["top_k"] else "LaSt as published; its K is not: 1, as in the released code"
 
+
+def find_released(
+    name: str,
+    file: str | Path | None = None,
+    pool: str | None = None,
+    top_k: int | float | None = None,
+    random_seed: int | None = None,
+) -> tuple[WeightsRecord, dict[str, Any]]:
+    """A released model by its name in `WEIGHTS`: its record, and spec, checkpoint, pool and top_k to load it with.
+
+    Without `file` it is that in torch.hub's cache (TORCH_HOME), downloaded when it is not there. The SHA-256 of the
+    first download stands beside it, and the file has it ever after.
+
+    Raises:
+        ValueError: Unknown name; random weights; a file in the cache that is no longer what was downloaded.
+        FileNotFoundError: Nothing to download it from, such as no network.
+        OSError: No room for it. Nothing half-written stays.
+    """
+    if name not in WEIGHTS or random_seed is not None:
+        raise ValueError(f"the released models are {', '.join(WEIGHTS)}, with their own weights; got {name!r}")
+    record = WEIGHTS[name]
+    path = Path(hub.get_dir()) / "checkpoints" / record.file if file is None else Path(file)
+    if file is None:
+        _fetch(record.source, path, name)
+    spec = record.architecture
+    if spec is None:
+        width = getattr(read_weights(path).weights.get("cls_token"), "shape", (0,))[-1]
+        spec = {384: "dino:vit_small/16", 768: "dino:vit_base/16"}.get(width)
+    if spec is None:
+        raise ValueError(f"{path} is not {record.file}: no cls_token of 384 (ViT-S) or 768 (ViT-B) channels")
+    pool = pool or record.pooling["pool"]
+    top_k = top_k or record.pooling["top_k"] or 1 if pool == "last" else top_k
+    return record, {"spec": spec, "checkpoint": path, "pool": pool, "top_k": top_k}
+
+
+def _fetch(url: str, path: Path, name: str) -> None:
+    """See that the file is there, and what it was when it was downloaded."""
+    beside = path.with_name(f"{path.name}.sha256")
+    if path.is_file() and beside.is_file():
+        found, first = file_sha256(path), beside.read_text().strip()
+        if found != first:
+            raise ValueError(f"{path} has SHA-256 {found}, but had {first} when it came: delete it to download it anew")
+        return
+    try:
+        if not path.is_file():
+            _download(url, path)
+        with atomic_file(beside) as file:  # also of a file that was put there by hand
+            file.write(f"{file_sha256(path)}\n".encode())
+    except (URLError, HTTPException, ConnectionError, TimeoutError) as error:
+        raise FileNotFoundError(
+            f"{url} cannot be downloaded ({error}): fetch it where there is a network and give the file, "
+            f"last_vit.load({name!r}, file=...) or last_vit:{name}@<file>"
+        ) from error
+    except OSError as error:
+        raise OSError(
+            error.errno,
+            f"cannot keep {url} as {path} ({error.strerror}): make room, or set TORCH_HOME to another place",
+        ) from error
+
+
+def _download(url: str, path: Path) -> None:
+    """Fetch a file whole or not at all; where a connection breaks, the next one goes on."""
+    done = 0
+    with atomic_file(path) as file, tqdm(desc=path.name, unit="B", unit_scale=True, disable=None) as bar:
+        for tries_left in reversed(range(_TRIES)):
+            request = Request(url, headers={"Range": f"bytes={done}-"} if done else {})  # noqa: S310 (as published)
+            try:
+                with urlopen(request, timeout=_TIMEOUT) as response:  # noqa: S310
+                    if done and response.status != 206:
+                        done = file.seek(0)  # the server sends it from the start
+                        file.truncate()
+                    length = response.headers["Content-Length"]
+                    bar.total = done + int(length) if length else None
+                    while block := response.read(1 << 20):
+                        done += file.write(block)
+                        bar.update(len(block))
+                if bar.total in (None, done):
+                    return
+            except (URLError, HTTPException, ConnectionError, TimeoutError):
+                if not (done and tries_left):
+                    raise
+        raise ConnectionError(f"the connection broke {_TRIES} times, {done} of {bar.total} bytes came")
+
+
+_TRIES, _TIMEOUT = 5, 60  # connections; seconds without a byte
 _RELEASES = "https://github.com/ChengShiest/LAST-ViT/releases/download"
 _TOP_K_CAVEAT = "The K of training is not published: the README's code has K = 1, the paper's Tab. 8 favours 49 to 98."
 

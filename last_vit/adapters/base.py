@@ -170,15 +170,24 @@ class _PassPooled(PoolHook):
 class FirstToken(PoolHook):
     """Hook of a final norm whose first token the host reads: [B, P + N, D] -> the same, with the pooled token first."""
 
-    def __init__(self, pool: TokenPool, num_prefix_tokens: int) -> None:
-        super().__init__(pool)
+    def __init__(self, pool: TokenPool, num_prefix_tokens: int, late_norm: nn.Module | None = None) -> None:
+        super().__init__(pool, late_norm)
         self.num_prefix_tokens = num_prefix_tokens
 
     def __call__(self, module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
         """As torch calls a forward hook."""
-        if self.pool.kind == "cls":
+        if self.pool.kind == "cls" and self.late_norm is None:
             return output  # costs nothing
-        return torch.cat([self.pool(output, self.num_prefix_tokens)[:, None], output[:, 1:]], dim=1)
+        return torch.cat([self.read(output, self.num_prefix_tokens)[:, None], output[:, 1:]], dim=1)
+
+
+class OnePatch(FirstToken):
+    """Hook of tokens whose patches the host averages: [B, P + N, D] -> [B, P + 1, D], with the pooled token last."""
+
+    def __call__(self, module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
+        """As torch calls a forward hook."""
+        pooled = self.read(output, self.num_prefix_tokens)[:, None]
+        return torch.cat([output[:, : self.num_prefix_tokens], pooled], dim=1)
 
 
 def pool_of(seam: Any) -> TokenPool | None:

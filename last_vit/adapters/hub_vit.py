@@ -18,6 +18,7 @@ from last_vit.adapters.base import (
     Blocks,
     DenseOutput,
     FirstToken,
+    OnePatch,
     check_class_token,
     check_global_token,
     class_names,
@@ -77,7 +78,7 @@ class HuggingFaceAdapter:
                 f"replace; dense_forward works on it as it is"
             )
         check_class_token(model, pool, num_prefix_tokens > 0)
-        hook = {"first": FirstToken, "pooler_output": _PoolerOutput, "mean": _OnePatch}[reads]
+        hook = {"first": FirstToken, "pooler_output": _PoolerOutput, "mean": _OneOutputPatch}[reads]
         install_hook(_seam(model), hook(pool, num_prefix_tokens))
 
     def attached(self, model: nn.Module) -> TokenPool | None:
@@ -161,13 +162,11 @@ class _PoolerOutput(FirstToken):
         return type(output)(**{**output, "pooler_output": self.pool(tokens, self.num_prefix_tokens)})
 
 
-class _OnePatch(FirstToken):
-    """Hook of a tower whose patches are averaged: the patches of `last_hidden_state` become one, the pooled token."""
+class _OneOutputPatch(OnePatch):
+    """Hook of a tower whose `last_hidden_state` a classifier averages."""
 
     def __call__(self, module: nn.Module, args: tuple[Tensor, ...], output: Any) -> Any:
-        tokens = output["last_hidden_state"]
-        pooled = self.pool(tokens, self.num_prefix_tokens)[:, None]
-        tokens = torch.cat([tokens[:, : self.num_prefix_tokens], pooled], dim=1)
+        tokens = super().__call__(module, args, output["last_hidden_state"])
         return type(output)(**{**output, "last_hidden_state": tokens})
 
 

@@ -93,14 +93,21 @@ def test_images_of_another_size_are_refused():
 
 
 @pytest.mark.parametrize(
-    "name", ["swin_t", "test_vit_relpos", "swin_tiny_patch4_window7_224", "deit_tiny_distilled_patch16_224"]
+    ("name", "reason"),
+    [
+        ("swin_t", "merges its patches"),
+        ("swinv2_tiny_window8_256", "merges its patches"),
+        ("cait_xxs24_224", "class-attention layers"),
+        ("xcit_nano_12_p16_224", "class-attention layers"),
+        ("samvit_base_patch16", ""),
+    ],
 )
-def test_unsupported_host_is_named_and_the_supported_are_listed(name):
+def test_unsupported_host_is_named_and_the_supported_are_listed(name, reason):
     with torch.device("meta"):
         model = torchvision.models.swin_t() if name == "swin_t" else timm.create_model(name)
     for call in (find_adapter, pooling_of, lambda model: attach_pool(model, "mean")):
         with pytest.raises(
-            ValueError, match=rf"(?s){type(model).__qualname__}.*supported hosts.*torchvision Vision.*ConvNet"
+            ValueError, match=rf"(?s){type(model).__qualname__}.*{reason}.*supported hosts.*torchvision Vision.*ConvNet"
         ):
             call(model)
 

@@ -5,16 +5,22 @@ import copy
 import pytest
 import torch
 import transformers as hf
-from hub_parts import HUB, TRANSFORMERS, VIT, TinyDinov3, TinyOpenAIClip
+from hub_parts import HUB, TIMM, TRANSFORMERS, VIT, TinyDinov3, TinyOpenAIClip, naflex
+from timm.models.beit import Beit
 from torch import Tensor, nn
 
 from last_vit.dense import attach_last, attach_pool, dense_forward, pooling_of
 from last_vit.layer_tokens import count_layers, layer_tokens
 from last_vit.pooling import last_pool
 
-HOSTS = TRANSFORMERS | HUB
+HOSTS = TRANSFORMERS | HUB | TIMM
 LEARNED = ("SiglipVisionModel", "SiglipModel")  # to be read only
-MEAN = ("CLIPForImageClassification", "SiglipForImageClassification")  # all others read the class token
+MEAN = (
+    "CLIPForImageClassification",
+    "SiglipForImageClassification",
+    "relpos",
+    "naflex-gap",
+)  # all others read the class token
 IMAGES = torch.randn(4, 3, 32, 32, generator=torch.Generator().manual_seed(0))
 WIDE = torch.randn(2, 3, 24, 56, generator=torch.Generator().manual_seed(1))
 
@@ -35,7 +41,7 @@ def build(name: str) -> nn.Module:
     """A tiny host whose tokens and norms are far from their initial values."""
     model = HOSTS[name]().eval()
     for key, weight in model.named_parameters():
-        if "norm" in key or "token" in key or "embedding" in key:
+        if any(part in key for part in ("norm", "token", "embedding", "head.")):
             nn.init.normal_(weight)
     return model
 
@@ -87,7 +93,7 @@ def test_dense_forward_reads_what_the_head_reads(name, pool):
     out, one = dense_forward(model, IMAGES), dense_forward(model, IMAGES[:1])
     assert torch.equal(out.logits, own_output(model))
     assert (out.grid_hw, out.patch_tokens.shape) == ((4, 4), (4, 16, 16))
-    assert (out.cls_token is None) == name.startswith("Siglip")
+    assert (out.cls_token is None) == (name.startswith("Siglip") or name in ("relpos", "naflex-gap"))
     if name not in LEARNED:
         own = out.patch_tokens.mean(1) if name in MEAN else out.cls_token
         torch.testing.assert_close(out.global_token, last_pool(out.patch_tokens, top_k=3) if pool else own)
@@ -116,7 +122,7 @@ def test_patch_tokens_are_the_hosts_own(name):
 
 def test_non_square_images_keep_their_grid(name):
     model = build(name)
-    if name.startswith("clip"):  # OpenAI's
+    if name in ("clip", "clip-tower", "beit", "relpos", "relpos-token", "deit-distilled"):
         with pytest.raises(ValueError, match=r"images are \(24, 56\).*takes \(32, 32\) only"):
             dense_forward(model, WIDE)
         return
@@ -141,14 +147,37 @@ def test_layers_end_in_the_patch_tokens(name):
 
 
 def test_prefix_tokens_have_no_vote():
-    for name in ("DeiTModel", "Dinov2WithRegistersModel", "DINOv3ViTModel", "dinov2-registers", "dinov3"):
+    for name in (
+        "DeiTModel",
+        "Dinov2WithRegistersModel",
+        "DINOv3ViTModel",
+        "dinov2-registers",
+        "dinov3",
+        "deit-distilled",
+    ):
         model = attach_last(build(name), top_k=3)
         norm = model.layernorm if hasattr(model, "layernorm") else model.norm
         out = dense_forward(model, IMAGES)
-        loud = torch.zeros(1, 16 + (2 if name == "DeiTModel" else 5), 1)
+        loud = torch.zeros(1, 16 + (2 if name.lower().startswith("deit") else 5), 1)
         loud[:, :-16] = 1e6
         with norm.register_forward_hook(lambda _, args, tokens, loud=loud: tokens + loud, prepend=True):
             assert torch.equal(dense_forward(model, IMAGES).global_token, out.global_token)
+
+
+def test_norms_after_the_mean_of_timm_come_first_for_other_pools():
+    """And a NaFlexVit does not pool padding."""
+    for model in (
+        Beit(img_size=32, patch_size=8, embed_dim=16, depth=1, num_heads=2),
+        naflex(fc_norm=True, global_pool="avg"),
+    ):
+        nn.init.normal_(model.eval().fc_norm.weight)
+        own = model(IMAGES)
+        torch.testing.assert_close(attach_pool(model, "mean")(IMAGES), own)
+        out = dense_forward(attach_last(model, top_k=3), IMAGES)
+        torch.testing.assert_close(out.global_token, last_pool(out.patch_tokens, top_k=3))
+        torch.testing.assert_close(model.head(out.global_token), out.logits)
+    with pytest.raises(ValueError, match="padded to one number of patches"):
+        model.forward_head(torch.zeros(1, 19, 16), patch_valid=torch.arange(16)[None] < 9)
 
 
 def test_half_of_dinov2s_classifier_stays_the_mean():

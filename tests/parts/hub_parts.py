@@ -10,7 +10,11 @@ from functools import partial
 
 import torch
 import transformers as hf
+from timm.models.beit import Beit
+from timm.models.deit import VisionTransformerDistilled
+from timm.models.naflexvit import NaFlexVit, NaFlexVitCfg
 from timm.models.vision_transformer import Block
+from timm.models.vision_transformer_relpos import VisionTransformerRelPos
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -203,6 +207,22 @@ for cls, name in {
 }.items():
     cls.__module__, _, cls.__qualname__ = name.rpartition(".")
 
+_TIMM = {"patch_size": 8, "embed_dim": 16, "depth": 2, "num_heads": 2}
+_FIXED = {**_TIMM, "img_size": 32, "num_classes": 5}
+
+
+def naflex(**options: object) -> nn.Module:
+    return NaFlexVit(NaFlexVitCfg(**_TIMM, reg_tokens=2, **options), num_classes=5, img_size=32)
+
+
+TIMM: dict[str, Callable[[], nn.Module]] = {
+    "beit": partial(Beit, **_FIXED, global_pool="token"),
+    "relpos": partial(VisionTransformerRelPos, **_FIXED, fc_norm=False),
+    "relpos-token": partial(VisionTransformerRelPos, **_FIXED, class_token=True, global_pool="token"),
+    "deit-distilled": partial(VisionTransformerDistilled, **_FIXED),
+    "naflex": partial(naflex, class_token=True, global_pool="token"),
+    "naflex-gap": partial(naflex, class_token=False, global_pool="avg", fc_norm=False),
+}
 HUB: dict[str, Callable[[], nn.Module]] = {
     "dino": TinyDino,
     "dinov2": TinyDinov2,

@@ -44,6 +44,8 @@ images=(--images "$imagenet/val" --boxes "$boxes")
 
 figure "Tables 1 and 3: Point-in-Box, high norm" evaluate_patch_hit.py --imagenet-root "$imagenet" \
     --imagenet-label-dir "$boxes"
+figure "The same after every block, with AUROC and CorLoc" evaluate_layers.py --imagenet-root "$imagenet" \
+    --imagenet-label-dir "$boxes" --figure "$out/layers.png"
 figure "Figure 2a: patch scores, object against background" visualize_patch_score_distribution.py "${images[@]}" \
     --figure "$out/figure_2a_scores.png"
 figure "Figure 2b: masking probe" probe_masking.py --imagenet-root "$imagenet" \

@@ -125,8 +125,7 @@ def measure(subject: Subject) -> tuple[tuple[str, dict[str, float], str], list[M
     args, argument, trained, images, device = subject
     last_pool, prep, norms, note = trained.selection(args.top_k, args.variant), trained.preprocessing, PatchNorms(), ""
     point_in_box = PointInBox(prep.crop, prep.resize, args.hit_rule)
-    # a CLIP's output is an embedding
-    top_k = TopK() if not argument.spec.startswith("open_clip:") and is_numbered(images.dataset, trained) else None
+    top_k = TopK() if is_numbered(images.dataset, trained) else None
     loader = subject.batches(dataset=images.dataset)
     count_patch_hits(trained.model, loader, device, point_in_box, top_k, args.global_token, last_pool, norms)
     metrics = {**(top_k.compute() if top_k else {}), **point_in_box.compute()}
@@ -168,7 +167,7 @@ def closing_words(args: argparse.Namespace, images: BoxedImages) -> str:
 
 
 def is_numbered(images: Dataset, trained: TrainedModel) -> bool:
-    """Whether the images have labels that are, or now are, those of the model's head."""
+    """Whether the images have labels that are, or now are, those of the model's head; a CLIP has none."""
     if not isinstance(images, ImageNetDataset) or trained.num_classes is None:
         return False
     try:

@@ -132,7 +132,12 @@ def test_every_figure_of_the_analysis(imagenet, tmp_path):
     assert done.returncode == 0, done.stderr
     found = {str(path.relative_to("out")) for path in Path("out").rglob("*") if path.is_file()}
     figures = ("2a_scores", "2b_masking", "3_dynamics", "5_votes", "6_norms", "7_pca")
-    assert found >= {*(f"figure_{name}.png" for name in figures), "token_selection.png", "report/index.html"}
+    assert found >= {
+        *(f"figure_{name}.png" for name in figures),
+        "token_selection.png",
+        "layers.png",
+        "report/index.html",
+    }
     missing = call("reproduce_analysis.sh", "nowhere", "out", "A=vit.py@random")
     assert missing.returncode == 2
     assert "no folder nowhere/val" in missing.stderr

@@ -5,6 +5,7 @@ Imports nothing heavy, and `import last_vit` loads torch only when a name is tak
 
 import argparse
 import os
+import sys
 from collections.abc import Callable, Sequence
 from importlib import import_module
 from pathlib import Path
@@ -13,6 +14,15 @@ from last_vit.names import GLOBAL_TOKENS
 from last_vit.stopping import Stopped, ending_at_sigterm
 
 Work = Callable[[argparse.Namespace], None]
+# of the console script
+COMMANDS = {
+    "explore": "visualization/explore.py",
+    "discover": "dino/discover.py",
+    "segment": "clip/segment.py",
+    "report": "visualization/make_report.py",
+    "pib": "visualization/evaluate_patch_hit.py",
+    "bench": "tools/bench/run_all.py",
+}
 MODEL_FORMS = (
     "torchvision:<name>, timm:<name>, open_clip:<arch or .json>[/<file>], dino:<arch>/<patch>, hf:<folder or name>, "
     "last_vit:<released name> or <config>.py"
@@ -64,6 +74,23 @@ def ending(prog: str, error: BaseException) -> tuple[int, str]:
     from last_vit.runtime import error_text
 
     return 2, f"{prog}: error: {error_text(error)}\n"
+
+
+def main() -> None:
+    """The console script `last-vit COMMAND ...`: one of `COMMANDS`, as `python <script> ...` runs it; needs no clone."""
+    name = sys.argv[1] if len(sys.argv) > 1 else "--help"
+    if name not in COMMANDS:
+        lines = [f"  {each:<10}python {script} ..." for each, script in COMMANDS.items()]
+        print("usage: last-vit COMMAND ...    (last-vit COMMAND --help tells more)\n", *lines, sep="\n")
+        sys.exit(0 if name in ("-h", "--help") else _refuse(f"last-vit: error: there is no command {name!r}"))
+    package = Path(__file__).resolve().parent
+    script = next(path for home in (package / "_scripts", package.parent) if (path := home / COMMANDS[name]).is_file())
+    os.execv(sys.executable, [sys.executable, str(script), *sys.argv[2:]])  # noqa: S606 (our own script)
+
+
+def _refuse(line: str) -> int:
+    print(line, file=sys.stderr)
+    return 2
 
 
 class Script:

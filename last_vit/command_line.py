@@ -77,7 +77,7 @@ def ending(prog: str, error: BaseException) -> tuple[int, str]:
 
 
 def main() -> None:
-    """The console script `last-vit COMMAND ...`: one of `COMMANDS`, as `python <script> ...` runs it; needs no clone."""
+    """The console script `last-vit COMMAND ...`: one of `COMMANDS`, as python runs it, no clone needed."""
     name = sys.argv[1] if len(sys.argv) > 1 else "--help"
     if name not in COMMANDS:
         lines = [f"  {each:<10}python {script} ..." for each, script in COMMANDS.items()]

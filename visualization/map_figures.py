@@ -31,7 +31,7 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
-from measured_models import Subject, check_image_flags, each_model, image_set_name, open_images
+from measured_models import Subject, check_image_flags, each_model, image_set_name, open_images, vote_selections
 from torch import Tensor
 from torch.nn.functional import interpolate
 from vote_statistics import LEVELS, vote_levels
@@ -43,7 +43,7 @@ from last_vit.layer_tokens import layer_tokens
 from last_vit.metrics.patch_norms import token_norms
 from last_vit.models import ModelArgument, TrainedModel, parse_model_arguments
 from last_vit.patch_scores import patch_score, peak_index
-from last_vit.pooling import last_select, resolve_top_k, vote_count
+from last_vit.pooling import LaStPool, last_select, resolve_top_k, vote_count
 from last_vit.preprocessing import Preprocessing
 from last_vit.runtime import select_device
 
@@ -103,11 +103,10 @@ def compare(args: argparse.Namespace) -> None:
     if args.only:
         chosen = [find_image(images, shown, name) for name in args.only]
     models = [argument.load(args.image_size, args.resize) for argument in arguments]
-    top_k = next((trained.pooling["top_k"] for trained in models if trained.pooling.get("top_k")), 1)
     views = []
-    for argument, trained in zip(arguments, models, strict=True):
+    for argument, trained, selection in zip(arguments, models, vote_selections(models), strict=True):
         images.transform = eval_transform(trained.preprocessing)
-        views.append(view_scores(argument.name, trained, images, chosen, device, top_k))
+        views.append(view_scores(argument.name, trained, images, chosen, device, selection))
     save_figure(draw_scores(views), args.figure)
     print(f"{len(chosen)} of {len(shown)} images of {image_set_name(args)}")
 
@@ -128,18 +127,15 @@ def view_scores(
     images: ForegroundImages,
     chosen: Sequence[int],
     device: torch.device,
-    top_k: int | float = 1,
+    selection: LaStPool,
 ) -> ScoreView:
-    """Scores and votes of a model on chosen images, which have the transform of its preprocessing.
-
-    `top_k` is of the votes of a model that is not pooled with LaSt; every patch, where it has fewer.
-    """
-    examples, selection = load_examples(images, chosen, trained.preprocessing), trained.selection()
+    """Scores and votes of a model on chosen images, which have the transform of its preprocessing."""
+    examples = load_examples(images, chosen, trained.preprocessing)
     with torch.inference_mode():
         output = dense_forward(trained.model.to(device), examples.inputs.to(device))
         score = patch_score(output.patch_tokens, output.global_token).cpu()
         num_patches = score.shape[1]
-        k = trained.pooling.get("top_k") or min(top_k, num_patches)
+        k = min(selection.top_k, num_patches)  # another model's K may be more
         topk_idx = last_select(output.patch_tokens, k, selection.sigma, selection.variant)
         votes = vote_count(topk_idx, num_patches).cpu()
     peak, (height, width) = peak_index(score), output.grid_hw

@@ -22,6 +22,7 @@ from last_vit.evaluation import (
 )
 from last_vit.models import ModelArgument, TrainedModel, load_trained_model, parse_model_arguments
 from last_vit.patch_hit import choose_global_token
+from last_vit.pooling import LaStPool
 from last_vit.preprocessing import Preprocessing
 from last_vit.runtime import is_main_process, process_group
 
@@ -103,6 +104,13 @@ def each_model(
         trained.model.to(device)
         yield argument, trained, images
         trained.model.cpu()
+
+
+def vote_selections(models: Sequence[TrainedModel]) -> list[LaStPool]:
+    """LaSt's selection for the votes of each model; one not pooled with LaSt has the first other's K, or 1 without."""
+    own = [trained.pooling.get("top_k") for trained in models]
+    shared = next(filter(None, own), 1)
+    return [trained.selection(top_k or shared) for trained, top_k in zip(models, own, strict=True)]
 
 
 def load_model(argument: ModelArgument, args: argparse.Namespace) -> TrainedModel:

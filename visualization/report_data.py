@@ -80,9 +80,9 @@ def measure_model(
         output, grid_hw = tokens.output, tokens.output.grid_hw
         with torch.inference_mode():
             score = patch_score(output.patch_tokens, output.global_token)
-            votes = vote_count(
-                last_select(output.patch_tokens, selection.top_k, selection.sigma, selection.variant), score.shape[1]
-            )
+            k = min(selection.top_k, score.shape[1])  # another model's K may be more
+            topk_idx = last_select(output.patch_tokens, k, selection.sigma, selection.variant)
+            votes = vote_count(topk_idx, score.shape[1])
             norm = token_norms(tokens.layers[-1])
             is_foreground, is_known = patch_foreground(batch["foreground"], grid_hw)
         votes_at = votes_at or VoteStatistics(grid_hw)

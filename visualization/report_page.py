@@ -25,7 +25,7 @@ from figure_style import COLORMAP, model_color
 from foreground_images import ForegroundImages
 from matplotlib import colormaps
 from matplotlib.colors import to_hex
-from measured_models import each_model, image_set_name
+from measured_models import each_model, image_set_name, vote_selections
 from PIL import Image
 from report_data import ImageView, ModelMeasures, disagreement, measure_model, norm_decimals
 from torch import Tensor
@@ -33,6 +33,7 @@ from torch import Tensor
 from last_vit.data.image_files import load_rgb
 from last_vit.evaluation import open_loader, pooling_words, print_table
 from last_vit.models import ModelArgument, TrainedModel
+from last_vit.pooling import LaStPool
 from last_vit.results import git_commit, hide_machine_paths, run_command
 from last_vit.runtime import process_group, world_size
 
@@ -48,13 +49,17 @@ def run(args: argparse.Namespace) -> None:
     with process_group(args.device) as device:
         if world_size() > 1:
             raise ValueError(f"one page is made by one process, not {world_size()}: start it with python, not torchrun")
-        for argument, trained, images in each_model(args, device):
+        models = list(each_model(args, device))
+        selections = vote_selections([trained for _, trained, _ in models])
+        for (argument, trained, images), selection in zip(models, selections, strict=True):
             order = torch.randperm(len(images), generator=torch.Generator().manual_seed(args.seed))
             chosen = sorted(order[: args.num_images].tolist())
             loader = open_loader(images, argument.name, args.batch_size, args.num_workers)
-            selection, prep = trained.selection(), trained.preprocessing
-            measures = measure_model(trained.model, loader, device, prep, selection, set(chosen))
-            measured.append((argument, trained, measures))
+            model, prep = trained.model.to(device), trained.preprocessing
+            measured.append(
+                (argument, trained, selection, measure_model(model, loader, device, prep, selection, set(chosen)))
+            )
+            model.cpu()
     content = report_content(args, images, chosen, measured)
     page = build_page(content)
     args.out.mkdir(parents=True, exist_ok=True)
@@ -69,13 +74,14 @@ def report_content(
     args: argparse.Namespace,
     images: ForegroundImages,
     chosen: Sequence[int],
-    measured: Sequence[tuple[ModelArgument, TrainedModel, ModelMeasures]],
+    measured: Sequence[tuple[ModelArgument, TrainedModel, LaStPool, ModelMeasures]],
 ) -> dict[str, Any]:
     """Everything that the page shows, as JSON values; "colormap" is 256 colours of 6 hexadecimal digits each.
 
-    `chosen` are the indices of the gallery in the images, `measured` every model as asked for, loaded and measured.
+    `chosen` are the indices of the gallery in the images, `measured` every model as asked for and loaded, how its
+    votes are chosen, and what was measured.
     """
-    all_measures = [measures for _, _, measures in measured]
+    all_measures = [measures for *_, measures in measured]
     grids = [measures.grid_hw for measures in all_measures]
     decimals = [norm_decimals(list(measures.views.values())) for measures in all_measures]
     gallery = []
@@ -87,7 +93,7 @@ def report_content(
         gallery.append({"name": name, "disagreement": disagreement(views, grids), **packed})
     annotation = "boxes" if args.boxes is not None else "masks" if args.masks is not None else None
     return {
-        "title": " / ".join(argument.name for argument, _, _ in measured) + f" on {image_set_name(args)}",
+        "title": " / ".join(argument.name for argument, *_ in measured) + f" on {image_set_name(args)}",
         "date": datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC"),
         "command": run_command(),
         "commit": git_commit(),
@@ -120,10 +126,15 @@ def report_numbers(content: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _model_content(
-    place: int, argument: ModelArgument, trained: TrainedModel, measures: ModelMeasures, num_decimals: int
+    place: int,
+    argument: ModelArgument,
+    trained: TrainedModel,
+    selection: LaStPool,
+    measures: ModelMeasures,
+    num_decimals: int,
 ) -> dict[str, Any]:
     """One model: what it is in words, its grid, its numbers and the lines of its charts."""
-    prep, (height, width), selection = trained.preprocessing, measures.grid_hw, trained.selection()
+    prep, (height, width) = trained.preprocessing, measures.grid_hw
     return {
         "name": argument.name,
         "color": model_color(place),
@@ -132,7 +143,7 @@ def _model_content(
         "pooling": pooling_words(trained.pooling, trained.pooling_source),
         "input": f"shorter side {prep.resize}, crop {prep.crop} px",
         "patches": f"{height} \u00d7 {width}, {measures.num_channels} channels",
-        "votes": f"K = {selection.top_k}, {selection.variant}",
+        "votes": f"K = {min(selection.top_k, height * width)}, {selection.variant}",
         "grid": [height, width],
         "norm_decimals": num_decimals,
         "metrics": measures.metrics,
@@ -219,8 +230,8 @@ def _notes(args: argparse.Namespace, images: ForegroundImages) -> list[tuple[str
         ("Object", f"{known} Padding and crowd regions are unknown and count as neither."),
         (
             "Votes",
-            "How many channels chose a patch in LaSt's selection, with the model's own K; with K = 1 for a model that "
-            "is not pooled with LaSt.",
+            "How many channels chose a patch in LaSt's selection, with the model's own K; a model that is not pooled "
+            "with LaSt takes that of the first model which is, and K = 1 without one.",
         ),
         (
             "Norm",

@@ -89,7 +89,7 @@ def measured(report):
     found = []
     for text in report["models"]:
         trained = parse_model_argument(text).load()
-        selection = trained.selection()
+        selection = trained.selection(top_k=2)  # the ConvNet's votes have the ViT's K
         images = ForegroundImages(report["images"], eval_transform(trained.preprocessing), boxes=report["boxes"])
         batch = default_collate([images[index] for index in range(len(images))])
         with torch.no_grad():

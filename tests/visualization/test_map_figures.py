@@ -7,6 +7,7 @@ import visualize_votes
 from diagnostic_parts import BOXES, FOLDER, IMAGENET, LAST, MASKS, RESNET, SIZE, VIT, read_by_hand
 from foreground_images import ForegroundImages
 from map_figures import view_scores, view_votes
+from measured_models import vote_selections
 
 from last_vit import last_select, vote_count
 from last_vit.evaluation import eval_transform
@@ -25,7 +26,7 @@ def load(text: str, **objects: str):
 def test_scores_are_what_the_model_computes(here):
     _, trained, images = load(LAST, masks="masks")
     chosen = [0, 2, 7]
-    view = view_scores("LaSt", trained, images, chosen, CPU)
+    view = view_scores("LaSt", trained, images, chosen, CPU, trained.selection())
     assert view.titles == ("patch score", "votes, K = 3 of 16")
     exact = read_by_hand(LAST)
     for row, index in enumerate(chosen):
@@ -45,8 +46,11 @@ def test_scores_are_what_the_model_computes(here):
 def test_all_models_vote_with_one_k(here):
     """A model without a K of its own takes that of its neighbour, and no more patches than it has."""
     _, trained, images = load(VIT)
+    last = load(LAST)[1]
+    assert [pool.top_k for pool in vote_selections([trained, last])] == [3, 3]
+    assert vote_selections([trained])[0].top_k == 1
     for top_k, k in ((3, 3), (0.5, 8), (17, 16)):
-        view = view_scores("ViT", trained, images, [0], CPU, top_k)
+        view = view_scores("ViT", trained, images, [0], CPU, trained.selection(top_k))
         assert view.titles[1] == f"votes, K = {k} of 16"
         votes = vote_count(last_select(read_by_hand(VIT)[0].tokens[None], k), 16)
         assert torch.equal(view.votes[0].flatten(), votes[0])

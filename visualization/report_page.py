@@ -83,7 +83,7 @@ def report_content(
     """
     all_measures = [measures for *_, measures in measured]
     grids = [measures.grid_hw for measures in all_measures]
-    decimals = [norm_decimals(list(measures.views.values())) for measures in all_measures]
+    decimals = [min(norm_decimals(list(measures.views.values())) for measures in all_measures)] * len(measured)
     gallery = []
     for index in chosen:
         views = [measures.views[index] for measures in all_measures]

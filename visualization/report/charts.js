@@ -134,17 +134,17 @@ function scoreChart(model, highest) {
   return chart;
 }
 
-/** Norms as bars over a log axis; bars at or above the cut-off stand out. */
-function normChart(model) {
+/** Norms as bars over a log axis, common to all models; bars at or above the cut-off stand out. */
+function normChart(model, lowest, largest) {
   const { edges, percent } = model.charts.norm, { cutoff } = model.metrics.patch_norms;
   const chart = chartFrame(`Norm histogram of ${model.name}`, "norm of the patch token, log scale", "% of patches");
-  const low = Math.log(edges[0]), span = Math.log(edges[edges.length - 1]) - low;
+  const low = Math.log(lowest), span = Math.log(largest) - low;
   const x = (value) => FRAME.left + ((Math.log(value) - low) / span) * (FRAME.width - FRAME.left - FRAME.right);
   const highest = Math.max(...percent);
   const base = FRAME.height - FRAME.bottom;
   const y = (value) => base - (value / highest) * (base - FRAME.top - 12);
   yAxis(chart, highest, y);
-  for (const value of logTicks(edges[0], edges[edges.length - 1])) xTick(chart, x(value), short(value));
+  for (const value of logTicks(lowest, largest)) xTick(chart, x(value), short(value));
   percent.forEach((value, i) => {
     if (value === 0) return;
     const height = Math.max(base - y(value), 1.5); // a few outliers must not vanish

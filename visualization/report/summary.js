@@ -130,9 +130,10 @@ function renderCharts(data) {
       "On object and on background patches. Where object lies further right, the score finds it.",
       [key("object", "object patches"), key("background", "background patches")], scored, (model) => scoreChart(model, highest)));
   }
+  const norms = models.flatMap(({ charts: { norm } }) => norm.edges), range = [Math.min(...norms), Math.max(...norms)];
   place.append(chartGroup("Patch norms",
     "At the output, before the final norm. A hill of its own at the right would be the high-norm artefact.",
-    ["full colour: at or above the cut-off"], models, normChart));
+    ["full colour: at or above the cut-off"], models, (model) => normChart(model, ...range)));
   const lifts = models.map(({ charts: { frequency } }) => Math.max(...frequency.flat()) * frequency.length * frequency[0].length / 100);
   const highest = Math.max(...lifts);
   place.append(chartGroup("Votes by position",

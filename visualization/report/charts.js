@@ -150,7 +150,7 @@ function normChart(model, lowest, largest) {
     const height = Math.max(base - y(value), 1.5); // a few outliers must not vanish
     const kind = edges[i] >= cutoff * 0.99999 ? "bar high" : "bar";
     const left = x(edges[i]);
-    chart.append(draw("rect", { class: kind, x: left + 0.4, y: base - height, width: Math.max(x(edges[i + 1]) - left - 0.8, 0.6), height }));
+    chart.append(draw("rect", { class: kind, x: left, y: base - height, width: Math.max(0.9 * (x(edges[i + 1]) - left), 0.6), height }));
   });
   const cut = x(cutoff), atRight = cut > FRAME.width * 0.7;
   chart.append(

@@ -50,6 +50,8 @@ class ClassificationNet(nn.Module):
             model = add_window_attention(model, window_layers, window_size)
         self.model = model if pool == HOST_POOL else attach_pool(model, pool, top_k, sigma, variant)
 
+    teacher: nn.Module | None = None  # whose logits stand in place of labels
+
     @property
     def host_model(self) -> nn.Module:
         """The host, for adapters that look through wrappers."""

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from classification_net import ClassificationNet
 from omegaconf import OmegaConf
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils.data import DataLoader
 
 from last_vit.boxes import is_small_box
@@ -32,7 +32,7 @@ from last_vit.runtime import is_main_process
 class Evaluation:
     """What one pass over a validation set found; the same in every process."""
 
-    # percent: "teacher_agreement", "acc1" and "acc5", "point_in_box" with its baselines, each where it can be known
+    # percent, each where it can be known: teacher_agreement, acc1, acc5, teacher_acc1, point_in_box with its baselines
     metrics: dict[str, float]
     num_images: int  # all processes together
     num_boxes: int  # single-object images that Point-in-Box is over; 0 without boxes
@@ -41,7 +41,7 @@ class Evaluation:
 
 
 def evaluate(
-    model: nn.Module,
+    model: ClassificationNet,
     loader: DataLoader,
     device: torch.device,
     hit_rule: str = "release",
@@ -50,7 +50,7 @@ def evaluate(
     """Evaluate a model, put into eval mode, on this process's share of the data and sum over processes.
 
     Args:
-        model: Any host that `dense_forward` reads.
+        model: Its host is one that `dense_forward` reads.
         loader: From `build_test_loader`, over a data set whose `transform` tells resize and crop; its images have
             labels if it has `classes`.
         device: Where the model is.
@@ -62,22 +62,27 @@ def evaluate(
     """
     model.eval()
     images = loader.dataset.dataset  # the loader takes a Subset of the data set
-    transform, teacher = images.transform, getattr(model, "teacher", None)
-    top_k, agreement, point_in_box = TopK(), TopK((1,)), PointInBox(transform.crop, transform.resize, hit_rule)
+    transform, has_labels, teacher = images.transform, len(images.classes) > 0, model.teacher
+    top_k, agreement, teacher_top_k = TopK(), TopK((1,)), TopK((1,))
+    point_in_box = PointInBox(transform.crop, transform.resize, hit_rule)
     batches = _keep_small_boxes(progress(loader, "evaluate"), max_box_area)
     start = time.perf_counter()
     for output, batch in dense_batches(model, batches, device):
         score = patch_score(output.patch_tokens, output.global_token)
         point_in_box.update(score, batch["box_xyxy"], batch["image_hw"], output.grid_hw)
-        if len(images.classes):
+        if has_labels:
             top_k.update(output.logits, batch["label"])
         if teacher is not None:
             with torch.inference_mode():
-                agreement.update(output.logits, teacher(batch["image"]).argmax(dim=1))
+                target = teacher(batch["image"])
+            agreement.update(output.logits, target.argmax(dim=1))
+            teacher_top_k.update(target, batch["label"])
     metrics: dict[str, float] = {}
     if teacher is not None:
         metrics["teacher_agreement"] = agreement.compute()["acc1"]
-    if len(images.classes):
+    if teacher is not None and has_labels:
+        metrics["teacher_acc1"] = teacher_top_k.compute()["acc1"]
+    if has_labels:
         metrics.update(top_k.compute())
     num_boxes = point_in_box.count()
     if num_boxes:
@@ -86,10 +91,10 @@ def evaluate(
     return Evaluation(metrics, len(images), num_boxes, transform.crop, time.perf_counter() - start)
 
 
-def check_classes(num_classes: int | None, *loaders: DataLoader) -> None:
+def check_classes(num_classes: int | None, *loaders: DataLoader, is_taught: bool = False) -> None:
     """Number a subset of the model's classes as its head does; refuse classes that this cannot make the same.
 
-    Data sets that need no labels are left without where their classes are not the model's.
+    Where a teacher tells what to learn (`is_taught`), data sets that need no labels may have other classes or none.
 
     Raises:
         ValueError: Data sets of other classes, without known labels, or of another number than `num_classes`.
@@ -103,7 +108,7 @@ def check_classes(num_classes: int | None, *loaders: DataLoader) -> None:
                     images.number_as(num_classes)
                 except ValueError as error:
                     raise ValueError(f"{error}; for a new head {new_head}") from error
-    data_sets = [images for images in data_sets if getattr(images, "labelled", True)]
+    data_sets = [images for images in data_sets if not is_taught or getattr(images, "labelled", True)]
     first = data_sets[0] if data_sets else None
     if data_sets and num_classes is not None and len(first.classes) != num_classes:
         raise ValueError(

@@ -90,7 +90,7 @@ def _train(cfg: Any, model: ClassificationNet, device: torch.device, resume: boo
     cfg.optimizer.params.model = model
     optimizer = instantiate(cfg.optimizer)
     train_loader, test_loader = instantiate(cfg.dataloader.train), instantiate(cfg.dataloader.test)
-    check_classes(model.num_classes, train_loader, test_loader)
+    check_classes(model.num_classes, train_loader, test_loader, is_taught=model.teacher is not None)
     if cfg.train.compile:
         model.compile()
     if cfg.train.compile and cfg.train.anneal_top_k:
@@ -114,7 +114,7 @@ def _evaluate_checkpoint(cfg: Any, model: ClassificationNet, device: torch.devic
             f"{model.pooling['pool']!r}: give model.pool={trained_with['pool']}"
         )
     loader = instantiate(cfg.dataloader.test)
-    check_classes(model.num_classes, loader)
+    check_classes(model.num_classes, loader, is_taught=model.teacher is not None)
     result = evaluate(model, loader, device, **cfg.evaluation)
     write_evaluation(result, cfg, model, checkpoint, device, row, trained_with=trained_with)
 

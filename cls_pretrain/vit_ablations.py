@@ -17,26 +17,11 @@ from last_vit.adapters.torchvision_vit import check_host
 
 
 def add_register_tokens(model: nn.Module, num_registers: int = 4) -> nn.Module:
-    """Give a ViT R learned tokens without position embedding, in the order [CLS, registers, patches].
+    """Give torchvision's ViT, in place, R learned tokens without position embedding: [CLS, registers, patches].
 
-    They enter behind the position embedding (and its dropout), pass all blocks, and are dropped before the final norm.
-    The model gains one parameter, `register_tokens` [1, R, D], drawn from a normal distribution with std 1e-6. So
-    weights with registers do not load into a model without them, nor the reverse. To be called before the optimizer,
-    DDP and torch.compile take the model.
-
-    Args:
-        model: torchvision's VisionTransformer itself, changed in place and returned.
-        num_registers: R, at least 1; 4 in Darcet et al.
-
-    Raises:
-        ValueError: Another host, a model that has registers, or no positive number of them.
-
-    Example:
-        >>> from torchvision.models import VisionTransformer
-        >>> vit = VisionTransformer(32, 8, num_layers=1, num_heads=2, hidden_dim=16, mlp_dim=32, num_classes=5)
-        >>> vit = add_register_tokens(vit, 4)
-        >>> vit.register_tokens.shape, vit(torch.rand(2, 3, 32, 32)).shape
-        (torch.Size([1, 4, 16]), torch.Size([2, 5]))
+    They enter behind the position embedding, pass all blocks, and are dropped before the final norm. The model gains
+    one parameter, `register_tokens` [1, R, D] from a normal distribution with std 1e-6, before the optimizer, DDP and
+    torch.compile take it. ValueError for another host, one that has registers, or no positive number of them.
     """
     check_host(model, "register tokens")
     if not _is_int(num_registers) or num_registers < 1:
@@ -71,14 +56,9 @@ def add_window_attention(model: nn.Module, layers: Sequence[int], window_size: i
     """Restrict attention among patches, at some blocks, to non-overlapping windows of the patch grid.
 
     Windows start at the top left; where the window does not divide the grid, those at the right and bottom border are
-    smaller (14 = 4 + 4 + 4 + 2). The class token, and register tokens if there are any, stay global both ways. So a
-    patch still hears of other windows through them, one block later, and windows at the last block change its patch
-    tokens but not its class token. The paper does not say how it treats the class token, nor how it counts its
-    "1, 5, 9, 11"; here blocks are counted from 0 (12 blocks, the last is 11).
-
-    Every windowed attention gains a persistent buffer, `window_size`: so weights that were trained with windows do not
-    load into a model without them, nor the reverse; another size is refused as well, whoever loads. To be called before
-    DDP and torch.compile take the model.
+    smaller (14 = 4 + 4 + 4 + 2). Class and register tokens stay global both ways, and blocks are counted from 0: the
+    paper says neither. Every windowed attention gains a persistent buffer, `window_size`, so that weights do not load
+    into a model with other windows. To be called before DDP and torch.compile take the model.
 
     Args:
         model: torchvision's VisionTransformer itself, changed in place and returned.
@@ -112,14 +92,7 @@ def add_window_attention(model: nn.Module, layers: Sequence[int], window_size: i
 
 
 def window_mask(grid_hw: tuple[int, int], window_size: int) -> Tensor:
-    """Which pairs of patches may not see each other.
-
-    Args:
-        grid_hw: (h, w) of the patch grid.
-        window_size: Side of a window in patches.
-
-    Returns:
-        Bool [h * w, h * w], True between patches of different windows; patches row by row over the grid.
+    """Bool [h * w, h * w], True between patches of different windows of a grid (h, w); patches are counted row by row.
 
     Example:
         >>> window_mask((1, 3), 2).int().tolist()

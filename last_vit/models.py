@@ -28,7 +28,7 @@ from last_vit.command_line import MODEL_FORMS, MODEL_HELP, patch_count
 from last_vit.dense import pooling_of
 from last_vit.dino_vit import build_dino_vit, dino_parts
 from last_vit.names import POOLS, check_name
-from last_vit.preprocessing import Preprocessing, set_image_size, take_grid, trained_img_size
+from last_vit.preprocessing import Preprocessing, check_whole_patches, set_image_size, take_grid, trained_img_size
 from last_vit.runtime import error_text, seeded_weights
 from last_vit.weights import TrainedModel, attach_trained_pooling, find_released
 
@@ -163,8 +163,7 @@ def load_trained_model(
         return replace(clip, preprocessing=clip.preprocessing.resized(image_size, resize))
     read = None if checkpoint in (None, PRETRAINED) else read_weights(checkpoint)
     weights = {} if read is None else read.weights
-    classifier = find_classifier(weights)
-    num_classes = None if classifier is None else len(weights[classifier])
+    num_classes = len(weights[classifier]) if (classifier := find_classifier(weights)) else None
     asked_classes = None if host == "config" else 0 if host == "timm" and weights and not num_classes else num_classes
     size = trained_img_size(weights) if host in ("dino", "torchvision") else None
     with nullcontext() if random_seed is None else seeded_weights(random_seed):
@@ -237,6 +236,7 @@ def build_model(
     known = torchvision_models.list_models(module=torchvision_models)
     check_name(name, known, "torchvision classification model")
     if image_size is not None and name.startswith("vit_"):
+        check_whole_patches(image_size, int(name.rpartition("_")[2]))
         kwargs["image_size"] = image_size
     return torchvision_models.get_model(name, weights=None, **kwargs).eval()
 

@@ -84,14 +84,26 @@ def take_grid(model: nn.Module, weights: Mapping[str, Tensor]) -> None:
         model.set_input_size(img_size=side * model.patch_embed.img_size[0] // model.patch_embed.grid_size[0])
 
 
+def check_whole_patches(image_size: int, patch_size: int) -> None:
+    """Raise a ValueError for images that whole patches do not fill: timm would leave pixels at their edges out."""
+    if image_size < patch_size or image_size % patch_size:
+        below = max(1, image_size // patch_size) * patch_size
+        raise ValueError(
+            f"the image size must be a multiple of the patch size {patch_size}, got {image_size} pixels; near ones: "
+            f"{below}, {below + patch_size}"
+        )
+
+
 def set_image_size(model: nn.Module, image_size: int) -> None:
     """Resize the position embedding of timm's or torchvision's ViT for square images, as its library does, in place.
 
-    Models without such an embedding are left alone.
+    Models without such an embedding are left alone. ValueError for a size that is not a multiple of the patches'.
     """
     if hasattr(model, "set_input_size") and model.pretrained_cfg["fixed_input_size"]:
+        check_whole_patches(image_size, model.patch_embed.img_size[0] // model.patch_embed.grid_size[0])
         model.set_input_size(img_size=image_size)
     elif isinstance(model, VisionTransformer) and image_size != model.image_size:
+        check_whole_patches(image_size, model.patch_size)
         weights = interpolate_embeddings(image_size, model.patch_size, model.state_dict())
         model.encoder.pos_embedding = nn.Parameter(weights["encoder.pos_embedding"])
         model.image_size, model.seq_length = image_size, model.encoder.pos_embedding.shape[1]

@@ -11,7 +11,7 @@ import pytest
 import torch
 from frozen_parts import COLOURS, only_record, records, write_run
 from PIL import Image
-from script_parts import run_two
+from script_parts import run_two, run_two_ranks
 from torch.nn import functional as F
 from torchvision import transforms
 
@@ -205,10 +205,12 @@ def test_a_cache_needs_no_pass_and_one_of_something_else_is_refused(run, flags, 
     assert "no checkpoint file at cache/train.pth" in load()
 
 
-def test_two_processes_equal_one(run, flags):
+@pytest.mark.parametrize("run_both", [run_two, run_two_ranks])
+def test_two_processes_equal_one(run, flags, run_both):
     more = ["--nb_knn", "1", "12"]  # 12 is more than a process's share, 9 of 18
     alone = run(*more, "--dump_features", "one")
-    run_two("dino/eval_knn.py", *flags, *more, "--dump_features", "two", "--output", "two", "--batch_size_per_gpu", "5")
+    more += ["--dump_features", "two", "--output", "two", "--batch_size_per_gpu", "5"]
+    run_both("dino/eval_knn.py", *flags, *more)
     (two,) = [record for record in records() if record["name"].startswith("two")]
     assert two["metrics"] == alone["metrics"]
     assert (two["n_images"], two["num_processes"]) == (9, 2)

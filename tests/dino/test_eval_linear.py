@@ -12,7 +12,7 @@ import torch
 from dino_parts import golden, tiny_vit
 from frozen_features import layer_reader
 from frozen_parts import only_record, records
-from script_parts import run_two
+from script_parts import run_two, run_two_ranks
 from torch import nn
 from torch.nn import functional as F
 from torchvision.models import resnet18
@@ -175,9 +175,10 @@ def test_killed_and_resumed_is_bit_identical(run, linear, monkeypatch, capsys, r
     assert (log("whole"), whole["best_acc"]) == (log("killed"), resumed["best_acc"])
 
 
-def test_two_processes_equal_one_with_the_same_global_batch(run, linear):
+@pytest.mark.parametrize("run_both", [run_two, run_two_ranks])
+def test_two_processes_equal_one_with_the_same_global_batch(run, linear, run_both):
     alone = run()
-    run_two("dino/eval_linear.py", *linear, "--batch_size_per_gpu", "3", "--output_dir", "two", "--output", "two")
+    run_both("dino/eval_linear.py", *linear, "--batch_size_per_gpu", "3", "--output_dir", "two", "--output", "two")
     (two,) = [record for record in records() if record["name"].startswith("two")]
     assert two["metrics"] == alone["metrics"]
     assert (two["num_processes"], two["config"]["batch_size"]) == (2, 6)
@@ -217,6 +218,8 @@ def test_a_diverged_run_keeps_its_last_checkpoint(linear, monkeypatch, refused):
         (["--num_labels", "2"], "give --num_labels 3"),
         (["--n_last_blocks", "5"], "--n_last_blocks 5 is more than the 4 blocks"),
         (["--lr", "0"], "--lr: must be positive"),
+        (["--pooling", "last", "--top_k", "17"], "top_k must be in [1, 16]"),
+        (["--image_size", "36"], "must be a multiple of --patch_size 8, got 36"),
         (["--evaluate", "--output_dir", "empty"], "no checkpoint file at empty/checkpoint.pth.tar"),
         (["--arch", "resnet18", "--avgpool_patchtokens", "true", "--pretrained_weights", "random"], "is for ViTs"),
     ],

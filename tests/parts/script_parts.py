@@ -22,3 +22,16 @@ def run_two(script, *arguments, **environment):
     command = [*launcher, str(REPO / script), *map(str, arguments)]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=240)
     assert done.returncode == 0, done.stderr
+
+
+def run_two_ranks(script, *arguments):
+    """The same as another launcher starts it, with a rank each, which meet at --dist_url."""
+    command = [sys.executable, str(REPO / script), *map(str, arguments), "--dist_url", f"file://{Path.cwd()}/meeting"]
+    environment = {"PYTHONPATH": str(REPO), "OMP_NUM_THREADS": "1", "PATH": os.environ["PATH"], "WORLD_SIZE": "2"}
+    pipes = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE, "text": True}
+    started = [
+        subprocess.Popen([*command, "--local_rank", rank], env={**environment, "RANK": rank}, **pipes) for rank in "01"
+    ]
+    for process in started:
+        error = process.communicate(timeout=240)[1]
+        assert process.returncode == 0, error

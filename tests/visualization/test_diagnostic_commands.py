@@ -81,6 +81,8 @@ CASES = {
         ([*SMALL, *IMAGENET, *MANY, "--model", "gone=timm:test_vit@gone.pth"], "model 'gone': no checkpoint file"),
         ([*SMALL, *IMAGENET, *MANY, "--model", f"big{LAST[4:].replace('=3', '=17')}"], "model 'big': top_k must be in"),
         ([*SMALL, *IMAGENET, *MANY, "--pool", "mean"], "go with one model"),
+        ([*SMALL, *IMAGENET, "--model", "timm:test_vit@random", "--image-size", "72"], "size 16, got 72 pixels; near"),
+        ([*SMALL, *IMAGENET, "--model", "torchvision:vit_b_32@random", "--image-size", "72"], "size 32, got 72 pixels"),
         ([*SMALL, *IMAGENET, *MANY, "--checkpoint", "vit.pth"], "--checkpoint is for one --model that names no"),
         ([*SMALL, *IMAGENET, "--model", VIT, "--max-box-area", "0.0001"], "no image"),
         ([*SMALL, *IMAGENET, "--model", VIT, "--max-box-area", "2"], "or none; got 2"),

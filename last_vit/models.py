@@ -21,14 +21,14 @@ import timm
 from torch import nn
 from torchvision import models as torchvision_models
 
-from last_vit import hf_models
+from last_vit import hf_models, preprocessing
 from last_vit.checkpoint import find_classifier, load_checkpoint, read_weights
 from last_vit.checkpoint_layouts import fit_names
 from last_vit.command_line import MODEL_FORMS, MODEL_HELP, patch_count
 from last_vit.dense import pooling_of
 from last_vit.dino_vit import build_dino_vit, dino_parts
 from last_vit.names import POOLS, check_name
-from last_vit.preprocessing import Preprocessing, check_whole_patches, set_image_size, take_grid, trained_img_size
+from last_vit.preprocessing import Preprocessing
 from last_vit.runtime import error_text, seeded_weights
 from last_vit.weights import TrainedModel, attach_trained_pooling, find_released
 
@@ -165,15 +165,15 @@ def load_trained_model(
     weights = {} if read is None else read.weights
     num_classes = len(weights[classifier]) if (classifier := find_classifier(weights)) else None
     asked_classes = None if host == "config" else 0 if host == "timm" and weights and not num_classes else num_classes
-    size = trained_img_size(weights) if host in ("dino", "torchvision") else None
+    size = preprocessing.trained_img_size(weights) if host in ("dino", "torchvision") else None
     with nullcontext() if random_seed is None else seeded_weights(random_seed):
         model = build_model(spec, asked_classes, size or image_size, opts, checkpoint == PRETRAINED)
     if read is not None:
         if host == "timm":
-            take_grid(model, fit_names(weights, model.state_dict()))
+            preprocessing.take_grid(model, fit_names(weights, model.state_dict()))
         load_checkpoint(model, read)
     if image_size is not None and host in ("timm", "torchvision"):
-        set_image_size(model, image_size)
+        preprocessing.set_image_size(model, image_size)
     source = attach_trained_pooling(model, read, **asked, from_config=host == "config")
     own = "num_labels" if host == "hf" else "num_classes"
     digest = read.sha256 if read else hf_models.weights_sha256(name) if host == "hf" and random_seed is None else None
@@ -236,7 +236,7 @@ def build_model(
     known = torchvision_models.list_models(module=torchvision_models)
     check_name(name, known, "torchvision classification model")
     if image_size is not None and name.startswith("vit_"):
-        check_whole_patches(image_size, int(name.rpartition("_")[2]))
+        preprocessing.check_whole_patches(image_size, int(name.rpartition("_")[2]))
         kwargs["image_size"] = image_size
     return torchvision_models.get_model(name, weights=None, **kwargs).eval()
 
@@ -258,8 +258,8 @@ def preprocessing_of(
     found = Preprocessing()
     if host == "timm":
         cfg, crop = model.pretrained_cfg, model.pretrained_cfg["input_size"][-1]
-        if cfg["fixed_input_size"] and hasattr(model, "set_input_size"):
-            crop = model.patch_embed.img_size[0]  # perhaps that of fine-tuned weights
+        if (patches := preprocessing.sized_patches(model)) is not None:
+            crop = patches.img_size[0]  # perhaps that of fine-tuned weights
         how = cfg["interpolation"] if cfg["interpolation"] in ("bilinear", "bicubic") else "bicubic"
         found = Preprocessing(tuple(cfg["mean"]), tuple(cfg["std"]), math.floor(crop / cfg["crop_pct"]), crop, how)
     elif host == "open_clip":

@@ -68,6 +68,13 @@ def add_registers(model: nn.Module, num_registers: int) -> None:
     model.num_prefix_tokens += num_registers
 
 
+def sized_patches(model: nn.Module) -> nn.Module | None:
+    """What cuts a timm model's images of one size into patches; None for models of any size, or of no patches."""
+    patches = getattr(model, "patch_embed", None)
+    is_sized = hasattr(model, "set_input_size") and hasattr(patches, "feat_ratio") and patches.img_size is not None
+    return patches if is_sized else None
+
+
 def take_grid(model: nn.Module, weights: Mapping[str, Tensor]) -> None:
     """Give a timm model the registers and the square grid that its weights have, where it has none or another.
 
@@ -75,13 +82,13 @@ def take_grid(model: nn.Module, weights: Mapping[str, Tensor]) -> None:
     """
     if "reg_token" in weights and getattr(model, "reg_token", 0) is None:
         add_registers(model, weights["reg_token"].shape[1])
-    positions, own = weights.get("pos_embed"), getattr(model, "pos_embed", None)
-    if positions is None or own is None or positions.shape == own.shape or not hasattr(model, "set_input_size"):
+    positions, own, patches = weights.get("pos_embed"), getattr(model, "pos_embed", None), sized_patches(model)
+    if positions is None or own is None or patches is None or positions.shape == own.shape:
         return
     num_prefix_tokens = 0 if getattr(model, "no_embed_class", False) else model.num_prefix_tokens
     side = math.isqrt(max(1, positions.shape[1] - num_prefix_tokens))
     if side**2 + num_prefix_tokens == positions.shape[1]:
-        model.set_input_size(img_size=side * model.patch_embed.img_size[0] // model.patch_embed.grid_size[0])
+        model.set_input_size(img_size=side * patches.feat_ratio())
 
 
 def check_whole_patches(image_size: int, patch_size: int) -> None:
@@ -99,8 +106,8 @@ def set_image_size(model: nn.Module, image_size: int) -> None:
 
     Models without such an embedding are left alone. ValueError for a size that is not a multiple of the patches'.
     """
-    if hasattr(model, "set_input_size") and model.pretrained_cfg["fixed_input_size"]:
-        check_whole_patches(image_size, model.patch_embed.img_size[0] // model.patch_embed.grid_size[0])
+    if (patches := sized_patches(model)) is not None:
+        check_whole_patches(image_size, patches.feat_ratio())
         model.set_input_size(img_size=image_size)
     elif isinstance(model, VisionTransformer) and image_size != model.image_size:
         check_whole_patches(image_size, model.patch_size)

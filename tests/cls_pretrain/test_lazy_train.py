@@ -210,7 +210,7 @@ def test_row_puts_the_record_into_results(trained):
         (["train.log_period=0"], "log_period must be at least 1"),
         (["train.eval_period=-1"], "eval_period must be 0"),
         (["model.model.hidden_dim=33"], "model cannot be built"),
-        (["model.model.image_size=36"], "model cannot be built: Input shape indivisible by patch size"),
+        (["model.model.image_size=36"], "cannot be built .AssertionError.: Input shape indivisible by patch size"),
         (["model.model.num_classes=9"], "8 classes, the model 9"),
     ],
 )

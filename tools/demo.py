@@ -81,7 +81,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     print(run_tool("visualization/evaluate_patch_hit.py", *shared, *protocol))
     run_tool("visualization/compare_models.py", *shared, "--num-images", "3", "--figure", str(FOLDER / "demo.png"))
     print(f"synthetic images, {NUM_CLASSES} classes; picture: {FOLDER / 'demo.png'}")
-    print(f"{time.perf_counter() - start:.0f} s")
+    print(
+        f"{time.perf_counter() - start:.0f} s; your own model: --model timm:vit_tiny_patch16_224@pretrained, or @<file>"
+    )
 
 
 if __name__ == "__main__":

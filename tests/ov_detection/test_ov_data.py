@@ -211,6 +211,13 @@ def test_pixels_and_boxes_stay_as_they_are_stored(tmp_path, orientation):
     assert torch.equal(sample["image"], one_image(tmp_path, **options, train=False)[0]["image"])
 
 
+@pytest.mark.parametrize("train", [True, False])
+def test_16_bit_grey_is_scaled(tmp_path, train):
+    dataset = one_image(tmp_path, train=train, augment=False)
+    Image.fromarray(np.full((90, 120), 40_000, dtype=np.uint16)).save(tmp_path / "x.png")
+    assert dataset[0]["image"].unique().tolist() == [156]  # of 255
+
+
 def test_pixels_are_opencvs(tmp_path):
     """Red values of cv2.resize(pixels, (4, 3), interpolation=cv2.INTER_LINEAR); with antialias they are Pillow's."""
     pixels = (np.arange(5 * 7 * 3) * 37 % 256).astype(np.uint8).reshape(5, 7, 3)

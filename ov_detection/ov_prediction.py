@@ -16,6 +16,7 @@ from ov_data import FitSquare
 from ov_detector import build_detector, load_detector, read_vocabulary
 from PIL import Image, ImageOps
 from pycocotools import mask as mask_tools
+from torch.nn.functional import max_pool2d
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms.functional import resize, to_pil_image
 from torchvision.utils import draw_bounding_boxes, draw_segmentation_masks
@@ -30,6 +31,7 @@ from last_vit.runtime import select_device
 # Okabe and Ito's colours, told apart also by the colour-blind; classes take them in turn
 _COLORS = ("#e69f00", "#56b4e9", "#009e73", "#f0e442", "#0072b2", "#d55e00", "#cc79a7")
 _SHORT_SIDE = 480  # smaller images are enlarged, for their labels to be readable
+_MOST_FILLED = 10  # masks; more would hide each other
 
 
 def predict(args: Namespace) -> None:
@@ -115,7 +117,7 @@ def _describe(instances: Instances, names: Sequence[str]) -> list[dict[str, Any]
 
 
 def _draw(pixels: np.ndarray, instances: Instances, names: Sequence[str], target: Path) -> None:
-    """Write the image with boxes, classes, scores and masks, the best detections on top."""
+    """Write the image with boxes, classes, scores and masks (of many only the rims), the best detections on top."""
     scale = max(1.0, _SHORT_SIDE / min(pixels.shape[:2]))
     size = [round(side * scale) for side in pixels.shape[:2]]
     picture = resize(torch.from_numpy(pixels).permute(2, 0, 1), size, antialias=True)
@@ -123,12 +125,16 @@ def _draw(pixels: np.ndarray, instances: Instances, names: Sequence[str], target
     labels = instances.pred_classes.tolist()
     texts = [f"{names[label]} {score:.2f}" for label, score in zip(labels, instances.scores.tolist(), strict=True)]
     colors = [_COLORS[label % len(_COLORS)] for label in labels]
+    is_full, width = len(labels) > _MOST_FILLED, max(2, round(min(size) / 200))
     if labels and instances.has("pred_masks"):
         masks = resize(instances.pred_masks, size, InterpolationMode.NEAREST)
-        picture = draw_segmentation_masks(picture, masks, alpha=0.43, colors=colors)
+        if is_full:
+            for mask in masks:
+                mask &= max_pool2d((~mask)[None].float(), 2 * width + 1, stride=1, padding=width)[0] > 0
+        masks &= masks.flip(0).cumsum(0, dtype=torch.uint8).flip(0) == 1  # torchvision paints what overlaps black
+        picture = draw_segmentation_masks(picture, masks, alpha=1.0 if is_full else 0.43, colors=colors)
     if labels:
-        boxes = instances.pred_boxes.tensor * scale
-        width = max(2, round(min(size) / 200))
+        boxes, width = instances.pred_boxes.tensor * scale, 1 if is_full else width
         picture = draw_bounding_boxes(picture, boxes, texts, colors, width=width, fill_labels=True)
     target.parent.mkdir(parents=True, exist_ok=True)
     to_pil_image(picture).save(target)

@@ -12,10 +12,12 @@ from pathlib import Path
 
 import numpy as np
 import ov_detector
+import ov_prediction
 import predict
 import pytest
 import torch
 from class_embeddings import ClassEmbeddings, save_class_embeddings
+from detectron2.structures import Boxes, Instances
 from detectron2.utils.events import EventStorage
 from lazy_parts import ENVIRONMENT, REPO, LazyTrain, losses, record
 from ov_training import OvTrainer, evaluate_checkpoint
@@ -235,3 +237,19 @@ def test_predict_refuses(arguments, message, trained, photo, refused):
     error = refused(predict.main, *predict_command(trained, photo, *arguments))
     assert error.startswith("predict.py: error: ")
     assert message in error
+
+
+@pytest.mark.parametrize(("count", "is_filled"), [(10, True), (11, False)])
+def test_many_masks_are_drawn_as_rims(tmp_path, count, is_filled):
+    """A mask below all others is painted inside while there are few, and only on its rim where there are many."""
+    masks = torch.zeros(count, 480, 480, dtype=torch.bool)
+    masks[:, 200:400, 200:400] = True
+    boxes, labels = torch.tensor([[200.0, 200, 400, 400]]).expand(count, 4), torch.zeros(count, dtype=torch.long)
+    found = Instances(
+        (480, 480), pred_boxes=Boxes(boxes), pred_classes=labels, scores=torch.ones(count), pred_masks=masks
+    )
+    ov_prediction._draw(np.zeros((480, 480, 3), np.uint8), found, ["cat"], tmp_path / "a.png")
+    picture = np.array(Image.open(tmp_path / "a.png")).max(axis=2)
+    assert (picture[300, 300] > 0) == is_filled
+    assert picture[300, 201] > 0
+    assert picture[300, 190] == 0

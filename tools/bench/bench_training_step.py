@@ -65,10 +65,10 @@ class Side:
         return [value for value, _ in self.trainer.storage.histories()["total_loss"].values()]
 
 
-def build(pool: str, size: int, batch: dict[str, Tensor], device: torch.device, released: bool = False) -> Side:
-    """A trainer on the recipe with a read-out, from seed 0."""
-    config = str(ROOT / "cls_pretrain" / "configs" / "vits16_in1k.py")
-    cfg: Any = read_config(config, [f"model.pool={pool}", f"model.model.image_size={size}"], "cls_pretrain/configs/")
+def build(pool: str, recipe: str, option: str, batch: dict, device: torch.device, released: bool = False) -> Side:
+    """A trainer on a recipe with a read-out, from seed 0."""
+    config = str(ROOT / "cls_pretrain" / "configs" / f"{recipe}.py")
+    cfg: Any = read_config(config, [f"model.pool={pool}", option], "cls_pretrain/configs/")
     torch.manual_seed(0)
     model = ReleaseNet(instantiate(cfg.model.model), cfg.model.top_k) if released else instantiate(cfg.model)
     cfg.optimizer.params.model = model.to(device)
@@ -92,8 +92,9 @@ def bench(report: BenchReport) -> None:
         "image": torch.randn(number, 3, size, size, generator=seeded).to(device),
         "label": torch.randint(0, 1000, (number,), generator=seeded).to(device),
     }
-    sides = {pool: build(pool, size, batch, device) for pool in ("cls", "last")}
-    sides["release"] = build("last", size, batch, device, released=True)
+    recipe = "vits16_in1k", f"model.model.image_size={size}"
+    sides = {pool: build(pool, *recipe, batch, device) for pool in ("cls", "last")}
+    sides["release"] = build("last", *recipe, batch, device, released=True)
     losses = {}
     for name, side in sides.items():
         side()
@@ -103,11 +104,16 @@ def bench(report: BenchReport) -> None:
         raise RuntimeError(f"the release's loop does not compute what ours does, losses after one step {losses}")
     tokens = torch.randn(number, (size // 16) ** 2, 384, device=device, requires_grad=True)
     alone = {"alone": lambda: torch.autograd.grad(last_pool(tokens, 7).sum(), tokens)}
-    times = alternate({**sides, **alone}, report.size(3, 7), device)
+    recipe = "finetune_vit_tiny", "model.init=timm:vit_tiny_patch16_224@random"
+    small = {"image": torch.randn(16, 3, 112, 112, device=device), "label": torch.arange(16, device=device)}
+    tuned = {f"tuned_{pool}": build(pool, *recipe, small, device) for pool in ("cls", "last")}
+    times = alternate({**sides, **alone, **tuned}, report.size(3, 7), device)
     words = "ViT-S/16: LaSt alone, part of a step with CLS"
     share = ratio(times["alone"], times["cls"]).times(100)
     report.add("last_percent", words, share, limit=LIMIT_LAST_PERCENT, unit="%")
     report.add("last_over_cls", "ViT-S/16: step with LaSt over CLS", ratio(times["last"], times["cls"]))
+    tuning, words = ratio(times["tuned_last"], times["tuned_cls"]), "ViT-Ti/16 fine-tuned at 112 px: LaSt over CLS"
+    report.add("tuned_last_over_cls", words, tuning, limit=1.02)
     over = ratio(times["release"], times["last"])
     report.add("over_release", "ViT-S/16: our step against the release's", over, goal=GOAL_OVER_RELEASE)
     if device.type == "cuda":

@@ -10,14 +10,14 @@ makes of that layer's tokens, as they leave the block; the last row is what the 
 the read-out is not the class token, the same is given for the class token. Per layer:
 
 - Point-in-Box: how often the best patch lies in the box; "small": boxes under a quarter of the image. With --images:
-  how often it lies on an object, of the images that show object and background.
+  how often it lies on an object, of the images that show both object and background.
 - AUROC: how often a patch in the box scores higher than one outside (50 is chance), mean over images.
 - high norm: the share of patches with more than three times their image's median norm, the share of those in the box,
   and the share that chance would put there. "norm": Point-in-Box of the norm as the score.
 
 At the end, for the score, for LaSt's votes with each --top-k, and for their product (the score from 0 to 1 in its
-image, times the votes): Point-in-Box, AUROC, and CorLoc (the largest component of the patches above mean + 1 standard
-deviation, boxed, overlaps the image's one box by half); and the share of the votes in the box.
+image, times the votes): Point-in-Box, AUROC, with --imagenet-root CorLoc (the largest component of the patches above
+mean + 1 standard deviation, boxed, overlaps the image's box by half), and the share of the votes in the box.
 """
 
 import argparse

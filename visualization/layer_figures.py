@@ -11,7 +11,7 @@ _PANELS = {
     "point_in_box_small": "Point-in-Box, small objects (%)",
     "auroc": "AUROC of the score (%)",
     "high_norm_share": "patches of high norm (%)",
-    "high_norm_inside": "of these in the box (%)",
+    "high_norm_inside": "of these on the object (%)",
     "point_in_box_norm": "Point-in-Box of the norm (%)",
 }
 

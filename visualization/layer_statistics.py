@@ -192,9 +192,9 @@ class LayerStatistics:
         All in percent. Metrics are "<measure><group><what>": measures "point_in_box" and "auroc", groups "" and
         "_small" (where there are small objects), what "" for the read-out, a kind, votes, a product (see
         `LayerScores.rows`), and of Point-in-Box "_random", "_center" and "_max", the share of images with any patch
-        inside; "corloc<what>"; "votes_inside_<K>", to be read against "point_in_box_random"; "high_norm_share",
-        "_inside" and "_chance" at the block with most of them, "high_norm_block". Rows have "layer", the same of their
-        scores, and their high norms.
+        inside; "corloc<what>" where every image has one box; "votes_inside_<K>", to be read against
+        "point_in_box_random"; "high_norm_share", "_inside" and "_chance" at the block with most of them,
+        "high_norm_block". Rows have "layer", the same of their scores, and their high norms.
 
         Raises:
             ValueError: No image that counts, or scores that are not finite.
@@ -215,7 +215,7 @@ class LayerStatistics:
                         (by_layer[layer] if layer else at_end)[f"{measure}{group}{what}"] = value
         rows = list(by_layer.values())
         metrics = {key: value for key, value in rows[-1].items() if key != "layer"} | at_end
-        if totals["boxes"]:
+        if totals["boxes"] == totals["counts"][0, 0]:
             drawn = [names.rows[place].partition("@")[0] for place in self._drawn]
             found = (100 * totals["corloc"] / totals["boxes"]).tolist()
             metrics |= {f"corloc{what}": value for what, value in zip(drawn, found, strict=True)}
@@ -228,7 +228,7 @@ class LayerStatistics:
         most = max((row for row in rows if row["layer"] != "norm"), key=lambda row: row["high_norm_share"])
         metrics |= {key: value for key, value in most.items() if key.startswith("high_norm")}
         metrics["high_norm_block"] = int(most["layer"])
-        rows = [{key: value if key == "layer" else round(value, 2) for key, value in row.items()} for row in rows]
+        rows = [{key: value if key == "layer" else round(value, 4) for key, value in row.items()} for row in rows]
         return metrics, rows, int(totals["counts"][0, 0])
 
 

@@ -9,6 +9,7 @@ import argparse
 import shlex
 import time
 from collections.abc import Sequence
+from typing import Any
 
 import eval_zero_shot_seg
 import torch
@@ -46,9 +47,9 @@ class ReadOuts(nn.Module):
             raise ValueError("at least one pool is needed")
         self.pools = nn.ModuleList(pools)
 
-    def forward(self, tokens: Tensor, num_prefix_tokens: int) -> Tensor:
-        """[B, P + N, D] -> [R * B, D], pool by pool; see `TokenPool`."""
-        return torch.cat([pool(tokens, num_prefix_tokens) for pool in self.pools])
+    def forward(self, *tokens: Any) -> Tensor:
+        """[B, P + N, D] -> [R * B, D], pool by pool; takes what `TokenPool` takes."""
+        return torch.cat([pool(*tokens) for pool in self.pools])
 
 
 def attach_read_outs(model: nn.Module, pools: Sequence[TokenPool]) -> nn.Module:

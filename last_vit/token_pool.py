@@ -4,6 +4,8 @@ Adapters put a `TokenPool` where their host reads its global token. All kinds ar
 model is the same whatever it is pooled with.
 """
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 
@@ -38,14 +40,23 @@ class TokenPool(nn.Module):
         self.top_k, self.sigma, self.variant = (top_k, sigma, variant) if kind == "last" else (None, None, None)
         self.last_pool = LaStPool(top_k, sigma, variant) if kind == "last" else None
 
-    def forward(self, tokens: Tensor, num_prefix_tokens: int) -> Tensor:
+    def forward(
+        self, tokens: Tensor, num_prefix_tokens: int, late_norm: Callable[[Tensor], Tensor] | None = None
+    ) -> Tensor:
         """[B, P + N, D], the encoder's output after its final norm with P >= 0 prefix tokens first -> [B, D].
+
+        `late_norm` is the norm of a host that normalises behind its pooling: it is applied to the tokens, from which a
+        pool chooses, but for the mean behind it, as such hosts do. The pooled token is normalised either way.
 
         Raises:
             ValueError: "cls" or "attention" for a model without CLS token, the first of the prefix; LaSt's own errors.
         """
         if self.kind in ("cls", "attention") and num_prefix_tokens == 0:
             raise ValueError(f"pool {self.kind!r} needs a CLS token and this model has none; use mean, max or last")
+        if late_norm is not None:
+            if self.kind == "mean":
+                return late_norm(tokens[:, num_prefix_tokens:].mean(dim=1))
+            tokens = late_norm(tokens)
         patch_tokens = tokens[:, num_prefix_tokens:]
         if self.kind == "cls":
             return tokens[:, 0]

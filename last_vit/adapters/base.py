@@ -143,8 +143,8 @@ def first_output(output: Any) -> Tensor:
 class PoolHook:
     """What stands in for a host's pooling; a plain object that holds the pool, so that the host gains no submodule.
 
-    `late_norm` is the norm that a host applies after its pooling. Pools choose among tokens after it, so they are
-    normalised first and the pooled token [B, D] passes the norm as it is; but for the mean, whose order is the host's.
+    `late_norm` is the norm that a host applies after its pooling. The pool applies it (see `TokenPool`), so that it
+    chooses among tokens after it, and the pooled token [B, D] passes it as it is.
     """
 
     def __init__(self, pool: TokenPool, late_norm: nn.Module | None = None) -> None:
@@ -154,17 +154,16 @@ class PoolHook:
             install_hook(self.late_norm, _PassPooled(pool))
 
     def read(self, tokens: Tensor, num_prefix_tokens: int) -> Tensor:
-        """[B, P + N, D] -> [B, D], as `TokenPool`."""
-        if self.late_norm is not None and self.pool.kind != "mean":
-            tokens = self.late_norm(tokens)
-        return self.pool(tokens, num_prefix_tokens)
+        """[B, P + N, D] -> [B, D], normalised, as `TokenPool`."""
+        # not the module, whose hook lets pooled tokens pass
+        return self.pool(tokens, num_prefix_tokens, None if self.late_norm is None else self.late_norm.forward)
 
 
 class _PassPooled(PoolHook):
-    """On a norm after the pooling: undoes it for one token per image that a pool read from normalised tokens."""
+    """On a norm after the pooling: undoes it for one token per image, which the pool has normalised."""
 
     def __call__(self, module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
-        return args[0] if args[0].ndim == 2 and self.pool.kind != "mean" else output
+        return args[0] if args[0].ndim == 2 else output
 
 
 class FirstToken(PoolHook):

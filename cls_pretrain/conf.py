@@ -93,6 +93,7 @@ train = dict(
     bf16=False,
     compile=False,
     fused_pool=False,  # LaSt by fused GPU kernels
+    wandb=False,  # Weights & Biases beside TensorBoard
     clip_grad_norm=0.0,
     accumulation_steps=1,
     head_warmup=0,  # first iterations, in which the head alone learns

@@ -107,6 +107,7 @@ _FLAGS: dict[str, list[tuple[Any, ...]]] = {
         ("bf16", boolean, False, "bfloat16 in place of --use_fp16, on a GPU or CPU", _SWITCH),
         ("compile", boolean, False, "torch.compile the backbones", _SWITCH),
         ("fused_pool", boolean, False, "LaSt by fused GPU kernels", _SWITCH),
+        ("wandb", boolean, False, "log.txt in Weights & Biases, too; stays here with WANDB_MODE=offline", _SWITCH),
     ],
 }  # fmt: skip
 

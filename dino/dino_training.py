@@ -26,6 +26,7 @@ from last_vit.late_scalars import StopVote
 from last_vit.runtime import get_logger, is_main_process, process_group, seed_everything, world_size
 from last_vit.stopping import hold_folder, stopping_at_step_borders
 from last_vit.train_lib import check_same_start, stop_run, turn_on_fused_pool
+from last_vit.wandb_log import open_wandb
 
 _LOG_PERIOD = 10  # iterations per log line, as in DINO
 logger = get_logger("dino")
@@ -66,6 +67,7 @@ def train(args: argparse.Namespace) -> None:
         batches, vote = iter(loader), StopVote(device)
         if is_main_process():
             _forget_epochs_from(folder / "log.txt", start.epoch)
+        tracked = open_wandb(folder, vars(args)) if args.wandb and is_main_process() else None
 
         def stop_if_asked(done: Progress) -> None:
             if not vote():
@@ -81,6 +83,8 @@ def train(args: argparse.Namespace) -> None:
             if is_main_process():
                 with open(folder / "log.txt", "a", encoding="utf-8") as file:
                     file.write(json.dumps({**stats, "epoch": epoch}) + "\n")
+                if tracked is not None:
+                    tracked.log({**stats, "epoch": epoch}, step=epoch)
                 save_run(folder, step, Progress(epoch + 1), vars(args), pooling)
             if epoch + 1 < args.epochs:
                 stop_if_asked(Progress(epoch + 1))

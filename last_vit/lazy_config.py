@@ -13,7 +13,7 @@ import torch
 import torch.distributed as dist
 from detectron2.config import LazyConfig, instantiate
 from detectron2.engine import HookBase, SimpleTrainer, default_setup, hooks, launch
-from detectron2.utils.events import CommonMetricPrinter, JSONWriter, TensorboardXWriter
+from detectron2.utils.events import CommonMetricPrinter, EventWriter, JSONWriter, TensorboardXWriter, get_event_storage
 from detectron2.utils.registry import locate
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from torch import nn
@@ -24,6 +24,7 @@ from last_vit.results import RESULTS_DIR, record_name, result_name, write_result
 from last_vit.runtime import is_main_process, process_group, rank, world_size
 from last_vit.stopping import ending_at_sigterm, hold_folder, passing_signals_on, stopping_at_step_borders
 from last_vit.train_lib import RunCheckpoints, check_same_start, turn_on_fused_pool
+from last_vit.wandb_log import WandbScalars, open_wandb
 
 _VARIADIC = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
 logger = logging.getLogger("detectron2")  # also writes the run's log.txt
@@ -255,9 +256,7 @@ def _check_numbers(train: Any) -> None:
         if number < 1:
             raise ValueError(f"train.{name} must be at least 1 iteration, got {number}")
     if train.eval_period < 0:
-        raise ValueError(
-            f"train.eval_period must be 0 (none before the end) or more iterations, got {train.eval_period}"
-        )
+        raise ValueError(f"train.eval_period must be 0 (none before the end) or more, got {train.eval_period}")
 
 
 class _Writer(hooks.PeriodicWriter):
@@ -272,6 +271,11 @@ class _Writer(hooks.PeriodicWriter):
                 writer.close()
 
 
+class _WandbWriter(WandbScalars, EventWriter):
+    def write(self) -> None:
+        self.log_latest(get_event_storage().latest(), get_event_storage().iter)
+
+
 def _build_hooks(cfg: Any, checkpoints: RunCheckpoints, evaluate: Callable[[], dict[str, float]]) -> list[HookBase]:
     """detectron2's hooks, in the order in which they run; writing is the main process's.
 
@@ -284,9 +288,10 @@ def _build_hooks(cfg: Any, checkpoints: RunCheckpoints, evaluate: Callable[[], d
     ]
     if not is_main_process():
         return every
-    folder = cfg.train.output_dir
-    metrics, events = JSONWriter(f"{folder}/metrics.json"), TensorboardXWriter(folder)
-    writers = [CommonMetricPrinter(cfg.train.max_iter), metrics, events]
+    out = cfg.train.output_dir
+    writers = [CommonMetricPrinter(cfg.train.max_iter), JSONWriter(f"{out}/metrics.json"), TensorboardXWriter(out)]
+    if cfg.train.get("wandb"):
+        writers.append(_WandbWriter(open_wandb(out, OmegaConf.to_container(cfg.train, resolve=True))))
     return [
         *every,
         _Writer(writers, period=cfg.train.log_period),

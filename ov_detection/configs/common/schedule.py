@@ -37,4 +37,5 @@ train = dict(
     bf16=True,
     clip_grad_norm=1.0,
     fused_pool=False,  # LaSt by fused GPU kernels
+    wandb=False,  # Weights & Biases beside TensorBoard
 )

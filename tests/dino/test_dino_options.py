@@ -25,7 +25,7 @@ DINO = {
 OURS = {
     "pooling": "cls", "top_k": None, "variant": "release", "global_crop_size": 224, "local_crop_size": 96,
     "accumulation_steps": 1, "bf16": False, "compile": False, "fused_pool": False,
-    "skip_broken": False,
+    "skip_broken": False, "wandb": False,
 }  # fmt: skip
 
 

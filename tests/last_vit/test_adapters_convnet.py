@@ -38,11 +38,7 @@ IMAGES = torch.randn(2, 3, 64, 96, generator=torch.Generator().manual_seed(0))
 LARGE_IMAGES = torch.randn(2, 3, 128, 192, generator=torch.Generator().manual_seed(0))
 
 
-@pytest.fixture(autouse=True)
-def _inference():
-    torch.manual_seed(0)
-    with torch.no_grad():
-        yield
+pytestmark = pytest.mark.usefixtures("inference")
 
 
 def build(name: str, device: str = "cpu") -> nn.Module:

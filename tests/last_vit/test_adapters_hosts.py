@@ -7,17 +7,10 @@ import pytest
 import timm
 import torch
 import torchvision
+from host_parts import IMAGES, TINY_CLIP, TINY_TIMM, tiny_clip, tiny_torchvision
 from open_clip.modified_resnet import ModifiedResNet
 from open_clip.timm_model import TimmModel
 from open_clip.transformer import VisionTransformer as ClipViT
-from test_adapters import (
-    IMAGES,
-    TINY_CLIP,
-    TINY_TIMM,
-    _inference,  # noqa: F401
-    tiny_clip,
-    tiny_torchvision,
-)
 from timm.models.eva import Eva
 from timm.models.vision_transformer import VisionTransformer as TimmViT
 
@@ -26,7 +19,7 @@ from last_vit.adapters import find_adapter
 from last_vit.dense import attach_last, attach_pool, dense_forward, pooling_of
 from last_vit.pooling import last_pool
 
-pytestmark = pytest.mark.usefixtures("_inference")
+pytestmark = pytest.mark.usefixtures("inference")
 
 
 def test_registers_have_no_vote():

@@ -8,7 +8,7 @@ import sys
 
 import pytest
 import torch
-from test_pooling import rand, reference_low_pass
+from pooling_parts import rand, reference_low_pass
 
 from last_vit import last_pool, last_select, pooling, stability, vote_count
 from last_vit.kernels import cpu

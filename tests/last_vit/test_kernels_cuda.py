@@ -13,7 +13,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from test_pooling import GOLDEN, rand
+from pooling_parts import GOLDEN, rand
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 import last_vit

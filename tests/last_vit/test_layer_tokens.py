@@ -4,8 +4,8 @@ import open_clip
 import pytest
 import timm
 import torch
+from host_parts import HOSTS, IMAGES, TINY_CLIP, TINY_TIMM, tower_of
 from open_clip.transformer import VisionTransformer as ClipViT
-from test_adapters import HOSTS, IMAGES, TINY_CLIP, TINY_TIMM, tower_of
 from timm.models.vision_transformer import VisionTransformer as TimmViT
 from torch import nn
 

@@ -3,11 +3,10 @@
 What is marked `both_ways` runs by the formulas of pooling.py alone and with kernels/cpu.py, which is used where it can.
 """
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
+from pooling_parts import GOLDEN, rand, reference_low_pass
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx.experimental.proxy_tensor import make_fx
 
@@ -15,7 +14,6 @@ from last_vit import LaStPool, last_pool, last_select, low_pass, patch_score, po
 from last_vit.names import VARIANTS
 from last_vit.pooling import resolve_top_k
 
-GOLDEN = np.load(Path(__file__).resolve().parents[1] / "golden" / "last_pool.npz")
 POOLED_KEYS = [key for key in GOLDEN if key.endswith("_pooled")]
 
 
@@ -27,21 +25,6 @@ def way(request, monkeypatch):
 
 
 both_ways = pytest.mark.usefixtures("way")
-
-
-def rand(*shape, dtype=torch.float32, seed=0):
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64).to(dtype)
-
-
-def reference_low_pass(x, variant, sigma=None):
-    """DESIGN section 2 word for word in float64: complex FFT, explicit frequencies, full-length gain."""
-    d = x.shape[-1]
-    sigma = sigma or d**0.5
-    freq = torch.fft.fftfreq(d, 1 / d, dtype=torch.float64)
-    if variant == "release" and d % 2 == 0:
-        freq = freq + 1
-    gain = torch.exp(-0.5 * (freq / sigma) ** 2)
-    return torch.fft.ifft(gain * torch.fft.fft(x.double(), dim=-1), dim=-1).real
 
 
 @both_ways

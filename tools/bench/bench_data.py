@@ -103,7 +103,7 @@ def bench(report: BenchReport) -> None:
         work["dino"] = read_all(lambda path: views(load_rgb(path)), paths[:4])
         times = alternate(work, report.size(3, 9))
         over = ratio(times["release"], times["ours"])
-        report.add("over_release", "ours against the release's reader", over, goal=GOAL_OVER_RELEASE)
+        report.add("over_release", "reading training images against the release's reader", over, goal=GOAL_OVER_RELEASE)
         off = mean_difference(readers["ours"], readers["release"], paths)
         report.add(
             "difference", "mean difference of our views from the release's", off, limit=1.0, unit="levels of 255"

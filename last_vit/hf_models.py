@@ -17,7 +17,6 @@ from torch import nn
 from last_vit.adapters.hub_vit import HUGGING_FACE_HOSTS
 from last_vit.checkpoint import file_sha256
 from last_vit.preprocessing import Preprocessing
-from last_vit.runtime import error_text
 
 _WEIGHTS = "model*.safetensors"
 _FILES = ["config.json", "preprocessor_config.json", _WEIGHTS, "model.safetensors.index.json"]
@@ -63,10 +62,11 @@ def find_folder(name: str) -> Path:
         return Path(name)
     try:
         return Path(snapshot_download(name, allow_patterns=_FILES))
-    except Exception as error:  # a download fails in many ways
+    except Exception as error:  # a download fails in many ways, and at length
+        reason = str(error).partition("\n")[0]
         raise ValueError(
-            f"{name!r} is no folder, and Hugging Face's hub does not give it ({error_text(error)}); a model is "
-            f"hf:<folder>, or hf:<owner>/<name> where a network is (and a login, for gated ones)"
+            f"{name!r} is no folder, and Hugging Face's hub does not give it ({reason}); a model is hf:<folder>, or "
+            f"hf:<owner>/<name> where a network is (and a login, for gated ones)"
         ) from error
 
 

@@ -2,7 +2,6 @@
 
 import argparse
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -10,38 +9,20 @@ import torch.nn.functional as F
 from class_names import ClassNames, flatten_names
 from torch import Tensor, nn
 
-from last_vit.clip_models import LoadedClip, load_clip, split_clip_spec
+from last_vit.clip_models import LoadedClip
 from last_vit.clip_text import TEMPLATE_SETS, default_cache, encode_class_names, read_templates
 from last_vit.evaluation import describe_model, naming
 from last_vit.models import ModelArgument
-from last_vit.weights import find_released
 
 
 def load_clip_argument(argument: ModelArgument, precision: str, device: torch.device) -> LoadedClip:
     """The CLIP of one --model on a device, its tower run once, so that what does not fit shows before the work."""
+    clip = argument.load(device=device, precision=precision)
     with naming(argument):
-        host, _, name = argument.spec.partition(":")
-        if host == "last_vit":
-            _, own = find_released(name, argument.checkpoint, argument.pool, argument.top_k, argument.seed)
-            argument = replace(argument, **own)
-            host, _, name = argument.spec.partition(":")
-        if host != "open_clip":
+        if not isinstance(clip, LoadedClip):
             raise ValueError(
                 f"zero-shot needs a text tower, so a CLIP, open_clip:ARCH@CHECKPOINT; got {argument.spec!r}"
             )
-        arch, file = split_clip_spec(name)
-        if not argument.checkpoint and not file and argument.seed is None:
-            raise ValueError(f"no weights: give {argument.spec}@CHECKPOINT, or {argument.spec}@random as a control")
-        clip = load_clip(
-            arch,
-            argument.checkpoint or file or None,
-            pool=argument.pool,
-            top_k=argument.top_k,
-            variant=argument.variant,
-            random_seed=argument.seed,
-            device=device,
-            precision=precision,
-        )
         read_once(clip, device, embed_images)
     return clip
 

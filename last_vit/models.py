@@ -51,11 +51,12 @@ class ModelArgument:
     top_k: int | float | None = None
     variant: str | None = None
 
-    def load(self, image_size: int | None = None, resize: int | None = None) -> TrainedModel:
+    def load(self, image_size: int | None = None, resize: int | None = None, **clip_options: Any) -> TrainedModel:
         """`load_trained_model` with these parts; its errors, with the model's name before them."""
         parts = {"pool": self.pool, "top_k": self.top_k, "variant": self.variant, "random_seed": self.seed}
+        parts |= {"image_size": image_size, "resize": resize}
         try:
-            return load_trained_model(self.spec, self.checkpoint, image_size=image_size, resize=resize, **parts)
+            return load_trained_model(self.spec, self.checkpoint, **parts, **clip_options)
         except (ValueError, FileNotFoundError) as error:
             raise type(error)(f"model {self.name!r}: {error}") from error
 
@@ -121,6 +122,7 @@ def load_trained_model(
     top_k: int | float | None = None,
     variant: str | None = None,
     random_seed: int | None = None,
+    **clip_options: Any,
 ) -> TrainedModel:
     """Build a model on the CPU, load its weights strictly, and attach its pooling (see `attach_trained_pooling`).
 
@@ -134,6 +136,7 @@ def load_trained_model(
         top_k: Likewise.
         variant: Likewise.
         random_seed: Keep the host's random initial weights, drawn with this seed: a control, never a default.
+        clip_options: `device` and `precision` of `load_clip`, for CLIPs only.
 
     Raises:
         ValueError: Bad spec, weights that do not fit, no weights at all, `top_k` or `variant` without pool "last".
@@ -142,7 +145,8 @@ def load_trained_model(
     host, name = _parse(spec)
     if host == "last_vit":
         record, own = find_released(name, checkpoint, pool, top_k, random_seed)
-        found = load_trained_model(**own, variant=variant, opts=opts, image_size=image_size, resize=resize)
+        size = {"image_size": image_size, "resize": resize}
+        found = load_trained_model(**own, **size, variant=variant, opts=opts, **clip_options)
         source = found.pooling_source if pool or top_k or variant else record.pooling_words
         return replace(found, preprocessing=record.preprocessing.resized(image_size, resize), pooling_source=source)
     arch, file = _clip_models().split_clip_spec(name) if host == "open_clip" else ("", "")
@@ -159,7 +163,7 @@ def load_trained_model(
     asked = {"pool": pool, "top_k": top_k, "variant": variant}
     if host == "open_clip":
         weights = {"checkpoint": file or checkpoint, "random_seed": random_seed}
-        clip = _clip_models().load_clip(arch, **weights, **asked, image_size=image_size)
+        clip = _clip_models().load_clip(arch, **weights, **asked, image_size=image_size, **clip_options)
         return replace(clip, preprocessing=clip.preprocessing.resized(image_size, resize))
     read = None if checkpoint in (None, PRETRAINED) else read_weights(checkpoint)
     weights = {} if read is None else read.weights
@@ -199,8 +203,7 @@ def build_model(
     Args:
         spec: One of `MODEL_FORMS`, without a file.
         num_classes: Size of the classifier for torchvision and timm; None is the host's own.
-        image_size: Side of the square input in pixels; None is the host's own. Ignored by models that take any size
-            and by configs, which set their own. A DINO ViT takes any size; its position embedding is made for this.
+        image_size: Side in pixels that a position embedding is made for; None is the host's own. Configs set theirs.
         opts: `key=value` overrides, for configs only.
         pretrained: Have timm fetch its weights for this name.
 
@@ -230,11 +233,8 @@ def build_model(
         except Exception as error:  # a download fails in many ways
             if not pretrained:
                 raise
-            raise ValueError(
-                f"timm cannot fetch weights of {name!r} ({error_text(error)}); give a file of them: {spec}@<file>"
-            ) from error
-    known = torchvision_models.list_models(module=torchvision_models)
-    check_name(name, known, "torchvision classification model")
+            raise ValueError(f"timm cannot fetch {name!r} ({error_text(error)}); give a file: {spec}@<file>") from error
+    check_name(name, torchvision_models.list_models(module=torchvision_models), "torchvision classification model")
     if image_size is not None and name.startswith("vit_"):
         preprocessing.check_whole_patches(image_size, int(name.rpartition("_")[2]))
         kwargs["image_size"] = image_size

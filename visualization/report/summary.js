@@ -7,7 +7,7 @@ const FEW = 100; // a number from fewer images is greyed
 const ROWS = [
   {
     label: "Point-in-Box", unit: "%", range: [0, 100],
-    why: "the best patch\u2019s centre lies in the object\u2019s box; images with exactly one object",
+    why: "the best patch\u2019s centre lies in the object\u2019s box; images with exactly one object; Wilson\u2019s 95 % interval",
     value: (m) => m.point_in_box?.point_in_box,
     tick: ["random patch", (m) => m.point_in_box.point_in_box_random],
     wedge: ["image centre", (m) => m.point_in_box.point_in_box_center],
@@ -40,7 +40,7 @@ const ROWS = [
     label: "High norm", unit: "% outliers", head: (m) => (m.patch_norms.high_norm ? "yes" : "no"),
     why: "patches whose norm, before the final norm, lies at or above the cut-off; yes from 0.5 %",
     value: (m) => m.patch_norms.outlier_share,
-    also: (m) => `cut-off ${fixed(m.patch_norms.cutoff, 1)}, median ${fixed(m.patch_norms.norm_median, 1)}`,
+    also: (m) => [`cut-off ${fixed(m.patch_norms.cutoff, 1)}`, `median ${fixed(m.patch_norms.norm_median, 1)}`],
     size: (m) => m.patch_norms.num_images,
   },
   {
@@ -107,10 +107,10 @@ function summaryCell(row, metrics) {
   const tick = row.tick?.[1](metrics), wedge = row.wedge?.[1](metrics), size = row.size(metrics);
   const decimals = row.decimals ?? 1, text = fixed(value, decimals), interval = row.interval?.(value, size);
   const small = [count(size, "image", "images")];
-  if (interval) small.push(`95 % interval ${interval.map((side) => fixed(side, decimals)).join(" to ")}`);
+  if (interval) small.push(`interval ${interval.map((side) => fixed(side, decimals)).join(" to ")}`);
   if (row.tick) small.push([glyph("tick"), `${row.tick[0]} ${fixed(tick, decimals)}`]);
   if (row.wedge) small.push([glyph("wedge"), `${row.wedge[0]} ${fixed(wedge, decimals)}`]);
-  if (row.also) small.push(row.also(metrics));
+  if (row.also) small.push(...[row.also(metrics)].flat());
   return [
     make("div", { class: size < FEW ? "value few" : "value" }, row.head ? row.head(metrics) : text,
       row.head || row.unit ? make("span", { class: "unit" }, row.head ? `\u2002${text} ${row.unit}` : `\u2009${row.unit}`) : null),

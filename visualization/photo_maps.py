@@ -49,8 +49,9 @@ def run(args: argparse.Namespace) -> None:
     photos = load_photos(args.image)
     views = []
     for argument in arguments:
+        trained = argument.load(args.image_size, args.resize)
         with naming(argument):
-            views.append(view_photos(argument, argument.load(args.image_size, args.resize), photos, device))
+            views.append(view_photos(argument, trained, photos, device))
     for index, name in enumerate(photos):
         save_figure(draw_photo(name, views, index), args.out / f"{result_name(name)}.png")
 

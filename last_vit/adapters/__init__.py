@@ -19,12 +19,10 @@ ADAPTERS: tuple[Adapter, ...] = (
     ConvNetAdapter(),
 )
 
-_WHY_NOT = {
-    "swin": "merges its patches from stage to stage, so no grid of tokens is left to choose from",
-    "hiera": "merges its patches from stage to stage, so no grid of tokens is left to choose from",
-    "cait": "reads its patches with class-attention layers, which are a learned pool",
-    "xcit": "reads its patches with class-attention layers, which are a learned pool",
-}  # by the beginning of a module's name
+_WHY_NOT = {  # by the beginnings of their modules' names
+    ("swin", "hiera"): "merges its patches from stage to stage, so no grid of tokens is left to choose from",
+    ("cait", "xcit"): "reads its patches with class-attention layers, which are a learned pool",
+}
 
 __all__ = ["ADAPTERS", "Adapter", "DenseOutput", "find_adapter", "unwrap_host"]
 
@@ -40,7 +38,7 @@ def find_adapter(model: nn.Module) -> Adapter:
         if adapter.matches(host):
             return adapter
     module = type(host).__module__.rpartition(".")[2].removeprefix("modeling_")
-    reason = next((f", which {why}" for name, why in _WHY_NOT.items() if module.startswith(name)), "")
+    reason = next((f", which {why}" for names, why in _WHY_NOT.items() if module.startswith(names)), "")
     supported = "".join(f"\n  - {adapter.hosts}" for adapter in ADAPTERS)
     raise ValueError(
         f"no adapter for {type(host).__module__}.{type(host).__qualname__}{reason}; supported hosts:{supported}\n"

@@ -60,7 +60,7 @@ class TimmViTAdapter:
         check_class_token(model, pool, _embed(model).cls_token is not None)
         seam = _seam(model)
         if seam == "norm":
-            hook = OnePatch if _averages(model) else FirstToken
+            hook = OnePatch if model.global_pool == "avg" else FirstToken
             install_hook(model.norm, hook(pool, model.num_prefix_tokens, model.fc_norm))
         else:
             setattr(model, seam, _Pool(pool, model))
@@ -77,7 +77,7 @@ class TimmViTAdapter:
             check_image_size(model, images, embed.img_size)
         if _seam(model) == "norm":
             tokens, read, logits = run_around(model.norm, lambda: first_output(model(images)))
-            read = read[:, model.num_prefix_tokens :].mean(dim=1) if _averages(model) else read[:, 0]
+            read = read[:, model.num_prefix_tokens :].mean(dim=1) if model.global_pool == "avg" else read[:, 0]
             global_token = model.fc_norm(read)
         else:  # timm's public forward, cut where its parts are read
             tokens = model.forward_features(images)
@@ -103,10 +103,6 @@ def _seam(model: nn.Module) -> str | None:
 def _embed(model: nn.Module) -> nn.Module:
     """What holds the class token."""
     return getattr(model, "embeds", model)
-
-
-def _averages(model: nn.Module) -> bool:
-    return model.global_pool == "avg"
 
 
 class _Pool(PoolHook):

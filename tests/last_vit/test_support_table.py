@@ -6,8 +6,8 @@ from pathlib import Path
 import timm
 import torch
 import torchvision
+from host_parts import HOSTS
 from hub_parts import HUB, TIMM, TRANSFORMERS
-from test_adapters import HOSTS
 from torch import Tensor, nn
 
 from last_vit.dense import attach_last, dense_forward

@@ -125,9 +125,10 @@ TABLES = {
             "auroc": "AUROC",
             "corloc": "CorLoc",
             "high_norm_share": "% high norm",
-            "high_norm_inside": "% of these in the box",
-            "high_norm_chance": "by chance",
+            "high_norm_share_inside": "of the patches in the box",
+            "high_norm_share_outside": "of those outside",
         },
+        decimals={f"high_norm_share{where}": 2 for where in ("", "_inside", "_outside")},
     ),
     "layers_by_ranking": ResultsTable(
         metrics={

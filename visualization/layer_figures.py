@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 from figure_style import house_style, model_color, new_figure
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
 _PANELS = {
     "point_in_box": "Point-in-Box (%)",
@@ -25,7 +26,7 @@ class LayerView(NamedTuple):
 
 
 def draw_layers(views: Sequence[LayerView]) -> Figure:
-    """A panel per measure, layers from left to right, one colour per model; dotted, the unused class token's.
+    """A panel per measure, layers from left to right, one colour per model; dotted, a class token's that is not read.
 
     The final norm stands apart: it is no block. References are those of the first model's images.
     """
@@ -45,8 +46,10 @@ def draw_layers(views: Sequence[LayerView]) -> Figure:
             panel.set(title=title, xlabel="after block", xlim=(0.5, places[-1] + 0.5))
             if measure != "auroc":
                 panel.set_ylim(bottom=0)
-        handles, labels = axes[0, 0].get_legend_handles_labels()
-        figure.legend(handles, labels, loc="outside lower center", ncols=min(len(handles), 5))
+        handles, _ = axes[0, 0].get_legend_handles_labels()
+        if any("point_in_box_cls" in view.metrics for view in views):
+            handles.append(Line2D([], [], color="0.45", linestyle=":", label="class token that is not read"))
+        figure.legend(handles=handles, loc="outside lower center", ncols=min(len(handles), 5))
     return figure
 
 

@@ -35,7 +35,11 @@ from last_vit.pooling import last_select, vote_count
 from last_vit.preprocessing import Preprocessing
 from last_vit.token_pool import TokenPool
 
-SMALL, HIGH_NORM, MIN_IOU = 0.25, 3.0, 0.5  # share of the image; times the image's median norm; CorLoc's overlap
+SMALL, MIN_IOU = 0.25, 0.5  # share of the image; CorLoc's overlap
+HIGH_NORM, MIN_PERCENT = (
+    3.0,
+    0.05,
+)  # times the image's median; share of the patches from which on it is said where they lie
 _MEASURES, _GROUPS = ("point_in_box", "auroc"), ("", "_small")
 _COLUMNS = {
     "point_in_box": "PiB",
@@ -137,7 +141,7 @@ class LayerStatistics:
             num_bad=(),
             shares=(len(_MEASURES), len(_GROUPS), len(self._rows)),
             counts=(len(_MEASURES), len(_GROUPS)),
-            patches=(),
+            patches=(2,),  # all, inside
             high=(len(scores.layers), 3),  # all, inside, inside by chance
             votes_inside=(len(scores.votes),),
             boxes=(),
@@ -164,7 +168,7 @@ class LayerStatistics:
             num_bad=(~scores.isfinite()).flatten(1).any(dim=1).sum(),
             shares=torch.stack([counts @ torch.cat(hits, dim=1).double(), pairs @ F.pad(area, (0, 3))]),
             counts=torch.stack([counts.sum(dim=1), pairs.sum(dim=1)]),
-            patches=counts[0] @ known.sum(dim=1).double(),
+            patches=torch.stack([counts[0] @ each.sum(dim=1).double() for each in (known, inside)]),
             high=torch.einsum("b,blk->lk", counts[0], high),
             votes_inside=counts[0] @ votes_inside.double(),
             boxes=has_box.sum(),
@@ -193,8 +197,10 @@ class LayerStatistics:
         "_small" (where there are small objects), what "" for the read-out, a kind, votes, a product (see
         `LayerScores.rows`), and of Point-in-Box "_random", "_center" and "_max", the share of images with any patch
         inside; "corloc<what>" where every image has one box; "votes_inside_<K>", to be read against
-        "point_in_box_random"; "high_norm_share", "_inside" and "_chance" at the block with most of them,
-        "high_norm_block". Rows have "layer", the same of their scores, and their high norms.
+        "point_in_box_random"; at the block with most high norms, "high_norm_block", their "high_norm_share" of all
+        patches, of those inside and of those outside ("_share_inside", "_share_outside") and, from `MIN_PERCENT` on,
+        how many of them are inside and would be by chance ("_inside", "_chance"). Rows have "layer", the same of their
+        scores, and their high norms.
 
         Raises:
             ValueError: No image that counts, or scores that are not finite.
@@ -221,9 +227,12 @@ class LayerStatistics:
             metrics |= {f"corloc{what}": value for what, value in zip(drawn, found, strict=True)}
         inside = (100 * totals["votes_inside"] / totals["counts"][0, 0]).tolist()
         metrics |= {f"votes_inside_{k}": value for k, value in zip(names.votes, inside, strict=True)}
+        patches, patches_inside = totals["patches"].tolist()
         for row, (high, high_inside, chance) in zip(rows, totals["high"].tolist(), strict=True):
-            row["high_norm_share"] = 100 * high / float(totals["patches"])
-            if high:
+            row["high_norm_share"] = 100 * high / patches
+            row["high_norm_share_inside"] = 100 * high_inside / patches_inside
+            row["high_norm_share_outside"] = 100 * (high - high_inside) / (patches - patches_inside)
+            if row["high_norm_share"] >= MIN_PERCENT:
                 row |= {"high_norm_inside": 100 * high_inside / high, "high_norm_chance": 100 * chance / high}
         most = max((row for row in rows if row["layer"] != "norm"), key=lambda row: row["high_norm_share"])
         metrics |= {key: value for key, value in most.items() if key.startswith("high_norm")}

@@ -104,3 +104,4 @@ def test_planted_norms_are_found_and_located(here):
     assert [row["high_norm_share"] for row in rows[:3]] == [0, 0, 12.5]
     assert (rows[2]["high_norm_inside"], rows[2]["high_norm_chance"], num_images) == (50, 12.5, 1)
     assert (metrics["high_norm_share"], metrics["high_norm_block"]) == (12.5, 3)
+    assert (metrics["high_norm_share_inside"], metrics["high_norm_share_outside"]) == (50, pytest.approx(100 / 14))

@@ -53,20 +53,16 @@ def test_a_stopped_job_is_queued_again_under_another_meeting():
         (["--ngpu", "4"], "--ngpu"),  # abbreviated, it would be read here and handed on as well
     ],
 )
-def test_bad_flags_and_no_slurm(words, message, monkeypatch, capsys, tmp_path):
+def test_bad_flags_and_no_slurm(words, message, monkeypatch, refused, tmp_path):
     pytest.importorskip("submitit")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PATH", "")
-    with pytest.raises(SystemExit):
-        main(words)
-    assert message in capsys.readouterr().err
+    assert message in refused(main, *words)
 
 
-def test_without_submitit(monkeypatch, capsys):
+def test_without_submitit(monkeypatch, refused):
     monkeypatch.setattr(run_with_submitit, "submitit", None)
-    with pytest.raises(SystemExit):
-        main([])
-    assert "needs submitit: pip install submitit" in capsys.readouterr().err
+    assert "needs submitit: pip install submitit" in refused(main)
 
 
 def test_two_local_tasks_train_together(tmp_path):

@@ -121,7 +121,7 @@ def test_training_leaves_curve_checkpoint_and_record(trained):
 
 def test_sigkill_then_resume_continues_bit_identically(trained, tmp_path):
     process = start(*SHORT, cwd=tmp_path)
-    pointer, deadline = tmp_path / "run" / "last_checkpoint", time.monotonic() + 120
+    pointer, deadline = tmp_path / "run" / "last_checkpoint", time.monotonic() + 600
     while not pointer.exists() and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.005)
     process.send_signal(signal.SIGKILL)
@@ -141,7 +141,7 @@ def test_two_processes_train_and_find_the_ap_of_one(tmp_path):
     """10 images over 2 processes, one per batch: every image once, so the same numbers. --row shows them in a table."""
     options = ["dataloader.test.batch_size=1", "train.output_dir=run", *SHORT[2:]]
     process = start("--num-gpus", 2, "train.max_iter=2", *options, cwd=tmp_path)
-    _, error = process.communicate(timeout=300)
+    _, error = process.communicate(timeout=600)
     assert process.returncode == 0, error
     assert set(losses("run")) == {0, 1}
     run("--eval-only", "--row", "mine", "train.init_checkpoint=run/model_final.pth", *options)

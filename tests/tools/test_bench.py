@@ -95,8 +95,5 @@ def test_our_reader_is_near_the_releases(monkeypatch, capsys):
     assert line.endswith("met")
 
 
-def test_an_unknown_bench_is_refused(capsys):
-    with pytest.raises(SystemExit) as stop:
-        run_all.main(["bench_poling"])
-    assert stop.value.code == 2
-    assert "no bench is called bench_poling; known: bench_pooling" in capsys.readouterr().err
+def test_an_unknown_bench_is_refused(refused):
+    assert "no bench is called bench_poling; known: bench_pooling" in refused(run_all.main, "bench_poling")

@@ -51,8 +51,9 @@ def test_a_photo_is_explored_away_from_the_repository(installed, tmp_path):
 
 
 def test_every_command_is_there(installed, tmp_path):
+    listed = run(installed, tmp_path).stdout
     for name, script in COMMANDS.items():
+        assert f"  {name} " in listed
         assert f"usage: {Path(script).name}" in run(installed, tmp_path, name, "--help").stdout
-        assert f"{name}  " in run(installed, tmp_path).stdout
     wrong = run(installed, tmp_path, "train")
     assert (wrong.returncode, wrong.stderr) == (2, "last-vit: error: there is no command 'train'\n")

@@ -8,14 +8,7 @@ from pathlib import Path
 
 from dino_options import POOLINGS
 
-from last_vit.command_line import (
-    add_device_flag,
-    add_token_flag,
-    add_workers_flag,
-    non_negative,
-    patch_count,
-    positive,
-)
+from last_vit.command_line import add_device_flag, add_token_flag, add_workers_flag, non_negative, patch_count, positive
 from last_vit.names import VARIANTS
 
 RANDOM = "random"

@@ -4,12 +4,7 @@ import json
 
 import open_clip
 import pytest
-from class_names import (
-    find_class_names,
-    flatten_names,
-    imagenet_class_names,
-    read_class_names,
-)
+from class_names import find_class_names, flatten_names, imagenet_class_names, read_class_names
 
 from last_vit.names import imagenet_synsets
 

@@ -9,14 +9,7 @@ import numpy as np
 import pytest
 import torch
 from caption_sources import DrawnImages, class_folder, coco_captions, csv_captions
-from clip_train_data import (
-    CaptionedImages,
-    EpochBatches,
-    SkipCounter,
-    decode_as_files,
-    describe_skips,
-    shard_samples,
-)
+from clip_train_data import CaptionedImages, EpochBatches, SkipCounter, decode_as_files, describe_skips, shard_samples
 from clip_train_parts import picture, sound, write_coco, write_shard
 from clip_train_seams import WatchedLoss
 from open_clip_train.data import SharedEpoch

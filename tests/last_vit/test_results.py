@@ -8,13 +8,7 @@ import evaluate_patch_hit
 import pytest
 from record_parts import write
 
-from last_vit.results import (
-    dataset_name,
-    hide_machine_paths,
-    read_results,
-    result_name,
-    run_command,
-)
+from last_vit.results import dataset_name, hide_machine_paths, read_results, result_name, run_command
 
 SCRIPT = Path(evaluate_patch_hit.__file__).resolve()
 REPO = SCRIPT.parents[1]

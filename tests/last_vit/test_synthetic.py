@@ -12,14 +12,7 @@ import torch
 from PIL import Image
 
 from last_vit.boxes import box_area
-from last_vit.data.synthetic import (
-    COLOURS,
-    MAX_CLASSES,
-    PLACES,
-    SyntheticObjects,
-    describe,
-    write_voc,
-)
+from last_vit.data.synthetic import COLOURS, MAX_CLASSES, PLACES, SyntheticObjects, describe, write_voc
 
 CAPTION = re.compile(
     rf"a photo of (an?) ({'|'.join(COLOURS)}) (?P<class>\w+ \w+) ({'|'.join(PLACES)}), on a (\w+) background"

@@ -11,11 +11,7 @@ import sliding_window
 import torch
 from label_maps import LabelRule
 from miou import MeanIoU
-from torch._subclasses.fake_tensor import (
-    DataDependentOutputException,
-    DynamicOutputShapeException,
-    FakeTensorMode,
-)
+from torch._subclasses.fake_tensor import DataDependentOutputException, DynamicOutputShapeException, FakeTensorMode
 from torch.nn import functional as F
 from torchvision.models import VisionTransformer
 from zero_shot_segmenter import ZeroShotSegmenter

@@ -14,7 +14,7 @@ import torch
 from huggingface_hub import snapshot_download
 from torch import nn
 
-from last_vit.adapters.hub_vit import HUGGING_FACE_HOSTS
+from last_vit.adapters.hub_vit import HUB_HOSTS
 from last_vit.checkpoint import file_sha256
 from last_vit.preprocessing import Preprocessing
 
@@ -117,7 +117,7 @@ def _described(folder: Path) -> tuple[Any, type[nn.Module], bool]:
     cls = getattr(hf, named, None)
     if cls is None:
         raise ValueError(f"transformers {hf.__version__} has no class {named!r}, which {path} names")
-    if f"{cls.__module__}.{cls.__qualname__}" in HUGGING_FACE_HOSTS:
+    if f"{cls.__module__}.{cls.__qualname__}" in HUB_HOSTS:
         return config, cls, True
     with torch.device("meta"):
         return config, type(hf.AutoModel.from_config(config)), False

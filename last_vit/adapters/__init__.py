@@ -4,7 +4,7 @@ from torch import nn
 
 from last_vit.adapters.base import Adapter, DenseOutput, unwrap_host
 from last_vit.adapters.convnet import ConvNetAdapter
-from last_vit.adapters.hub_vit import DinoAdapter, HuggingFaceAdapter
+from last_vit.adapters.hub_vit import HubAdapter
 from last_vit.adapters.open_clip_vit import OpenAIClipAdapter, OpenClipAdapter
 from last_vit.adapters.timm_vit import TimmViTAdapter
 from last_vit.adapters.torchvision_vit import TorchvisionViTAdapter
@@ -13,8 +13,7 @@ ADAPTERS: tuple[Adapter, ...] = (
     TorchvisionViTAdapter(),
     TimmViTAdapter(),
     OpenClipAdapter(),
-    HuggingFaceAdapter(),
-    DinoAdapter(),
+    HubAdapter(),
     OpenAIClipAdapter(),
     ConvNetAdapter(),
 )

@@ -41,33 +41,38 @@ _READS = {
     "mean": ["clip.CLIPForImageClassification", "siglip.SiglipForImageClassification"],
     "learned": ["siglip.SiglipVisionModel", "siglip.SiglipModel"],
 }  # fmt: skip
-HUGGING_FACE_HOSTS = {
-    f"transformers.models.{folder}.modeling_{folder}.{cls}": reads
-    for reads, names in _READS.items()
-    for folder, cls in (name.split(".") for name in names)
+HUB_HOSTS = {
+    **{
+        f"transformers.models.{folder}.modeling_{folder}.{cls}": reads
+        for reads, names in _READS.items()
+        for folder, cls in (name.split(".") for name in names)
+    },
+    "vision_transformer.VisionTransformer": "first",
+    "dinov2.models.vision_transformer.DinoVisionTransformer": "first",
+    "dinov3.models.vision_transformer.DinoVisionTransformer": "first",
+    "dinov2.hub.classifiers._LinearClassifierWrapper": "first",
+    "dinov3.hub.classifiers._LinearClassifierWrapper": "first",
 }
 _UNNORMED = "transformers.models.clip.modeling_clip.CLIPForImageClassification"
-_DINOS = {
-    "vision_transformer.VisionTransformer",
-    "dinov2.models.vision_transformer.DinoVisionTransformer",
-    "dinov3.models.vision_transformer.DinoVisionTransformer",
-}
-_LINEAR = {"dinov2.hub.classifiers._LinearClassifierWrapper", "dinov3.hub.classifiers._LinearClassifierWrapper"}
 _NORMS = ("layernorm", "post_layernorm", "norm")
-_BLOCKS = ("layers", "layer", "encoder.layer", "encoder.layers", "model.layer")  # by class and version
+_BLOCKS = ("blocks", "layers", "layer", "encoder.layer", "encoder.layers", "model.layer")  # by class and version
 
 
-class HuggingFaceAdapter:
-    """transformers' flat ViTs, bare, with their classifiers, and as image towers of CLIP and SigLIP."""
+class HubAdapter:
+    """Flat ViTs of transformers and facebookresearch, bare, with classifiers, and as image towers of CLIP and SigLIP.
+
+    A ValueError for DINOv3 as torch.hub builds it with separate norms (ViT-7B, ViT-L of SAT-493M).
+    """
 
     hosts = (
         "transformers ViT, ViTMSN, ViTMAE, DeiT, Dinov2, Dinov2WithRegisters, DINOv3ViT and CLIP, as *Model, "
-        "*VisionModel and *ForImageClassification (SiglipModel and SiglipVisionModel can be read, not re-pooled)"
+        "*VisionModel and *ForImageClassification (SiglipModel and SiglipVisionModel can be read, not re-pooled)\n"
+        "  - facebookresearch dino, dinov2 and dinov3 ViTs as torch.hub builds them, with or without linear classifier"
     )
 
     def matches(self, model: nn.Module) -> bool:
         """See `Adapter`."""
-        return not HUGGING_FACE_HOSTS.keys().isdisjoint(class_names(model))
+        return not HUB_HOSTS.keys().isdisjoint(class_names(model))
 
     def attach(self, model: nn.Module, pool: TokenPool) -> None:
         """See `Adapter`; a ValueError for SigLIP, which reads its tokens with a learned attention pool."""
@@ -111,45 +116,11 @@ class HuggingFaceAdapter:
         """See `Adapter`."""
         tower = _tower(model)
         modules = dict(tower.named_modules())
-        blocks = next(modules[path] for path in _BLOCKS if path in modules)
-        return Blocks(tuple(blocks), True, has_final_norm=_UNNORMED not in class_names(model))
-
-
-class DinoAdapter:
-    """facebookresearch's DINO, DINOv2 and DINOv3 ViTs and torch.hub's linear classifiers on them.
-
-    A ValueError for DINOv3 models that norm class token and patches apart (ViT-7B, ViT-L of SAT-493M).
-    """
-
-    hosts = "facebookresearch dino, dinov2 and dinov3 ViTs as torch.hub builds them, with or without linear classifier"
-
-    def matches(self, model: nn.Module) -> bool:
-        """See `Adapter`."""
-        return not (_DINOS | _LINEAR).isdisjoint(class_names(model))
-
-    def attach(self, model: nn.Module, pool: TokenPool) -> None:
-        """See `Adapter`."""
-        tower = _dino(model)
-        install_hook(tower.norm, FirstToken(pool, _num_dino_prefix_tokens(tower)))
-
-    def attached(self, model: nn.Module) -> TokenPool | None:
-        """See `Adapter`."""
-        return installed_pool(_dino(model).norm)
-
-    def dense(self, model: nn.Module, images: Tensor) -> DenseOutput:
-        """See `Adapter`. Tokens are after `norm`; position embeddings are the host's, at any size."""
-        tower = _dino(model)
-        tokens, read, logits = run_around(tower.norm, lambda: model(images))
-        patch_size = getattr(tower, "patch_size", tower.patch_embed.patch_size)
-        grid_hw = (images.shape[2] // patch_size, images.shape[3] // patch_size)
-        cls_token, patch_tokens = split_tokens(tokens, _num_dino_prefix_tokens(tower), True, grid_hw)
-        return DenseOutput(read[:, 0], patch_tokens, grid_hw, logits, cls_token)
-
-    def blocks(self, model: nn.Module) -> Blocks:
-        """See `Adapter`; DINOv2's training code keeps blocks in chunks, filled up with identities."""
-        chunks = [block if isinstance(block, nn.ModuleList) else [block] for block in _dino(model).blocks]
-        modules = tuple(block for chunk in chunks for block in chunk if not isinstance(block, nn.Identity))
-        return Blocks(modules, batch_first=True, has_final_norm=True)
+        found = next(modules[path] for path in _BLOCKS if path in modules)
+        # DINOv2's training code keeps blocks in chunks, filled up with identities.
+        chunks = [block if isinstance(block, nn.ModuleList) else [block] for block in found]
+        blocks = tuple(block for chunk in chunks for block in chunk if not isinstance(block, nn.Identity))
+        return Blocks(blocks, True, has_final_norm=_UNNORMED not in class_names(model))
 
 
 class _PoolerOutput(FirstToken):
@@ -171,12 +142,20 @@ class _OneOutputPatch(OnePatch):
 
 
 def _reads(model: nn.Module) -> str:
-    return next(HUGGING_FACE_HOSTS[name] for name in class_names(model) if name in HUGGING_FACE_HOSTS)
+    return next(HUB_HOSTS[name] for name in class_names(model) if name in HUB_HOSTS)
 
 
 def _tower(model: nn.Module) -> nn.Module:
-    """The encoder with its embeddings: in a classifier the base model, in CLIP and SigLIP the image tower."""
-    tower = model if hasattr(model, "embeddings") else model.base_model
+    """The encoder with its embeddings: in a classifier the backbone, in CLIP and SigLIP the image tower."""
+    tower = getattr(model, "backbone", model)
+    if not hasattr(tower, "embeddings"):
+        tower = getattr(tower, "base_model", tower)
+    untied = ("untie_cls_and_patch_norms", "untie_global_and_local_cls_norm")
+    if any(getattr(tower, name, False) for name in untied):
+        raise ValueError(
+            f"this DINOv3 {type(tower).__name__} norms its class token and its patches in separate calls (as ViT-7B "
+            f"and the ViT-L of SAT-493M do), which leaves no place to pool; use transformers' DINOv3ViTModel of it"
+        )
     return getattr(tower, "vision_model", tower)
 
 
@@ -189,12 +168,19 @@ def _seam(model: nn.Module) -> nn.Module:
 
 
 def _num_prefix_tokens(tower: nn.Module) -> int:
+    """Class tokens and registers, which DINOv3 calls storage tokens."""
     special = ("cls_token", "class_embedding", "distillation_token")
-    return sum(hasattr(tower.embeddings, name) for name in special) + getattr(tower.config, "num_register_tokens", 0)
+    registers = [getattr(_config(tower), name, 0) for name in ("num_register_tokens", "n_storage_tokens")]
+    return sum(hasattr(getattr(tower, "embeddings", tower), name) for name in special) + sum(registers)
+
+
+def _config(tower: nn.Module) -> Any:
+    """What holds a host's sizes."""
+    return getattr(tower, "config", tower)
 
 
 def _grid(tower: nn.Module, images: Tensor) -> tuple[int, int]:
-    patch_hw = _pair(tower.config.patch_size)
+    patch_hw = _pair(getattr(_config(tower), "patch_size", None) or tower.patch_embed.patch_size)
     return images.shape[2] // patch_hw[0], images.shape[3] // patch_hw[1]
 
 
@@ -205,7 +191,7 @@ def _pair(size: int | list[int] | tuple[int, int]) -> tuple[int, int]:
 def _run(model: nn.Module, tower: nn.Module, images: Tensor) -> Any:
     known = inspect.signature(tower.forward).parameters
     run = getattr(model, "get_image_features", model)
-    options: dict[str, Any] = {"return_dict": True} if run is model else {}
+    options: dict[str, Any] = {"return_dict": True} if run is model and hasattr(tower, "config") else {}
     if "interpolate_pos_encoding" in known and tuple(images.shape[2:]) != _pair(tower.config.image_size):
         options["interpolate_pos_encoding"] = True
     if "noise" not in known:
@@ -223,19 +209,3 @@ def _logits(output: Any, global_token: Tensor) -> Tensor:
     if isinstance(output, Tensor):  # of get_image_features, in older versions
         return output
     return next((output[name] for name in ("logits", "image_embeds", "pooler_output") if name in output), global_token)
-
-
-def _dino(model: nn.Module) -> nn.Module:
-    tower = model if _LINEAR.isdisjoint(class_names(model)) else model.backbone
-    untied = ("untie_cls_and_patch_norms", "untie_global_and_local_cls_norm")
-    if any(getattr(tower, name, False) for name in untied):
-        raise ValueError(
-            f"this DINOv3 {type(tower).__name__} norms its class token and its patches in separate calls (as ViT-7B "
-            f"and the ViT-L of SAT-493M do), which leaves no place to pool; use transformers' DINOv3ViTModel of it"
-        )
-    return tower
-
-
-def _num_dino_prefix_tokens(tower: nn.Module) -> int:
-    """Class token and registers, which DINOv3 calls storage tokens; older DINOv2 has no such attribute."""
-    return 1 + getattr(tower, "num_register_tokens", getattr(tower, "n_storage_tokens", 0))

@@ -158,7 +158,7 @@ class LayerStatistics:
         area = auroc(scores.flatten(0, 1), groups.repeat_interleave(scores.shape[1], dim=0)).view_as(peak)
         share = inside.sum(dim=1) / known.sum(dim=1).clamp(min=1).double()
         hits = [inside.gather(1, peak), share[:, None], truth.center.reshape(-1, 1), inside.any(dim=1, keepdim=True)]
-        is_high = (norms > HIGH_NORM * norms.quantile(0.5, dim=2, keepdim=True)) & known[:, None]
+        is_high = (norms > HIGH_NORM * norms.median(dim=2, keepdim=True).values) & known[:, None]
         num_high = is_high.sum(dim=2).double()
         high = torch.stack([num_high, (is_high & inside[:, None]).sum(dim=2), num_high * share[:, None]], dim=2)
         votes = votes * known[:, None]

@@ -29,16 +29,8 @@ def resize_crop_box(boxes_xyxy: Tensor, image_hw: Tensor, resize: int, crop: int
 
     Follows their rounding: the shorter side becomes `resize`, the longer one `int(resize * long / short)`, each axis is
     scaled by its own ratio, and the crop starts at `round(margin / 2)` with halves rounded to even (or, where the image
-    is smaller than the crop, behind a padding of `(crop - side) // 2`). The result is not clipped to the crop.
-
-    Args:
-        boxes_xyxy: [M, 4], pixels of the original images; NaN stays NaN.
-        image_hw: [M, 2], (height, width) of the original images in pixels.
-        resize: Length of the shorter side after resizing, in pixels.
-        crop: Side of the centre crop, in pixels.
-
-    Returns:
-        float64 [M, 4], pixels of the crop; ValueError for wrong shapes, or sizes that are not positive.
+    is smaller than the crop, behind a padding of `(crop - side) // 2`). Boxes are [M, 4] in pixels of the original
+    images, `image_hw` [M, 2] their (height, width): float64 [M, 4], pixels of the crop, not clipped to it; NaN stays.
 
     Example:
         >>> resize_crop_box(torch.tensor([[0.0, 0.0, 64.0, 64.0]]), torch.tensor([[64, 64]]), resize=256, crop=224)

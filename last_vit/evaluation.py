@@ -35,11 +35,9 @@ def load(
         model, transform = last_vit.load("vitb16_in1k_last")
         logits = model(transform(image)[None])
 
-    Args:
-        name: One of `last_vit.weights.WEIGHTS`, which says what is known of each and what is not.
-        file: A local copy; without one the file is downloaded once, into torch.hub's cache (`find_released`).
-        device: As in `select_device`.
-        pooling: `pool`, `top_k` and `variant` in place of what is published.
+    `name` is one of `last_vit.weights.WEIGHTS`, which says what is known of each and what is not, `file` a local copy;
+    without one the file is downloaded once, into torch.hub's cache (`find_released`). `device` is as in
+    `select_device`; `pool`, `top_k` and `variant` take the place of what is published.
     """
     trained = load_trained_model(f"last_vit:{name}", file, **pooling)
     return trained.model.to(select_device(device)), eval_transform(trained.preprocessing)

@@ -34,44 +34,25 @@ _ABSOLUTE = re.compile(r"(\bopen_clip:[^/\s]+/|\bfile://|(?<![\w.~/-]))(/[^/\s'\
 
 @dataclass(frozen=True)
 class ResultRecord:
-    """One evaluation.
+    """One evaluation; its settings and texts hold no absolute path."""
 
-    Attributes:
-        name: File name without ".json".
-        metrics: Metric name -> value; percentages are 0-100.
-        n_images: Images that the metrics are over.
-        dataset: Data set, split and input in words, such as "Tiny-ImageNet-100 val, 64 px": rows of different inputs
-            are never shown as one.
-        config: The settings that make the number, JSON values only; absolute paths shortened as in `command`.
-        checkpoint_sha256: First 16 hex digits of the weights file; None when no file was read.
-        git_commit: Short hash of the code, "-dirty" when tracked code differs from it, "unknown" outside a repository.
-        command: What was run, without absolute paths.
-        device: Device in words.
-        num_processes: Processes that shared the images.
-        seconds: Wall time of the evaluation loop.
-        images_per_second: n_images / seconds, all processes together.
-        date: UTC, ISO 8601.
-        table: Table of docs/ that shows the record; None for none.
-        row: Label of its row there; records that share it (seeds) are averaged.
-        by_layer: The same metrics at each layer: "layer", its name, and numbers.
-    """
-
-    name: str
-    metrics: dict[str, float]
-    n_images: int
+    name: str  # of the file, without ".json"
+    metrics: dict[str, float]  # percentages are 0-100
+    n_images: int  # that the metrics are over
+    # data set, split and input in words, "Tiny-ImageNet-100 val, 64 px": rows of different inputs are never one
     dataset: str
-    config: dict[str, Any]
-    checkpoint_sha256: str | None
-    git_commit: str
-    command: str
-    device: str
-    num_processes: int
-    seconds: float
-    images_per_second: float
-    date: str
-    table: str | None = None
-    row: str | None = None
-    by_layer: list[dict[str, float | str]] | None = None
+    config: dict[str, Any]  # the settings that make the number, JSON values only
+    checkpoint_sha256: str | None  # first 16 hex digits of the weights file; None when no file was read
+    git_commit: str  # as `git_commit` gives it
+    command: str  # as `run_command` gives it
+    device: str  # in words
+    num_processes: int  # that shared the images
+    seconds: float  # wall time of the evaluation loop
+    images_per_second: float  # all processes together
+    date: str  # UTC, ISO 8601
+    table: str | None = None  # of docs/, that shows the record
+    row: str | None = None  # label of its row there; records that share it (seeds) are averaged
+    by_layer: list[dict[str, float | str]] | None = None  # at each layer: "layer", its name, and numbers
 
 
 def write_result(
@@ -93,18 +74,10 @@ def write_result(
 
     The other fields of `ResultRecord` are filled in here. Call it in the main process only.
 
-    Raises:
-        ValueError: A metric that is NaN or infinite, an unusable name, no images, a table without row.
+    ValueError for a metric that is NaN or infinite, no images, no time.
     """
-    if name != result_name(name):
-        raise ValueError(
-            f"a result's name is a file name of letters, digits, '.', '_' and '-', got {name!r}; "
-            f"use {result_name(name)!r}"
-        )
     if n_images < 1 or not seconds > 0:
         raise ValueError(f"result {name!r} needs at least one image and some time, got {n_images} in {seconds} s")
-    if table is not None and row is None:
-        raise ValueError(f"result {name!r} names the table {table!r} but no row label; give one, or leave both out")
     for key, value in metrics.items():
         if not math.isfinite(value):
             raise ValueError(f"metric {key!r} of result {name!r} is {value}; a result must be a finite number")
@@ -133,11 +106,7 @@ def write_result(
 
 
 def read_results(directory: Path = RESULTS_DIR) -> list[ResultRecord]:
-    """All records of a folder, sorted by file name.
-
-    Raises:
-        ValueError: A file that is no record; the message names it and what is missing or unknown.
-    """
+    """All records of a folder, sorted by file name; ValueError for a file that is none."""
     known = {field.name for field in fields(ResultRecord)}
     required = known - {"table", "row", "by_layer"}
     records = []

@@ -77,13 +77,8 @@ def describe_device(device: torch.device | str) -> str:
 def process_group(device_name: str = "auto", dist_url: str | None = None) -> Iterator[torch.device]:
     """Select the device and, under torchrun, join the process group for the duration of the block.
 
-    Args:
-        device_name: As in `select_device`. GPUs talk over NCCL, CPUs over gloo.
-        dist_url: Where processes meet (env://, tcp:// or file://) that another launcher started with RANK and
-            WORLD_SIZE set; None joins those of torchrun only.
-
-    Yields:
-        This process's device.
+    GPUs talk over NCCL, CPUs over gloo. `dist_url` is where processes meet (env://, tcp:// or file://) that another
+    launcher started with RANK and WORLD_SIZE set; None joins those of torchrun only.
     """
     device = select_device(device_name)
     place = {}

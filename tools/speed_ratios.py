@@ -14,27 +14,16 @@ SPEED_TABLE = "speed"
 
 @dataclass(frozen=True)
 class SpeedRatio:
-    """One measured ratio.
+    """One measured ratio."""
 
-    Attributes:
-        name: Name of the metric; letters, digits and "_".
-        words: What was compared.
-        median: Over the rounds of one run.
-        low: Smallest of one round.
-        high: Largest of one round.
-        goal: What was to be reached; None for a ratio that is only reported.
-        is_limit: The goal is an upper bound.
-        unit: "x", "%" or any other word behind the number.
-    """
-
-    name: str
-    words: str
-    median: float
-    low: float
+    name: str  # of the metric; letters, digits and "_"
+    words: str  # what was compared
+    median: float  # over the rounds of one run
+    low: float  # smallest of one round
     high: float
-    goal: float | None = None
-    is_limit: bool = False
-    unit: str = "x"
+    goal: float | None = None  # what was to be reached; None for a ratio that is only reported
+    is_limit: bool = False  # whether the goal is an upper bound
+    unit: str = "x"  # "x", "%" or any other word behind the number
 
     @property
     def is_met(self) -> bool:

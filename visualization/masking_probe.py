@@ -30,8 +30,7 @@ from last_vit.preprocessing import Preprocessing
 from last_vit.results import dataset_name
 
 MASKED_PERCENTS = tuple(range(10, 100, 10))
-ORDERS = ("top", "bottom")
-CURVES = (*ORDERS, "random")
+CURVES = ("top", "bottom", "random")
 _LOOKS = {
     "top": ("best-scoring patches masked", "#762A83", "o"),
     "bottom": ("worst-scoring patches masked", "#1B7837", "s"),
@@ -49,12 +48,6 @@ def choose_patches(score: Tensor, share: float, order: str = "top") -> Tensor:
         >>> choose_patches(torch.tensor([[0.3, 0.9, 0.1, 0.5]]), share=0.5)
         tensor([[False,  True, False,  True]])
     """
-    if score.ndim != 2:
-        raise ValueError(f"score must be [B, N], got {tuple(score.shape)}")
-    if not 0 <= share <= 1:
-        raise ValueError(f"share must be in [0, 1], got {share}")
-    if order not in ORDERS:
-        raise ValueError(f"order must be one of {', '.join(ORDERS)}, got {order!r}")
     num_patches = score.shape[1]
     # 9 digits: 0.29 * 50 is meant to be 14.5, of which binary fractions make a little less
     num_chosen = math.floor(round(share * num_patches, 9) + 0.5)
@@ -74,14 +67,6 @@ def mask_patches(images: Tensor, drop: Tensor, grid_hw: tuple[int, int]) -> Tens
         tensor([[[[0., 0., 1., 1.],
                   [0., 0., 1., 1.]]]])
     """
-    (height, width), num_patches = grid_hw, math.prod(grid_hw)
-    if images.ndim != 4 or drop.dtype != torch.bool or drop.shape != (len(images), num_patches):
-        raise ValueError(
-            f"expected images [B, 3, H, W] and drop bool [B, {num_patches}] for a grid of {tuple(grid_hw)}, got "
-            f"{tuple(images.shape)} and {drop.dtype} {tuple(drop.shape)}"
-        )
-    if not (1 <= height <= images.shape[2] and 1 <= width <= images.shape[3]):
-        raise ValueError(f"a grid of {tuple(grid_hw)} does not fit an image of {tuple(images.shape[2:])} pixels")
     # along each axis the patch of every pixel's centre; whole numbers, so exact
     rows, columns = (
         (2 * torch.arange(num_pixels, device=drop.device) + 1) * cells // (2 * num_pixels)
@@ -93,8 +78,6 @@ def mask_patches(images: Tensor, drop: Tensor, grid_hw: tuple[int, int]) -> Tens
 
 def random_scores(image_index: Sequence[int], num_patches: int, seed: int) -> Tensor:
     """Scores that rank patches at random, by seed and each image's place in the data set: float32 [B, N] in [0, 1)."""
-    if seed < 0 or min(image_index) < 0:
-        raise ValueError(f"seed and image indices must not be negative, got {seed} and {list(image_index)}")
     # numpy's generator takes the pair as it is; of torch's seeds the CPU generator uses the low 32 bits only
     rows = [np.random.default_rng([seed, int(index)]).random(num_patches, dtype=np.float32) for index in image_index]
     return torch.from_numpy(np.stack(rows))

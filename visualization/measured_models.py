@@ -20,7 +20,7 @@ from last_vit.evaluation import (
     say_left_out,
     write_record,
 )
-from last_vit.models import ModelArgument, TrainedModel, load_trained_model, parse_model_arguments
+from last_vit.models import ModelArgument, TrainedModel, parse_model_arguments
 from last_vit.patch_hit import choose_global_token
 from last_vit.pooling import LaStPool
 from last_vit.preprocessing import Preprocessing
@@ -99,7 +99,7 @@ def each_model(
 ) -> Iterator[tuple[ModelArgument, TrainedModel, Any]]:
     """Every model, of --model by default, as asked for and as loaded, on `device`, with the images as it takes them."""
     for argument in models_of(args) if arguments is None else arguments:
-        trained = load_model(argument, args)
+        trained = argument.load(args.image_size, args.resize, opts=getattr(args, "opts", ()))
         images = open_set(args, trained.preprocessing)
         trained.model.to(device)
         yield argument, trained, images
@@ -113,24 +113,6 @@ def vote_selections(models: Sequence[TrainedModel]) -> list[LaStPool]:
     return [trained.selection(top_k or shared) for trained, top_k in zip(models, own, strict=True)]
 
 
-def load_model(argument: ModelArgument, args: argparse.Namespace) -> TrainedModel:
-    """Load a model at the flags' input size, a config with the overrides of --opts; errors name the model."""
-    if not getattr(args, "opts", None):
-        return argument.load(args.image_size, args.resize)
-    with naming(argument):
-        return load_trained_model(
-            argument.spec,
-            argument.checkpoint,
-            opts=args.opts,
-            image_size=args.image_size,
-            resize=args.resize,
-            pool=argument.pool,
-            top_k=argument.top_k,
-            variant=argument.variant,
-            random_seed=argument.seed,
-        )
-
-
 def measure_models(
     args: argparse.Namespace,
     table: str,
@@ -140,24 +122,17 @@ def measure_models(
 ) -> list[Any]:
     """Measure every model on its images, and keep a record of each measurement; errors name the model.
 
-    Of several models that are compared with a --global-token, each is tried before any is measured.
-
-    Args:
-        args: With the flags of models, images, loading and records.
-        table: Of the records.
-        measure: Gives what is drawn and printed of a model, and its measurements, the same in every process.
-        arguments: In place of --model.
-        open_set: Gives the images for a preprocessing; they have `skipped`, what was left out by reason.
-
-    Returns:
-        What is drawn and printed, in the main process; nothing elsewhere.
+    Of several models that are compared with a --global-token, each is tried before any is measured. `measure` gives
+    what is drawn and printed of a model, and its measurements, the same in every process; `open_set` the images for a
+    preprocessing, with `skipped`, what was left out by reason. What is drawn and printed is returned in the main
+    process, nothing elsewhere.
     """
     shown = []
     arguments = models_of(args) if arguments is None else arguments
     with process_group(args.device) as device:
         if len(arguments) > 1 and hasattr(args, "global_token"):
             for argument in arguments:
-                check_model(argument, device, args.image_size, args.resize, args.global_token)
+                check_model(argument, args, device)
         for argument, trained, images in each_model(args, device, arguments, open_set):
             start = time.perf_counter()
             with naming(argument):
@@ -183,25 +158,10 @@ def measure_models(
         return shown if is_main_process() else []
 
 
-def check_model(
-    argument: ModelArgument,
-    device: torch.device,
-    image_size: int | None = None,
-    resize: int | None = None,
-    global_token: str | None = None,
-) -> None:
-    """Load a model and read one black image, so that what would stop it later stops before the work.
-
-    `image_size` (the crop) and `resize` (the shorter side before it) are in pixels, None the model's; `global_token`
-    is what patches will be compared with, if anything.
-
-    Raises:
-        ValueError, FileNotFoundError: Such as a token that the model lacks, or a K above the number of patches; the
-            message names the model.
-    """
-    trained = argument.load(image_size, resize)
+def check_model(argument: ModelArgument, args: argparse.Namespace, device: torch.device) -> None:
+    """Load a model and read one black image, so that a token or a K that it lacks stops before the work."""
+    trained = argument.load(args.image_size, args.resize)
     side = trained.preprocessing.crop
     with naming(argument), torch.inference_mode():
         output = dense_forward(trained.model.to(device), torch.zeros(1, 3, side, side, device=device))
-        if global_token is not None:
-            choose_global_token(output, global_token, trained.selection())
+        choose_global_token(output, args.global_token, trained.selection())

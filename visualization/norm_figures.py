@@ -105,7 +105,7 @@ def measure(subject: Subject) -> tuple[tuple[NormView, NormsOnImages | None], li
         stats = last.compute()
     except ValueError as error:
         raise ValueError(f"{error} (--cutoff)") from error
-    split = tuple(part.numpy() for part in last.split_histogram()[1:])
+    split = tuple(part.numpy() for part in last.split_histogram())
     view = NormView(
         argument.name,
         stats,

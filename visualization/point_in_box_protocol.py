@@ -1,10 +1,11 @@
 """Point-in-Box of one model or of many: images, pass, protocol in words, table and records (paper tables 1 and 3)."""
 
 import argparse
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
+import torch
 from measured_models import (
     Measurement,
     Subject,
@@ -14,14 +15,19 @@ from measured_models import (
     models_of,
     open_images,
 )
+from torch import Tensor, nn
 from torch.utils.data import Dataset, Subset
 
 from last_vit.data.imagenet import ImageNetDataset
+from last_vit.dense import dense_batches, dense_forward
 from last_vit.evaluation import eval_transform, pooling_words, print_table
+from last_vit.layer_tokens import layer_tokens
 from last_vit.metrics import PointInBox, TopK
-from last_vit.metrics.patch_norms import PatchNorms
+from last_vit.metrics.patch_norms import PatchNorms, token_norms
 from last_vit.models import ModelArgument, TrainedModel
-from last_vit.patch_hit import count_patch_hits
+from last_vit.patch_hit import choose_global_token
+from last_vit.patch_scores import patch_score
+from last_vit.pooling import LaStPool
 from last_vit.preprocessing import Preprocessing
 from last_vit.results import dataset_name
 
@@ -146,6 +152,34 @@ def measure(subject: Subject) -> tuple[tuple[str, dict[str, float], str], list[M
     kept = {key: value for key, value in metrics.items() if key != "num_images"}
     words = f"{protocol}; weights {trained.checkpoint_sha256}; {pooling}{note}"
     return (argument.name, metrics, words), [Measurement(kept, metrics["num_images"], protocol, config)]
+
+
+@torch.inference_mode()
+def count_patch_hits(
+    model: nn.Module,
+    batches: Iterable[Mapping[str, Tensor]],
+    device: torch.device,
+    point_in_box: PointInBox,
+    top_k: TopK | None = None,
+    global_token: str = "trained",  # noqa: S107 (no password)
+    last_pool: LaStPool | None = None,
+    patch_norms: PatchNorms | None = None,
+) -> None:
+    """Feed a model's best patches, and its logits and norms, to the metrics; each process over its share of the data.
+
+    Batches have "box_xyxy" [B, 4] and "image_hw" [B, 2] (original pixels), and "label" [B] when there is a `top_k`.
+    `last_pool` is for the token "last", K = 1 by default; `patch_norms` takes the norms before the final norm.
+    """
+    read = dense_forward if patch_norms is None else layer_tokens
+    for found, batch in dense_batches(model, batches, device, read):
+        output = found if patch_norms is None else found.output
+        token = choose_global_token(output, global_token, last_pool or LaStPool(top_k=1))
+        score = patch_score(output.patch_tokens, token)
+        point_in_box.update(score, batch["box_xyxy"], batch["image_hw"], output.grid_hw)
+        if top_k is not None:
+            top_k.update(output.logits, batch["label"])
+        if patch_norms is not None:
+            patch_norms.update(token_norms(found.layers[-1]))
 
 
 def print_metrics(rows: Mapping[str, Mapping[str, float]]) -> None:

@@ -110,7 +110,6 @@ def report_content(
             for place, (entry, num_decimals) in enumerate(zip(measured, decimals, strict=True))
         ],
         "gallery": gallery,
-        "notes": _notes(args, images),
     }
 
 
@@ -212,53 +211,6 @@ def _data_uri(picture: Image.Image) -> str:
     return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
 
 
-def _notes(args: argparse.Namespace, images: ForegroundImages) -> list[tuple[str, str]]:
-    """Terms and what they mean, for the end of the page."""
-    left_out = ", ".join(f"{count} {reason}" for reason, count in images.skipped.items() if count)
-    known = {
-        "boxes": "A patch is object when more than half of its known area lies in a box.",
-        "masks": "A patch is object when more than half of its known area lies in a mask.",
-        None: "Nothing is known about objects on these images.",
-    }["boxes" if args.boxes is not None else "masks" if args.masks is not None else None]
-    return [
-        (
-            "Patch score",
-            "Cosine of a patch token with the token that the model is pooled with, both after the final norm. The best "
-            "patch has the highest score. A hit is a best patch whose centre lies in the box, on images with exactly "
-            "one object and whatever the box's size.",
-        ),
-        ("Object", f"{known} Padding and crowd regions are unknown and count as neither."),
-        (
-            "Votes",
-            "How many channels chose a patch in LaSt's selection, with the model's own K; a model that is not pooled "
-            "with LaSt takes that of the first model which is, and K = 1 without one.",
-        ),
-        (
-            "Norm",
-            "L2 norm of a patch token at the model's output, before its final norm. The cut-off is the higher of "
-            "Q3 + 3 (Q3 \u2212 Q1) and twice the median of all patches; high norm is yes when at least 0.5 % lie at or "
-            "above it. It is a rule for outliers: look at the histogram too.",
-        ),
-        (
-            "Disagreement",
-            "1 minus the mean Pearson correlation of the score maps of every two models, on the part of the image that "
-            "all of them see, interpolated to the finest of their grids: 0 is the same map, 1 unrelated ones.",
-        ),
-        (
-            "Colours",
-            "Of a map, they run from its lowest to its highest value (votes from 0): they compare patches of one map, "
-            "never images or models. Numbers beside the maps are rounded, never clipped.",
-        ),
-        (
-            "Not here",
-            "The masking probe and the dynamics of training, which need labels and runs: they are made by "
-            "probe_masking.py and plot_dynamics.py.",
-        ),
-        ("Left out", f"{left_out}." if left_out else "No image."),
-        ("Command", f"{run_command()} (commit {git_commit()})"),
-    ]
-
-
 def _print_summary(content: Mapping[str, Any]) -> None:
     """The page's main numbers, one line per model."""
     columns = (
@@ -285,8 +237,17 @@ def build_page(data: Mapping[str, Any]) -> str:
         f"default-src 'none'; img-src data:; style-src {_source(style)}; script-src {_source(script)}; "
         "base-uri 'none'; form-action 'none'"
     )
+    shape, left_out = {"boxes": "box", "masks": "mask"}.get(data["images"]["annotation"]), data["images"]["skipped"]
+    known = f"A patch is object when more than half of its known area lies in a {shape}."
+    notes = {
+        "title": data["title"],
+        "known": known if shape else "Nothing is known about objects on these images.",
+        "left_out": ", ".join(f"{count} {reason}" for reason, count in left_out.items() if count) or "No image",
+        "command": f"{data['command']} (commit {data['commit']})",
+    }
+    words = {name: html.escape(text) for name, text in notes.items()}
     return Template(_read("page.html")).substitute(
-        title=html.escape(data["title"]), policy=policy, style=style, script=script, data=_embed(data)
+        **words, policy=policy, style=style, script=script, data=_embed(data)
     )
 
 

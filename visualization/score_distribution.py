@@ -70,9 +70,6 @@ class ScoreDistribution:
 
     def update(self, score: Tensor, is_foreground: Tensor, is_known: Tensor) -> None:
         """Count one batch of scores, real [B, N], higher is more like the global token, and of `patch_foreground`."""
-        shapes = [tuple(values.shape) for values in (score, is_foreground, is_known)]
-        if score.ndim != 2 or len(set(shapes)) > 1:
-            raise ValueError(f"score, is_foreground and is_known must be [B, N], got {', '.join(map(str, shapes))}")
         groups = torch.stack([is_known & ~is_foreground, is_known & is_foreground], dim=1)
         num_background, num_foreground = groups.sum(dim=2).unbind(dim=1)
         counts = (num_background > 0) & (num_foreground > 0)
@@ -95,17 +92,12 @@ class ScoreDistribution:
     def compute(self) -> dict[str, float]:
         """Numbers over everything counted by all processes; shares and AUROC in percent.
 
-        Returns:
-            "auroc": probability that an object patch scores higher than a background patch (50 is chance), mean over
-            images; "auroc_pooled": the same over the patches of all images by their normalised score, binned 100 times
-            finer than `histograms` (about 0.01 off). "background_top_<p>" for p of `TOP_PERCENTS`: background's share
-            of an image's best ceil(p N / 100) of N known patches, mean over images; "background_share": of all its
-            known patches. "num_images" that are counted in all this, and those left out: "num_unknown" (no known
-            patch), "num_no_foreground", "num_no_background". "num_constant": images whose score is the same
-            everywhere, which count, with a normalised score of 0.5.
-
-        Raises:
-            ValueError: No image shows both object and background, or a score that is NaN or infinite.
+        "auroc": probability that an object patch scores higher than a background patch (50 is chance), mean over
+        images; "auroc_pooled": the same over the patches of all images by their normalised score, binned 100 times
+        finer than `histograms` (about 0.01 off). "background_top_<p>" for p of `TOP_PERCENTS`: background's share of an
+        image's best ceil(p N / 100) of N known patches, mean over images; "background_share": of all its known patches.
+        "num_images" that count in all this, and the others as in `_LEFT_OUT`; a constant score is 0.5 normalised.
+        ValueError when no image shows both object and background, and for a score that is NaN or infinite.
         """
         totals = self._counted()
         num_images = int(totals["num_images"])
@@ -208,7 +200,9 @@ def run(args: argparse.Namespace) -> None:
     views = measure_models(args, "score_distribution", measure)
     if not views:  # another process draws and prints
         return
-    print_table([["model", *_COLUMNS.values(), "images"], *map(_row, views)])
+    cells = [["model", *_COLUMNS.values(), "images"]]
+    cells += [[v.name, *(f"{v.stats[key]:.1f}" for key in _COLUMNS), f"{v.stats['num_images']:,}"] for v in views]
+    print_table(cells)
     for view in views:
         notes = ", ".join(f"{view.stats[key]} {words}" for key, words in _LEFT_OUT.items() if view.stats[key])
         if notes:
@@ -233,10 +227,6 @@ def measure(subject: Subject) -> tuple[ScoreView, list[Measurement]]:
     metrics = {key: stats[key] for key in _COLUMNS}
     found = Measurement(metrics, stats["num_images"], token_words(token, trained), config)
     return ScoreView(subject.argument.name, stats, *(part.numpy() for part in distribution.histograms())), [found]
-
-
-def _row(view: ScoreView) -> list[str]:
-    return [view.name, *(f"{view.stats[key]:.1f}" for key in _COLUMNS), f"{view.stats['num_images']:,}"]
 
 
 def draw_distributions(views: Sequence[ScoreView]) -> Figure:

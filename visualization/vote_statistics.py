@@ -58,16 +58,12 @@ def vote_levels(votes: Tensor, levels: Sequence[float] = LEVELS) -> Tensor:
 
 
 class VoteStatistics:
-    """Where votes fall, streaming and summed over all processes.
-
-    `grid_hw` is (h, w) of the patch grid.
-    """
+    """Where votes fall, streaming and summed over all processes; `grid_hw` is (h, w) of the patch grid."""
 
     def __init__(self, grid_hw: tuple[int, int]) -> None:
         self.grid_hw = tuple(grid_hw)
         self._sums = SummedTensors(
             num_images=(),
-            num_empty=(),
             position=self.grid_hw,
             area=(len(LEVELS),),
             num_object_images=(),
@@ -79,42 +75,30 @@ class VoteStatistics:
 
     def update(self, votes: Tensor, is_foreground: Tensor | None = None, is_known: Tensor | None = None) -> None:
         """Count votes, real [B, N]; without `is_foreground` nothing is object, without `is_known` all is known."""
-        num_patches = self.grid_hw[0] * self.grid_hw[1]
-        if votes.ndim != 2 or votes.shape[1] != num_patches:
-            raise ValueError(f"votes must be [B, {num_patches}] for a grid of {self.grid_hw}, got {tuple(votes.shape)}")
-        for name, values in (("is_foreground", is_foreground), ("is_known", is_known)):
-            if values is not None and values.shape != votes.shape:
-                raise ValueError(f"votes are {tuple(votes.shape)}, {name} is {tuple(values.shape)}")
         votes = votes.double()
-        total = votes.sum(dim=1, keepdim=True)
-        share = votes / total.masked_fill(total == 0, 1.0)
+        share = votes / votes.sum(dim=1, keepdim=True)
         above = vote_levels(votes)
         self._sums.add(
             num_images=torch.tensor(len(votes), device=votes.device),
-            num_empty=(total == 0).sum(),
             position=share.sum(dim=0).reshape(self.grid_hw),
             area=above.sum(dim=(0, 2)),
             **_object_sums(share, above, is_foreground, is_known),
         )
 
     def compute(self) -> dict[str, float]:
-        """Statistics over everything counted by all processes; shares in percent.
+        """Statistics over everything counted by all processes; shares in percent. ValueError for no image.
 
-        Returns:
-            Over all images: "vote_area_<level>" for every level in percent ("vote_area_50"), the mean share of patches
-            above it; "position_peak", the largest of `frequency` over the uniform 1 / N (not in percent); "num_images".
-            Over the images that show both object and background, where there are any: "votes_inside", the share of the
-            votes on known patches that lie on the object; "votes_inside_uniform", the object's share of those patches;
-            "votes_lift", the first over the second (not in percent); "top_vote_inside", how often the patch with the
-            most votes is object (in equal parts where known patches tie); "vote_area_<level>_inside", the object's
-            share of the patches above the level; "num_object_images". The shares but for "top_vote_inside" are of all
-            images' votes and patches together.
-
-        Raises:
-            ValueError: No image was counted, or one without a vote.
+        Over all images: "vote_area_<level>" for every level in percent ("vote_area_50"), the mean share of patches
+        above it; "position_peak", the largest of `frequency` over the uniform 1 / N (not in percent); "num_images".
+        Over the images that show both object and background, where there are any: "votes_inside", the share of the
+        votes on known patches that lie on the object; "votes_inside_uniform", the object's share of those patches;
+        "votes_lift", the first over the second (not in percent); "top_vote_inside", how often the patch with the most
+        votes is object (in equal parts where known patches tie); "vote_area_<level>_inside", the object's share of the
+        patches above the level; "num_object_images". The shares but for "top_vote_inside" are of all images' votes and
+        patches together.
         """
         totals = self._counted()
-        num_images, num_patches = int(totals["num_images"]), self.grid_hw[0] * self.grid_hw[1]
+        num_images, num_patches = int(totals["num_images"]), totals["position"].numel()
         names = [f"vote_area_{100 * level:g}" for level in LEVELS]
         areas = 100 * totals["area"] / (num_images * num_patches)
         found = dict(zip(names, areas.tolist(), strict=True))
@@ -123,10 +107,7 @@ class VoteStatistics:
         return found | self._inside(totals, names)
 
     def frequency(self) -> Tensor:
-        """Share of all votes that each position gets, mean over the images: float64 [h, w], sums to 1.
-
-        Every process must call this together; errors as `compute`.
-        """
+        """Share of all votes that each position gets, mean over the images: float64 [h, w]; as `compute`."""
         totals = self._counted()
         return totals["position"] / totals["num_images"]
 
@@ -134,11 +115,6 @@ class VoteStatistics:
         totals = self._sums.totals()
         if not totals["num_images"]:
             raise ValueError("votes of zero images have no statistics: no batch was counted")
-        if totals["num_empty"]:
-            raise ValueError(
-                f"{int(totals['num_empty'])} of {int(totals['num_images'])} images have no vote at all, but K patches "
-                "per channel always get one: these are no votes of last_select"
-            )
         return totals
 
     @staticmethod

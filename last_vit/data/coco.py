@@ -35,17 +35,10 @@ class CocoObjects(NamedTuple):
 class CocoInstances:
     """The content of one `instances_*.json`; index i in [0, I) is the image's place in the file.
 
-    Attributes:
-        path: The file.
-        file_names: One per image, as the file gives them.
-        image_hw: int64 array [I, 2], (height, width) in pixels.
-        categories: Category id -> name, in the file's order.
-        skipped: Objects that were left out, reason -> count.
-
-    Raises:
-        FileNotFoundError: No such file.
-        ValueError: Not COCO instances, a duplicate image or annotation, an object of an image or a category that the
-            file does not list, or a box outside its image. The message names file and entry.
+    `file_names` and `image_hw`, int64 [I, 2] (height, width) in pixels, are per image, `categories` id -> name in the
+    file's order, `skipped` the objects that were left out, reason -> count. A ValueError that names file and entry for
+    what is not COCO instances, a duplicate image or annotation, an object of an image or a category that the file does
+    not list, and a box outside its image.
     """
 
     def __init__(self, path: str | Path) -> None:

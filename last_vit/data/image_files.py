@@ -55,18 +55,9 @@ def pair_by_name(images: Sequence[PurePath], annotations: Sequence[PurePath], wi
     """Find each image's annotation: the one of the same last name.
 
     Where several share it, folders decide: one of the two paths must be the end of the other ("val2017/7.jpg" and
-    "7.jpg", or equal paths in two trees).
-
-    Args:
-        images: Paths relative to the images' folder.
-        annotations: Paths relative to theirs, or names that the annotations give for images.
-        with_ending: Whether the names' endings are compared, too.
-
-    Returns:
-        Per image the index into `annotations`, or None.
-
-    Raises:
-        ValueError: An image that several annotations fit, or an annotation that fits several images.
+    "7.jpg", or equal paths in two trees). Paths are relative to the folder of the images, and of the annotations (or
+    names that these give for images); `with_ending` compares the names' endings, too. Per image the index into
+    `annotations`, or None; ValueError for an image that several annotations fit, or the other way around.
 
     Example:
         >>> pair_by_name([PurePath("cat/1.jpg"), PurePath("dog/1.jpg")], [PurePath("dog/1.xml")], with_ending=False)
@@ -161,12 +152,9 @@ def verify_image(path: str | Path) -> tuple[int, int]:
 def load_mask(path: str | Path) -> np.ndarray:
     """Read a mask: one whole number or truth value per pixel, whose meaning is the caller's business.
 
-    Args:
-        path: A one-channel PNG of 1 or 8 bits as VOC, ADE20K and others write them (a palette or grey, whose values are
-            indices), or an .npy with [H, W] or [1, H, W], as SAM's masks are kept.
-
-    Returns:
-        [H, W]: bool for a 1-bit PNG and a boolean array, uint8 for another PNG, an array's own integers else.
+    From a one-channel PNG of 1 or 8 bits as VOC, ADE20K and others write them (a palette or grey, whose values are
+    indices), or an .npy with [H, W] or [1, H, W], as SAM's masks are kept: [H, W], bool for a 1-bit PNG and a boolean
+    array, uint8 for another PNG, an array's own integers else.
     """
     path = Path(path)
     suffix = path.suffix.lower()

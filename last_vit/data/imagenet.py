@@ -41,25 +41,21 @@ _FRAME_TOLERANCE = 0.02  # relative difference of the aspect ratios of file and 
 
 
 class ImageNetDataset(Dataset):
-    """A split of ImageNet.
+    """A split of ImageNet, or of whatever shares its layout.
 
     A sample is a dict: `image` (the transform's result, or uint8 [3, height, width] without one), `label` (-1 where
     unknown), `index` (into this data set), `box_xyxy` float32 [4] in original pixels (NaN when there is no object or
     several), `image_hw` int64 [2], the original (height, width), and `num_objects` (-1 when boxes were not read).
 
-    Attributes:
-        classes: Class folder names in the order of the labels.
-        image_paths: One per image.
-        labels: int64 array [len].
-        boxes_xyxy, image_hw, num_objects: float32 [len, 4], int64 [len, 2], int64 [len]; None unless `boxes`.
-        skipped: Faulty files that were left out, and files that are no images, reason -> count.
-        filtered: Sound images that were not asked for, reason -> count.
+    Attributes: `classes`, class folder names in the order of the labels; `image_paths`; `labels`, int64 [len];
+    `boxes_xyxy`, `image_hw`, `num_objects`, float32 [len, 4], int64 [len, 2], int64 [len], None unless `boxes`;
+    `skipped`, faulty files that were left out, and files that are no images, reason -> count; `filtered`, likewise
+    sound images that were not asked for.
 
     Args:
         root: As in `find_split_folder`.
         split: "train" or "val"; None takes `root` itself for the folder of the class folders (any ImageFolder).
-        transform: Callable from a PIL RGB image to a tensor. One with a `load` (as `train_transform` gives) reads the
-            files itself: path -> what it takes.
+        transform: From a PIL RGB image to a tensor; one with a `load` reads the files itself: path -> what it takes.
         boxes: Read the XML annotations. Each image must have one: the training set, where about 4 in 10 have, needs
             `skip_broken` too.
         annotation_root: Folder of the XML files; None looks in the usual places beside the images.
@@ -69,13 +65,11 @@ class ImageNetDataset(Dataset):
         labelled: False takes any folder of images, flat or nested, which is `root` itself where it has no such split.
             Labels are then -1 unless class folders tell them; `number_as` says which classes a classifier knows.
         skip_broken: Count and leave out unreadable images and annotations instead of stopping, and keep an empty class
-            folder as a class without images. To know them, every image file is read once now (at an eighth of the
-            JPEG's size).
+            folder as a class without images. Every image file is read once for this, at an eighth of a JPEG's size.
 
-    Raises:
-        FileNotFoundError: Wrong root, no image or no annotation folder, or an annotation missing.
-        ValueError: Arguments that contradict each other, an empty class folder, a broken annotation, no labels for a
-            flat folder (unless `boxes`), or no image left. `__getitem__` raises it for an unreadable image.
+    FileNotFoundError for a wrong root, no image, no annotation folder or a missing annotation; ValueError for arguments
+    that contradict each other, an empty class folder, a broken annotation, no labels for a flat folder (unless
+    `boxes`), or no image left, and on reading for a broken image.
     """
 
     def __init__(

@@ -46,17 +46,11 @@ def has_split(root: str | Path, split: str) -> bool:
 
 
 def find_split_folder(root: str | Path, split: str) -> Path:
-    """The folder that holds a split's images.
+    """The folder that holds the images of a split, one of `SPLITS`.
 
-    Args:
-        root: Folder with `<split>/` in it, Kaggle's archive folder, or the folder of this or of the other split itself
-            (then the sibling is taken). A split's folder under another name must contain the split's name, so that one
-            folder can never pass for both splits.
-        split: One of `SPLITS`.
-
-    Raises:
-        ValueError: Unknown split.
-        FileNotFoundError: No such folder; the message says what was expected and where to get it.
+    `root` has `<split>/` in it, is Kaggle's archive folder, or the folder of this or of the other split itself (then
+    the sibling is taken). A split's folder under another name must contain the split's name, so that one folder can
+    never pass for both. FileNotFoundError where there is none says what was expected and where to get it.
     """
     if split not in SPLITS:
         raise ValueError(f"split must be one of {', '.join(SPLITS)}, got {split!r}")
@@ -88,10 +82,8 @@ def list_split(folder: Path, labelled: bool = True) -> SplitListing:
 
     A folder of images without class folders takes its labels from Kaggle's `LOC_val_solution.csv` and
     `LOC_synset_mapping.txt`, looked for in the folder and up to four above it.
-
-    Raises:
-        FileNotFoundError: No image at all.
-        ValueError: Images beside class folders (a half-sorted split), or Kaggle's files contradict the images.
+    FileNotFoundError for no image at all; ValueError for images beside class folders (a half-sorted split), and where
+    Kaggle's files contradict the images.
     """
     others: Counter[str] = Counter()
     folders, loose = _scan(folder, others)
@@ -131,14 +123,9 @@ def sort_classes(folders: Iterable[str]) -> list[str]:
 def number_classes(folder: Path, folders: Sequence[str], num_classes: int) -> list[str]:
     """The classes of a classifier of `num_classes`, in the order of its numbers, for images of some of them.
 
-    Args:
-        folder: Of the class folders; Kaggle's `LOC_synset_mapping.txt` in it or up to four above it lists the classes,
-            which are numbered by their sorted synsets. Without one of so many, 1000 classes are ImageNet-1k's.
-        folders: The class folders.
-        num_classes: Size of the classifier.
-
-    Raises:
-        ValueError: The classes are not known to be some of that classifier's.
+    Kaggle's `LOC_synset_mapping.txt`, in `folder` or up to four above it, lists the classes, numbered by their sorted
+    synsets. Without one of so many, 1000 classes are ImageNet-1k's. ValueError where the class folders, `folders`, are
+    not known to be some of that classifier's.
     """
     if len(folders) == num_classes:
         return list(folders)
@@ -157,15 +144,9 @@ def number_classes(folder: Path, folders: Sequence[str], num_classes: int) -> li
 
 
 def find_annotation_folder(split_folder: Path, split: str, annotation_root: str | Path | None) -> Path:
-    """The folder that holds a split's XML annotations, flat or in class folders.
+    """The folder that holds a split's XML annotations, flat or in class folders; FileNotFoundError for none.
 
-    Args:
-        split_folder: Where the split's images lie.
-        split: One of `SPLITS`.
-        annotation_root: The folder itself, or the `Annotations` folder above it; None looks beside the images.
-
-    Raises:
-        FileNotFoundError: Nothing found; the message lists where it looked and where to get the boxes.
+    `annotation_root` is the folder itself, or the `Annotations` folder above it; None looks beside the images.
     """
     if annotation_root is not None:
         root = Path(annotation_root).expanduser()

@@ -88,13 +88,8 @@ def build_train_loader(
 ) -> DataLoader:
     """Endless loader in the order of `PositionSampler`; iterating draws nothing from the global random state.
 
-    Args:
-        dataset: Map-style data set, the same in every process.
-        batch_size: Samples per iteration and process.
-        num_workers: Loading processes; the batches do not depend on it.
-        seed: Of order and augmentation, the same in every process.
-        start_iteration: First iteration to load. To resume, set `loader.batch_sampler.start_iteration` before `iter`.
-        collate: Samples -> batch; None stacks them, as torch does.
+    `dataset` and `seed` are the same in every process, `batch_size` is per process, and batches do not depend on
+    `num_workers`. To resume, set `loader.batch_sampler.start_iteration` before `iter`. `collate` None stacks samples.
     """
     return DataLoader(
         SeededSamples(dataset, seed),

@@ -71,20 +71,10 @@ class SyntheticSample(NamedTuple):
 class SyntheticObjects(Dataset):
     """Data set of rendered images with the samples of `ImageNetDataset` (each has exactly one object).
 
-    Args:
-        num_images: Length. Image i has label i % num_classes.
-        split: "train" or "val"; the two share no image.
-        image_size: Side in pixels, at least 16.
-        num_classes: 2 to `MAX_CLASSES`. Up to 5 share neither outline nor pattern, up to 8 no outline.
-        seed: Non-negative.
-        transform: Callable from a PIL RGB image to a tensor; None gives uint8 [3, H, W].
-
-    Attributes:
-        classes: Names in the order of the labels, such as "striped star".
-        labels: int64 array [num_images].
-
-    Raises:
-        ValueError: An argument out of its range.
+    Image i has label i % num_classes; the splits "train" and "val" share no image. `image_size` is the side in pixels,
+    at least 16; of 2 to `MAX_CLASSES` classes up to 5 share neither outline nor pattern, up to 8 no outline. Without a
+    `transform`, which takes a PIL RGB image, images are uint8 [3, H, W]. `classes` are names in the order of the
+    labels, such as "striped star", `labels` int64 [num_images].
     """
 
     def __init__(

@@ -27,15 +27,8 @@ _CROP_RATIO = (3 / 4, 4 / 3)  # width by height of a training crop, as in torchv
 class EvalTransform:
     """Resize the shorter side, crop the centre, normalise: the field's evaluation transform.
 
-    Args:
-        resize: Length of the shorter side after resizing, in pixels.
-        crop: Side of the centre crop, in pixels; an image smaller than the crop is padded with black.
-        mean: Per RGB channel, of values in [0, 1].
-        std: Per RGB channel, of values in [0, 1].
-        interpolation: One of `INTERPOLATIONS`.
-
-    Raises:
-        ValueError: Unknown interpolation, or a size that is not positive.
+    `resize` is the shorter side's length, `crop` the side of the crop, both in pixels; an image smaller than the crop
+    is padded with black. `mean` and `std` are per RGB channel, of values in [0, 1].
     """
 
     def __init__(
@@ -67,16 +60,9 @@ class TrainTransform:
 
     All its chance is drawn from torch's CPU generator, as torchvision's RandomResizedCrop and RandomHorizontalFlip draw
     it. Data sets read files with its `load` in place of `load_rgb`. It resizes uint8 pixels, for which torch's kernel
-    takes half of Pillow's time.
-
-    Args:
-        size: Side of the result, in pixels.
-        mean, std, interpolation: As in `EvalTransform`.
-        scale: Smallest and largest share of the image's area that a crop may take. The default is the release's;
-            small images (Tiny-ImageNet's 64 pixels) are better served by a larger minimum, such as 0.35.
-
-    Raises:
-        ValueError: Unknown interpolation, a size that is not positive, or a scale that is not 0 < min <= max <= 1.
+    takes half of Pillow's time. `size` is the side of the result in pixels, `scale` the smallest and largest share of
+    the image's area that a crop may take: the default is the release's; small images (Tiny-ImageNet's 64 pixels) are
+    better served by a larger minimum, such as 0.35.
     """
 
     def __init__(

@@ -49,20 +49,13 @@ class ImageAnnotation(NamedTuple):
 class VocSplit:
     """One image list of a VOC folder; index i in [0, len) is the image's place in the list.
 
-    Attributes:
-        folder: The VOC<year> folder.
-        stems: The images' names without ending.
+    `root` is `VOCdevkit/VOC2007` or `VOCdevkit/VOC2012`, or a folder above with just one of them, `split` the name of a
+    list such as "train", "val" or "trainval", and `listing` where that stands: "Main" (boxes), "Segmentation" (the
+    images that have masks) or "SegmentationContext" (those of PASCAL-Context, from clip/convert_context59.py).
+    `folder` is the VOC<year> folder, `stems` are the images' names without ending.
 
-    Args:
-        root: `VOCdevkit/VOC2007` or `VOCdevkit/VOC2012`, or a folder above with just one of them.
-        split: Name of a list such as "train", "val" or "trainval".
-        listing: Where the list stands: "Main" (boxes), "Segmentation" (the images that have masks) or
-            "SegmentationContext" (those of PASCAL-Context, from clip/convert_context59.py).
-
-    Raises:
-        FileNotFoundError: Wrong root, no such list, or an image that the list names is not there.
-        ValueError: Unknown listing, several years below `root`, or a list that is empty, names an image twice or is
-            not a list of images.
+    FileNotFoundError for a wrong root, no such list, or an image of it that is not there; ValueError for an unknown
+    listing, several years below `root`, and a list that is empty, names an image twice or is not one of images.
     """
 
     def __init__(self, root: str | Path, split: str, listing: str = "Main") -> None:
@@ -136,10 +129,8 @@ def voc_colors() -> np.ndarray:
 def read_voc_xml(path: str | Path) -> ImageAnnotation:
     """Read one XML annotation, safe against hostile files; boxes that reach over the image's border are clipped to it.
 
-    Raises:
-        FileNotFoundError: No such file.
-        ValueError: Not XML, XML with entity definitions (an attack, never part of these data sets), no positive size,
-            an object without a name or box, or a box with nothing inside the image. The message names the file.
+    A ValueError that names the file for what is not XML, entity definitions (an attack, never part of these data sets),
+    no positive size, an object without a name or box, and a box with nothing inside the image.
     """
     try:
         root = ElementTree.parse(path).getroot()

@@ -37,8 +37,7 @@ def token_norms(patch_tokens: Tensor) -> Tensor:
 class PatchNorms:
     """Streaming norm statistics, summed over all processes in `compute`; memory does not grow.
 
-    Args:
-        cutoff: Smallest norm that counts as high, inside the histogram; None fits it by the rule above.
+    `cutoff` is the smallest norm that counts as high, inside the histogram; None fits it by the rule above.
     """
 
     def __init__(self, cutoff: float | None = None) -> None:
@@ -75,15 +74,9 @@ class PatchNorms:
     ) -> None:
         """Count one batch; all are [B, N], of the same patches.
 
-        Args:
-            norms: As `token_norms` gives them, of the tokens before the final norm.
-            score: Patch score; None leaves the correlation out.
-            is_foreground: bool; None leaves the split out.
-            is_known: bool, where `is_foreground` says something; None is everywhere.
+        `norms` are those of the tokens before the final norm, `is_known` says where `is_foreground` says something,
+        None is everywhere. Without `score` the correlation is left out, without `is_foreground` the split.
         """
-        for name, values in (("score", score), ("is_foreground", is_foreground), ("is_known", is_known)):
-            if values is not None and values.shape != norms.shape:
-                raise ValueError(f"norms are {tuple(norms.shape)}, {name} is {tuple(values.shape)}")
         norms = norms.detach().double()
         edges = self._device_edges = self._device_edges.to(norms.device)
         is_bad = ~norms.isfinite()
@@ -118,9 +111,7 @@ class PatchNorms:
         "norm_ratio" (the first over the second), "foreground_higher" (percent of the images with both in which the
         foreground's mean norm is the higher), "num_split_images" (those images), "background_share" (percent of the
         known patches) and, where there are known outliers, "outliers_in_background" (percent of those).
-
-        Raises:
-            ValueError: Nothing was counted, norms that are not finite, or a fit without a median to fit on.
+        ValueError when nothing was counted, for norms that are not finite, and for a fit without a median to fit on.
         """
         totals = self._sums.totals()
         counts = totals["patches"].sum(dim=0)
@@ -152,10 +143,10 @@ class PatchNorms:
         """Edges float64 [bins + 1] and patches per bin [bins]; every process must call this together."""
         return self._edges, self._sums.totals()["patches"].sum(dim=0)
 
-    def split_histogram(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Edges, and foreground's and background's patches per bin, as `histogram`; unknown patches are in neither."""
+    def split_histogram(self) -> tuple[Tensor, Tensor]:
+        """Foreground's and background's patches per bin, as `histogram`; unknown patches are in neither."""
         background, foreground, _ = self._sums.totals()["patches"]
-        return self._edges, foreground, background
+        return foreground, background
 
     def joint_histogram(self) -> tuple[Tensor, Tensor, Tensor]:
         """Norm against score: norm edges [X + 1], score edges [Y + 1], patches per bin [X, Y], all float64."""

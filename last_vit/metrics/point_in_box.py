@@ -100,13 +100,10 @@ class PointInBox:
         return int(self._counters.totals()["num_images"])
 
     def compute(self) -> dict[str, float | int]:
-        """Point-in-Box over everything counted by all processes.
+        """Over everything counted by all processes; ValueError for no image with a box, and for NaN scores.
 
         "point_in_box", "point_in_box_random", "point_in_box_center" and "point_in_box_max" (the share of images whose
         box holds any patch under the hit rule) in percent, and "num_images".
-
-        Raises:
-            ValueError: If no image with a box was counted, or if scores held NaN.
         """
         totals = self._counters.totals()
         num_images = int(totals["num_images"])

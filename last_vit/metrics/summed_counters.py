@@ -15,9 +15,6 @@ from last_vit.runtime import all_reduce_sum
 class SummedTensors:
     """Named tensors, each of a fixed shape (histograms, maps, counts), summed over batches and processes.
 
-    Args:
-        shapes: name -> shape.
-
     Example:
         >>> sums = SummedTensors(histogram=(3,), num_images=())
         >>> sums.add(histogram=torch.tensor([1, 0, 2]), num_images=torch.tensor(1))
@@ -30,11 +27,7 @@ class SummedTensors:
         self._sums: Tensor | None = None
 
     def add(self, **amounts: Tensor) -> None:
-        """Add one tensor (any real dtype) to every sum.
-
-        Raises:
-            ValueError: Other names or shapes than the declared ones.
-        """
+        """Add one tensor (any real dtype) to every sum; ValueError for other names or shapes than the declared ones."""
         found = {name: tuple(amount.shape) for name, amount in amounts.items()}
         if found != self._shapes:
             raise ValueError(f"sums of {self._shapes} were given {found}")

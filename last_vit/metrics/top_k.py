@@ -35,11 +35,7 @@ class TopK:
         )
 
     def compute(self) -> dict[str, float | int]:
-        """Accuracies "acc<k>" in percent for every k, and "num_images", over everything counted by all processes.
-
-        Raises:
-            ValueError: If no image was counted, or if logits held NaN.
-        """
+        """Accuracies "acc<k>" in percent, and "num_images", of all processes; ValueError for no image and for NaN."""
         totals = self._counters.totals()
         num_images, num_nan = int(totals.pop("num_images")), int(totals.pop("num_nan"))
         if num_images == 0:

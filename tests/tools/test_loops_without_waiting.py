@@ -11,6 +11,7 @@ import sliding_window
 import torch
 from label_maps import LabelRule
 from miou import MeanIoU
+from point_in_box_protocol import count_patch_hits
 from torch._subclasses.fake_tensor import DataDependentOutputException, DynamicOutputShapeException, FakeTensorMode
 from torch.nn import functional as F
 from torchvision.models import VisionTransformer
@@ -18,7 +19,6 @@ from zero_shot_segmenter import ZeroShotSegmenter
 
 from last_vit.dense import attach_pool
 from last_vit.metrics import PointInBox, TopK
-from last_vit.patch_hit import count_patch_hits
 
 CPU = torch.device("cpu")
 

@@ -3,12 +3,12 @@
 from pathlib import Path
 
 import evaluate_patch_hit
+import point_in_box_protocol
 import point_in_box_table
 import pytest
 import torch
 from diagnostic_parts import BOXES, IMAGENET, IMAGES, RESNET, SMALL, VIT, read_by_hand
 
-import last_vit.patch_hit
 from last_vit import last_pool, patch_score
 from last_vit.metrics import box_patch_mask
 from last_vit.metrics.patch_norms import PatchNorms
@@ -150,7 +150,7 @@ def test_pooling_is_asked_for_recorded_configured_or_as_released(call, release, 
 
 def test_the_extra_token_has_what_is_recorded_or_asked_for(call, release, monkeypatch):
     used = []
-    count = last_vit.patch_hit.count_patch_hits
+    count = point_in_box_protocol.count_patch_hits
     monkeypatch.setattr("point_in_box_protocol.count_patch_hits", lambda *args: used.append(args[6]) or count(*args))
     torch.save({**release, "pooling": {"pool": "last", "top_k": 3, "variant": "paper", "sigma": 2.5}}, "ViT_190k.pth")
     pooling_of(call, "--global-token", "last")

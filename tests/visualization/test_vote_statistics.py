@@ -107,17 +107,6 @@ def test_without_objects_only_what_needs_none():
     assert statistics(unseen, front, known, (1,), (2, 2)).compute().keys() == expected
 
 
-def test_votes_that_are_none_are_refused():
-    for votes, front, match in (
-        (torch.ones(2, 5), None, r"votes must be \[B, 12\] for a grid of \(3, 4\), got \(2, 5\)"),
-        (torch.ones(2, 12), torch.ones(1, 12, dtype=torch.bool), r"is_foreground is \(1, 12\)"),
-    ):
-        with pytest.raises(ValueError, match=match):
-            VoteStatistics(GRID).update(votes, front)
+def test_no_votes_are_refused():
     with pytest.raises(ValueError, match="zero images"):
         VoteStatistics(GRID).compute()
-    votes = some_votes()
-    votes[4] = 0
-    for ask in (VoteStatistics.compute, VoteStatistics.frequency):
-        with pytest.raises(ValueError, match="1 of 8 images have no vote"):
-            ask(statistics(votes))

@@ -58,15 +58,12 @@ def alternate(
     calls: int = 1,
     warm_calls: int = 0,
 ) -> dict[str, list[float]]:
-    """Seconds per call of each function, called in turn; a first round, which warms up, does not count.
+    """`rounds` seconds per call of each function, called in turn; a first round, which warms up, does not count.
 
     Every round has an order of its own, so that no side always follows the one that leaves caches and memory worst. The
     clock is this process's CPU time where one CPU thread does all the work (other processes then cost nothing), and the
     wall's otherwise. `warm_calls` precede the clock in every turn: sides of a few milliseconds are up to a quarter
     slower in the memory that another side left behind than by themselves.
-
-    Returns:
-        `rounds` values for every name.
     """
     one_thread = device.type == "cpu" and torch.get_num_threads() == 1
     clock = time.process_time if one_thread else time.perf_counter
@@ -106,15 +103,9 @@ def peak_bytes(function: Callable[[], object], device: torch.device = CPU) -> in
 
 
 class BenchReport:
-    """What one bench measures: printed as it comes, written once at the end.
+    """What one bench measures, on `device`: printed as it comes, written once at the end.
 
-    Args:
-        name: Of the bench's module.
-        device: Where to measure.
-        recorded: Take the sizes that the goals name, and write results/<name>.json.
-
-    Attributes:
-        device: Where to measure.
+    With `recorded` sizes are those that the goals name, and it is written to results/<name>.json.
     """
 
     def __init__(self, name: str, device: torch.device, recorded: bool) -> None:
@@ -146,15 +137,9 @@ class BenchReport:
         limit: float | None = None,
         unit: str = "x",
     ) -> None:
-        """Print a ratio beside its goal and keep it for the record and docs/speed.md.
+        """Print a ratio beside its goal (at least) or limit (at most), and keep it for the record and docs/speed.md.
 
-        Args:
-            name: Of the metric; letters, digits and "_".
-            words: What was compared, without the number.
-            measured: A number alone is one without spread, such as a count of bytes.
-            goal: What it should reach at least.
-            limit: What it should be at most; not together with `goal`.
-            unit: "x", "%" or any other word behind the number.
+        As in speed_ratios.py; a number alone is one without spread, such as a count of bytes.
         """
         spread = measured if isinstance(measured, Ratio) else Ratio(measured, measured, measured)
         bound, verdict = goal if limit is None else limit, ""

@@ -10,7 +10,6 @@ const cards = data.gallery.map((item) => new Card(item, data));
 renderHeader(data);
 renderSummary(data);
 renderCharts(data);
-renderNotes(data);
 renderControls();
 arrange();
 

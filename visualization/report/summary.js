@@ -153,8 +153,3 @@ function chartGroup(title, text, keys, models, chart, kind = "") {
   return make("div", { class: "group" }, make("h2", {}, title), make("p", { class: "lead" }, text), make("div", { class: "keys" }, keys),
     make("div", { class: "panels" }, models.map((model) => coloured(make("div", { class: `panel ${kind}` }, nameOf(model), chart(model)), model))));
 }
-
-function renderNotes(data) {
-  const list = document.getElementById("notes-list");
-  for (const [term, text] of data.notes) list.append(make("dt", {}, term), make("dd", {}, text));
-}

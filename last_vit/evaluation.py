@@ -6,7 +6,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
@@ -19,6 +18,7 @@ from last_vit.results import RESULTS_DIR, record_name, write_result
 from last_vit.runtime import error_text, is_main_process, select_device
 
 OUTPUT_DIR = Path("output")
+_IDENTITY = ("dataset", "config", "checkpoint_sha256")  # two records that differ in these are two files
 
 
 def eval_transform(preprocessing: Preprocessing) -> EvalTransform:
@@ -115,38 +115,14 @@ def describe_model(argument: ModelArgument, trained: TrainedModel) -> dict[str, 
     }
 
 
-def write_record(
-    args: argparse.Namespace,
-    table: str,
-    label: str,
-    metrics: Mapping[str, float],
-    *,
-    dataset: str,
-    n_images: int,
-    config: Mapping[str, Any],
-    checkpoint_sha256: str | None,
-    seconds: float,
-    device: torch.device | str,
-    by_layer: list[dict[str, float | str]] | None = None,
-) -> Path:
+def write_record(args: argparse.Namespace, table: str, label: str, metrics: Mapping[str, float], **about: Any) -> Path:
     """Keep one measurement, in the main process only: in results/ with --row, else in output/<table>/ -> the file.
 
     `args` has the flags of `command_line.add_record_flags`. `table` is what was measured: the table that may show it,
     and the file's name by default. `label` is the row's, and in the file's name: the model, perhaps with the method.
-    The others are as in `ResultRecord`.
+    `about` are the other arguments of `write_result`.
     """
-    is_shown = args.row is not None
-    return write_result(
-        record_name(f"{args.output or table}_{label}", dataset, config, checkpoint_sha256),
-        metrics,
-        n_images=n_images,
-        dataset=dataset,
-        config=config,
-        checkpoint_sha256=checkpoint_sha256,
-        seconds=seconds,
-        device=device,
-        table=table if is_shown else None,
-        row=args.row or label if is_shown else None,
-        by_layer=by_layer,
-        directory=RESULTS_DIR if is_shown else OUTPUT_DIR / table,
-    )
+    name = record_name(f"{args.output or table}_{label}", *(about[key] for key in _IDENTITY))
+    if args.row is None:
+        return write_result(name, metrics, directory=OUTPUT_DIR / table, **about)
+    return write_result(name, metrics, table=table, row=args.row or label, directory=RESULTS_DIR, **about)

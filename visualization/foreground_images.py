@@ -39,23 +39,18 @@ class ForegroundImages(Dataset):
     Files are read when a sample is asked for, so a broken one stops there, by name. `image_paths` has one path per
     image, `has_foreground` says whether annotations were given, `skipped` is what was left out, reason -> count.
 
-    Args:
-        images: Folder of images.
-        transform: The evaluation transform; S is its crop.
-        boxes: COCO's instances_*.json, whose file names are found in depth below `images`; or a folder of XML files,
-            one per image of the same name without ending. Corners in an `Annotations` folder beside `JPEGImages` are
-            VOC's (counted from 1, inclusive), all others are taken as they stand (ImageNet's). An image without an
-            object is all background.
-        masks: In place of `boxes`: COCO's instances_*.json, whose segmentations are drawn; or a folder with one mask
-            per image of the same name without ending: a one-channel PNG, or integers in an .npy (0 background, 255
-            unknown, anything else object, such as VOC's SegmentationObject), or booleans in an .npy.
-        skip_broken: Read everything once, now, and leave out and count what is unreadable or has no partner. Right for
-            a folder with a part of the annotated images.
+    `boxes` are COCO's instances_*.json, whose file names are found in depth below `images`; or a folder of XML files,
+    one per image of the same name without ending. Corners in an `Annotations` folder beside `JPEGImages` are VOC's
+    (counted from 1, inclusive), all others are taken as they stand (ImageNet's). An image without an object is all
+    background. `masks`, in their place, are COCO's instances_*.json, whose segmentations are drawn; or a folder with
+    one mask per image of the same name without ending: a one-channel PNG, or integers in an .npy (0 background, 255
+    unknown, anything else object, such as VOC's SegmentationObject), or booleans in an .npy. `skip_broken` reads
+    everything once, now, and leaves out and counts what is unreadable or has no partner: right for a folder with a part
+    of the annotated images.
 
-    Raises:
-        FileNotFoundError: No such folder, no image in it, no annotations, or an image or annotation without partner.
-        ValueError: `boxes` and `masks` together, a file that is not COCO's instances, names that fit several files, or
-            no image left; on reading, an unreadable file, or a mask or boxes of another shape than their image.
+    FileNotFoundError for no such folder, no image in it, no annotations, and an image or annotation without partner;
+    ValueError for `boxes` and `masks` together, a file that is not COCO's instances, names that fit several files, no
+    image left; on reading, for an unreadable file, and a mask or boxes of another shape than their image.
     """
 
     def __init__(
@@ -195,20 +190,14 @@ def patch_foreground(foreground: Tensor, grid_hw: tuple[int, int]) -> tuple[Tens
 
     `foreground` is uint8 [B, S, S] in the crop's pixels (1 object, 255 unknown, anything else background); the grid
     (h, w) need not divide S. Every patch gets exactly its share of each pixel, counted in whole parts of a pixel.
-
-    Returns:
-        is_foreground: bool [B, N], more than half of the patch's known area is object; false where not known.
-        is_known: bool [B, N], at least half of the patch's area is known.
+    Both bool [B, N]: foreground, where more than half of the patch's known area is object, false where not known; and
+    known, where at least half of its area is.
 
     Example:
         >>> left = torch.tensor([[[1, 1, 0, 0], [1, 0, 0, 0], [1, 0, 255, 255], [0, 0, 255, 255]]], dtype=torch.uint8)
         >>> patch_foreground(left, (2, 2))
         (tensor([[ True, False, False, False]]), tensor([[ True,  True,  True, False]]))
     """
-    if foreground.dtype != torch.uint8 or foreground.ndim != 3 or foreground.shape[1] != foreground.shape[2]:
-        raise ValueError(f"foreground must be uint8 [B, S, S], got {foreground.dtype} {tuple(foreground.shape)}")
-    if min(grid_hw) < 1:
-        raise ValueError(f"grid_hw must be two positive counts, got {tuple(grid_hw)}")
     side = foreground.shape[-1]
     rows, columns = (_overlaps(side, num_patches, foreground.device) for num_patches in grid_hw)
     # double: a CUDA product of whole numbers, exact below 2**53

@@ -113,7 +113,7 @@ def measure(subject: Subject) -> tuple[tuple[NormView, NormsOnImages | None], li
         layers=np.stack([layer.histogram()[1].numpy() for layer in layers]),
         normed=normed.histogram()[1].numpy() if has_final_norm else None,
         split=split if "norm_ratio" in stats else None,
-        joint=tuple(part.numpy() for part in last.joint_histogram()),
+        joint=tuple(part.numpy() for part in last.correlation.joint_histogram()),
     )
     examples = view_norms(subject, chosen, stats["cutoff"]) if chosen else None
     metrics = {key: value for key, value in stats.items() if key not in _COUNTS}

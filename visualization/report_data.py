@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import torch
 from foreground_images import patch_foreground
 from patch_pca import fit_patch_pca
-from score_distribution import ScoreDistribution
+from score_distribution import ScoreDistribution, auroc
 from torch import Tensor, nn
 from torch.nn.functional import grid_sample
 from vote_statistics import VoteStatistics
@@ -122,11 +122,8 @@ def _view(prep: Preprocessing, grid_hw: tuple[int, int], found: Sequence[Tensor]
     has_box = not bool(box.isnan().any())
     inside = box_patch_mask(box, image_hw, grid_hw, prep.crop, prep.resize, HIT_RULE)
     on_crop = resize_crop_box(box, image_hw, prep.resize, prep.crop)[0] / prep.crop
-    auroc = None
-    if 0 < int(is_foreground.sum()) < int(is_known.sum()):
-        alone = ScoreDistribution()
-        alone.update(score, is_foreground, is_known)
-        auroc = alone.compute()["auroc"]
+    shows_both = 0 < int(is_foreground.sum()) < int(is_known.sum())
+    groups = torch.stack([is_known & ~is_foreground, is_foreground], dim=1)
     has_pca = min(patch_tokens.shape[1:]) >= 3
     return ImageView(
         frame_xyxy=frame,
@@ -138,7 +135,7 @@ def _view(prep: Preprocessing, grid_hw: tuple[int, int], found: Sequence[Tensor]
         is_foreground=is_foreground[0] if bool(is_known.any()) else None,
         best=best,
         is_hit=bool(inside[0, best]) if has_box else None,
-        auroc=auroc,
+        auroc=100 * float(auroc(score, groups)) if shows_both else None,
     )
 
 
@@ -159,10 +156,8 @@ def disagreement(views: Sequence[ImageView], grids_hw: Sequence[tuple[int, int]]
     """1 - mean Pearson correlation of the score maps of every two models, on the part of the image that all see.
 
     Score maps are interpolated bilinearly at the centres of a common grid, as fine as the finest; models of one grid
-    and one crop are compared patch by patch.
-
-    Returns:
-        A value in [0, 2]; None for one model, for crops without common part, and where every pair holds a constant map.
+    and one crop are compared patch by patch. A value in [0, 2]; None for one model, for crops without common part, and
+    where every pair holds a constant map.
     """
     frames = torch.tensor([view.frame_xyxy for view in views], dtype=torch.float64)
     low, high = frames[:, :2].amax(dim=0), frames[:, 2:].amin(dim=0)

@@ -61,7 +61,7 @@ class PatchNorms:
             num_outside=(),
             num_bad=(),
         )
-        self._correlation = MapCorrelation(
+        self.correlation = MapCorrelation(  # of norm and score
             edges[::_JOINT_STEP].contiguous(), torch.linspace(-1, 1, _SCORE_BINS + 1, dtype=torch.float64)
         )
 
@@ -99,7 +99,7 @@ class PatchNorms:
             num_bad=is_bad.sum(),
         )
         if score is not None:
-            self._correlation.update(norms, score)
+            self.correlation.update(norms, score)
 
     def compute(self) -> dict[str, float]:
         """Statistics over everything counted by all processes.
@@ -137,7 +137,7 @@ class PatchNorms:
             "num_patches": num_patches,
             "num_outside": int(totals["num_outside"]),
         }
-        return found | self._correlation.compute() | self._split(totals, cut)
+        return found | self.correlation.compute() | self._split(totals, cut)
 
     def histogram(self) -> tuple[Tensor, Tensor]:
         """Edges float64 [bins + 1] and patches per bin [bins]; every process must call this together."""
@@ -147,10 +147,6 @@ class PatchNorms:
         """Foreground's and background's patches per bin, as `histogram`; unknown patches are in neither."""
         background, foreground, _ = self._sums.totals()["patches"]
         return foreground, background
-
-    def joint_histogram(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Norm against score: norm edges [X + 1], score edges [Y + 1], patches per bin [X, Y], all float64."""
-        return self._correlation.joint_histogram()
 
     def _cut(self, q1: float, median: float, q3: float) -> int:
         """The first bin that counts as high."""

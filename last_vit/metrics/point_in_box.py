@@ -40,8 +40,6 @@ def box_patch_mask(
     """
     if hit_rule not in HIT_RULES:
         raise ValueError(f"hit_rule must be one of {', '.join(HIT_RULES)}, got {hit_rule!r}")
-    if min(grid_hw) < 1:
-        raise ValueError(f"grid_hw must be two positive counts, got {grid_hw}")
     map_boxes = resize_crop_box if hit_rule == "center" else _release_crop_box
     boxes = map_boxes(boxes_xyxy, image_hw.to(boxes_xyxy.device), resize, crop)
     x1, y1, x2, y2 = boxes[:, :, None].unbind(dim=1)

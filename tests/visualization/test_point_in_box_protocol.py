@@ -81,8 +81,8 @@ def test_norms_without_spread_only_cost_the_flag(call, monkeypatch, capsys):
 def test_several_models_stand_in_one_table(call, monkeypatch, capsys):
     """One pass each, and the numbers of each alone; the former name of the command does the same."""
     passes = []
-    read = last_vit.patch_hit.layer_tokens
-    monkeypatch.setattr(last_vit.patch_hit, "layer_tokens", lambda *args: passes.append(len(args[1])) or read(*args))
+    read = point_in_box_protocol.layer_tokens
+    monkeypatch.setattr(point_in_box_protocol, "layer_tokens", lambda *args: passes.append(len(args[1])) or read(*args))
     records = call(point_in_box_table, *IMAGENET, *ANY_BOX, "--table", models=(VIT, RESNET))
     assert passes == [3, 3] * 2
     lines = [line.split("  ") for line in capsys.readouterr().out.splitlines()[2:]]  # behind a line per record

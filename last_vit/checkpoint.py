@@ -41,26 +41,15 @@ class UnsafeCheckpointError(ValueError):
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A file read once: its weights and what is known about them.
-
-    Attributes:
-        path: The file.
-        weights: Name -> tensor on the CPU, without the prefixes of what wrapped the model.
-        layout: Entry that held the weights, or "bare".
-        sha256: Of the bytes that were read, 64 hex digits.
-        pooling: What the weights were trained to be pooled with, in the form of `pooling_of`, or None (the release's
-            files do not say).
-        pooling_source: Who says so, in words.
-        iteration: Training iterations done, or None.
-    """
+    """A file read once: its weights and what is known about them."""
 
     path: Path
-    weights: dict[str, Tensor]
-    layout: str
-    sha256: str
-    pooling: dict[str, Any] | None
-    pooling_source: str
-    iteration: int | None
+    weights: dict[str, Tensor]  # on the CPU, names without the prefixes of what wrapped the model
+    layout: str  # entry that held the weights, or "bare"
+    sha256: str  # of the bytes that were read, 64 hex digits
+    pooling: dict[str, Any] | None  # that they were trained with, as `pooling_of`; the release's files say none
+    pooling_source: str  # who says so, in words
+    iteration: int | None  # training iterations done
 
 
 def read_weights(path: str | Path, key: str | None = None, allow_pickle: bool = False) -> Checkpoint:
@@ -102,21 +91,13 @@ def load_checkpoint(model: nn.Module, checkpoint: Checkpoint | str | Path) -> Ch
 
 
 def read_checkpoint(path: str | Path, allow_pickle: bool = False) -> dict[str, Any]:
-    """Read all that a checkpoint file holds to the CPU.
+    """Read all that a checkpoint file holds to the CPU, numpy scalars as plain Python numbers.
 
-    Args:
-        path: A file written by `torch.save`, a `.safetensors` file, or a TorchScript archive (OpenAI's CLIP files; the
-            answer is then its bare state dict, read without running the program in it).
-        allow_pickle: Read by full unpickling, or as TorchScript, what cannot be read otherwise. Both can run any code
-            that the file's author put there, with your rights: only for files whose source you trust.
-
-    Returns:
-        The content, numpy scalars as plain Python numbers.
-
-    Raises:
-        FileNotFoundError: No such file; the message says what was expected.
-        UnsafeCheckpointError: (a ValueError) The file needs `allow_pickle=True`; the message names what was refused.
-        ValueError: The file is truncated, corrupt, of another kind, or does not hold a dict.
+    The file was written by `torch.save`, or is a `.safetensors` file, or a TorchScript archive (OpenAI's CLIP files;
+    the answer is then its bare state dict, read without running the program in it). `allow_pickle` reads by full
+    unpickling, or as TorchScript, what cannot be read otherwise. Both can run any code that the file's author put
+    there, with your rights: only for files whose source you trust. Without it that is an UnsafeCheckpointError, which
+    names what was refused; a file that is truncated, corrupt, of another kind or without a dict is a ValueError.
     """
     return _read(Path(path), allow_pickle, hashed=False)[0]
 

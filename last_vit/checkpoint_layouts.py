@@ -79,17 +79,10 @@ def shorten(names: Iterable[object], limit: int = 8) -> str:
 def find_state_dict(content: Mapping[str, Any], key: str | None = None) -> tuple[str, dict[str, Tensor]]:
     """Take the state dict out of a file's content and strip the prefixes of what wrapped its model.
 
-    Args:
-        content: Of the whole file.
-        key: Entry that holds the weights, for example "student"; None takes the first of "teacher", "model",
-            "state_dict" that is there, else the content itself.
-
-    Returns:
-        The entry, or "bare"; and name -> tensor, of names "backbone.*" and "head.*" (DINO) only the backbone's, without
-        that prefix.
-
-    Raises:
-        ValueError: No such entry, or it is not a non-empty dict of tensors; the message lists what is there.
+    `content` is that of the whole file, `key` the entry that holds the weights, for example "student"; None takes the
+    first of "teacher", "model", "state_dict" that is there, else the content itself. Returns the entry, or "bare", and
+    name -> tensor, of names "backbone.*" and "head.*" (DINO) only the backbone's, without that prefix. ValueError where
+    that is not a filled dict of tensors; it lists what is there.
     """
     if key is None:
         key = next((name for name in _STATE_KEYS if isinstance(content.get(name), Mapping)), None)

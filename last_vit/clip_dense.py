@@ -31,17 +31,11 @@ _TRUNKS = {"timm.models.vision_transformer.VisionTransformer", "timm.models.eva.
 
 
 class ClipDense(NamedTuple):
-    """One forward pass of a CLIP image tower.
+    """One forward pass of a CLIP image tower."""
 
-    Attributes:
-        features: [B, h * w, E], patches row by row, projected into the space of the text embeddings; not normalised.
-        grid_hw: (h, w) of the patch grid.
-        blocks: For each asked block, in the asked order, its raw output [B, width, h, w] (no norm, no class token).
-    """
-
-    features: Tensor
-    grid_hw: tuple[int, int]
-    blocks: tuple[Tensor, ...]
+    features: Tensor  # [B, h * w, E], patches row by row, projected to where text embeddings are; not normalised
+    grid_hw: tuple[int, int]  # (h, w) of the patch grid
+    blocks: tuple[Tensor, ...]  # each asked block's raw output [B, width, h, w] (no norm, no class token)
 
 
 def clip_dense_forward(
@@ -110,20 +104,11 @@ def resize_positions(
 ) -> Tensor:
     """Resize the patches' part of a learned position embedding; the prefix tokens' part is kept.
 
-    Args:
-        positions: [..., num_prefix + h * w, D], patches row by row.
-        num_prefix: Tokens before the patches that have an embedding.
-        old_hw: (h, w) that it was learned for.
-        new_hw: (h, w) wanted; equal to `old_hw` the embedding is returned as it is.
-        how: All three are bicubic. "sclip": by scale factors (new + 0.1) / old, as DINO, SCLIP and NACLIP do, so that
-            sampling points differ slightly from the exact ratio; "fvit": to the exact size, as EVA-CLIP and F-ViT do;
-            "open_clip": to the exact size with antialiasing, as open_clip does when it loads a checkpoint.
-
-    Returns:
-        [..., num_prefix + new h * new w, D], in the dtype of `positions`.
-
-    Raises:
-        ValueError: Another `how`; positions that are not those of `old_hw`.
+    `positions` are [..., num_prefix + h * w, D], patches row by row, and stay in their dtype; for the same grid as
+    before they are returned as they are. All three ways, `how`, are bicubic. "sclip": by scale factors (new + 0.1) /
+    old, as DINO, SCLIP and NACLIP do, so that sampling points differ slightly from the exact ratio; "fvit": to the
+    exact size, as EVA-CLIP and F-ViT do; "open_clip": to the exact size with antialiasing, as open_clip does when it
+    loads a checkpoint.
     """
     if how not in POSITIONS:
         raise ValueError(f"position must be one of {', '.join(POSITIONS)}, got {how!r}")

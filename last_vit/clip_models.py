@@ -72,23 +72,14 @@ def load_clip(
 ) -> LoadedClip:
     """Build a CLIP, load its weights strictly, and attach its pooling (see `read_clip_checkpoint` for the default).
 
-    Args:
-        arch: As in `resolve_architecture`. It decides between GELU and QuickGELU; only a recorded force_quick_gelu of
-            the same architecture is followed.
-        checkpoint: A local file in a layout of clip_checkpoints.py; None only for random weights.
-        pool: As in `attach_trained_pooling`.
-        top_k: Likewise.
-        variant: Likewise.
-        random_seed: Keep random initial weights, drawn with this seed: a control, never a default.
-        image_size: Side of the square images in pixels, or (height, width); None is the architecture's own. The
-            position embedding is resized, and that is noted.
-        device: Where the model goes.
-        precision: One of `PRECISIONS`, as open_clip has them.
+    `arch` is as in `resolve_architecture`. It decides between GELU and QuickGELU; only a recorded force_quick_gelu of
+    the same architecture is followed. `checkpoint` is a local file in a layout of clip_checkpoints.py; without one,
+    weights are drawn with `random_seed`: a control, never a default. `image_size` is the side of the square images in
+    pixels, or (height, width), None the architecture's own; the position embedding is resized, and that is noted.
+    `precision` is one of `PRECISIONS`, as open_clip has them; the pooling's arguments are `attach_trained_pooling`'s.
 
-    Raises:
-        FileNotFoundError: No such file.
-        ValueError: Unknown architecture or precision; no weights, or two sorts of them; a file that cannot be read or
-            does not fit; an activation that is known to differ; as `attach_trained_pooling`.
+    ValueError for an unknown architecture or precision; no weights, or two sorts of them; a file that cannot be read or
+    does not fit; an activation that is known to differ.
     """
     if (checkpoint is None) == (random_seed is None):
         raise ValueError(

@@ -36,13 +36,8 @@ _IMAGE_SIDE = ("visual.", "logit_scale", "logit_bias")
 def read_templates(source: str | Path = "openai") -> tuple[str, ...]:
     """Prompt templates, each with one {} for the class name.
 
-    Args:
-        source: "openai" (the 80 of CLIP's ImageNet numbers) or "simple" (7 of them), both as open_clip has them; a
-            template itself, such as "a photo of a {}" or "{}"; or a file with one template per line.
-
-    Raises:
-        FileNotFoundError: Neither of these.
-        ValueError: A template without or with several {}, or one that stands twice.
+    `source` is "openai" (the 80 of CLIP's ImageNet numbers) or "simple" (7 of them), both as open_clip has them; a
+    template itself, such as "a photo of a {}" or "{}"; or a file with one template per line.
     """
     if str(source) in TEMPLATE_SETS:
         whole = str(source) == "openai"
@@ -83,22 +78,9 @@ def encode_class_names(
 
     Runs in the precision of the model's weights, autocast off; what follows the tower is float32. Under torchrun the
     processes share the names, so all of them must call this together. With `cache`, embeddings that were made before
-    by the same text tower from the same tokens are read instead.
-
-    Args:
-        model: open_clip `CLIP` or `CustomTextCLIP`, in eval mode.
-        tokenizer: open_clip's for that model.
-        names: C names, synonyms one by one.
-        templates: From `read_templates`.
-        batch_size: Prompts per forward pass.
-        cache: Folder of the cache, made when missing; None for none.
-
-    Returns:
-        float32 [C, E] of length 1, on the CPU.
-
-    Raises:
-        ValueError: No names or templates; a model in training mode; a prompt that the tokenizer would cut off;
-            embeddings that are not finite.
+    by the same text tower from the same tokens are read from that folder instead. `names` are C, synonyms one by one,
+    and `batch_size` counts prompts: float32 [C, E] of length 1, on the CPU. ValueError for a model in training mode, a
+    prompt that the tokenizer would cut off, and embeddings that are not finite.
     """
     if not names or not templates or batch_size < 1:
         raise ValueError(

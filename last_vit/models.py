@@ -126,21 +126,11 @@ def load_trained_model(
 ) -> TrainedModel:
     """Build a model on the CPU, load its weights strictly, and attach its pooling (see `attach_trained_pooling`).
 
-    Args:
-        spec: One of `MODEL_FORMS`; open_clip's give a `LoadedClip`.
-        checkpoint: The file, for timm also "pretrained"; None for `open_clip:<arch>/<file>`, hf and random weights.
-        opts: `key=value` overrides, for configs only.
-        image_size: Crop of the preprocessing, for which a ViT is resized after loading; None is the weights' own size.
-        resize: Another length of the shorter side in pixels.
-        pool: As in `attach_trained_pooling`.
-        top_k: Likewise.
-        variant: Likewise.
-        random_seed: Keep the host's random initial weights, drawn with this seed: a control, never a default.
-        clip_options: `device` and `precision` of `load_clip`, for CLIPs only.
-
-    Raises:
-        ValueError: Bad spec, weights that do not fit, no weights at all, `top_k` or `variant` without pool "last".
-        FileNotFoundError: No such file.
+    `spec` is one of `MODEL_FORMS`; open_clip's give a `LoadedClip`. `checkpoint` is the file, for timm also
+    "pretrained"; None for `open_clip:<arch>/<file>`, hf, and random weights, which `random_seed` draws: a control,
+    never a default. `opts` are `key=value` overrides, for configs only. `image_size` is the crop in pixels, for which a
+    ViT is resized after loading, None the weights' own; `resize` another length of the shorter side. `clip_options` are
+    `device` and `precision` of `load_clip`. ValueError for a bad spec, and for weights that do not fit or are none.
     """
     host, name = _parse(spec)
     if host == "last_vit":
@@ -200,16 +190,9 @@ def build_model(
 ) -> nn.Module:
     """Build the model that `spec` names, with random weights unless `pretrained`, in eval mode on the CPU.
 
-    Args:
-        spec: One of `MODEL_FORMS`, without a file.
-        num_classes: Size of the classifier for torchvision and timm; None is the host's own.
-        image_size: Side in pixels that a position embedding is made for; None is the host's own. Configs set theirs.
-        opts: `key=value` overrides, for configs only.
-        pretrained: Have timm fetch its weights for this name.
-
-    Raises:
-        ValueError: Unknown form, name (with close ones) or override; `opts` without a config; nothing to fetch.
-        FileNotFoundError, ImportError: No such config; no detectron2 to read it with.
+    `spec` is one of `MODEL_FORMS`, without a file; `num_classes` is for torchvision and timm, `image_size` the side in
+    pixels that a position embedding is made for (configs set theirs), None the host's own; `opts` are for configs only.
+    ValueError for an unknown form, name (with close ones) or override, `opts` without a config, nothing to fetch.
     """
     host, name = _parse(spec)
     kwargs: dict[str, Any] = {} if num_classes is None else {"num_classes": num_classes}

@@ -128,22 +128,12 @@ class RepeatableSteps:
     """The step of `class OwnTrainer(RepeatableSteps, SimpleTrainer)`, which says in `backward` what a batch is.
 
     Loop, hooks and event storage are those of detectron2's `SimpleTrainer`, which is named behind this class so that
-    this module does not need detectron2.
+    this module does not need detectron2. The model is in training mode from here on; `seed` seeds every step together
+    with its iteration and rank; `clip_grad_norm` is the largest L2 norm of the whole gradient, 0 leaves it alone.
 
-    Args:
-        model: In training mode from here on.
-        data_loader: Yields batches as `backward` takes them.
-        optimizer: Over the parameters that are trained.
-        seed: Seeds every step together with its iteration and rank.
-        bf16: What `autocast` does.
-        clip_grad_norm: Largest L2 norm of the whole gradient; 0 leaves it alone.
-
-    Attributes:
-        device: The model's.
-        seconds: What the run has taken so far, over resumes and with evaluations.
-        checkpoints: Of this run, where it has any: then it saves and ends when it is asked to stop.
-        read_periods: A step that ends one of these periods (0 is none) is waited for, because hooks look at its losses
-            or weights; by default every step.
+    `seconds` is what the run has taken so far, over resumes and with evaluations. With `checkpoints` it saves and ends
+    when it is asked to stop. A step that ends one of the `read_periods` (0 is none) is waited for, because hooks look
+    at its losses or weights; by default every step.
     """
 
     def __init__(
@@ -244,12 +234,8 @@ class RunCheckpoints:
 
         {"model": {key: tensor}, "trainer": {"iteration", "optimizer", ...}, "iteration": int, ...}
 
-    Args:
-        trainer: Whose model and state are saved and resumed.
-        folder: Of the run.
-        about: What every file says beside weights and state: what the weights were trained with.
-        load: Loads a file of this layout into the model and returns its content, or raises ValueError where the file
-            was trained with something else than the model.
+    `about` is what every file says beside weights and state: what the weights were trained with. `load` loads a file of
+    this layout into the model and returns its content; ValueError where the file was trained with something else.
     """
 
     def __init__(

@@ -26,15 +26,8 @@ class WandbScalars:
 def open_wandb(folder: str | Path, config: Mapping[str, Any]) -> Any:
     """A run of project "last-vit", in the main process, continued when the training in the folder is.
 
-    Its name is the folder's and some digits, which stand in <folder>/wandb_id, so that no two runs share one.
-
-    Args:
-        folder: Of the training; wandb's own files go below it.
-        config: What the run is, as JSON values.
-
-    Raises:
-        ImportError: No wandb.
-        ValueError: wandb does not start, such as for want of a login.
+    Its name is the folder's and some digits, which stand in <folder>/wandb_id, so that no two runs share one; wandb's
+    own files go below the folder. ValueError where wandb does not start, such as for want of a login.
     """
     try:
         import wandb

@@ -21,23 +21,14 @@ _OPENAI_MEAN, _OPENAI_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.
 
 @dataclass(frozen=True)
 class TrainedModel:
-    """A model ready to be measured.
+    """A model ready to be measured."""
 
-    Attributes:
-        model: In eval mode, with its pooling attached.
-        preprocessing: The images it takes.
-        pooling: As `pooling_of` reports it.
-        pooling_source: In words, why it is pooled so.
-        checkpoint_sha256: First 16 hex digits; None for random weights.
-        num_classes: Size of the classifier in the weights; None when they hold none.
-    """
-
-    model: nn.Module
-    preprocessing: Preprocessing
-    pooling: dict[str, Any]
-    pooling_source: str
-    checkpoint_sha256: str | None
-    num_classes: int | None = None
+    model: nn.Module  # in eval mode, with its pooling attached
+    preprocessing: Preprocessing  # of the images it takes
+    pooling: dict[str, Any]  # as `pooling_of` reports it
+    pooling_source: str  # why it is pooled so, in words
+    checkpoint_sha256: str | None  # first 16 hex digits; None for random weights
+    num_classes: int | None = None  # size of the classifier in the weights; None when they hold none
 
     def selection(self, top_k: int | float | None = None, variant: str | None = None) -> LaStPool:
         """LaSt's selection for votes and for the token "last": as trained, or K = 1 as released."""
@@ -61,19 +52,10 @@ def attach_trained_pooling(
     Without `pool`: what the checkpoint records; else what a config's model sets; else, for files in the released
     trainer's layout, LaSt with K = 1 as released; else the host's own read-out (CLS for a plain ViT).
 
-    Args:
-        model: Changed in place.
-        checkpoint: Whose weights it has; None for random ones.
-        pool: One of `POOLS`, in place of the default.
-        top_k: For pool "last", in place of the recorded one; 1 when nothing is recorded.
-        variant: For pool "last", in place of the recorded one; "release" when nothing is recorded.
-        from_config: Whether what the model is pooled with now was set by a config.
-
-    Returns:
-        The reason in words.
-
-    Raises:
-        ValueError: `top_k` or `variant` without pool "last"; a config and a record that contradict each other.
+    The model is changed in place; `checkpoint` is where its weights are from, `from_config` whether its pooling now was
+    set by a config. `top_k` and `variant` are for "last", in place of the recorded ones (1 and "release" when nothing
+    is recorded). Returns the reason in words; ValueError for `top_k` or `variant` without pool "last", and a config and
+    a record that contradict each other.
     """
     recorded = dict(checkpoint.pooling or {}) if checkpoint else {}
     configured = pooling_of(model) if from_config else {"pool": "host"}
@@ -112,29 +94,18 @@ class WeightsRecord:
     """What is published about one file of LaSt-ViT's release; None means: not published.
 
     No hash of any file is published, and no licence but the repository's, MIT.
-
-    Attributes:
-        file: File name of the release asset.
-        source: Where it is published (URL).
-        training_code: What the release names as the training script (URL).
-        architecture: Model spec as `--model` takes it.
-        pooling: Arguments of `attach_pool`; "top_k" is None where it is not published.
-        preprocessing: For evaluation.
-        caveats: What a user must know before trusting a number from this file.
-        inferred: Fields above that are not stated with the release: they follow from the file's name, the training
-            code or the paper.
-        published_metrics: Protocol -> metric -> percent.
     """
 
-    file: str
-    source: str
-    training_code: str
-    architecture: str | None
-    pooling: dict[str, Any]
-    preprocessing: Preprocessing
-    caveats: tuple[str, ...]
+    file: str  # name of the release asset
+    source: str  # URL, where it is published
+    training_code: str  # URL of what the release names as the training script
+    architecture: str | None  # model spec as `--model` takes it
+    pooling: dict[str, Any]  # arguments of `attach_pool`; "top_k" is None where it is not published
+    preprocessing: Preprocessing  # for evaluation
+    caveats: tuple[str, ...]  # what a user must know before trusting a number from this file
+    # fields above that the release does not state: they follow from the file name, the training code or the paper
     inferred: tuple[str, ...]
-    published_metrics: dict[str, dict[str, float]] | None = None
+    published_metrics: dict[str, dict[str, float]] | None = None  # protocol -> metric -> percent
 
     @property
     def pooling_words(self) -> str:

@@ -72,7 +72,7 @@ def test_numbers_against_a_loop(call, token, hit_rule, area, capsys):
 
 
 def test_norms_without_spread_only_cost_the_flag(call, monkeypatch, capsys):
-    monkeypatch.setattr("last_vit.patch_hit.token_norms", lambda tokens: torch.zeros(tokens.shape[:2]))
+    monkeypatch.setattr("point_in_box_protocol.token_norms", lambda tokens: torch.zeros(tokens.shape[:2]))
     (record,) = call(evaluate_patch_hit, *IMAGENET, *ANY_BOX)
     assert "high_norm" not in record["metrics"]
     assert "no high-norm flag: half of the patches have a norm below" in capsys.readouterr().out

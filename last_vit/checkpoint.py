@@ -78,8 +78,7 @@ def read_weights(path: str | Path, key: str | None = None, allow_pickle: bool = 
 def load_checkpoint(model: nn.Module, checkpoint: Checkpoint | str | Path) -> Checkpoint:
     """Load weights of any known layout into a model strictly, in place (only on success).
 
-    Raises:
-        FileNotFoundError, ValueError: As `read_weights` and `load_strict`; the message names the file.
+    FileNotFoundError, ValueError: As `read_weights` and `load_strict`; the message names the file.
     """
     if not isinstance(checkpoint, Checkpoint):
         checkpoint = read_weights(checkpoint)
@@ -107,10 +106,8 @@ def save_checkpoint(path: str | Path, checkpoint: Mapping[str, Any]) -> None:
 
     A killed process leaves at most a temporary file, which the next save overwrites: one writer per path. Only tensors,
     containers, strings and plain numbers read back safely.
-
-    Raises:
-        OSError: The disk is full, the folder is read-only, ...: same errno, text with path and free bytes. Existing
-            files are untouched and the temporary file is gone.
+    OSError: The disk is full, the folder is read-only, ...: same errno, text with path and free bytes. Existing files
+    are untouched and the temporary file is gone.
     """
     path = Path(path)
     try:
@@ -138,8 +135,7 @@ def file_sha256(path: str | Path) -> str:
 def load_strict(model: nn.Module, state_dict: Mapping[str, Tensor]) -> None:
     """Load a state dict whose names and shapes must be the model's; values are cast to its dtype and device.
 
-    Raises:
-        ValueError: Names or shapes differ (both sides are listed, with the likely reason); the model is untouched.
+    ValueError: Names or shapes differ (both sides are listed, with the likely reason); the model is untouched.
     """
     own = model.state_dict()
     missing = [name for name in own if name not in state_dict]

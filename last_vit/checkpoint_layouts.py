@@ -111,9 +111,7 @@ def fit_names(state_dict: Mapping[str, Tensor], model_names: Iterable[str]) -> d
 
     Left out: EVA's rotary tables (the model computes its own), DINOv2's mask token, OpenAI's three attributes and, when
     the model is the image tower of a CLIP alone, everything that is not under "visual." or "visual.trunk.".
-
-    Raises:
-        ValueError: Two names became one.
+    ValueError: Two names became one.
     """
     model_names = list(model_names)
     wrapper = _wrapper_of(model_names)

@@ -51,21 +51,15 @@ def clip_dense_forward(
     Runs in whatever train / eval, autocast and grad mode the caller has set; images are cast to the dtype of the
     tower's patch embedding. Call `model.eval()` first: a tower that drops patches has no map.
 
-    Args:
-        model: open_clip `CLIP`, `CustomTextCLIP` or `CoCa`, or its image tower, bare or wrapped (DDP, compile). The
-            tower is a native `VisionTransformer`, or a `TimmModel` with a ViT or EVA trunk, without attention pooling.
-        images: Float [B, 3, H, W], normalised as the tower expects, of any size of at least one patch. The patch
-            convolution floors: rows and columns of pixels beyond the last whole patch at the bottom and the right are
-            not seen, and the h x w map stands for the whole image all the same.
-        blocks: Indices of blocks, from 0, whose outputs are wanted; the last one's is that of `last_block`.
-        last_block: One of `last_vit.names.LAST_BLOCKS`, see clip_last_block.py.
-        position: How learned position embeddings are resized when the grid is not the tower's own; one of
-            `POSITIONS`, see `resize_positions`. Rotary embeddings are always made for the grid, as timm makes them.
-        gaussian_std: Of the last block "naclip", in patches.
-
-    Raises:
-        ValueError: Images of another shape or smaller than a patch; another model; a block that the tower has not; a
-            `last_block` that does not exist or is undefined for the tower; a tower that drops patches.
+    `model` is open_clip's `CLIP`, `CustomTextCLIP` or `CoCa`, or its image tower, bare or wrapped (DDP, compile). The
+    tower is a native `VisionTransformer`, or a `TimmModel` with a ViT or EVA trunk, without attention pooling. Images
+    are float [B, 3, H, W], normalised as the tower expects, of at least one patch. The patch convolution floors: rows
+    and columns of pixels beyond the last whole patch at the bottom and the right are not seen, and the h x w map stands
+    for the whole image all the same. `blocks` are counted from 0; the last one's output is that of `last_block`, one of
+    `last_vit.names.LAST_BLOCKS` (clip_last_block.py), of which "naclip" takes `gaussian_std` in patches. `position`
+    says how learned position embeddings are resized for another grid than the tower's own (`resize_positions`); rotary
+    ones are always made for the grid, as timm makes them. ValueError for images, a block or a `last_block` that the
+    tower cannot take, another model, and a tower that drops patches.
 
     Example:
         >>> from open_clip.model import VisionTransformer

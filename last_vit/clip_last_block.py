@@ -54,9 +54,8 @@ def replaced_last_block(
 ) -> Iterator[None]:
     """Let a tower's last block run as `kind`, one of `LAST_BLOCKS`, on a patch grid (h, w) while the `with` block runs.
 
-    Raises:
-        ValueError: A kind that does not exist, or is not defined for this block, or a width that is not positive; the
-            message shows what works.
+    ValueError: A kind that does not exist, or is not defined for this block, or a width that is not positive; the
+    message shows what works.
     """
     if not gaussian_std > 0:
         raise ValueError(f"gaussian_std is a width in patches above 0 (NACLIP: {GAUSSIAN_STD:g}), got {gaussian_std}")

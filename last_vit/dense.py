@@ -41,10 +41,8 @@ def attach_pool(
 
     `model` is any supported host, bare or inside torch.compile, DDP or ClassificationNet, and is returned. Best done
     before torch.compile: whatever was compiled in this process is compiled anew when next called.
-
-    Raises:
-        ValueError: Unsupported host (the message lists the supported ones), a kind that the host cannot serve, or
-            invalid pool arguments. `top_k` above the number of patches shows in the forward pass.
+    ValueError: Unsupported host (the message lists the supported ones), a kind that the host cannot serve, or invalid
+    pool arguments. `top_k` above the number of patches shows in the forward pass.
     """
     pool, host = TokenPool(kind, top_k, sigma, variant), unwrap_host(model)
     find_adapter(model).attach(host, pool)

@@ -26,10 +26,8 @@ _RESAMPLE = {2: "bilinear", 3: "bicubic"}  # PIL's numbers
 def build_hf(name: str, pretrained: bool) -> nn.Module:
     """The model in `name`, a folder or `<owner>/<name>` on the hub, in float32 on the CPU; or random weights of it.
 
-    Raises:
-        ImportError: No transformers.
-        FileNotFoundError: A folder without safetensors.
-        ValueError: Nothing to download, no config.json, an unknown class, weights that do not fit it.
+    ImportError: No transformers. FileNotFoundError: A folder without safetensors. ValueError: Nothing to download, no
+    config.json, an unknown class, weights that do not fit it.
     """
     folder = find_folder(name)
     config, cls, is_saved_class = _described(folder)

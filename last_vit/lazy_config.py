@@ -33,9 +33,8 @@ logger = logging.getLogger("detectron2")  # also writes the run's log.txt
 def launch_run(args: argparse.Namespace, run: Callable[[argparse.Namespace], Any]) -> None:
     """Call `run(args)` in every process of --num-gpus and --num-machines, or torchrun's; on CPUs where there is no GPU.
 
-    Raises:
-        ValueError: More processes than GPUs, or machines without a meeting point.
-        SystemExit: A spawned process failed, and has said why.
+    ValueError: More processes than GPUs, or machines without a meeting point. SystemExit: A spawned process failed, and
+    has said why.
     """
     num_gpus = torch.cuda.device_count()
     if args.num_gpus < 1 or (num_gpus and args.num_gpus > num_gpus):
@@ -72,10 +71,9 @@ def _run_spawned(args: argparse.Namespace, run: Callable[[argparse.Namespace], A
 def set_up_run(args: argparse.Namespace, recipes: str) -> tuple[Any, torch.device]:
     """The config with its overrides and this process's device, with seed, log, folder and fused pooling set up.
 
-    Raises:
-        ValueError: A run holds `train.output_dir`.
-        FileExistsError: `train.output_dir` has checkpoints and neither --resume nor --eval-only was given.
-        FileNotFoundError, ValueError: As `read_config`; --eval-only without `train.init_checkpoint`.
+    ValueError: A run holds `train.output_dir`. FileExistsError: `train.output_dir` has checkpoints and neither --resume
+    nor --eval-only was given. FileNotFoundError, ValueError: As `read_config`; --eval-only without
+    `train.init_checkpoint`.
     """
     cfg = read_config(args.config_file, args.opts, recipes)
     output_dir = Path(cfg.train.output_dir)
@@ -123,10 +121,8 @@ def apply_overrides(cfg: Any, overrides: Sequence[str]) -> Any:
 
     Overrides are "a.b=value", in detectron2's syntax. A key must be in the config, or be a parameter of the call that
     the config describes there (`model.top_k` for a `LazyCall(ClassificationNet)(model=...)`).
-
-    Raises:
-        ValueError: An override without "=", an unknown key (the message lists the allowed ones and the nearest), or a
-            value of another kind than the config's own, but for null where the call takes None by default.
+    ValueError: An override without "=", an unknown key (the message lists the allowed ones and the nearest), or a value
+    of another kind than the config's own, but for null where the call takes None by default.
     """
     before = {}
     for override in overrides:

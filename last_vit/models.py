@@ -233,9 +233,7 @@ def preprocessing_of(
     torchvision gets the size that it was made for and a shorter side of 256 / 224 of it; everything else gets
     ImageNet's 256 / 224. Images are always resized by the shorter side and centre-cropped, which is what boxes are
     mapped with, also where a host would squash them. `image_size` and `resize` are as in `Preprocessing.resized`.
-
-    Raises:
-        ValueError: A config whose transform does not tell resize, crop, mean and std; a crop larger than resize.
+    ValueError: A config whose transform does not tell resize, crop, mean and std; a crop larger than resize.
     """
     host, name = _parse(spec)
     found = Preprocessing()

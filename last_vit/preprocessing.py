@@ -33,8 +33,7 @@ class Preprocessing:
     def resized(self, image_size: int | None = None, resize: int | None = None) -> "Preprocessing":
         """Another crop, for which the shorter side keeps its ratio to it, and another shorter side, both in pixels.
 
-        Raises:
-            ValueError: A crop that is larger than the shorter side.
+        ValueError: A crop that is larger than the shorter side.
         """
         found = self
         if image_size is not None:

@@ -144,8 +144,7 @@ def resume_command(*flags: str) -> str:
 def hold_folder(folder: str | Path) -> None:
     """Keep other runs out of an output folder until `release_folders`; for the main process of a run.
 
-    Raises:
-        ValueError: A run holds it: one of a living process, or of another machine, whose processes nobody sees here.
+    ValueError: A run holds it: one of a living process, or of another machine, whose processes nobody sees here.
     """
     path, own = Path(folder) / LOCK_FILE, {"process": os.getpid(), "host": socket.gethostname()}
     own["slurm_job"] = os.environ.get("SLURM_JOB_ID")

@@ -23,9 +23,7 @@ class TokenPool(nn.Module):
     | max       | per channel, the largest value over patches                                             |
     | attention | softmax(cls . x_i / sqrt(D)) weighted mean over patches: the CLS token as the query     |
     | last      | `last_vit.pooling.last_pool`, whose arguments are the others; `top_k` is needed         |
-
-    Raises:
-        ValueError: Unknown kind, or "last" without a valid `top_k`.
+    ValueError: Unknown kind, or "last" without a valid `top_k`.
     """
 
     def __init__(
@@ -47,9 +45,7 @@ class TokenPool(nn.Module):
 
         `late_norm` is the norm of a host that normalises behind its pooling: it is applied to the tokens, from which a
         pool chooses, but for the mean behind it, as such hosts do. The pooled token is normalised either way.
-
-        Raises:
-            ValueError: "cls" or "attention" for a model without CLS token, the first of the prefix; LaSt's own errors.
+        ValueError: "cls" or "attention" for a model without CLS token, the first of the prefix; LaSt's own errors.
         """
         if self.kind in ("cls", "attention") and num_prefix_tokens == 0:
             raise ValueError(f"pool {self.kind!r} needs a CLS token and this model has none; use mean, max or last")

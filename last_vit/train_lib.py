@@ -103,8 +103,7 @@ def micro_batches(
 def with_own_options(optimizer: torch.optim.Optimizer, saved: Mapping[str, Any]) -> dict[str, Any]:
     """A saved optimizer state with this run's own options (lr, weight decay, ...); torch would take the file's.
 
-    Raises:
-        ValueError: The state is of other groups of parameters.
+    ValueError: The state is of other groups of parameters.
     """
     own, theirs = optimizer.state_dict()["param_groups"], saved["param_groups"]
     counts = [[len(group["params"]) for group in groups] for groups in (theirs, own)]
@@ -257,9 +256,8 @@ class RunCheckpoints:
     def save(self, name: str, **state: Any) -> None:
         """Write `<name>.pth`; weights that are not finite are refused, so that a good file is never replaced by them.
 
-        Raises:
-            FloatingPointError: A weight is NaN or infinite.
-            OSError: The file cannot be written; earlier checkpoints are intact.
+        FloatingPointError: A weight is NaN or infinite. OSError: The file cannot be written; earlier checkpoints are
+        intact.
         """
         weights = self._model.state_dict()
         check_finite(weights)

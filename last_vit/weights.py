@@ -124,11 +124,9 @@ def find_released(
 
     Without `file` it is that in torch.hub's cache (TORCH_HOME), downloaded when it is not there. The SHA-256 of the
     first download stands beside it, and the file has it ever after.
-
-    Raises:
-        ValueError: Unknown name; random weights; a file in the cache that is no longer what was downloaded.
-        FileNotFoundError: Nothing to download it from, such as no network.
-        OSError: No room for it. Nothing half-written stays.
+    ValueError: Unknown name; random weights; a file in the cache that is no longer what was downloaded.
+    FileNotFoundError: Nothing to download it from, such as no network. OSError: No room for it. Nothing half-written
+    stays.
     """
     if name not in WEIGHTS or random_seed is not None:
         raise ValueError(f"the released models are {', '.join(WEIGHTS)}, with their own weights; got {name!r}")

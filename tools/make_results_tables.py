@@ -65,9 +65,7 @@ def render_table(table: ResultsTable, records: Sequence[ResultRecord], to_result
     """One Markdown table: the paper's rows, each with those of ours that it is compared with, then the others of ours.
 
     A metric that no record has is no column.
-
-    Raises:
-        ValueError: Records of one row that are not the same measurement (metrics or number of images differ).
+    ValueError: Records of one row that are not the same measurement (metrics or number of images differ).
     """
     groups: dict[tuple[str, str], list[ResultRecord]] = {}
     records = [_with_layers(record) for record in records]

@@ -36,8 +36,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 def draw(results: Path, figure_path: Path) -> None:
     """Draw and write the picture.
 
-    Raises:
-        ValueError: A record or a ratio of `SHOWN` is not there.
+    ValueError: A record or a ratio of `SHOWN` is not there.
     """
     records = {record.name: record for record in read_results(results) if record.table == SPEED_TABLE}
     ratios: list[SpeedRatio] = []

@@ -46,8 +46,7 @@ class SpeedRatio:
 def read_speed_ratios(record: ResultRecord) -> list[SpeedRatio]:
     """The ratios of a bench's record, in the order in which they were measured.
 
-    Raises:
-        ValueError: A record without any.
+    ValueError: A record without any.
     """
     metrics, quantities = record.metrics, record.config.get("quantities", {})
     ratios = []

@@ -29,8 +29,7 @@ __all__ = ["ADAPTERS", "Adapter", "DenseOutput", "find_adapter", "unwrap_host"]
 def find_adapter(model: nn.Module) -> Adapter:
     """The adapter for a host, bare or inside torch.compile, DDP or our wrappers; its methods take `unwrap_host(model)`.
 
-    Raises:
-        ValueError: No adapter knows the class; the message lists the supported hosts.
+    ValueError: No adapter knows the class; the message lists the supported hosts.
     """
     host = unwrap_host(model)
     for adapter in ADAPTERS:

@@ -14,9 +14,7 @@ def use_fused_pool(enabled: bool = True) -> None:
 
     Off by default, because the kernels have run in Triton's interpreter only and nobody has measured them: compare
     `last_pool` with and without on your GPU first.
-
-    Raises:
-        RuntimeError: No Triton, or no NVIDIA GPU of compute capability 9.0 (H100) or later; the kernels count on it.
+    RuntimeError: No Triton, or no NVIDIA GPU of compute capability 9.0 (H100) or later; the kernels count on it.
     """
     if not enabled:
         KERNELS["cuda"] = None

@@ -12,12 +12,9 @@ from typing import BinaryIO
 def atomic_file(path: str | Path, sole_writer: bool = False) -> Iterator[BinaryIO]:
     """A binary file to write, which becomes `path` when the block ends without an exception, and else is gone.
 
-    The folder is made when missing; an older file stays until the new one is whole.
-
-    Args:
-        path: The final file.
-        sole_writer: Nobody else writes this path now: the temporary file is `.<name>.tmp`, so that what a killed
-            process leaves of a large file is overwritten by the next. Otherwise its name is new every time.
+    The folder is made when missing; an older file stays until the new one is whole. With `sole_writer` nobody else
+    writes this path now: the temporary file is `.<name>.tmp`, so that what a killed process leaves of a large file is
+    overwritten by the next. Otherwise its name is new every time.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -43,15 +43,10 @@ class Activation(NamedTuple):
 
 @dataclass(frozen=True)
 class ClipCheckpoint(Checkpoint):
-    """A read file of a CLIP.
+    """A read file of a CLIP."""
 
-    Attributes:
-        record: `last_vit.json` of its folder, or None.
-        activation: What it was trained with, or None where nothing tells.
-    """
-
-    record: dict[str, Any] | None
-    activation: Activation | None
+    record: dict[str, Any] | None  # `last_vit.json` of its folder
+    activation: Activation | None  # what it was trained with; None where nothing tells
 
 
 def read_clip_checkpoint(path: str | Path) -> ClipCheckpoint:
@@ -76,13 +71,9 @@ def read_clip_checkpoint(path: str | Path) -> ClipCheckpoint:
 def read_clip_record(checkpoint: str | Path) -> dict[str, Any] | None:
     """What `last_vit.json` in a checkpoint's folder says of all of them; None where there is none.
 
-    Returns:
-        "model": open_clip architecture of the training; "pool": one of `POOLS`, or "host" for the tower's own read-out;
-        "top_k" and "variant" of LaSt, None for another pool; "force_quick_gelu": whether the architecture was trained
-        with QuickGELU although its configuration says GELU.
-
-    Raises:
-        ValueError: It cannot be read, or holds something else.
+    "model": open_clip architecture of the training; "pool": one of `POOLS`, or "host" for the tower's own read-out;
+    "top_k" and "variant" of LaSt, None for another pool; "force_quick_gelu": whether the architecture was trained with
+    QuickGELU although its configuration says GELU. ValueError where it cannot be read, or holds something else.
     """
     path = Path(checkpoint).parent / RECORD_FILE
     if not path.is_file():
@@ -164,12 +155,9 @@ def check_towers(model: nn.Module, arch: str, checkpoint: ClipCheckpoint) -> Non
 def describe_clip(state_dict: Mapping[str, Tensor]) -> dict[str, Any]:
     """Kind and sizes of both towers, under readable names; what cannot be told is left out.
 
-    Args:
-        state_dict: Of a whole CLIP in open_clip's names, also before EVA's are rewritten.
-
-    Returns:
-        For example {"image tower": "ViT", "image width": 768, "image blocks": 12, "patch": 16, "embedding": 512, "text
-        tower": "transformer", "text width": 512, "text blocks": 12, "vocabulary": 49408}.
+    `state_dict` is that of a whole CLIP in open_clip's names, also before EVA's are rewritten. For example {"image
+    tower": "ViT", "image width": 768, "image blocks": 12, "patch": 16, "embedding": 512, "text tower": "transformer",
+    "text width": 512, "text blocks": 12, "vocabulary": 49408}.
     """
 
     def size(axis: int, *names: str) -> int | None:

@@ -42,15 +42,10 @@ PRECISIONS = ("fp32", "fp16", "bf16", "pure_fp16", "pure_bf16")
 
 @dataclass(frozen=True)
 class LoadedClip(TrainedModel):
-    """A CLIP ready to be measured: `CLIP`, `CustomTextCLIP` or `CoCa` of open_clip.
+    """A CLIP ready to be measured: `CLIP`, `CustomTextCLIP` or `CoCa` of open_clip."""
 
-    Attributes:
-        arch: Architecture as open_clip knows it.
-        notes: What was changed while loading, in words, such as a resized position embedding.
-    """
-
-    arch: str = ""
-    notes: tuple[str, ...] = ()
+    arch: str = ""  # as open_clip knows it
+    notes: tuple[str, ...] = ()  # what was changed while loading, in words, such as a resized position embedding
 
     @cached_property
     def tokenizer(self) -> Any:
@@ -117,12 +112,9 @@ def load_clip(
 def load_clip_weights(model: nn.Module, arch: str, checkpoint: ClipCheckpoint) -> tuple[str, ...]:
     """Load a checkpoint strictly into `CLIP`, `CustomTextCLIP` or `CoCa`, in place (only on success).
 
-    Returns:
-        What was changed on the way, in words: position embeddings of another grid are resized as open_clip does
-        (bicubic, antialiased), those of another context length linearly.
-
-    Raises:
-        ValueError: Weights of other towers, or whose names or shapes differ; the message names the file and `arch`.
+    Returns what was changed on the way, in words: position embeddings of another grid are resized as open_clip does
+    (bicubic, antialiased), those of another context length linearly. ValueError for weights of other towers, or whose
+    names or shapes differ; it names the file and `arch`.
     """
     check_towers(model, arch, checkpoint)
     own = model.state_dict()
@@ -175,12 +167,8 @@ def clip_preprocessing(model: nn.Module) -> Preprocessing:
 def resolve_architecture(name_or_json: str | Path) -> str:
     """The name by which open_clip knows an architecture.
 
-    Args:
-        name_or_json: A name of `open_clip.list_models()`, or the path of an open_clip model configuration (a JSON
-            file), which is registered under its stem for the life of the process.
-
-    Raises:
-        FileNotFoundError, ValueError: No such file or name; no model configuration, or one that hides another.
+    Asked for by that, or by the path of an open_clip model configuration (a JSON file), which is registered under its
+    stem for the life of the process; ValueError for one that hides another, or that is none.
     """
     if not str(name_or_json).endswith(".json"):
         check_name(str(name_or_json), open_clip.list_models(), "open_clip architecture")

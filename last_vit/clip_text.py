@@ -111,10 +111,7 @@ def encode_class_names(
 def embedding_key(model: nn.Module, tokens: Tensor, num_templates: int) -> str:
     """Digest of all that decides the embeddings of one set of prompts, 64 hex digits.
 
-    Args:
-        model: open_clip `CLIP` or `CustomTextCLIP`; its image tower does not count.
-        tokens: int [names * templates, context], name by name.
-        num_templates: Prompts per name.
+    The image tower does not count; tokens are int [names * templates, context], name by name.
     """
     digest = hashlib.sha256(repr((_FORMAT, open_clip.__version__, num_templates)).encode())
     for name, module in model.named_modules():

@@ -43,12 +43,8 @@ def command_parser(name: str, description: str) -> argparse.ArgumentParser:
 def run_command_line(parser: argparse.ArgumentParser, run: Work, argv: Sequence[str] | None) -> None:
     """Parse and run; exits with status 2 and one line on any error that the user can mend.
 
-    Ctrl-C exits with 130 and SIGTERM with 143, with one line too.
-
-    Args:
-        parser: Its `prog` begins the line.
-        run: Gets the parsed arguments.
-        argv: Arguments without the program; None are the process's own.
+    Ctrl-C exits with 130 and SIGTERM with 143, with one line too, which begins with the parser's `prog`. `argv` are
+    arguments without the program; None are the process's own.
     """
     args = parser.parse_args(argv)
     with ending_at_sigterm():

@@ -15,9 +15,7 @@ from last_vit.stopping import stop_signal
 class LateScalars(Mapping[str, float]):
     """Named numbers that a device may still be computing; the first look waits for them and for nothing later.
 
-    Args:
-        names: One per value.
-        values: [len(names)], any dtype and device; copied, so they may be changed afterwards.
+    Values are [len(names)], of any dtype and device; copied, so they may be changed afterwards.
     """
 
     def __init__(self, names: Sequence[str], values: Tensor) -> None:

@@ -206,15 +206,12 @@ def run_iterations(
 
     `cfg` has lr_multiplier and train; the data loader of `trainer`, a `RepeatableSteps`, has a batch sampler with a
     `start_iteration`; `checkpoints` are the trainer's. `evaluate` measures the model now, and what it returns has
-    `metrics`, name -> number. `start_from` loads `train.init_checkpoint` where there is nothing to resume.
+    `metrics`, name -> number. `start_from` loads `train.init_checkpoint` where there is nothing to resume. Returns the
+    last evaluation, and the checkpoint of the weights that it is of.
 
-    Returns:
-        The last evaluation, and the checkpoint of the weights that it is of.
-
-    Raises:
-        ValueError: A number of iterations or a period below 1, a run that is longer than the config's already,
-            processes that see different folders, or a checkpoint that does not fit.
-        FloatingPointError: A loss, gradient norm or weight is not finite.
+    ValueError for a number of iterations or a period below 1, a run that is longer than the config's already, processes
+    that see different folders, or a checkpoint that does not fit; FloatingPointError for a loss, gradient norm or
+    weight that is not finite.
     """
     train, evaluations = cfg.train, []
     _check_numbers(train)

@@ -14,21 +14,13 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """Shorter side to `resize`, centre crop to `crop`, then normalised; the default is ImageNet's 256 / 224.
+    """Shorter side to `resize`, centre crop to `crop`, then normalised; the default is ImageNet's 256 / 224."""
 
-    Attributes:
-        mean: Per RGB channel, of values in [0, 1].
-        std: Per RGB channel, of values in [0, 1].
-        resize: Shorter side before the crop, in pixels.
-        crop: Side of the centre crop, in pixels.
-        interpolation: "bilinear" or "bicubic".
-    """
-
-    mean: tuple[float, float, float] = IMAGENET_MEAN
-    std: tuple[float, float, float] = IMAGENET_STD
-    resize: int = 256
-    crop: int = 224
-    interpolation: str = "bilinear"
+    mean: tuple[float, float, float] = IMAGENET_MEAN  # per RGB channel, of values in [0, 1]
+    std: tuple[float, float, float] = IMAGENET_STD  # likewise
+    resize: int = 256  # shorter side before the crop, in pixels
+    crop: int = 224  # side of the centre crop, in pixels
+    interpolation: str = "bilinear"  # or "bicubic"
 
     def resized(self, image_size: int | None = None, resize: int | None = None) -> "Preprocessing":
         """Another crop, for which the shorter side keeps its ratio to it, and another shorter side, both in pixels.

@@ -51,10 +51,7 @@ def way_on(checkpoint: str | Path | None, advice: str, flags: str = "") -> str:
 def stop_run(done: str, checkpoint: str | Path, *flags: str) -> NoReturn:
     """End a run that was asked to stop, when the main process has saved it; call it in all processes.
 
-    Args:
-        done: Such as "after iteration 3".
-        checkpoint: What was saved.
-        flags: With which the command resumes.
+    `done` is such as "after iteration 3", `checkpoint` what was saved; with `flags` the command resumes.
     """
     if world_size() > 1:
         dist.barrier()  # a launcher ends all processes with the first

@@ -21,21 +21,13 @@ _SLOT = "_last_vit_hook"
 
 
 class DenseOutput(NamedTuple):
-    """One forward pass, read before, at and after the host's pooling.
+    """One forward pass, read before, at and after the host's pooling."""
 
-    Attributes:
-        global_token: [B, D], what the host pools (with whatever pool is attached).
-        patch_tokens: [B, N, D], row by row over the grid, in the same space as `global_token`.
-        grid_hw: (h, w) of the patch grid, h * w = N.
-        logits: [B, C], the host's own output; for a CLIP tower its un-normalised image embedding.
-        cls_token: [B, D] in the same space, or None for a host without class token.
-    """
-
-    global_token: Tensor
-    patch_tokens: Tensor
-    grid_hw: tuple[int, int]
-    logits: Tensor
-    cls_token: Tensor | None
+    global_token: Tensor  # [B, D], what the host pools (with whatever pool is attached)
+    patch_tokens: Tensor  # [B, N, D], row by row over the grid, in the same space as `global_token`
+    grid_hw: tuple[int, int]  # (h, w) of the patch grid, h * w = N
+    logits: Tensor  # [B, C], the host's own output; for a CLIP tower its un-normalised image embedding
+    cls_token: Tensor | None  # [B, D] in the same space; None for a host without class token
 
 
 class Blocks(NamedTuple):

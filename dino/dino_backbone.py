@@ -17,16 +17,9 @@ def build_backbone(
 ) -> tuple[nn.Module, int]:
     """A backbone with fresh weights, in training mode, that maps images [B, 3, H, W] to tokens [B, D]; and D.
 
-    Args:
-        arch: `vit_mini`, `vit_tiny`, `vit_small`, `vit_base` (also as `deit_*`); `xcit_*` as in
-            facebookresearch/xcit, from timm under its keys; or a torchvision ConvNet with a classifier called `fc`
-            (ResNet and its kin).
-        patch_size: Of a ViT; the others have their own.
-        img_size: Side in pixels for which a ViT's position embedding is made.
-        drop_path_rate: Of ViT and XCiT; ConvNets have none.
-
-    Raises:
-        ValueError: Unknown name, or sizes that do not fit.
+    `arch` is `vit_mini`, `vit_tiny`, `vit_small`, `vit_base` (also as `deit_*`); `xcit_*` as in facebookresearch/xcit,
+    from timm under its keys; or a torchvision ConvNet with a classifier called `fc` (ResNet and its kin). `patch_size`
+    and `img_size`, the side in pixels that a position embedding is made for, are a ViT's; ConvNets have no drop path.
     """
     name = arch.replace("deit", "vit")
     if name in DINO_VITS:
@@ -54,19 +47,10 @@ def attach_pooling(
 ) -> dict[str, Any]:
     """Pool a backbone's tokens with `pooling` from now on.
 
-    Args:
-        backbone: From `build_backbone`; not yet compiled.
-        pooling: "cls", "mean" or "last". "cls" is DINO's own read-out: the class token of a ViT, and of anything else
-            what the host pools with.
-        top_k: For "last": patches kept per channel, int or share in (0, 1].
-        variant: For "last": "release" or "paper".
-        crop_sizes: Sides in pixels of the crops that it will see.
-
-    Returns:
-        What the checkpoint records, as `last_vit.dense.pooling_of` gives it.
-
-    Raises:
-        ValueError: A host that cannot be pooled so, or more patches asked for than the smallest crop has.
+    It is from `build_backbone`, not yet compiled. `pooling` is "cls", "mean" or "last", for which `top_k` and `variant`
+    are. "cls" is DINO's own read-out: the class token of a ViT, and of anything else what the host pools with. Returns
+    what the checkpoint records, as `pooling_of` gives it; ValueError for a host that cannot be pooled so, or more
+    patches than the smallest of `crop_sizes` (pixels) has.
     """
     if pooling == "cls" and not isinstance(backbone, DinoVisionTransformer):
         return {"pool": "host"}

@@ -37,15 +37,8 @@ def save_run(
 ) -> None:
     """Write `checkpoint.pth`, and `checkpoint<epoch>.pth` every `saveckp_freq` epochs; in the main process only.
 
-    Args:
-        folder: Of the run; must exist.
-        step: Holds the networks, the optimizer and the centre.
-        done: What `resume_run` is to return.
-        options: Flags of main_dino.py, plain values only.
-        pooling: See the module's docstring.
-
-    Raises:
-        FloatingPointError, OSError: A weight is not finite, or a file cannot be written; earlier files are untouched.
+    The folder must exist; `done` is what `resume_run` is to return, `options` are flags of main_dino.py, plain values
+    only. Where a weight is not finite, or a file cannot be written, earlier files are untouched.
     """
     student, teacher = step.student.state_dict(), step.teacher.state_dict()
     check_finite(student)
@@ -72,13 +65,9 @@ def save_run(
 
 
 def resume_run(folder: Path, step: DinoStep, options: Mapping[str, Any], pooling: Mapping[str, Any]) -> Progress:
-    """Continue from `folder/checkpoint.pth`, ours or DINO's; arguments as in `save_run`.
+    """Continue from `folder/checkpoint.pth`, ours or DINO's, or start where there is none; arguments as in `save_run`.
 
-    Returns:
-        Where to go on; at the start without a checkpoint.
-
-    Raises:
-        ValueError: The checkpoint is damaged, or of a run with another network, pooling or optimizer.
+    ValueError where the checkpoint is damaged, or of a run with another network, pooling or optimizer.
     """
     path = folder / "checkpoint.pth"
     if not path.exists():

@@ -78,15 +78,9 @@ def _view(side: int, scale: Sequence[float], blur: float, solarize: float = 0.0)
 def open_training_images(data_path: str, transform: Callable[[Image.Image], Any], skip_broken: bool = False) -> Dataset:
     """What --data_path names.
 
-    Args:
-        data_path: ImageNet's `train` folder or the folder above it, any other folder of images (flat or nested), or
-            "synthetic": 1,024 drawn images.
-        transform: Of a PIL RGB image.
-        skip_broken: Leave out unreadable images; then all are read once, now.
-
-    Raises:
-        FileNotFoundError: No such folder, or no image in it; the message says what was expected.
-        ValueError: From `__getitem__`, for an unreadable image.
+    `data_path` is ImageNet's `train` folder or the folder above it, any other folder of images (flat or nested), or
+    "synthetic": 1,024 drawn images. An unreadable image is a ValueError when it is asked for; with `skip_broken` all
+    are read once, now, and such ones left out.
     """
     if data_path == SYNTHETIC:
         return SyntheticObjects(_NUM_SYNTHETIC, "train", transform=transform)

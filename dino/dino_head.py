@@ -72,13 +72,6 @@ class MultiCrop(nn.Module):
         return self.head(self.tokens(crops))
 
     def tokens(self, crops: Sequence[Tensor]) -> Tensor:
-        """Global tokens of all crops, in the same order, with one backbone pass per size of neighbours.
-
-        Args:
-            crops: Each [B, 3, h, w].
-
-        Returns:
-            [len(crops) * B, D].
-        """
+        """Global tokens [len(crops) * B, D], in the same order, with one backbone pass per size of neighbours."""
         groups = (torch.cat(list(same_size)) for _, same_size in groupby(crops, key=lambda crop: crop.shape[2:]))
         return torch.cat([self.backbone(group) for group in groups])

@@ -31,11 +31,8 @@ class LossTerms(NamedTuple):
 class DinoLoss(nn.Module):
     """Mean over the pairs (teacher view i, student view v != i) of the batch-mean cross-entropy.
 
-    Args:
-        out_dim: C.
-        num_views: V, at least 2, the two global views first.
-        student_temp: Divides the student's logits.
-        center_momentum: Share of the old centre in an update.
+    `out_dim` is C, `num_views` is V, at least 2, the two global views first. `student_temp` divides the student's
+    logits, `center_momentum` is the share of the old centre in an update.
     """
 
     def __init__(self, out_dim: int, num_views: int, student_temp: float = 0.1, center_momentum: float = 0.9) -> None:
@@ -52,10 +49,8 @@ class DinoLoss(nn.Module):
     def forward(self, student_logits: Tensor, teacher_logits: Tensor, teacher_temp: float) -> LossTerms:
         """The loss of one batch, in float32 whatever the logits' dtype; the centre stays as it is.
 
-        Args:
-            student_logits: [V * B, C], all images of view 0, then of view 1, ...
-            teacher_logits: [2 * B, C], of the global views.
-            teacher_temp: Divides the teacher's centred logits.
+        The student's are [V * B, C], all images of view 0, then of view 1, ...; the teacher's [2 * B, C], of the global
+        views, which `teacher_temp` divides when centred.
         """
         with torch.autocast(student_logits.device.type, enabled=False):
             student = student_logits.float().unflatten(0, (self.num_views, -1)) / self.student_temp
@@ -82,9 +77,7 @@ class DinoLoss(nn.Module):
     def update_center(self, teacher_sum: Tensor, num_logits: int) -> None:
         """Move the centre towards the mean of the teacher's raw logits over all processes; call once per step.
 
-        Args:
-            teacher_sum: [1, C] float32, sum of this process's teacher logits, both views.
-            num_logits: How many rows were summed; the same in every process.
+        `teacher_sum` is float32 [1, C], of this process, both views; `num_logits` rows were summed in every process.
         """
         mean = all_reduce_sum(teacher_sum) / (num_logits * world_size())
         self.center.mul_(self.center_momentum).add_(mean, alpha=1 - self.center_momentum)

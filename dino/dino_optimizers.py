@@ -17,11 +17,7 @@ def cosine_schedule(
 ) -> np.ndarray:
     """Linear rise from 0 to `base` in the warm-up, whose last iteration has `base`, then half a cosine to `final`.
 
-    Returns:
-        float64 [epochs * iterations_per_epoch].
-
-    Raises:
-        ValueError: A longer warm-up than the training.
+    float64 [epochs * iterations_per_epoch]; ValueError for a longer warm-up than the training.
     """
     _check_warmup(warmup_epochs, epochs)
     warmup = np.linspace(0, base, warmup_epochs * iterations_per_epoch)

@@ -127,8 +127,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 def check_options(args: argparse.Namespace) -> None:
     """Refuse values that do not go together, and would fail, or quietly do something else, later.
 
-    Raises:
-        ValueError: Names the flags, their values and what is allowed.
+    ValueError: Names the flags, their values and what is allowed.
     """
     for name in ("warmup_epochs", "warmup_teacher_temp_epochs"):
         if getattr(args, name) > args.epochs:

@@ -35,32 +35,19 @@ class DinoStep:
 
     It repeats bit by bit, and is looked at one step late, as `last_vit.train_lib` says; `check` must be called before
     anything is saved.
-
-    Attributes:
-        student: Trained by `optimizer`; gradients are averaged over processes.
-        teacher: Follows the student; needs no gradient.
-        loss: Holds the centre.
-        optimizer: Over `parameter_groups` of the student; the first group's weight decay is scheduled.
-        schedules: Of the whole training.
-        clip_grad: Largest norm of each gradient tensor; 0 for no limit.
-        freeze_last_layer: Epochs in which the last layer stays as it is.
-        dtype: torch.float16 or bfloat16 for autocast, float32 for none. float16 scales the loss.
-        accumulation_steps: Parts that a batch is split into.
-        seed: Of what the steps draw.
-        checkpoint: The run's file, named when a loss is not finite.
     """
 
-    student: MultiCrop
-    teacher: MultiCrop
-    loss: DinoLoss
-    optimizer: torch.optim.Optimizer
-    schedules: Schedules
-    clip_grad: float = 3.0
-    freeze_last_layer: int = 1
-    dtype: torch.dtype = torch.float32
-    accumulation_steps: int = 1
-    seed: int = 0
-    checkpoint: Path | None = None
+    student: MultiCrop  # trained by `optimizer`; gradients are averaged over processes
+    teacher: MultiCrop  # follows the student; needs no gradient
+    loss: DinoLoss  # holds the centre
+    optimizer: torch.optim.Optimizer  # over `parameter_groups` of the student; the first's weight decay is scheduled
+    schedules: Schedules  # of the whole training
+    clip_grad: float = 3.0  # largest norm of each gradient tensor; 0 for no limit
+    freeze_last_layer: int = 1  # epochs in which the last layer stays as it is
+    dtype: torch.dtype = torch.float32  # of autocast, float32 for none; float16 scales the loss
+    accumulation_steps: int = 1  # parts that a batch is split into
+    seed: int = 0  # of what the steps draw
+    checkpoint: Path | None = None  # the run's file, named when a loss is not finite
 
     def __post_init__(self) -> None:
         self.teacher.requires_grad_(False)
@@ -71,19 +58,12 @@ class DinoStep:
     def __call__(self, crops: Sequence[Tensor], epoch: int, iteration: int) -> Mapping[str, float]:
         """One optimizer step.
 
-        Args:
-            crops: The views of this process's batch, each [B, 3, side, side] on the networks' device, global ones
-                first.
-            epoch: From 0.
-            iteration: From 0, over all epochs.
-
-        Returns:
-            "loss", "loss_global" (pairs of two global views), "loss_local" (if there are local ones) and
-            "teacher_entropy", means over all processes; "feature_spread", how far the teacher's global tokens of the
-            batch differ, 0 for all the same to 1; "lr" and "wd". A look waits for the device: do it one step later.
-
-        Raises:
-            FloatingPointError: As `check`, for the step before; weights and centre are lost, files are not.
+        Crops are the views of this process's batch, each [B, 3, side, side] on the networks' device, global ones first;
+        `epoch` and `iteration` (over all epochs) count from 0. Returns "loss", "loss_global" (pairs of two global
+        views), "loss_local" (if there are local ones) and "teacher_entropy", means over all processes;
+        "feature_spread", how far the teacher's global tokens of the batch differ, 0 for all the same to 1; "lr" and
+        "wd". A look waits for the device: do it one step later. FloatingPointError as `check`, for the step before;
+        weights and centre are lost, files are not.
         """
         seed_step(self.seed, iteration)
         lr, weight_decay = float(self.schedules.lr[iteration]), float(self.schedules.weight_decay[iteration])

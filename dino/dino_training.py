@@ -35,10 +35,8 @@ logger = get_logger("dino")
 def train(args: argparse.Namespace) -> None:
     """Train what main_dino.py's flags describe, from the start or from `output_dir/checkpoint.pth`.
 
-    Raises:
-        ValueError: Flags, data, checkpoint and network that do not belong together, or a folder that a run holds.
-        FileNotFoundError: No data.
-        FloatingPointError: The loss or a weight is not finite; the last checkpoint is good.
+    ValueError: Flags, data, checkpoint and network that do not belong together, or a folder that a run holds.
+    FileNotFoundError: No data. FloatingPointError: The loss or a weight is not finite; the last checkpoint is good.
     """
     check_options(args)
     if args.fused_pool:

@@ -40,9 +40,7 @@ def load_backbone(args: argparse.Namespace, image_size: int | None = None, resiz
 
     Without `image_size` the centre crop is what a ViT's position embedding was made for, or 224 pixels; without
     `resize` the shorter side before it is 256 / 224 of the crop, as in DINO.
-
-    Raises:
-        ValueError, FileNotFoundError: No such file, weights that are not of this backbone, sizes that do not fit.
+    ValueError, FileNotFoundError: No such file, weights that are not of this backbone, sizes that do not fit.
     """
     path, is_random = args.pretrained_weights, args.pretrained_weights == RANDOM
     # "teacher" is what is taken by default where there is one; released backbones have no such entry

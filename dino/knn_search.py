@@ -116,10 +116,8 @@ def knn_accuracy(
 
     Queries [Q, D] of length 1, with labels int64 [Q], are the same in every process; the bank [M, D], of length 1, and
     its labels [M] are this process's share. A query counts for top-5 when its class is among the five with most votes,
-    of those that got any (DINO's code may also count one without votes).
-
-    Returns:
-        "knn_<k>" and "knn_<k>_top5" in percent, the same in every process.
+    of those that got any (DINO's code may also count one without votes). "knn_<k>" and "knn_<k>_top5" are in percent,
+    the same in every process.
     """
     counters = SummedCounters(*(name for k in ks for name in _names(k)))
     for start in range(0, len(queries), _QUERIES):

@@ -184,9 +184,7 @@ def attention_mask(attention: Tensor, mass: float = DINO_SEG_MASS) -> Tensor:
 
     Sorted upwards and normalised, the patches behind the point where the running sum passes 1 - mass: float [..., N],
     not negative, -> bool [..., N].
-
-    Raises:
-        ValueError: A mass outside (0, 1].
+    ValueError: A mass outside (0, 1].
 
     Example:
         >>> attention_mask(torch.tensor([0.1, 0.5, 0.1, 0.3]))
@@ -206,9 +204,7 @@ def tokencut_mask(
 
     Takes keys as `lost_mask` does. The seed is the patch of largest absolute value in the second eigenvector, and the
     mask its component of the side on which it lies.
-
-    Raises:
-        ValueError: Fewer than 3 patches, or a weight outside (0, 1], for which there is no cut.
+    ValueError: Fewer than 3 patches, or a weight outside (0, 1], for which there is no cut.
     """
     if not 0 < eps <= 1:
         raise ValueError(f"TokenCut's eps is a weight in (0, 1], got {eps}")

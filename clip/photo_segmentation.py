@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from class_names import parse_vocabulary
 from seg_overlays import class_shares, draw_overlay, palette
-from seg_sets import resize_short_side
+from seg_sets import MAX_LONG_SIDE, resize_short_side
 from seg_settings import custom_setting
 from zero_shot_models import load_clip_argument
 from zero_shot_segmentation import build_segmenter, replace_settings
@@ -23,11 +23,13 @@ def run(args: argparse.Namespace) -> None:
     setting = replace_settings(custom_setting(args.protocol, parse_vocabulary(args.vocabulary)), args)
     names = [synonyms[0] for synonyms in setting.class_names]
     colors, device = palette(len(names)), select_device(args.device)
-    photos = {name: np.array(photo) for name, photo in load_photos(args.image).items()}
+    photos = load_photos(args.image)
+    for photo in photos.values():
+        photo.thumbnail((MAX_LONG_SIDE, MAX_LONG_SIDE))  # of what is drawn; no model sees more
     args.out.mkdir(parents=True, exist_ok=True)
     for argument in arguments:
         segmenter = build_segmenter(args, setting, load_clip_argument(argument, args.precision, device), device)
-        for name, pixels in photos.items():
+        for name, pixels in ((name, np.array(photo)) for name, photo in photos.items()):
             image = torch.from_numpy(pixels).permute(2, 0, 1)
             (label,) = segmenter([resize_short_side(image, setting.short_side)], [tuple(image.shape[1:])])
             label = label.cpu().numpy()

@@ -66,7 +66,7 @@ class TrainedNet(ClassificationNet):
         if num_classes is not None:
             logger.info("New head for %d classes in place of the %d of %s", num_classes, host.num_classes, init)
             host.reset_classifier(num_classes)
-        if num_registers and (num_registers < 0 or host.reg_token is not None or host.cls_token is None):
+        if num_registers and (num_registers < 0 or getattr(host, "reg_token", 0) is not None or host.cls_token is None):
             raise ValueError(f"model.num_registers={num_registers} is for a ViT with a class token and no registers")
         if num_registers:
             add_registers(host, num_registers)

@@ -83,7 +83,10 @@ def hf_preprocessing(name: str, model: nn.Module) -> Preprocessing:
     if not path.is_file():
         side = _side(path, getattr(model.config, "vision_config", model.config).image_size)
         return Preprocessing(interpolation="bicubic").resized(side)
-    found = json.loads(path.read_text(encoding="utf-8"))
+    try:
+        found = dict(json.loads(path.read_text(encoding="utf-8")))
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"{path} holds no settings in JSON: {error}") from error
     resize = _side(path, found.get("size", 224))
     crop = _side(path, found["crop_size"]) if found.get("do_center_crop") else resize
     if found.get("resample", 2) not in _RESAMPLE:

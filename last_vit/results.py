@@ -163,6 +163,8 @@ def git_commit() -> str:
 
     not_code = [f":(top,exclude){path}" for path in ("results", "docs", "README.md")]
     try:
+        if git("rev-parse", "--show-prefix"):  # installed below another repository
+            return "unknown"
         commit = git("rev-parse", "--short", "HEAD")
         changes = git("status", "--porcelain", "--untracked-files=no", "--", ":/", *not_code)
     except (OSError, subprocess.CalledProcessError):

@@ -171,21 +171,22 @@ def _fetch(url: str, path: Path, name: str) -> None:
 
 
 def _download(url: str, path: Path) -> None:
-    """Fetch a file whole or not at all; where a connection breaks, the next one goes on."""
-    done = 0
+    """Fetch a file whole or not at all; where a connection breaks, the next one goes on with the same version of it."""
+    done, version = 0, None
     with atomic_file(path) as file, tqdm(desc=path.name, unit="B", unit_scale=True, disable=None) as bar:
         for tries_left in reversed(range(_TRIES)):
-            request = Request(url, headers={"Range": f"bytes={done}-"} if done else {})  # noqa: S310 (as published)
+            headers = {"Range": f"bytes={done}-", "If-Range": version} if done and version else {}
             try:
-                with urlopen(request, timeout=_TIMEOUT) as response:  # noqa: S310
-                    if done and response.status != 206:
+                with urlopen(Request(url, headers=headers), timeout=_TIMEOUT) as response:  # noqa: S310 (as published)
+                    if response.status != 206:
                         done = file.seek(0)  # the server sends it from the start
                         file.truncate()
+                        version = response.headers["ETag"] or response.headers["Last-Modified"]
                     length = response.headers["Content-Length"]
                     bar.total = done + int(length) if length else None
                     while block := response.read(1 << 20):
                         done += file.write(block)
-                        bar.update(len(block))
+                        bar.update(done - bar.n)
                 if bar.total in (None, done):
                     return
             except (URLError, HTTPException, ConnectionError, TimeoutError):

@@ -36,10 +36,8 @@ from last_vit.preprocessing import Preprocessing
 from last_vit.token_pool import TokenPool
 
 SMALL, MIN_IOU = 0.25, 0.5  # share of the image; CorLoc's overlap
-HIGH_NORM, MIN_PERCENT = (
-    3.0,
-    0.05,
-)  # times the image's median; share of the patches from which on it is said where they lie
+HIGH_NORM = 3.0  # times the image's median
+MIN_PERCENT = 0.05  # share of the patches from which on it is said where they lie
 _MEASURES, _GROUPS = ("point_in_box", "auroc"), ("", "_small")
 _COLUMNS = {
     "point_in_box": "PiB",

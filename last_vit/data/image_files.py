@@ -25,7 +25,6 @@ except ImportError:  # Pillow then decodes everything: the same pixels in more t
 IMAGE_SUFFIXES = (".jpeg", ".jpg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")  # torchvision's
 MASK_SUFFIXES = (".png", ".npy")
 _BROKEN_IMAGE = "; restore it from the data set's archive, or leave such images out where there is a skip_broken"
-_MAX_PHOTO_SIDE = 2048
 _RULE = "names must be unique, or the folders on both sides the same"
 
 
@@ -102,16 +101,12 @@ def load_photo(path: str | Path) -> Image.Image:
 
 
 def load_photos(paths: Sequence[Path]) -> dict[str, Image.Image]:
-    """Photos by their names without endings, which pictures of them are called after, so they must differ.
-
-    A side above 2048 pixels is shrunk to that, which is more than any model here sees.
-    """
+    """Photos by their names without endings, which pictures of them are called after, so they must differ."""
     photos: dict[str, Image.Image] = {}
     for path in paths:
         if path.stem in photos:
             raise ValueError(f"two photos are called {path.stem!r}; their pictures would be one file: rename one")
         photos[path.stem] = load_photo(path)
-        photos[path.stem].thumbnail((_MAX_PHOTO_SIDE, _MAX_PHOTO_SIDE))
     return photos
 
 

@@ -186,6 +186,7 @@ def test_resumes_bit_identically(cure, config, words):
         (["model.image_size=40"], "any", "must be a multiple of the patch size 16, got 40 pixels; near ones: 32, 48"),
         (["model.top_k=5"], "any", r"top_k must be in \[1, 4\]"),
         (["model.num_registers=-1"], "any", "num_registers=-1 is for a ViT with"),
+        (["model.init=timm:test_resnet@random", "model.num_registers=1"], "any", "num_registers=1 is for a ViT with"),
         (["train.head_warmup=-1"], "any", "head_warmup must be at least 0"),
         (["train.anneal_top_k=1.5"], "any", r"anneal_top_k must be a share in \[0, 1\]"),
         (["train.anneal_top_k=0.5", "model.pool=mean"], "any", "above 0 for LaSt"),

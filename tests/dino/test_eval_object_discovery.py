@@ -133,7 +133,8 @@ def test_any_photo_gets_the_boxes_of_the_evaluation_and_upright(run, synthetic_s
     run(*flags, "--save-boxes", "boxes.json")
     paths, exif = sorted((synthetic_sets / "voc/VOC2012/JPEGImages").iterdir()), Image.Exif()
     exif[0x0112] = 8  # to be turned by a quarter anticlockwise
-    Image.open(paths[0]).transpose(Image.Transpose.ROTATE_270).save("turned.png", exif=exif)
+    turned = Image.open(paths[0]).transpose(Image.Transpose.ROTATE_270)
+    turned.resize((60 * SIDE, 60 * SIDE), Image.Resampling.NEAREST).save("turned.png", exif=exif)
     capsys.readouterr()
     discover.main([*PHOTO, *flags, "--image", *map(str, paths), "--image", "turned.png"])
     found = re.findall(r"^A, (\w+): (.+) \[(.*)\]$", capsys.readouterr().out, re.MULTILINE)
@@ -141,7 +142,8 @@ def test_any_photo_gets_the_boxes_of_the_evaluation_and_upright(run, synthetic_s
     for method, by_image in saved_boxes().items():
         for image, box in by_image.items():
             assert boxes[Path(image).stem, method] == [int(f"{edge:.0f}") for edge in box]
-        assert boxes["turned", method] == boxes[paths[0].stem, method]
+        large = [edge / 60 for edge in boxes["turned", method]]  # in the photo's own pixels
+        np.testing.assert_allclose(large, boxes[paths[0].stem, method], atol=0.6)
     widths = [Image.open(path).width for path in Path("output/discover").iterdir()]
     assert (len(widths), min(widths) > 1000) == (NUMBER + 1, True)
 

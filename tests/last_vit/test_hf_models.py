@@ -118,6 +118,8 @@ def rewrite_weights(folder, change):
         (lambda f: rewrite_weights(f, lambda w: w.update(extra=torch.ones(1))), r"not used \['extra'\]"),
         (lambda f: edit(f / "config.json", hidden_size=32), "do not load into ViTForImageClassification"),
         (lambda f: edit(f / "preprocessor_config.json", size={"height": 3, "width": 4}), "must become squares"),
+        (lambda f: (f / "preprocessor_config.json").write_text("[1]"), r"preprocessor_config.json holds no settings"),
+        (lambda f: (f / "preprocessor_config.json").write_text("{"), r"preprocessor_config.json holds no settings"),
         (lambda f: edit(f / "preprocessor_config.json", resample=1), r"resample must be 2 .* or 3 .*, got 1"),
     ],
 )

@@ -8,6 +8,7 @@ import evaluate_patch_hit
 import pytest
 from record_parts import write
 
+from last_vit import results
 from last_vit.results import dataset_name, hide_machine_paths, read_results, result_name, run_command
 
 SCRIPT = Path(evaluate_patch_hit.__file__).resolve()
@@ -19,7 +20,7 @@ def _alone(monkeypatch):
     monkeypatch.delenv("TORCHELASTIC_RUN_ID", raising=False)
 
 
-def test_record_has_its_lineage(tmp_path):
+def test_record_has_its_lineage(tmp_path, monkeypatch):
     path = write(tmp_path / "results")
     entries = json.loads(path.read_text())
     assert path.name == "run.json"
@@ -28,6 +29,8 @@ def test_record_has_its_lineage(tmp_path):
     assert {"git_commit", "command", "device", "date", "config", "checkpoint_sha256", "num_processes"} <= entries.keys()
     assert list(path.parent.iterdir()) == [path]  # no temporary file is left
     assert read_results(path.parent)[0].row == "ViT-Ti/8, LaSt K=1"
+    monkeypatch.setattr(results, "ROOT", results.ROOT / "last_vit")  # as where a wheel lies in somebody's repository
+    assert json.loads(write(tmp_path).read_text())["git_commit"] == "unknown"
 
 
 def test_no_path_of_this_machine_is_in_a_record(tmp_path):

@@ -48,17 +48,22 @@ NAME = "vitb16_in1k_last"
 
 
 class Host(BaseHTTPRequestHandler):
-    """Serves `content`, of which a connection breaks after `most` bytes."""
+    """Serves `content`, of which a connection breaks after `most` bytes; thereafter `grown`, if there is any."""
 
-    content, most, status, asked = b"", None, 200, []
+    content, most, status, asked, grown = b"", None, 200, [], None
 
     def do_GET(self):
+        version = f'"{len(self.content)}"'
         begin = int((self.headers["Range"] or "bytes=0-")[len("bytes=") : -1])
         self.asked.append(begin)
+        begin = begin if self.headers["If-Range"] == version else 0
         self.send_response(self.status if self.status != 200 else 206 if begin else 200)
         self.send_header("Content-Length", str(len(self.content) - begin))
+        self.send_header("ETag", version)
         self.end_headers()
         self.wfile.write(self.content[begin:][: self.most])
+        if self.grown is not None:
+            type(self).content, type(self).most = self.grown, None
 
     def log_message(self, *_):
         pass
@@ -100,10 +105,13 @@ def test_one_line_to_a_model_downloads_once(host):
         last_vit.load(NAME)
 
 
-def test_a_broken_connection_is_taken_up_where_it_broke(host):
-    host.most = len(host.content) // 2 + 1
-    last_vit.load(NAME)
-    assert host.asked == [0, host.most]
+@pytest.mark.parametrize("more", [None, b"of a new version"])
+def test_a_broken_connection_is_taken_up_where_it_broke(host, more):
+    """Unless the file has become another meanwhile, which then comes whole."""
+    most = host.most = len(host.content) // 2 + 1
+    host.grown = more and host.content + more
+    weights._fetch(weights.WEIGHTS[NAME].source, host.cache / "small.pth", NAME)
+    assert host.asked == [0, most]
     assert (host.cache / "small.pth").read_bytes() == host.content
 
 

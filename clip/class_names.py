@@ -84,8 +84,7 @@ def read_class_names(
 def parse_vocabulary(text: str) -> ClassNames:
     """Classes from one line or a file: "cat, grass, sky", with synonyms "cat; kitten, grass"; or a path as above.
 
-    Raises:
-        ValueError: An empty vocabulary, an empty name, or one that stands twice.
+    ValueError: An empty vocabulary, an empty name, or one that stands twice.
     """
     if not text.strip(" ,;"):
         raise ValueError(f"the vocabulary {text!r} is empty; name the classes to look for, such as 'cat, grass, sky'")

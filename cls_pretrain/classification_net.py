@@ -18,18 +18,9 @@ HOST_POOL = "host"
 class ClassificationNet(nn.Module):
     """A host classifier whose global token is pooled as asked.
 
-    Args:
-        model: Any host that `attach_pool` supports, with its classification head.
-        pool: One of `names.POOLS`, or "host" to leave the read-out as the host has it (ConvNets).
-        top_k: For "last": patches kept per channel, int or share in (0, 1].
-        sigma: For "last": frequency std of the low pass; None is sqrt(D).
-        variant: For "last": "release" or "paper".
-        num_registers: Register tokens to add to a torchvision ViT; 0 adds none.
-        window_layers: Blocks of a torchvision ViT, counted from 0, at which patches attend within windows.
-        window_size: Side of these windows in patches.
-
-    Raises:
-        ValueError: Unsupported host, unknown pool or option outside its range.
+    The host is any that `attach_pool` supports, with its classification head; `pool` is one of `names.POOLS`, or "host"
+    to leave the read-out as the host has it (ConvNets). To a torchvision ViT `num_registers` register tokens can be
+    added, and at `window_layers`, blocks counted from 0, patches attend within windows of `window_size` patches a side.
     """
 
     def __init__(

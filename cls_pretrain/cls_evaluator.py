@@ -49,16 +49,9 @@ def evaluate(
 ) -> Evaluation:
     """Evaluate a model, put into eval mode, on this process's share of the data and sum over processes.
 
-    Args:
-        model: Its host is one that `dense_forward` reads.
-        loader: From `build_test_loader`, over a data set whose `transform` tells resize and crop; its images have
-            labels if it has `classes`.
-        device: Where the model is.
-        hit_rule: As in `PointInBox`.
-        max_box_area: Point-in-Box leaves out boxes of at least this share of their image; None keeps all.
-
-    Raises:
-        ValueError: No images; logits and labels that do not fit; neither labels, teacher nor boxes.
+    The loader is from `build_test_loader`, over a data set whose `transform` tells resize and crop; its images have
+    labels if it has `classes`. Point-in-Box leaves out boxes of at least `max_box_area` of their image; None keeps all.
+    ValueError for no images, logits and labels that do not fit, and neither labels, teacher nor boxes.
     """
     model.eval()
     images = loader.dataset.dataset  # the loader takes a Subset of the data set
@@ -95,9 +88,7 @@ def check_classes(num_classes: int | None, *loaders: DataLoader, is_taught: bool
     """Number a subset of the model's classes as its head does; refuse classes that this cannot make the same.
 
     Where a teacher tells what to learn (`is_taught`), data sets that need no labels may have other classes or none.
-
-    Raises:
-        ValueError: Data sets of other classes, without known labels, or of another number than `num_classes`.
+    ValueError: Data sets of other classes, without known labels, or of another number than `num_classes`.
     """
     data_sets = [loader.dataset.dataset for loader in loaders]
     new_head = "set its num_classes (model.num_classes or model.model.num_classes)"

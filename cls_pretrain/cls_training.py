@@ -25,11 +25,9 @@ logger = logging.getLogger("detectron2")
 class ClsTrainer(RepeatableSteps, SimpleTrainer):
     """Trains on dicts with "image" float [B, 3, H, W] and "label" long [B].
 
-    Args:
-        accumulation_steps: Micro-batches that a process's batch is split into; the gradient is that of the whole.
-        head_warmup: First iterations, after which the weights below the head begin to learn.
-        anneal_top_k: Share of the iterations in which LaSt's K falls evenly from all patches to the model's own.
-        kwargs: As `RepeatableSteps`; the model takes (images, labels) and returns a dict of losses.
+    A process's batch is split into `accumulation_steps` micro-batches; the gradient is that of the whole. After
+    `head_warmup` iterations the weights below the head begin to learn. `anneal_top_k` is the share of the iterations in
+    which LaSt's K falls evenly from all patches to the model's own, which takes (images, labels) -> a dict of losses.
     """
 
     def __init__(
@@ -122,8 +120,7 @@ def _evaluate_checkpoint(cfg: Any, model: ClassificationNet, device: torch.devic
 def load_same_pooling(model: ClassificationNet, path: Path) -> dict[str, Any]:
     """Load a checkpoint of a run that is to go on, and return its content.
 
-    Raises:
-        ValueError: The checkpoint does not fit the model or was trained with another pooling.
+    ValueError: The checkpoint does not fit the model or was trained with another pooling.
     """
     checkpoint = read_checkpoint(path)
     if "pooling" not in checkpoint:

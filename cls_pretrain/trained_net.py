@@ -27,18 +27,11 @@ class TrainedNet(ClassificationNet):
     loss is T^2 KL(p || q), the mean over images (Hinton et al., 2015). The teacher is no submodule: parameters, state
     dict and mode are the student's alone, so a checkpoint is that of any other classifier.
 
-    Args:
-        init: The model as every command takes it, see `last_vit.models`: `timm:<name>@<file>` or `@pretrained`.
-        num_classes: Classes of a new head with fresh weights; None keeps the head that the weights have.
-        image_size: Side in pixels of the images to come, to which position embeddings are resized; None is that of the
-            weights.
-        temperature: T, above 0; None learns from labels.
-        pool, top_k, sigma, variant: As in `ClassificationNet`.
-        num_registers: Register tokens to add (Darcet et al., ICLR 2024), for models without any.
-
-    Raises:
-        ValueError, FileNotFoundError: As `ModelArgument.load` and `ClassificationNet`; a model of another library, no
-            positive temperature, or none of the model's own logits to learn.
+    `init` is the model as every command takes it (`last_vit.models`): `timm:<name>@<file>` or `@pretrained`.
+    `num_classes` is that of a new head with fresh weights; None keeps the one that the weights have. `image_size` is
+    the side in pixels of the images to come, to which position embeddings are resized; None is that of the weights.
+    `num_registers` register tokens are added (Darcet et al., ICLR 2024) to models without any. ValueError for a model
+    of another library, no positive temperature, and none of the model's own logits to learn.
     """
 
     def __init__(

@@ -60,13 +60,9 @@ def add_window_attention(model: nn.Module, layers: Sequence[int], window_size: i
     paper says neither. Every windowed attention gains a persistent buffer, `window_size`, so that weights do not load
     into a model with other windows. To be called before DDP and torch.compile take the model.
 
-    Args:
-        model: torchvision's VisionTransformer itself, changed in place and returned.
-        layers: Indices of the blocks, each in [0, number of blocks).
-        window_size: Side of a window in patches, at least 1; one of at least the grid's side restricts nothing.
-
-    Raises:
-        ValueError: Another host; no block, one out of range, named twice or windowed before; a window below 1.
+    `model` is torchvision's VisionTransformer itself, changed in place and returned; `window_size` is in patches, at
+    least 1; one of at least the grid's side restricts nothing. ValueError for another host; no block, one out of range,
+    named twice or windowed before; a window below 1.
     """
     check_host(model, "window attention")
     blocks = list(model.encoder.layers)

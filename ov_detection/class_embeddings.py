@@ -41,8 +41,7 @@ _BUILDER = "ov_detection/build_class_embeddings.py"
 class ClassEmbeddings:
     """One vector per class, as a text tower gives them.
 
-    Raises:
-        ValueError: No class, two of one name, shapes that disagree, a vector that is not finite or zero.
+    ValueError: No class, two of one name, shapes that disagree, a vector that is not finite or zero.
     """
 
     names: tuple[str, ...]  # C, no two the same

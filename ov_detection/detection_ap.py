@@ -72,9 +72,7 @@ def detection_ap(
     """AP of detections, at most one entry per image, on all images of a file.
 
     Content is that of `read_coco_json`, classes are those of the same file; LVIS's rules hold when these are LVIS's.
-
-    Raises:
-        ValueError: Boxes or scores that are not finite, or an annotation without such a shape or area.
+    ValueError: Boxes or scores that are not finite, or an annotation without such a shape or area.
     """
     images = {entry["id"]: entry for entry in content["images"]}
     objects: list[_Entries] = [[] for _ in range(len(classes))]

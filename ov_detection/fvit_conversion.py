@@ -44,8 +44,7 @@ _LEFT_OUT = {
 def rename(weights: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, list[str]]]:
     """A state dict of mmdet under our names; and beginning of a name -> the names that are left out for it.
 
-    Raises:
-        ValueError: A name that is none of F-ViT's.
+    ValueError: A name that is none of F-ViT's.
     """
     renamed: dict[str, Tensor] = {}
     left_out: dict[str, list[str]] = {}
@@ -66,8 +65,7 @@ def rename(weights: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, 
 def build_like(weights: Mapping[str, Tensor], arch: str | None) -> nn.Module:
     """Our detector with the sizes of what `rename` gave, random weights, and the tower `arch`, if any.
 
-    Raises:
-        ValueError: A tensor that tells a size is not there; an unknown tower.
+    ValueError: A tensor that tells a size is not there; an unknown tower.
     """
 
     def shape(name: str) -> torch.Size:
@@ -111,9 +109,8 @@ def build_like(weights: Mapping[str, Tensor], arch: str | None) -> nn.Module:
 def convert(args: Namespace) -> None:
     """Write --output in detectron2's layout, {"model": state dict, ...}, from --input, and say what was done.
 
-    Raises:
-        FileNotFoundError: No such file, or no folder for the output.
-        ValueError: Unreadable, refused, or no checkpoint of F-ViT.
+    FileNotFoundError: No such file, or no folder for the output. ValueError: Unreadable, refused, or no checkpoint of
+    F-ViT.
     """
     content = read_checkpoint(args.input, args.allow_pickle)
     weights = content.get("state_dict", content)

@@ -124,9 +124,8 @@ def _frequencies(entries: Sequence[Mapping[str, Any]]) -> tuple[str, ...] | None
 def read_instances(json_file: Path, novel: Iterable[str] | None = None) -> tuple[dict[str, Any], OvClasses]:
     """The content of a COCO or LVIS file whose parts fit together, and its classes; `novel` as in `read_ov_classes`.
 
-    Raises:
-        FileNotFoundError: No such file.
-        ValueError: From `read_coco_json`, `check_links`, `read_ov_classes` or `check_lvis_lists`; it names the file.
+    FileNotFoundError: No such file. ValueError: From `read_coco_json`, `check_links`, `read_ov_classes` or
+    `check_lvis_lists`; it names the file.
     """
     content = read_coco_json(json_file)
     try:
@@ -152,8 +151,7 @@ def check_same_classes(first: OvClasses, second: OvClasses) -> None:
 def check_links(content: Mapping[str, Any]) -> None:
     """Refuse what `read_coco_json` gave if its parts do not belong together; only ids are looked at.
 
-    Raises:
-        ValueError: No image, an image or annotation without id of its own, an annotation of what is not listed.
+    ValueError: No image, an image or annotation without id of its own, an annotation of what is not listed.
     """
     images = _ids(content["images"], "images")
     if not images:

@@ -25,10 +25,8 @@ def read_vocabulary(cfg: Any, names: Sequence[str] | None, device: torch.device)
     """Embeddings of class names: those of the file `vocabulary.path`, or of the text tower of the config's own CLIP.
 
     The tower runs on `device`, and only where its embeddings of these names are not in the cache (see clip_text.py).
-
-    Raises:
-        FileNotFoundError: No such file.
-        ValueError: Names without embedding, or a vocabulary that is none; see `load_class_embeddings`.
+    FileNotFoundError: No such file. ValueError: Names without embedding, or a vocabulary that is none; see
+    `load_class_embeddings`.
     """
     if cfg.vocabulary.path:
         return load_class_embeddings(cfg.vocabulary.path, names)
@@ -41,9 +39,8 @@ def read_vocabulary(cfg: Any, names: Sequence[str] | None, device: torch.device)
 def build_detector(cfg: Any, vocabulary: ClassEmbeddings, is_base: Tensor) -> FViT:
     """The config's model with a vocabulary, which a config cannot hold.
 
-    Raises:
-        FileNotFoundError: No CLIP where the config says.
-        ValueError: Arguments that the model refuses, whatever it raises for them.
+    FileNotFoundError: No CLIP where the config says. ValueError: Arguments that the model refuses, whatever it raises
+    for them.
     """
     return build_model({**{name: cfg.model[name] for name in cfg.model}, "vocabulary": vocabulary, "is_base": is_base})
 
@@ -57,10 +54,8 @@ def load_detector(model: FViT, path: str | Path, content: dict[str, Any] | None 
     """Load a checkpoint of lazy_train.py or convert_fvit_checkpoint.py into a detector; returns the file's content.
 
     `content` is given where the file has been read already.
-
-    Raises:
-        FileNotFoundError: No such file.
-        ValueError: Unreadable, another architecture, or another CLIP; the message names the file.
+    FileNotFoundError: No such file. ValueError: Unreadable, another architecture, or another CLIP; the message names
+    the file.
     """
     content = content or read_checkpoint(path)
     weights = content.get("model")

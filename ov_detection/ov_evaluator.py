@@ -34,9 +34,7 @@ class OvEvaluator(DatasetEvaluator):
 
     `kinds` are "box", "mask" or both, `novel` is as in `read_ov_classes`, `image_ids` are the images to be evaluated
     (None for all of the file).
-
-    Raises:
-        ValueError: As `read_instances`; an unknown kind or image.
+    ValueError: As `read_instances`; an unknown kind or image.
     """
 
     def __init__(
@@ -64,8 +62,7 @@ class OvEvaluator(DatasetEvaluator):
     def process(self, inputs: list[dict[str, Any]], outputs: list[dict[str, Any]]) -> None:
         """Keep what was found on some images: `instances` with pred_boxes, scores, pred_classes, for masks pred_masks.
 
-        Raises:
-            ValueError: Instances of another size than the image's, or no masks.
+        ValueError: Instances of another size than the image's, or no masks.
         """
         for sample, output in zip(inputs, outputs, strict=True):
             number, instances = sample["image_id"], output["instances"]

@@ -46,10 +46,8 @@ def load_ov_json(
 
     `image_root` is the folder with the images (train2017/); for LVIS, whose images come from both, the folder that
     holds train2017/ and val2017/. `novel` is as in `read_ov_classes`.
-
-    Raises:
-        FileNotFoundError: No such file, or no image where the first one should be.
-        ValueError: Not COCO's or LVIS's instances, or nothing left to train on; the message names file and entry.
+    FileNotFoundError: No such file, or no image where the first one should be. ValueError: Not COCO's or LVIS's
+    instances, or nothing left to train on; the message names file and entry.
     """
     json_file, image_root = Path(json_file), Path(image_root)
     content, classes = read_instances(json_file, novel)
@@ -114,9 +112,7 @@ def clip_box(bbox: Any, height: int, width: int) -> list[float] | None:
     """COCO's (x, y, width, height) -> the part (x1, y1, x2, y2) inside the image.
 
     None where there is none, or where the whole box is less than a pixel wide or high.
-
-    Raises:
-        ValueError: Not four finite numbers.
+    ValueError: Not four finite numbers.
     """
     is_box = isinstance(bbox, list) and len(bbox) == 4
     if not is_box or not all(type(value) in (int, float) and math.isfinite(value) for value in bbox):

@@ -76,8 +76,7 @@ def predict(args: Namespace) -> None:
 def load_predictor(cfg: Any, checkpoint: Path, vocabulary: ClassEmbeddings) -> FViT:
     """The trained detector with a vocabulary of which the classes that it was trained on are base.
 
-    Raises:
-        ValueError: As `load_detector`; a checkpoint that does not say which classes it was trained on.
+    ValueError: As `load_detector`; a checkpoint that does not say which classes it was trained on.
     """
     content = read_checkpoint(checkpoint)
     trained_on = content.get("detector", {}).get("base_names")

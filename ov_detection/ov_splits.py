@@ -46,8 +46,7 @@ def make_ov_coco(args: Namespace) -> None:
 def coco_split(content: dict[str, Any], split: str) -> dict[str, Any]:
     """COCO's content with 65 categories, annotations of base classes ("train") or of all 65 ("val"), and their images.
 
-    Raises:
-        ValueError: Content that does not fit together, or without one of the 65 classes.
+    ValueError: Content that does not fit together, or without one of the 65 classes.
     """
     check_links(content)
     used = [entry for entry in content["categories"] if entry.get("name") in (*OV_COCO_BASE, *OV_COCO_NOVEL)]
@@ -89,9 +88,8 @@ def make_ov_lvis(args: Namespace) -> None:
 def check_lvis(content: dict[str, Any], split: str, count_check: bool) -> None:
     """Refuse content that is not LVIS v1's.
 
-    Raises:
-        ValueError: Parts that do not belong together, no frequencies, images without LVIS's lists, or, where they are
-            checked, other counts than the published ones.
+    ValueError: Parts that do not belong together, no frequencies, images without LVIS's lists, or, where they are
+    checked, other counts than the published ones.
     """
     check_links(content)
     classes = read_ov_classes(content["categories"], novel=())

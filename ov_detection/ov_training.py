@@ -62,9 +62,8 @@ def run(args: argparse.Namespace) -> None:
 def train_or_evaluate(args: argparse.Namespace) -> None:
     """What lazy_train.py was asked for, in this process.
 
-    Raises:
-        ValueError: Data, embeddings, model, checkpoint and config that do not belong together.
-        FloatingPointError: A loss, gradient norm or weight is not finite.
+    ValueError: Data, embeddings, model, checkpoint and config that do not belong together. FloatingPointError: A loss,
+    gradient norm or weight is not finite.
     """
     cfg, device = set_up_run(args, "in ov_detection/configs/")
     if args.eval_only:
@@ -100,8 +99,7 @@ def _train(cfg: Any, device: torch.device, resume: bool, row: str | None) -> Non
 def evaluate_checkpoint(cfg: Any, device: torch.device, row: str | None = None) -> dict[str, float]:
     """Evaluate `train.init_checkpoint` on the config's test set, and write the record; returns the metrics.
 
-    Raises:
-        ValueError: As `train_or_evaluate`.
+    ValueError: As `train_or_evaluate`.
     """
     loader, checkpoint = instantiate(cfg.dataloader.test), Path(cfg.train.init_checkpoint)
     model = _detector_for(cfg, loader, device)

@@ -41,8 +41,7 @@ class FViT(GeneralizedRCNN):
     def preprocess_image(self, batched_inputs: list[dict[str, Any]]) -> ImageList:
         """Normalise, then pad with zeros, the mean colour, at the right and the bottom.
 
-        Raises:
-            ValueError: An image larger than the backbone's square, which detectron2 would cut without a word.
+        ValueError: An image larger than the backbone's square, which detectron2 would cut without a word.
         """
         square = self.backbone.square_size
         for sample in batched_inputs:
@@ -75,9 +74,7 @@ def build_fvit(
     arguments of `TextClassifier`, `build_rpn` and `build_roi_heads`, `norm` and `square_size` those of `FViTBackbone`,
     pixels are RGB in 0-255. `vision_language_score=False` scores regions by the detector alone (alpha and beta mean
     nothing then), so that embeddings of any text tower can classify, whatever the image tower is.
-
-    Raises:
-        ValueError: Embeddings that do not fit the tower, values out of range. An unknown argument is a TypeError.
+    ValueError: Embeddings that do not fit the tower, values out of range. An unknown argument is a TypeError.
     """
     backbone = FViTBackbone(clip, channels, norm, square_size, vision_language_score)
     levels = dict(backbone.strides)

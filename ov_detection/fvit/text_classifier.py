@@ -17,9 +17,7 @@ class TextClassifier(nn.Module):
     background `background_weight`. `width` is E, of the CLIP features that are compared with the embeddings;
     `temperature` is the start of the cosines' learned factor. `zero_background` scores the background 0, as Detic does,
     for embeddings without one.
-
-    Raises:
-        ValueError: Another width, no background, an `is_base` of other classes, a background without weight.
+    ValueError: Another width, no background, an `is_base` of other classes, a background without weight.
     """
 
     def __init__(

@@ -53,16 +53,9 @@ def target_folder(source: Path, below: str, args: argparse.Namespace) -> Path:
 def convert(sources: Mapping[Path, Any], read: Read, dataset: str, split: str, args: argparse.Namespace) -> None:
     """Make all files and print the counts.
 
-    Args:
-        sources: Per file to make, what to read.
-        read: Makes the labels; goes to each process once.
-        dataset: Key of the data set, for the official count.
-        split: Of the data set.
-        args: With the flags of `add_conversion_flags`.
-
-    Raises:
-        ValueError: Another number than the official one without --any-count, or as `read`.
-        OSError: A file that cannot be read or written, or a worker that died.
+    `sources` say per file to make what to read; `read` makes the labels and goes to each process once; `args` have the
+    flags of `add_conversion_flags`. ValueError for another number than the official one without --any-count; OSError
+    for a file that cannot be read or written, or a worker that died.
     """
     what, official = f"{dataset} {split}", find_split(dataset, split)[1]
     if len(sources) != official and not args.any_count:

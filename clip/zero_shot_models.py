@@ -47,13 +47,8 @@ def as_weights(model: nn.Module, images: Tensor) -> Tensor:
 def zero_shot_scores(image_embeddings: Tensor, text: Tensor, class_of_name: Sequence[int]) -> Tensor:
     """Cosine of every image with the best name of every class: float32 [B, C].
 
-    Args:
-        image_embeddings: [B, E], any float dtype and length.
-        text: float32 [num_names, E] of length 1, on the same device.
-        class_of_name: From `flatten_names`; every class has a name.
-
-    Raises:
-        ValueError: Image and text embeddings of different sizes.
+    Images are [B, E], of any float dtype and length, `text` float32 [num_names, E] of length 1, on the same device;
+    `class_of_name` is from `flatten_names`; every class has a name. ValueError for embeddings of different sizes.
     """
     if image_embeddings.shape[1] != text.shape[1]:
         raise ValueError(

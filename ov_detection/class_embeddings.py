@@ -154,13 +154,9 @@ def save_class_embeddings(path: str | Path, embeddings: ClassEmbeddings) -> None
 def load_class_embeddings(path: str | Path, names: Sequence[str] | None = None) -> ClassEmbeddings:
     """Read own `.safetensors`, F-ViT's `.pt` dictionary or Detic's `.npy` matrix.
 
-    Args:
-        path: The file.
-        names: The classes wanted, in this order; None for all of the file, in its order. A `.npy` file has no names:
-            they must be given, one per row in the rows' order (ascending category id).
-
-    Raises:
-        ValueError: Another kind of file, damaged, classes that it lacks, or names that do not fit it.
+    `names` are the classes wanted, in this order; None for all of the file, in its order. A `.npy` file has no names:
+    they must be given, one per row in the rows' order (ascending category id). ValueError for another kind of file, a
+    damaged one, classes that it lacks, and names that do not fit it.
     """
     path = Path(path)
     if not path.is_file():

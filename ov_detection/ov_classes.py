@@ -69,13 +69,9 @@ class OvClasses:
 def read_ov_classes(categories: Sequence[Mapping[str, Any]], novel: Iterable[str] | None = None) -> OvClasses:
     """The classes that a file's list `categories` describes.
 
-    Args:
-        categories: Entries with id and name, and LVIS's with frequency.
-        novel: Names of the novel classes, all others being base; None takes them from LVIS's frequencies or COCO's
-            split, () makes every class base.
-
-    Raises:
-        ValueError: A broken entry, two of one id or name, an unknown novel class, or a split that cannot be told.
+    Entries have id and name, and LVIS's frequency. `novel` are names of the novel classes, all others being base; None
+    takes them from LVIS's frequencies or COCO's split, () makes every class base. ValueError for a broken entry, two of
+    one id or name, an unknown novel class, or a split that cannot be told.
     """
     for place, entry in enumerate(categories):
         fields = entry if isinstance(entry, Mapping) else {}

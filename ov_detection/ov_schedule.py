@@ -41,16 +41,8 @@ class BatchGroups:
 def plan_run(cfg: Any, num_images: int, num_processes: int) -> tuple[int, int]:
     """Work out a config's lengths in iterations, in place, and log them.
 
-    Args:
-        cfg: The run's config.
-        num_images: Of the training set.
-        num_processes: That train together.
-
-    Returns:
-        Batches per iteration and process, and iterations per epoch.
-
-    Raises:
-        ValueError: A length that is not positive; train.eval_epochs may be 0, for no evaluation before the end.
+    Returns batches per iteration and process, and iterations per epoch. ValueError for a length that is not positive;
+    train.eval_epochs may be 0, for no evaluation before the end.
     """
     train, per_process = cfg.train, cfg.dataloader.train.batch_size
     accumulate = train.get("accumulate") or max(1, round(train.lr_batch_size / (per_process * num_processes)))

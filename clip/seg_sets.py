@@ -32,18 +32,9 @@ class SegmentationSet(Dataset):
     A sample is a dict: `image` uint8 [3, H, W], RGB; `label` uint8 [H, W], 0 to C - 1 or 255, ignored; `index`, the
     image's place in this set; `name`, its path below the images' folder without ending.
 
-    Attributes:
-        names: One plain name per class, for tables and legends.
-        files: Paths of images and labels, and their names.
-        expected_images: Official number of images; None for a custom set.
-
-    Args:
-        dataset: One of `DATASETS`, or "custom".
-        root: Of the data set, see seg_layouts.py.
-        split: "val", or another split of the data set.
-        any_count: Take a part of a data set, too; without this another number of images than the official is an error.
-        class_names: Of a custom set, in the order of the labels; ValueError for an official one.
-        zero_label: Of a custom set, what 0 means in its files; see `custom_setting`.
+    `dataset` is one of `DATASETS`, or "custom", with `class_names` in the order of the labels, and `zero_label`, what 0
+    means in its files (`custom_setting`); `root` is as in seg_layouts.py. Without `any_count` another number of images
+    than the official one, `expected_images`, is an error. `names` has one plain name per class, for tables and legends.
     """
 
     def __init__(

@@ -96,12 +96,9 @@ def plan_windows(
     whole patches loses the rest to the model's patch embedding, and its map is stretched to the full window (SCLIP,
     NACLIP), or it is padded with zeros on both sides (ClearCLIP).
 
-    Args:
-        image_hw: (H', W') of the image that the model sees.
-        crop: Side of a window in pixels; 0 is the whole image at once, which is never padded.
-        stride: From window to window, in pixels; at most the crop, for windows leave no gap.
-        patch_size: Of the model; ValueError for a smaller crop or image.
-        pad_to_patch: Pad windows to whole patches.
+    `image_hw` is (H', W') of the image that the model sees, `crop` the side of a window in pixels (0 is the whole image
+    at once, which is never padded), `stride` the way from window to window, at most the crop, for windows leave no gap.
+    ValueError for a crop or image that is smaller than a patch.
     """
     if crop and not patch_size <= crop:
         raise ValueError(

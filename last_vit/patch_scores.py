@@ -12,17 +12,10 @@ from last_vit.pooling import TINY, describe
 
 
 def patch_score(patch_tokens: Tensor, global_token: Tensor) -> Tensor:
-    """Cosine similarity of every patch to a global token (paper Eq. 3).
+    """Cosine similarity of every patch to a global token (paper Eq. 3): float32 [B, N] in [-1, 1].
 
-    Args:
-        patch_tokens: [B, N, D], after the final norm, prefix tokens removed.
-        global_token: [B, D], the read-out of the same forward pass (CLS, LaSt token, mean; GAP for a ConvNet).
-
-    Returns:
-        float32 [B, N] in [-1, 1]; 0 where a token is all zeros.
-
-    Raises:
-        ValueError: If ranks, batch or channel sizes disagree; the message shows both shapes.
+    `patch_tokens` are [B, N, D], after the final norm, prefix tokens removed; `global_token` is [B, D], the read-out of
+    the same forward pass (CLS, LaSt token, mean; GAP for a ConvNet). 0 where a token is all zeros.
 
     Example:
         >>> patch_score(torch.ones(2, 9, 4), torch.ones(2, 4)).shape

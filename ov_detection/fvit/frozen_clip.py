@@ -76,24 +76,16 @@ class ClipFeatureCache:
 class FrozenClip(nn.Module):
     """A CLIP image tower that is only read.
 
-    Attributes:
-        source: What a trained detector belongs to: arch, weights (16 hex digits, or the seed), dense, blocks.
+    `arch` is an open_clip architecture or JSON config (F-ViT: EVA02-B-16, EVA02-L-14-336), and `checkpoint` or
+    `random_seed` its weights as `load_clip` takes them. `blocks` are four indices from 0, shallow to deep; F-ViT's are
+    3, 5, 7, 11 of 12 and 6, 10, 14, 23 of 24, the defaults; for another depth they are spread evenly. `dense`, which
+    the deepest pyramid level sees too, is "last-block-value": the last block passes each patch its own value, without
+    attention (F-ViT's, for towers whose patches were not trained); or "plain": the last block as it is (LaSt's patches
+    are the features). With `bf16` it runs in bfloat16 autocast and answers in float32; F-ViT trains in float16.
+    `in_checkpoint` says whether the detector's state dict holds the tower too, for one file that needs no other, and
+    `cache_images` of how many images block features are kept in training (`ClipFeatureCache`).
 
-    Args:
-        arch: open_clip architecture or JSON config, see last_vit/clip_models.py. F-ViT: EVA02-B-16, EVA02-L-14-336.
-        checkpoint: Weights as `load_clip` takes them; None needs `random_seed`.
-        blocks: Four block indices from 0, shallow to deep. F-ViT: 3, 5, 7, 11 of 12 and 6, 10, 14, 23 of 24, the
-            defaults; for another depth they are spread evenly.
-        dense: "last-block-value": the last block passes each patch its own value, without attention (F-ViT's, for
-            towers whose patches were not trained); "plain": the last block as it is (LaSt's patches are the features).
-            The deepest pyramid level sees the same.
-        bf16: Run in bfloat16 autocast; answers are float32. F-ViT trains in float16.
-        in_checkpoint: Whether the detector's state dict holds the tower too, for one file that needs no other.
-        cache_images: Images whose block features are kept in training, see `ClipFeatureCache`; 0 keeps none.
-        random_seed: Seed for random weights, instead of a checkpoint.
-
-    Raises:
-        ValueError: As `load_clip`; an unknown `dense`; blocks that the tower has not.
+    `source` is what a trained detector belongs to: arch, weights (16 hex digits, or the seed), dense, blocks.
     """
 
     def __init__(

@@ -35,15 +35,9 @@ SEED = re.compile(r", seed \d+(?=,|$)")
 
 
 def render_page(page: str, records: Sequence[ResultRecord], to_results: str = "results") -> str:
-    """A page's text with every marked table regenerated.
+    """A Markdown page with every marked table regenerated; `to_results` is the records' folder as the page links to it.
 
-    Args:
-        page: Markdown.
-        records: All that there are.
-        to_results: The folder of the records as the page links to it.
-
-    Raises:
-        ValueError: A marker that names an unknown table, or records of one row that are not the same measurement.
+    ValueError for a marker that names an unknown table, and records of one row that are not the same measurement.
     """
 
     def regenerate(match: re.Match[str]) -> str:

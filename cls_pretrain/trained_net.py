@@ -31,7 +31,7 @@ class TrainedNet(ClassificationNet):
     `num_classes` is that of a new head with fresh weights; None keeps the one that the weights have. `image_size` is
     the side in pixels of the images to come, to which position embeddings are resized; None is that of the weights.
     `num_registers` register tokens are added (Darcet et al., ICLR 2024) to models without any. ValueError for a model
-    of another library, no positive temperature, and none of the model's own logits to learn.
+    of another library, no positive temperature, and no head to keep.
     """
 
     def __init__(
@@ -49,11 +49,13 @@ class TrainedNet(ClassificationNet):
         if not init.startswith("timm:"):
             raise ValueError(f"model.init must be a timm model, timm:<name>@<file>, got {init!r}")
         host, teacher = parse_model_argument(init).load(image_size).model, None
+        if num_classes is None and host.num_classes == 0:
+            raise ValueError(f"{init} has no head to keep: give model.num_classes, and images with labels")
         if temperature is not None:
-            if not temperature > 0 or num_classes is not None or host.num_classes == 0:
+            if not temperature > 0 or num_classes is not None:
                 raise ValueError(
                     f"a model learns its own logits with its own head and a model.temperature above 0, got "
-                    f"temperature {temperature}, num_classes {num_classes} and a head of {host.num_classes} classes"
+                    f"temperature {temperature} and num_classes {num_classes}"
                 )
             teacher = copy.deepcopy(host).requires_grad_(False)
         if num_classes is not None:

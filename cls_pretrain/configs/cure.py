@@ -4,10 +4,10 @@
         model.init=timm:vit_tiny_patch16_224.augreg_in21k_ft_in1k@/path/to/file.safetensors \\
         dataloader.train.dataset.root=/any/folder
 
-The student is the model with LaSt, its head kept; the teacher is the model as it was. Images lie flat or nested, or in
-ImageNet's layout, whose training split is then learned from and whose validation split is evaluated: agreement with the
-teacher's top-1, and accuracy where class folders are the model's. Batch 64, 25,000 images; the time depends on the
-model, and model.image_size=112 takes about a quarter of that of 224. Results: docs/results.md.
+The student is the model with LaSt, its head kept; the teacher is the model as it was. Images lie flat or nested, and
+all are then learned from and evaluated, or in ImageNet's layout, whose training split is learned from and whose
+validation split is evaluated: agreement with the teacher's top-1, and accuracy where class folders are the model's.
+Batch 64, 25,000 images; the time depends on the model, and model.image_size=112 takes about a quarter of that of 224.
 """
 
 from last_vit.command_line import cores_at_hand

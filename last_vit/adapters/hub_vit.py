@@ -181,7 +181,12 @@ def _config(tower: nn.Module) -> Any:
 
 def _grid(tower: nn.Module, images: Tensor) -> tuple[int, int]:
     patch_hw = _pair(getattr(_config(tower), "patch_size", None) or tower.patch_embed.patch_size)
-    return images.shape[2] // patch_hw[0], images.shape[3] // patch_hw[1]
+    (height, rows_left), (width, columns_left) = map(divmod, images.shape[2:], patch_hw)
+    if rows_left or columns_left:
+        raise ValueError(
+            f"images are {tuple(images.shape[2:])} (height, width), which patches of {patch_hw} do not fill"
+        )
+    return height, width
 
 
 def _pair(size: int | list[int] | tuple[int, int]) -> tuple[int, int]:

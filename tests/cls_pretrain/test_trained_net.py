@@ -192,6 +192,7 @@ def test_resumes_bit_identically(cure, config, words):
         (["train.anneal_top_k=0.5", "model.pool=mean"], "any", "above 0 for LaSt"),
         (["model.init=torchvision:vit_b_16@random"], "any", "model.init must be a timm model"),
         (["model.init=timm:no_such_vit@random"], "any", "no_such_vit"),
+        (["model.init=timm:vit_small_patch16_224.dino@random", "model.temperature=null"], "imagenet", "has no head to"),
         ([], "nowhere", "no folder .*nowhere"),
         (["dataloader.test.dataset.labelled=True"], "any", "any has no such split"),
         (["dataloader.test.dataset.labelled=True"], "imagenet", "3 classes, the classifier 5: .*its num_classes"),

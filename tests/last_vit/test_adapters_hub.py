@@ -9,6 +9,8 @@ from hub_parts import HUB, TIMM, TRANSFORMERS, VIT, TinyDinov3, TinyOpenAIClip, 
 from timm.models.beit import Beit
 from torch import Tensor, nn
 
+from last_vit.adapters import find_adapter
+from last_vit.adapters.hub_vit import HubAdapter
 from last_vit.dense import attach_last, attach_pool, dense_forward, pooling_of
 from last_vit.layer_tokens import count_layers, layer_tokens
 from last_vit.pooling import last_pool
@@ -126,6 +128,9 @@ def test_non_square_images_keep_their_grid(name):
         attach_last(model, top_k=3)
     out = dense_forward(model, WIDE)
     assert (out.grid_hw, out.patch_tokens.shape, out.global_token.shape) == ((3, 7), (2, 21, 16), (2, 16))
+    if isinstance(find_adapter(model), HubAdapter):  # others cannot, or fill patches up
+        with pytest.raises(ValueError, match=r"images are \(24, 55\) .*, which patches of \(8, 8\) do not fill"):
+            dense_forward(model, WIDE[..., 1:])
 
 
 def test_layers_end_in_the_patch_tokens(name):

@@ -64,7 +64,7 @@ def render_table(table: ResultsTable, records: Sequence[ResultRecord], to_result
     groups: dict[tuple[str, str], list[ResultRecord]] = {}
     records = [_with_layers(record) for record in records]
     for record in records:
-        groups.setdefault((SEED.sub("", record.row or ""), record.dataset), []).append(record)
+        groups.setdefault((_label(record), record.dataset), []).append(record)
     measured = {key for record in records for key in record.metrics} or table.metrics.keys()
     table = replace(table, metrics={key: title for key, title in table.metrics.items() if key in measured})
     published = ["paper"] if table.paper else []
@@ -123,13 +123,18 @@ def _mean_std(group: Sequence[ResultRecord], metric: str, decimals: int = 1) -> 
     return mean if len(values) == 1 else f"{mean} +- {statistics.stdev(values):.{decimals}f}"
 
 
+def _label(record: ResultRecord) -> str:
+    """Of its row, which all seeds share."""
+    return SEED.sub("", record.row or "")
+
+
 def _summary(records: Sequence[ResultRecord]) -> str:
     """README's table: a line per task that was measured here, the paper's numbers beside ours."""
     header = ["task", "paper: CLS", "paper: LaSt", "ours: CLS", "ours: LaSt", "ours: random", "ours is"]
     lines = [_line(header), _line(["---", *["---:"] * 5, "---"])]
     for task in SUMMARY:
         own = [record for record in records if record.table == task.table and record.dataset.startswith(task.dataset)]
-        ours = [_mean_std([record for record in own if record.row == row], task.metric) for row in task.rows]
+        ours = [_mean_std([record for record in own if _label(record) == row], task.metric) for row in task.rows]
         if any(ours):
             paper = ["" if value is None else f"{value:.1f}" for value in task.paper]
             lines.append(_line([task.words, *paper, *ours, task.ours]))

@@ -244,8 +244,8 @@ TABLES = {
     ),
 }
 
-_SMALL = ("ViT 0.8M/8, CLS", "ViT 0.8M/8, LaSt K=1", "ViT 0.8M/8, random")
-_TINY = "0.8M parameters, 64 px, 6 epochs of Tiny-ImageNet-100, two seeds"
+_CURED = ("CLS", "LaSt K=N/2", "random")
+_TI = "ViT-Ti/16 (AugReg) fine-tuned for one epoch on Tiny-ImageNet-100, 112 px, three seeds"
 _DINO = tuple(f"DINO ViT 1.8M/8, {name}" for name in ("CLS, 1 epoch", "LaSt K=N/4, 1 epoch", "random"))
 _ONE_EPOCH = "DINO, 1.8M parameters, one epoch, one seed"
 _CLIP = tuple(
@@ -253,24 +253,15 @@ _CLIP = tuple(
 )
 
 SUMMARY = (
-    Task("top-1", "cls_pretrain", "tiny-imagenet-100", "acc1", (None, None), (*_SMALL[:2], ""), _TINY),
-    Task(
-        "Point-in-Box, boxes under a quarter of the image",
-        "point_in_box",
-        "tiny-imagenet-100 val, 64 px, box < 25 %",
-        "point_in_box",
-        (42.7, 55.1),
-        _SMALL,
-        _TINY,
-    ),
-    Task(
-        "AUROC of the patch score, object against background",
-        "score_distribution",
-        "coco-mini/val2017, 64 px",
-        "auroc",
-        (None, None),
-        _SMALL,
-        f"the same models, COCO-mini's masks; {_TINY.rpartition(', ')[2]}",
+    *(
+        Task(task, "layers", "tiny-imagenet-100 val, 112 px", metric, paper, (*_CURED[:2], random), _TI)
+        for task, metric, paper, random in (
+            ("top-1", "acc1", (None, None), ""),
+            ("Point-in-Box", "point_in_box", (None, None), "random"),
+            ("Point-in-Box, boxes under a quarter of the image", "point_in_box_small", (42.7, 55.1), "random"),
+            ("patches of more than three median norms, %", "high_norm_share", (None, None), "random"),
+            ("AUROC of the patch score, box against background", "auroc", (None, None), "random"),
+        )
     ),
     Task(
         "CorLoc of the patch score",

@@ -339,16 +339,3 @@ def test_patches_hold_their_exact_share_of_every_pixel(side, grid_hw):
     assert torch.equal(is_known, 2 * known >= side * side)
     assert torch.equal(is_foreground, is_known & (2 * inside > known))
     assert 0 < is_foreground.sum() < is_known.sum()
-
-
-@pytest.mark.parametrize(
-    ("foreground", "grid_hw", "match"),
-    [
-        (torch.zeros(2, 8, 8), (2, 2), r"uint8 \[B, S, S\], got torch.float32"),
-        (torch.zeros(2, 8, 6, dtype=torch.uint8), (2, 2), r"\(2, 8, 6\)"),
-        (torch.zeros(2, 8, 8, dtype=torch.uint8), (0, 2), r"positive counts, got \(0, 2\)"),
-    ],
-)
-def test_wrong_arguments_for_patches(foreground, grid_hw, match):
-    with pytest.raises(ValueError, match=match):
-        patch_foreground(foreground, grid_hw)

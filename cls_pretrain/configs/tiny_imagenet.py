@@ -3,7 +3,7 @@
     python cls_pretrain/lazy_train.py --config-file cls_pretrain/configs/tiny_imagenet.py \\
         model.pool=cls train.output_dir=output/tiny_cls dataloader.train.dataset.root=/path/to/tiny-imagenet-100
 
-Batch 64, 6 epochs of 25,000 images; at most half an hour on one core. Results: README, "First results".
+Batch 64, 6 epochs of 25,000 images; at most half an hour on one core. Results: docs/results.md.
 """
 
 from ..conf import dataloader, evaluation, lr_multiplier, model, optimizer, train

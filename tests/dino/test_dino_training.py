@@ -59,6 +59,15 @@ def assert_same(a, b, **tolerance):
         assert a == b
 
 
+def assert_resumed_as_whole():
+    """Checkpoint and log of the folder "run" are those of "whole", which was never stopped."""
+    whole, resumed = read("whole/checkpoint.pth"), read()
+    for checkpoint in (whole, resumed):
+        checkpoint["args"].pop("output_dir")
+    assert_same(resumed, whole)
+    assert log() == log("whole")
+
+
 def test_steps_on_one_batch_lower_the_loss():
     """With teacher and centre standing still, the student comes to agree with the teacher."""
     options = {"epochs": 20, "warmup_epochs": 0, "lr": 0.1, "momentum_teacher": 1.0, "drop_path_rate": 0.0}
@@ -121,11 +130,7 @@ def test_killed_and_resumed_is_bit_identical(monkeypatch, iteration):
         file.write(json.dumps({"train_loss": 0.0, "epoch": 1}) + "\n" + '{"train_l')
     torch.manual_seed(99)
     assert run(**options) == 0
-    whole, resumed = read("whole/checkpoint.pth"), read()
-    for checkpoint in (whole, resumed):
-        checkpoint["args"].pop("output_dir")
-    assert_same(resumed, whole)
-    assert log() == log("whole")
+    assert_resumed_as_whole()
 
 
 def test_accumulation_gives_the_step_of_the_whole_batch():
@@ -193,11 +198,7 @@ def test_ctrl_c_saves_at_the_step_border_and_the_named_command_goes_on(monkeypat
     assert (read()["epoch"], read()["within_epoch"]["iteration"]) == (1, 2)
     assert run(**options, batch_size_per_gpu=3) == 2, "another length of the epoch"
     assert run(**options) == 0
-    whole, resumed = read("whole/checkpoint.pth"), read()
-    for checkpoint in (whole, resumed):
-        checkpoint["args"].pop("output_dir")
-    assert_same(resumed, whole)
-    assert log() == log("whole")
+    assert_resumed_as_whole()
 
 
 def test_entropy_and_spread_tell_a_collapse():

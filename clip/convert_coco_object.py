@@ -19,6 +19,7 @@ from seg_id_tables import coco_category_classes, coco_object_table
 from seg_layouts import find_split
 
 from last_vit.command_line import command
+from last_vit.data.coco import CocoInstances
 
 DATASET, SUFFIX = "coco_object", "_instanceTrainIds.png"
 
@@ -27,8 +28,6 @@ class InstanceLabels:
     """From the index of an image of an instances_*.json to its labels; ValueError for categories not COCO's."""
 
     def __init__(self, path: Path) -> None:
-        from last_vit.data.coco import CocoInstances
-
         self.instances = CocoInstances(path)
         self.class_of = coco_category_classes()
         for category in self.instances.categories:
@@ -50,8 +49,8 @@ def _run(args: argparse.Namespace) -> None:
     if args.instances is None:
         convert_raw_maps(args, DATASET, SUFFIX, coco_object_table())
         return
-    if args.beside or len(args.split) > 1:
-        raise ValueError("--instances is one file of one --split, and needs an --output")
+    if len(args.split) > 1:
+        raise ValueError("--instances is one file of one --split")
     folder = args.output / "annotations" / find_split(DATASET, args.split[0])[0]
     read = InstanceLabels(args.instances)
     names = read.instances.file_names

@@ -1,12 +1,11 @@
 """COCO-Stuff's raw maps (ids 0 to 181, 255 unlabelled) -> *_labelTrainIds.png with the 171 classes, 255 ignored.
 
     python clip/convert_coco_stuff.py --root coco_stuff164k --output coco_stuff164k
-    python clip/convert_coco_stuff.py --root coco_stuff164k --split train val --beside --num-workers 16
+    python clip/convert_coco_stuff.py --root coco_stuff164k --output elsewhere --split train val --num-workers 16
 
 Raw maps are looked for in <root>/stuffthingmaps/val2017, <root>/annotations/val2017 (mmsegmentation's place) and
 <root>/val2017 (as stuffthingmaps_trainval2017.zip of https://github.com/nightrome/cocostuff unpacks). Written are
-<output>/annotations/val2017/*_labelTrainIds.png. Needed only by other programs: clip/seg_sets.py reads raw
-maps as they are.
+<output>/annotations/val2017/*_labelTrainIds.png. Needed only by other programs: clip/seg_sets.py reads raw maps.
 """
 
 import argparse
@@ -14,7 +13,7 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-from label_conversion import add_conversion_flags, add_target_flags, convert, look_up, target_folder
+from label_conversion import add_conversion_flags, add_target_flags, convert, look_up
 from seg_id_tables import coco_stuff_table
 from seg_layouts import find_split
 
@@ -39,7 +38,7 @@ def convert_raw_maps(args: argparse.Namespace, dataset: str, suffix: str, table:
                 "https://github.com/nightrome/cocostuff, unpacked to stuffthingmaps/"
             )
         ((folder, maps),) = found.items()
-        target = target_folder(folder, f"annotations/{folder.name}", args)
+        target = args.output / "annotations" / folder.name
         sources = {target / f"{path.stem}{suffix}": path for path in maps}
         convert(sources, partial(look_up, table=table), dataset, split, args)
 

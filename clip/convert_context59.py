@@ -30,6 +30,7 @@ from seg_id_tables import CONTEXT59_IDS
 
 from last_vit.atomic_file import atomic_file
 from last_vit.command_line import command
+from last_vit.data.coco import decode_segmentations
 
 _EXPECTED = "expected trainval_merged.json of the PASCAL in Detail API, with the lists images and annos_segmentation"
 
@@ -88,8 +89,6 @@ def _naming(place: str) -> Iterator[None]:
 
 def draw_context(image: ContextImage) -> np.ndarray:
     """The labels of one image: uint8 [H, W], 0 to 59; ValueError for a segmentation that does not fit it."""
-    from last_vit.data.coco import decode_segmentations
-
     labels = np.zeros((image.height, image.width), dtype=np.uint8)
     for category_id, segmentation in image.regions:
         try:

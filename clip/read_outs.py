@@ -6,18 +6,15 @@ treats the rows alike. Each read-out is what the host would give with that pool 
 """
 
 import argparse
-import shlex
 import time
 from collections.abc import Sequence
 from typing import Any
 
-import eval_zero_shot_seg
 import torch
 from class_names import ClassNames, find_class_names
 from torch import Tensor, nn
 from zero_shot_classification import images_name, open_class_images, open_clip_loader, write_model_record
 from zero_shot_models import as_weights, encode_names, load_clip_argument, read_once, zero_shot_scores
-from zero_shot_segmentation import measure_segmentation
 
 from last_vit.adapters import DenseOutput, find_adapter, unwrap_host
 from last_vit.adapters.base import class_names
@@ -120,13 +117,12 @@ def run(args: argparse.Namespace) -> None:
         raise ValueError(f"--max-box-area is a share of the image in (0, 1], got {args.max_box_area}")
     if args.point_in_box and args.imagenet_root is None:
         raise ValueError("--point-in-box needs ImageNet's boxes: give --imagenet-root in place of --images")
-    segmentation = [segmentation_flags(text, args) for text in args.segmentation]
     with process_group(args.device) as device:
         images = open_class_images(args, boxes=args.point_in_box)
         names = find_class_names(args.class_names, images.classes)
         rows = []
         for argument in arguments:
-            rows += measure_model(argument, args, images, names, segmentation, device)
+            rows += measure_model(argument, args, images, names, device)
         if not is_main_process():
             return
         keys = list(dict.fromkeys(key for *_, metrics in rows for key in metrics if key != "num_boxes"))
@@ -134,7 +130,7 @@ def run(args: argparse.Namespace) -> None:
             [name, label, *(f"{metrics[key]:.2f}" if key in metrics else "-" for key in keys)]
             for name, label, metrics in rows
         ]
-        print_table([["model", "read-out", *(_COLUMNS.get(key, key) for key in keys)], *lines])
+        print_table([["model", "read-out", *(_COLUMNS[key] for key in keys)], *lines])
         boxes = f", {rows[0][2]['num_boxes']} with one small box" if args.point_in_box else ""
         print(f"{images_name(args)}: {len(images)} images{boxes}, {len(images.classes)} classes; percent")
 
@@ -144,15 +140,10 @@ def measure_model(
     args: argparse.Namespace,
     images: ImageNetDataset,
     names: ClassNames,
-    segmentation: Sequence[argparse.Namespace],
     device: torch.device,
 ) -> list[tuple[str, str, dict[str, float]]]:
     """All read-outs of one model in one pass over the images, and their records: model, read-out, metrics of each."""
     clip = load_clip_argument(argument, args.precision, device)
-    mious = {}
-    for flags in segmentation:
-        setting, result = measure_segmentation(flags, argument, clip, device)
-        mious[f"mIoU {setting.name}"] = result["miou"]
     with naming(argument):
         pools = list_pools(clip.model, args.pool, args.top_k)
         attach_read_outs(clip.model, pools)
@@ -172,7 +163,7 @@ def measure_model(
             label = f"{argument.name}, read with {words}" if number else argument.name
             counts = {"n_images": num_images, "seconds": seconds, "device": device}
             write_model_record(args, argument, clip, metrics, label, config, **counts)
-        rows.append((argument.name, words if number else f"as trained: {words}", {**metrics, **mious}))
+        rows.append((argument.name, words if number else f"as trained: {words}", metrics))
     return rows
 
 
@@ -205,23 +196,3 @@ def measure_read_outs(
             boxed = hit.compute()
             metrics |= {"num_boxes": boxed.pop("num_images"), **boxed}
     return found, time.perf_counter() - start
-
-
-def segmentation_flags(text: str, args: argparse.Namespace) -> argparse.Namespace:
-    """The command line of eval_zero_shot_seg.py that a value of --segmentation, `DATASET=ROOT [FLAGS]`, stands for."""
-    words = shlex.split(text)
-    dataset, _, root = words[0].partition("=") if words else ("", "", "")
-    if not dataset or not root:
-        raise ValueError(f"--segmentation takes 'DATASET=ROOT [FLAGS]', such as voc20=VOC2012, got {text!r}")
-    shared = ["--precision", args.precision, "--num-workers", str(args.num_workers), "--device", args.device]
-    shared += ["--text-cache", str(args.text_cache)] if args.text_cache else []
-    shared += ["--no-text-cache"] if args.no_text_cache else []
-    own = ["--dataset", dataset, "--root", root, "--model", args.model[0]]
-    flags = eval_zero_shot_seg.main.build_parser().parse_args([*own, *shared, *words[1:]])
-    if len(flags.model) > 1 or (flags.precision, flags.device) != (args.precision, args.device) or flags.overlays:
-        raise ValueError(
-            f"--segmentation {text!r}: --model, --precision and --device are the table's own, and --overlays draws "
-            f"nothing here; leave them out"
-        )
-    flags.row = args.row if flags.row is None else flags.row
-    return flags

@@ -22,15 +22,6 @@ CONTEXT59_IDS = (
     397, 415, 416, 420, 424, 427, 440, 445, 454, 458,
 )  # fmt: skip
 
-# Cityscapes' labels in the order of their ids, 0 to 33; those that are evaluated have the names of seg_protocols.json,
-# but for spaces. "license plate" has no id and is never drawn.
-CITYSCAPES_LABELS = (
-    "unlabeled", "ego vehicle", "rectification border", "out of roi", "static", "dynamic", "ground", "road",
-    "sidewalk", "parking", "rail track", "building", "wall", "fence", "guard rail", "bridge", "tunnel", "pole",
-    "polegroup", "traffic light", "traffic sign", "vegetation", "terrain", "sky", "person", "rider", "car", "truck",
-    "bus", "caravan", "trailer", "train", "motorcycle", "bicycle",
-)  # fmt: skip
-CITYSCAPES_UNDRAWN = "license plate"
 _CITYSCAPES_EVALUATED = (7, 8, 11, 12, 13, 17, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 31, 32, 33)
 
 
@@ -51,7 +42,7 @@ def coco_category_classes() -> dict[int, int]:
 
 def cityscapes_table() -> np.ndarray:
     """Cityscapes' label ids -> 19 classes ("train ids"): int16 [256]; the other 15 labels are ignored."""
-    labels = dict.fromkeys(range(len(CITYSCAPES_LABELS)), IGNORED)
+    labels = dict.fromkeys(range(34), IGNORED)
     return _table(labels | {label: index for index, label in enumerate(_CITYSCAPES_EVALUATED)})
 
 

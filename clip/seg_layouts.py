@@ -23,6 +23,7 @@ import numpy as np
 from seg_id_tables import cityscapes_table, coco_object_table, coco_stuff_table
 
 from last_vit.data.image_files import IMAGE_SUFFIXES, list_files, pair_by_name
+from last_vit.data.voc import VocSplit, is_voc_folder
 
 _TABLES = {"cityscapes": cityscapes_table, "coco_object": coco_object_table, "coco_stuff": coco_stuff_table}
 
@@ -114,8 +115,6 @@ def find_custom_files(root: str | Path, split: str) -> SegmentationFiles:
 
 def _listed_files(layout: Layout, root: Path, word: str) -> SegmentationFiles:
     """Of a VOC folder, whose lists say which images belong to a split."""
-    from last_vit.data.voc import VocSplit, is_voc_folder  # imports torch, which converters of labels need not wait for
-
     found = next((root / below for below in layout.below if is_voc_folder(root / below)), root)
     try:
         split = VocSplit(found, word, layout.listing)

@@ -9,10 +9,8 @@ r"""Zero-shot accuracy over K and pooling (paper table 8): checkpoints as traine
 The paper trains a model per row; its rows are what `--model` alone gives. `--pool` adds rows that read the same weights
 in another way than they were trained for: an ablation of the read-out, not of training. All rows of a model share one
 forward pass per image. `--point-in-box` adds how often the patch most similar to the row's token lies in the object's
-box, over the images with one small object. Segmentation reads patches, not the pooled token, so `--segmentation` adds
-one mIoU per checkpoint and data set, measured and recorded as by eval_zero_shot_seg.py, whose flags may follow:
-
-    --segmentation voc20=VOCdevkit/VOC2012 --segmentation "coco_object=coco --protocol naclip --pamr off"
+box, over the images with one small object. Segmentation reads patches, not the pooled token: table 8's mIoU of a
+checkpoint is eval_zero_shot_seg.py's.
 """
 
 import argparse
@@ -42,13 +40,6 @@ def main(parser: argparse.ArgumentParser) -> None:
         type=float,
         default=0.25,
         help="largest share of an image that a box may take to count; default 0.25 (the released script's)",
-    )
-    add(
-        "--segmentation",
-        action="append",
-        default=[],
-        metavar="'DATASET=ROOT [FLAGS]'",
-        help="also zero-shot mIoU; FLAGS of eval_zero_shot_seg.py; once per data set",
     )
     add_image_flags(parser)
     add_running_flags(parser, batch_size=64)

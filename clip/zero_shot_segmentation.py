@@ -4,7 +4,6 @@ import argparse
 import time
 from dataclasses import replace
 from functools import partial
-from typing import Any
 
 import torch
 from class_names import read_class_names
@@ -34,17 +33,20 @@ _SETTINGS = ("dataset", "short_side", *_REPLACEABLE, "area_threshold", "pad_to_p
 def run(args: argparse.Namespace) -> None:
     """All models of the flags; ValueError and OSError for whatever the user can mend."""
     arguments = parse_model_arguments(args.model)
-    choose_setting(args)
+    setting = choose_setting(args)
     with process_group(args.device) as device:
         for argument in arguments:
-            measure_segmentation(args, argument, load_clip_argument(argument, args.precision, device), device)
+            measure_model(args, argument, setting, load_clip_argument(argument, args.precision, device), device)
 
 
-def measure_segmentation(
-    args: argparse.Namespace, argument: ModelArgument, clip: LoadedClip, device: torch.device
-) -> tuple[SegmentationSetting, dict[str, Any]]:
-    """One model's mIoU, printed, recorded and drawn: the setting and what `MeanIoU` computes."""
-    setting = choose_setting(args)
+def measure_model(
+    args: argparse.Namespace,
+    argument: ModelArgument,
+    setting: SegmentationSetting,
+    clip: LoadedClip,
+    device: torch.device,
+) -> None:
+    """One model's mIoU, printed, recorded and drawn."""
     own = {"class_names": setting.class_names, "zero_label": args.zero_label} if args.dataset == CUSTOM else {}
     images = SegmentationSet(args.dataset, args.root, args.split, any_count=args.any_count, **own)
     segmenter = build_segmenter(args, setting, clip, device)
@@ -58,7 +60,7 @@ def measure_segmentation(
             metric.update(prediction, label)
     result, seconds = metric.compute(), time.perf_counter() - start
     if not is_main_process():
-        return setting, result
+        return
     source = describe_input(args, setting, images)
     metrics = {key: result[key] for key in _METRICS}
     ious = dict(zip(images.names, result["iou"], strict=True)) if args.per_class else {}
@@ -95,7 +97,6 @@ def measure_segmentation(
     if args.overlays is not None:
         for path in draw_overlays(args.overlays, args.num_overlays, argument.name, setting, images, segmenter):
             print(f"written {path}")
-    return setting, result
 
 
 def choose_setting(args: argparse.Namespace) -> SegmentationSetting:

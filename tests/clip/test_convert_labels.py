@@ -23,7 +23,7 @@ CITY_SUFFIX = "_gtFine_labelTrainIds.png"
 
 
 def run(tool, *arguments, count="--any-count"):
-    tool.main([str(argument) for argument in (*arguments, *([count] if count else []), "--num-workers", 1)])
+    tool.main([str(argument) for argument in (*arguments, *([count] if count else []), "--num-workers", 0)])
 
 
 @COCO_TOOLS
@@ -44,18 +44,16 @@ def test_raw_maps_of_coco_wherever_they_lie(tool, folder, tmp_path, capsys):
 
 
 @COCO_TOOLS
-def test_coco_beside_as_mmsegmentation_does_and_again_and_what_is_refused(tool, tmp_path, capsys):
+def test_coco_beside_the_raw_maps_and_again_and_what_is_refused(tool, tmp_path, capsys):
     root = make_coco(tmp_path, {"7": RAW}, "annotations/val2017")
     for _ in range(2):  # the second run must not take the first one's files for raw maps
-        run(tool, "--root", root, "--beside")
+        run(tool, "--root", root, "--output", root)
     assert sorted(path.name for path in (root / "annotations/val2017").iterdir()) == ["7.png", f"7{RESULTS[tool][0]}"]
     assert "1 converted: 0 now, 1 before" in capsys.readouterr().out
     make_coco(tmp_path / "bad", {"7": [0, 11]})
     for arguments, message in (
-        (["--root", root, "--output", root], "is the folder of the source files"),
         (["--root", tmp_path / "absent", "--output", tmp_path / "out"], "no raw maps (*.png) in"),
         (["--root", tmp_path / "bad", "--output", tmp_path / "out"], "7.png: it holds the ids 11,"),
-        (["--root", root], "one of the arguments --output --beside is required"),
     ):
         assert message in refusal(capsys, partial(run, tool, *arguments))
     few = partial(run, tool, "--root", root, "--output", tmp_path / "out", count=None)
@@ -93,7 +91,6 @@ def test_coco_objects_from_instances(tmp_path, capsys):
     assert not read(tmp_path / "annotations/val2017/8_instanceTrainIds.png")[0].any()
     assert "2 files found (the official set has 5000), 2 converted: 2 now" in capsys.readouterr().out
     for arguments, message in (
-        (["--beside"], "needs an --output"),
         (["--output", tmp_path, "--split", "train", "val"], "one file of one --split"),
         (["--output", tmp_path, "--root", tmp_path], "not allowed with argument"),
     ):
@@ -101,15 +98,6 @@ def test_coco_objects_from_instances(tmp_path, capsys):
     path.write_text(path.read_text().replace('"id": 90, "name"', '"id": 91, "name"'))
     path.write_text(path.read_text().replace('"category_id": 90', '"category_id": 91'))
     assert "category 91 (toothbrush) is none of COCO's 80" in refusal(capsys, partial(call, "--output", tmp_path))
-
-
-def square(label, x1, y1, x2, y2, **more):
-    """A polygon whose corners are its last pixels, as Pillow draws them."""
-    return {"label": label, "polygon": [[x1, y1], [x2, y1], [x2, y2], [x1, y2]], **more}
-
-
-def polygons(*objects):
-    return json.dumps({"imgHeight": HW[0], "imgWidth": HW[1], "objects": objects})
 
 
 def test_cityscapes_label_ids(tmp_path, capsys):
@@ -121,45 +109,9 @@ def test_cityscapes_label_ids(tmp_path, capsys):
     assert read(folder / f"bonn/b{CITY_SUFFIX}")[0].flatten()[:2].tolist() == [255, 13]
     assert not list(root.rglob(f"*{CITY_SUFFIX}"))
     assert "cityscapes val: 2 files found (the official set has 500), 2 converted: 2 now" in capsys.readouterr().out
-    call("--beside")
+    call("--output", root)  # beside the sources, as mmsegmentation wants them
     assert len(list((root / "gtFine/val").glob(f"*/*{CITY_SUFFIX}"))) == 2
-    assert "is the folder of the source files" in refusal(capsys, partial(call, "--output", root))
-    assert "no *_gtFine_polygons.json below" in refusal(capsys, partial(call, "--beside", "--source", "polygons"))
-
-
-def test_cityscapes_polygons_in_their_order_and_malformed(tmp_path, capsys):
-    path = tmp_path / "gtFine/val/ulm/ulm_000000_000019_gtFine_polygons.json"
-    path.parent.mkdir(parents=True)
-    call = partial(run, convert_cityscapes, "--root", tmp_path, "--beside", "--overwrite", "--source", "polygons")
-    for content, message in (
-        ('{"imgHeight": 4}', "has no imgWidth; expected Cityscapes' polygons"),
-        ("[]", "polygons.json: "),
-        ("no JSON", "polygons.json: "),
-        (polygons(square("unicorn", 0, 0, 1, 1)), "label 'unicorn' is"),
-        (polygons({"label": "car", "polygon": [[0, 0]]}), "has 1 points"),
-    ):
-        path.write_text(content)
-        assert message in refusal(capsys, call)
-    objects = [
-        square("road", 0, 0, 5, 3),
-        square("cargroup", 0, 1, 2, 3),
-        square("license plate", 1, 2, 1, 2),
-        square("license plategroup", 1, 2, 1, 2),
-        square("caravan", 2, 2, 4, 3),
-        square("sky", 0, 0, 5, 3, deleted=1),
-        square("polegroup", 5, 0, 5, 0),
-        square("persongroup", 5, 1, 5, 1, deleted=0),
-    ]
-    path.write_text(polygons(*objects))
-    call()
-    expected = np.zeros(HW, dtype=np.uint8)
-    expected[1:4, 0:3] = 13
-    expected[2:4, 2:5] = 255
-    expected[0, 5] = 255
-    expected[1, 5] = 11
-    assert np.array_equal(read(path.with_name(f"ulm_000000_000019{CITY_SUFFIX}"))[0], expected)
-    path.write_text(polygons())
-    assert (convert_cityscapes.draw_polygons(path) == 255).all()  # what nothing covers
+    assert "no *_gtFine_labelIds.png below" in refusal(capsys, partial(call, "--output", root, "--split", "train"))
 
 
 @pytest.fixture

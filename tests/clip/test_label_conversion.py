@@ -1,4 +1,4 @@
-"""What the converters share: whole files, resuming, processes, counts, and no writing where the sources are."""
+"""What the converters share: whole files, resuming, processes, counts."""
 
 import argparse
 from functools import partial
@@ -17,12 +17,12 @@ def sources(tmp_path):
     return {tmp_path / "out" / f"{stem}.png": path for stem, path in raw.items()}
 
 
-def run(sources, num_workers=1, overwrite=False, any_count=True):
+def run(sources, num_workers=0, overwrite=False, any_count=True):
     args = argparse.Namespace(num_workers=num_workers, overwrite=overwrite, any_count=any_count)
     convert(sources, READ, "coco_stuff", "val", args)
 
 
-@pytest.mark.parametrize("num_workers", [1, 2])
+@pytest.mark.parametrize("num_workers", [0, 2])
 def test_files_are_lossless_and_counted(sources, num_workers, capsys):
     with pytest.raises(ValueError, match=r"found 6 files \(the official set has 5000\).*--any-count"):
         run(sources, any_count=False)

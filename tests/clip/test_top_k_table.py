@@ -1,4 +1,4 @@
-"""The K table: every row is what its pool gives alone, Point-in-Box of each token, mIoU as its own script has it."""
+"""The K table: every row is what its pool gives alone, and Point-in-Box of each token."""
 
 import json
 import shutil
@@ -6,7 +6,6 @@ from functools import partial
 from pathlib import Path
 
 import eval_zero_shot_cls
-import eval_zero_shot_seg
 import open_clip
 import pytest
 import read_outs
@@ -16,7 +15,7 @@ from clip_parts import tiny_clip, write_clip
 from seg_parts import refusal
 
 from last_vit.data.imagenet import ImageNetDataset
-from last_vit.data.synthetic import SyntheticObjects, write_imagenet, write_voc
+from last_vit.data.synthetic import SyntheticObjects, write_imagenet
 from last_vit.data.transforms import EvalTransform
 from last_vit.dense import attach_last, attach_pool, dense_forward
 from last_vit.metrics import PointInBox
@@ -102,35 +101,9 @@ def test_point_in_box_of_every_token(here):
         assert rows[row]["n_images"] == 24
 
 
-def test_segmentation_is_that_of_its_script(here, capsys):
-    write_voc(SyntheticObjects(6, "val", image_size=40, num_classes=6), "voc")
-    flags = "--any-count --short-side 40 --crop 32 --stride 16"
-    rows = run(
-        "--model", f"{A},pool=last,top_k=2", "--pool", "max", "--segmentation", f"voc20=voc/VOC2012 {flags}"
-    )  # fmt: skip
-    printed = capsys.readouterr().out
-    assert len(rows) == 2
-    assert rows["A"]["config"]["read_out"] == {"pool": "last", "top_k": 2, "sigma": None, "variant": "release"}
-    assert "mIoU VOC20" in printed
-    (path,) = Path("results").glob("zero_shot_seg*.json")
-    found = json.loads(path.read_text())
-    assert printed.count(f" {found['metrics']['miou']:.2f}\n") == 2
-    assert (found["table"], found["row"]) == ("zero_shot_seg", "A")
-    path.unlink()
-    own = ["--dataset", "voc20", "--root", "voc/VOC2012", *flags.split(), "--model", f"{A},pool=last,top_k=2"]
-    eval_zero_shot_seg.main([*own, "--device", "cpu", "--num-workers", "0", "--text-cache", "cache"])
-    alone = json.loads(next(Path("output").rglob("zero_shot_seg*.json")).read_text())
-    assert alone["metrics"] == found["metrics"]
-    assert {**alone["config"]} == found["config"]
-
-
 def test_errors_are_one_line(here, capsys):
     for flags, message in (
         (("--pool", "last", "--top-k", "4", "17"), "model 'A': top_k must be in [1, 16]"),
-        (("--segmentation", "voc20"), "DATASET=ROOT"),
-        (("--segmentation", "voc20=VOC2012 --model B=x"), "leave them out"),
-        (("--segmentation", "voc20=VOC2012 --precision bf16"), "leave them out"),
-        (("--segmentation", "voc99=voc"), "invalid choice: 'voc99'"),
         (("--max-box-area", "0"), "(0, 1]"),
     ):
         assert message in refusal(capsys, partial(run, "--model", A, *flags))

@@ -31,6 +31,8 @@ RESULTS_DIR = Path("results")
 # and behind an open_clip architecture, where the "/" before it is a separator. "tcp://host" is none.
 _ABSOLUTE = re.compile(r"(\bopen_clip:[^/\s]+/|\bfile://|(?<![\w.~/-]))(/[^/\s'\",\[\](){}][^'\",\[\](){}]*)")
 
+_LIST = re.compile(r"\[\n +([^\[\]{}]+?)\n +\]")  # of JSON with line breaks, without lists inside: one line in files
+
 
 @dataclass(frozen=True)
 class ResultRecord:
@@ -53,6 +55,7 @@ class ResultRecord:
     table: str | None = None  # of docs/, that shows the record
     row: str | None = None  # label of its row there; records that share it (seeds) are averaged
     by_layer: list[dict[str, float | str]] | None = None  # at each layer: "layer", its name, and numbers
+    details: list[list[float | str]] | None = None  # what the metrics are made of, line by line, a heading first
 
 
 def write_result(
@@ -68,6 +71,7 @@ def write_result(
     table: str | None = None,
     row: str | None = None,
     by_layer: list[dict[str, float | str]] | None = None,
+    details: list[list[float | str]] | None = None,
     directory: Path = RESULTS_DIR,
 ) -> Path:
     """Write `<directory>/<name>.json`, replacing an older one only once the new one is whole on disk; returns the file.
@@ -98,17 +102,20 @@ def write_result(
         table=table,
         row=row,
         by_layer=by_layer,
+        details=details,
     )
     path = directory / f"{name}.json"
+    text = json.dumps(asdict(record), indent=2, allow_nan=False)
+    text = _LIST.sub(lambda found: "[" + re.sub(r"\n +", " ", found[1]) + "]", text)
     with atomic_file(path) as file:
-        file.write((json.dumps(asdict(record), indent=2, allow_nan=False) + "\n").encode())
+        file.write((text + "\n").encode())
     return path
 
 
 def read_results(directory: Path = RESULTS_DIR) -> list[ResultRecord]:
     """All records of a folder, sorted by file name; ValueError for a file that is none."""
     known = {field.name for field in fields(ResultRecord)}
-    required = known - {"table", "row", "by_layer"}
+    required = known - {"table", "row", "by_layer", "details"}
     records = []
     for path in sorted(directory.glob("*.json")):
         try:

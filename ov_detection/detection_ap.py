@@ -8,7 +8,7 @@ COCO: an image's best `max_dets` detections of each class count. LVIS: its best 
 detection of a class that is neither annotated nor verified as absent on the image does not count at all, and one of a
 class that is not fully annotated there is never wrong.
 
-Letters: C classes, n detections of one image. AP is in [0, 1], NaN for a class without any object.
+Letters: C classes, n detections of one image. AP and AR are in [0, 1], NaN for a class without any object.
 """
 
 import gc
@@ -43,10 +43,16 @@ class ImageDetections:
 
 
 class ClassAP(NamedTuple):
-    """AP of every class, float64 [C]: the mean over the IoU thresholds 0.5, 0.55, ..., 0.95, and at 0.5."""
+    """Of every class, float64 [C]: means over the IoU thresholds 0.5, 0.55, ..., 0.95, and AP at 0.5.
+
+    `ar` is the recall of all detections that count; `curves` [C, 2, 101] is the precision at IoU 0.5 and 0.75 where
+    the recall is 0, 0.01, ..., 1.
+    """
 
     ap: np.ndarray
     ap50: np.ndarray
+    ar: np.ndarray
+    curves: np.ndarray
 
 
 @contextmanager
@@ -69,11 +75,52 @@ def detection_ap(
     kind: Literal["box", "mask"] = "box",
     max_dets: int = 300,
 ) -> ClassAP:
-    """AP of detections, at most one entry per image, on all images of a file.
+    """AP and AR of detections, at most one entry per image, on all images of a file.
 
     Content is that of `read_coco_json`, classes are those of the same file; LVIS's rules hold when these are LVIS's.
     ValueError: Boxes or scores that are not finite, or an annotation without such a shape or area.
     """
+    found = ClassAP(*np.full((3, len(classes)), np.nan), np.full((len(classes), 2, 101), np.nan))
+    for labels, *sides in _parts(content, classes, detections, kind, max_dets):
+        evaluation = _evaluate(*sides, max_dets, classes.is_lvis)
+        precision, recall = (np.asarray(evaluation.eval[name])[..., 0, 0].T for name in ("precision", "recall"))
+        has_objects = recall.max(axis=1) > -1  # precision is [classes, 101 recalls, 10 IoU thresholds]
+        labels, precision, recall = labels[has_objects], precision[has_objects], recall[has_objects]
+        found.ap[labels], found.ap50[labels] = precision.mean(axis=(1, 2)), precision[..., 0].mean(axis=1)
+        found.ar[labels], found.curves[labels] = recall.mean(axis=1), precision[..., [0, 5]].transpose(0, 2, 1)
+    return found
+
+
+@_garbage_collector_off()
+def match_boxes(
+    content: Mapping[str, Any], classes: OvClasses, detections: Sequence[ImageDetections], max_dets: int = 300
+) -> tuple[_Entries, _Entries]:
+    """Objects and detections that count, as COCO matches their boxes at IoU 0.5.
+
+    Each has image_id, category_id, shape (its box x, y, w, h) and "is_matched", a detection its score; crowds are left
+    out, and so is what nobody can call wrong (LVIS). Errors as `detection_ap`.
+    """
+    unsure = {entry["id"]: set(entry.get("not_exhaustive_category_ids", ())) for entry in content["images"]}
+    every: tuple[_Entries, _Entries] = ([], [])
+    for _, *sides in _parts(content, classes, detections, "box", max_dets):
+        pairs = [pair.split("_") for pair in _evaluate(*sides, max_dets, classes.is_lvis, [0.5]).eval["matched"]]
+        crowds = {str(entry["id"]) for entry in sides[1] if entry["iscrowd"]}
+        matched = {object_id for _, object_id in pairs}, {detection_id for detection_id, _ in pairs}
+        ignored = {detection_id for detection_id, object_id in pairs if object_id in crowds}
+        for kept, entries, own in zip(every, sides[1:], matched, strict=True):
+            for entry in entries:
+                entry["is_matched"] = str(entry["id"]) in own
+                is_unsure = "score" in entry and not entry["is_matched"]
+                is_unsure &= entry["category_id"] in unsure[entry["image_id"]]
+                if not (entry["iscrowd"] or is_unsure or ("score" in entry and str(entry["id"]) in ignored)):
+                    kept.append(entry)
+    return every
+
+
+def _parts(
+    content: Mapping[str, Any], classes: OvClasses, detections: Sequence[ImageDetections], kind: str, max_dets: int
+) -> Iterator[tuple[np.ndarray, dict[str, Any], _Entries, _Entries]]:
+    """A few classes at a time, of which one has objects: labels, images and categories, objects, detections."""
     images = {entry["id"]: entry for entry in content["images"]}
     objects: list[_Entries] = [[] for _ in range(len(classes))]
     for entry in content["annotations"]:
@@ -93,7 +140,6 @@ def detection_ap(
         for label, entry in zip(image.labels[order].tolist(), _found(image, order, classes, kind), strict=True):
             guesses[label].append(entry)
     categories = {entry["id"]: entry for entry in content["categories"]}
-    ap, ap50 = np.full(len(classes), np.nan), np.full(len(classes), np.nan)
     for start in range(0, len(classes), _CLASSES_AT_A_TIME):
         part = slice(start, start + _CLASSES_AT_A_TIME)
         truth, guess = list(chain(*objects[part])), list(chain(*guesses[part]))
@@ -104,15 +150,21 @@ def detection_ap(
             "images": [images[number] for number in shown],
             "categories": [categories[number] for number in classes.category_ids[part]],
         }
-        precision = _precision(head, truth, guess, max_dets, classes.is_lvis)
-        has_objects = precision.max(axis=(0, 1)) > -1
-        ap[part][has_objects] = precision.mean(axis=(0, 1))[has_objects]
-        ap50[part][has_objects] = precision[0].mean(axis=0)[has_objects]
-    return ClassAP(ap, ap50)
+        yield np.arange(len(classes))[part], head, truth, guess
 
 
-def _precision(head: dict[str, Any], truth: _Entries, guess: _Entries, max_dets: int, is_lvis: bool) -> np.ndarray:
-    """Precision [10 IoU thresholds, 101 recalls, categories]; -1 for a category without objects."""
+def _evaluate(
+    head: dict[str, Any],
+    truth: _Entries,
+    guess: _Entries,
+    max_dets: int,
+    is_lvis: bool,
+    thresholds: Sequence[float] | None = None,
+) -> "_ShapeEvaluation":
+    """Its "precision" is [IoU thresholds, 101 recalls, categories, 1, 1], "recall" without recalls; -1 without objects.
+
+    "matched" is {"<detection id>_<object id>": IoU}, at any threshold; None is COCO's ten.
+    """
     for side in (truth, guess):
         for number, entry in enumerate(side, start=1):  # 0 is the code's mark for "not matched"
             entry["id"] = number
@@ -120,9 +172,11 @@ def _precision(head: dict[str, Any], truth: _Entries, guess: _Entries, max_dets:
     evaluation = _ShapeEvaluation(*sides, "bbox", lvis_style=is_lvis)
     evaluation.params.maxDets = [max_dets]
     evaluation.params.areaRng, evaluation.params.areaRngLbl = [[0, 1e10]], ["all"]
+    if thresholds is not None:
+        evaluation.params.iouThrs = np.array(thresholds)
     evaluation.evaluate()
     evaluation.accumulate()
-    return np.asarray(evaluation.eval["precision"])[:, :, :, 0, 0]
+    return evaluation
 
 
 class _ShapeEvaluation(COCOeval_faster):

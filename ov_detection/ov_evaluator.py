@@ -9,7 +9,8 @@ that has one gets no number at all. Where every class has objects, the means fit
 AP50_all = (48 AP50_base + 17 AP50_novel) / 65 on OV-COCO.
 """
 
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -73,13 +74,14 @@ class OvEvaluator(DatasetEvaluator):
                 )
             self._found.append(_to_detections(number, instances, "mask" in self._kinds))
 
-    def evaluate(self) -> dict[str, dict[str, float]]:
+    def evaluate(self) -> dict[str, Any]:
         """Gather and evaluate; every process must call this together.
 
         Returns:
             In the main process "detection" -> metric -> percent, named as in `group_metrics`; those of masks, and
             LVIS's of boxes, have "mask_" and "box_" before them. Then the numbers of classes: base_classes and
-            novel_classes with objects, and classes_without_objects. {} in the others.
+            novel_classes with objects, and classes_without_objects. "per_class" is `per_class_rows`'s table. {} in the
+            others.
 
         Raises:
             ValueError: Images without an answer (in the main process).
@@ -95,10 +97,11 @@ class OvEvaluator(DatasetEvaluator):
                 f"{shorten(sorted(missing), 3)}: a part of a set is evaluated with image_ids"
             )
         metrics: dict[str, float] = {}
+        of_kinds: dict[str, ClassAP] = {}
         style = "lvis" if self.classes.is_lvis else "coco"
         detections = [every[number] for number in sorted(every)]
         for kind in self._kinds:
-            class_ap = detection_ap(self._content, self.classes, detections, kind, MAX_DETS[style])
+            of_kinds[kind] = class_ap = detection_ap(self._content, self.classes, detections, kind, MAX_DETS[style])
             prefix = f"{kind}_" if kind == "mask" or style == "lvis" else ""
             groups = group_metrics(class_ap, self.classes)
             metrics.update({f"{prefix}{name}": value for name, value in groups.items()})
@@ -108,7 +111,25 @@ class OvEvaluator(DatasetEvaluator):
         metrics["classes_without_objects"] = without = int((~has_objects).sum())
         if without:
             get_logger().info("%d of %d classes have no object and are in no mean", without, len(self.classes))
-        return {"detection": metrics}
+        return {"detection": metrics, "per_class": per_class_rows(self._content, self.classes, of_kinds)}
+
+
+def per_class_rows(
+    content: Mapping[str, Any], classes: OvClasses, of_kinds: Mapping[str, ClassAP]
+) -> list[list[float | str]]:
+    """Name, whether base, number of objects (crowds are none), AP and AR of each kind in percent; a heading first.
+
+    Classes without objects have no line.
+    """
+    objects = Counter(entry["category_id"] for entry in content["annotations"] if not entry.get("iscrowd"))
+    heading = ["class", "split", "objects", *(f"{kind}_{name}" for kind in of_kinds for name in ("ap", "ar"))]
+    rows: list[list[float | str]] = [heading]
+    for label, (name, is_base) in enumerate(zip(classes.names, classes.is_base.tolist(), strict=True)):
+        numbers = [float(values[label]) for found in of_kinds.values() for values in (found.ap, found.ar)]
+        if not np.isnan(numbers).any():
+            percent = [round(100 * number, 2) for number in numbers]
+            rows.append([name, "base" if is_base else "novel", objects[classes.category_ids[label]], *percent])
+    return rows
 
 
 def group_metrics(class_ap: ClassAP, classes: OvClasses) -> dict[str, float]:

@@ -52,6 +52,7 @@ class OvEvaluation(NamedTuple):
     num_images: int  # all processes together
     seconds: float  # wall time of detection and AP
     size: int  # side of the square that images were brought to, in pixels
+    per_class: list[list[float | str]] | None  # of `OvEvaluator.evaluate`; None where metrics are {}
 
 
 def run(args: argparse.Namespace) -> None:
@@ -118,9 +119,10 @@ def evaluate(model: nn.Module, loader: DataLoader, device: torch.device, kinds: 
     with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16, enabled=bf16):
         for batch in progress(loader, "evaluate"):
             evaluator.process(batch, model(batch))
-    metrics = evaluator.evaluate().get("detection", {})
+    found = evaluator.evaluate()
     comm.synchronize()
-    return OvEvaluation(metrics, evaluator.num_images, time.perf_counter() - start, dataset.size)
+    seconds = time.perf_counter() - start
+    return OvEvaluation(found.get("detection", {}), evaluator.num_images, seconds, dataset.size, found.get("per_class"))
 
 
 def _detector_for(cfg: Any, loader: DataLoader, device: torch.device) -> FViT:
@@ -169,5 +171,6 @@ def _write_evaluation(
         checkpoint_sha256=file_sha256(checkpoint)[:16],
         seconds=result.seconds,
         device=device,
+        details=result.per_class,
     )
     print(f"written to {path}")

@@ -21,10 +21,12 @@ def _alone(monkeypatch):
 
 
 def test_record_has_its_lineage(tmp_path, monkeypatch):
-    path = write(tmp_path / "results")
+    path = write(tmp_path / "results", details=[["class", "ap"], ["traffic [cone]", 1.5]])
+    assert '\n    ["class", "ap"],\n' in path.read_text()
     entries = json.loads(path.read_text())
     assert path.name == "run.json"
     assert entries["metrics"]["point_in_box"] == 43.21
+    assert entries["details"] == [["class", "ap"], ["traffic [cone]", 1.5]]
     assert entries["images_per_second"] == 600.0
     assert {"git_commit", "command", "device", "date", "config", "checkpoint_sha256", "num_processes"} <= entries.keys()
     assert list(path.parent.iterdir()) == [path]  # no temporary file is left

@@ -23,7 +23,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:Depreca
 
 
 def random_ap(num_classes):
-    return ClassAP(*np.random.default_rng(0).random((2, num_classes)))
+    return ClassAP(*np.random.default_rng(0).random((3, num_classes)), np.zeros((num_classes, 2, 101)))
 
 
 def test_classes_without_objects_are_in_no_mean():
@@ -55,9 +55,16 @@ def test_ov_coco_is_pycocotools(coco):
     evaluator = OvEvaluator(path, kinds=("box", "mask"))
     images = random_detections(content, evaluator.classes, masks=True)
     process(evaluator, images)
-    found = evaluator.evaluate()["detection"]
+    answer = evaluator.evaluate()
+    found, (heading, *rows) = answer["detection"], answer["per_class"]
+    assert heading == ["class", "split", "objects", "box_ap", "box_ar", "mask_ap", "mask_ar"]
+    assert sum(row[2] for row in rows) == sum(not entry["iscrowd"] for entry in content["annotations"])
+    for split in ("base", "novel"):
+        of_split = [row[3] for row in rows if row[1] == split]
+        assert found[f"{split}_classes"] == len(of_split)
+        assert found[f"ap_{split}"] == pytest.approx(np.mean(of_split), abs=0.01)
     for kind, prefix in (("box", ""), ("mask", "mask_")):
-        theirs = group_metrics(ClassAP(*of_pycocotools(content, evaluator.classes, images, kind)), evaluator.classes)
+        theirs = group_metrics(of_pycocotools(content, evaluator.classes, images, kind), evaluator.classes)
         assert set(theirs) == {f"{metric}_{group}" for metric in ("ap", "ap50") for group in ("all", "base", "novel")}
         for name, value in theirs.items():
             assert found[f"{prefix}{name}"] == pytest.approx(value, abs=1e-9)

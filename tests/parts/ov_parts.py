@@ -6,7 +6,7 @@ import json
 
 import numpy as np
 import torch
-from detection_ap import ImageDetections
+from detection_ap import ClassAP, ImageDetections
 from ov_classes import OV_COCO_BASE, OV_COCO_NOVEL
 from PIL import Image
 from pycocotools import mask as mask_tools
@@ -96,7 +96,7 @@ def random_detections(content, classes, num_dets=40, seed=0, masks=False):
 
 
 def of_pycocotools(content, classes, detections, kind, max_dets=1000):
-    """AP and AP50 [C]; pycocotools itself takes an annotation of id 0 for no match, so ids count from 1 here."""
+    """`ClassAP`; pycocotools itself takes an annotation of id 0 for no match, so ids count from 1 here."""
     truth = COCO()
     renumbered = [{**entry, "id": number} for number, entry in enumerate(content["annotations"], start=1)]
     truth.dataset = {**content, "annotations": renumbered}
@@ -112,11 +112,11 @@ def of_pycocotools(content, classes, detections, kind, max_dets=1000):
         evaluation.params.maxDets = [max_dets]
         evaluation.evaluate()
         evaluation.accumulate()
-    precision = evaluation.eval["precision"][:, :, :, 0, -1]
-    has_objects = precision.max(axis=(0, 1)) > -1
-    return (
-        np.where(has_objects, values, np.nan) for values in (precision.mean(axis=(0, 1)), precision[0].mean(axis=0))
-    )
+    precision = evaluation.eval["precision"][:, :, :, 0, -1].astype(np.float64)
+    recall = evaluation.eval["recall"][:, :, 0, -1].astype(np.float64)
+    precision[precision < 0] = recall[recall < 0] = np.nan
+    means = precision.mean(axis=(0, 1)), precision[0].mean(axis=0), recall.mean(axis=0)
+    return ClassAP(*means, precision[[0, 5]].transpose(2, 0, 1))
 
 
 def to_outputs(image):

@@ -1,36 +1,27 @@
-"""What the label converters share: files in parallel, whole or not there, skipped when done, counted at the end.
+"""What the label converters do: files in parallel, whole or not there, skipped when done, counted at the end.
 
 Finished files are found by their names, so a stopped run goes on where it was; --overwrite does all again.
 """
 
 import argparse
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image
-from seg_id_tables import apply_table
+from seg_id_tables import apply_table, cityscapes_table, coco_category_classes, coco_object_table, coco_stuff_table
 from seg_layouts import find_split
 from torch.utils.data import Dataset
 
 from last_vit.atomic_file import atomic_file
-from last_vit.command_line import add_workers_flag
-from last_vit.data.image_files import load_mask
+from last_vit.data.coco import CocoInstances
+from last_vit.data.image_files import list_files, load_mask
 from last_vit.evaluation import open_loader
 
-
-def add_conversion_flags(parser: argparse.ArgumentParser) -> None:
-    """The flags that every converter has."""
-    add_workers_flag(parser, "--num-workers")
-    parser.add_argument("--overwrite", action="store_true", help="make files again that are there")
-    parser.add_argument("--any-count", action="store_true", help="take a part of the data set, too")
-
-
-def add_target_flags(parser: argparse.ArgumentParser) -> None:
-    """--split and --output."""
-    parser.add_argument("--split", nargs="+", choices=("train", "val"), default=["val"], help="default val")
-    parser.add_argument("--output", type=Path, required=True, help="root to write to, may be --root; makes folders")
+_RAW_FOLDERS = ("stuffthingmaps", "annotations", ".")
+_LABEL_IDS, _TRAIN_IDS = "_gtFine_labelIds.png", "_gtFine_labelTrainIds.png"
 
 
 class Conversion(Dataset):
@@ -79,3 +70,81 @@ def look_up(path: Path, table: np.ndarray) -> np.ndarray:
         return apply_table(values.astype(np.uint8), table)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
+
+
+def convert_cityscapes(args: argparse.Namespace) -> None:
+    """The command convert_cityscapes.py."""
+    for split in args.split:
+        folder = args.root / "gtFine" / split
+        files = list_files(folder, (_LABEL_IDS.lower(),))
+        if not files:
+            raise FileNotFoundError(
+                f"no *{_LABEL_IDS} below {folder}; expected gtFine_trainvaltest.zip of "
+                "https://www.cityscapes-dataset.com"
+            )
+        names = [path.relative_to(folder).with_name(path.name.removesuffix(_LABEL_IDS) + _TRAIN_IDS) for path in files]
+        sources = {args.output / "gtFine" / split / name: path for name, path in zip(names, files, strict=True)}
+        convert(sources, partial(look_up, table=cityscapes_table()), "cityscapes", split, args)
+
+
+def convert_coco_stuff(args: argparse.Namespace) -> None:
+    """The command convert_coco_stuff.py."""
+    _convert_raw_maps(args, "coco_stuff", "_labelTrainIds.png", coco_stuff_table())
+
+
+def convert_coco_object(args: argparse.Namespace) -> None:
+    """The command convert_coco_object.py."""
+    dataset, suffix = "coco_object", "_instanceTrainIds.png"
+    if args.instances is None:
+        _convert_raw_maps(args, dataset, suffix, coco_object_table())
+        return
+    if len(args.split) > 1:
+        raise ValueError("--instances is one file of one --split")
+    folder = args.output / "annotations" / find_split(dataset, args.split[0])[0]
+    read = InstanceLabels(args.instances)
+    names = read.instances.file_names
+    sources = {folder / f"{Path(name).stem}{suffix}": index for index, name in enumerate(names)}
+    if len(sources) < len(names):
+        raise ValueError(f"{args.instances}: {len(names)} images would be written to {len(sources)} names")
+    convert(sources, read, dataset, args.split[0], args)
+    for reason, count in read.instances.skipped.items():
+        print(f"left out: {count} objects, {reason}")
+
+
+class InstanceLabels:
+    """From the index of an image of an instances_*.json to its labels; ValueError for categories not COCO's."""
+
+    def __init__(self, path: Path) -> None:
+        self.instances = CocoInstances(path)
+        self.class_of = coco_category_classes()
+        for category in self.instances.categories:
+            if category not in self.class_of:
+                name = self.instances.categories[category]
+                raise ValueError(f"{path}: category {category} ({name}) is none of COCO's 80")
+
+    def __call__(self, index: int) -> np.ndarray:
+        """uint8 [H, W]; larger masks lie below smaller ones."""
+        masks = self.instances.masks(index).numpy()
+        labels = np.zeros(self.instances.image_hw[index], dtype=np.uint8)
+        category_ids = self.instances.objects(index).category_ids.tolist()
+        for row in np.argsort(-masks.sum(axis=(1, 2)), kind="stable"):
+            labels[masks[row]] = self.class_of[category_ids[row]]
+        return labels
+
+
+def _convert_raw_maps(args: argparse.Namespace, dataset: str, suffix: str, table: np.ndarray) -> None:
+    """COCO-Stuff's maps of all --split by a table; `suffix` ends the written names."""
+    for split in args.split:
+        folders = [args.root / name / find_split(dataset, split)[0] for name in _RAW_FOLDERS]
+        found = {}
+        for folder in reversed(folders):
+            maps = [path for path in list_files(folder, (".png",)) if not path.name.endswith("TrainIds.png")]
+            found = {folder: maps} if maps else found
+        if not found:
+            raise FileNotFoundError(
+                f"no raw maps (*.png) in {', '.join(map(str, folders))}; expected stuffthingmaps_trainval2017.zip of "
+                "https://github.com/nightrome/cocostuff, unpacked to stuffthingmaps/"
+            )
+        ((folder, maps),) = found.items()
+        sources = {args.output / "annotations" / folder.name / f"{path.stem}{suffix}": path for path in maps}
+        convert(sources, partial(look_up, table=table), dataset, split, args)

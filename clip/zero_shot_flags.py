@@ -1,8 +1,9 @@
-"""Flags that the zero-shot evaluations share; no torch, so that --help is quick."""
+"""Flags that the zero-shot evaluations share, and those of the label converters; no torch, so that --help is quick."""
 
 import argparse
 from pathlib import Path
 
+from last_vit.command_line import add_workers_flag
 from last_vit.names import LAST_BLOCKS
 
 MODEL_HELP = (
@@ -53,3 +54,16 @@ def add_image_flags(parser: argparse.ArgumentParser) -> None:
     )
     add("--skip-broken", action="store_true", help="leave out and count unreadable images")
     add("--dataset-name", help="of the images in the results; default: the folder's")
+
+
+def add_conversion_flags(parser: argparse.ArgumentParser) -> None:
+    """The flags that every label converter has."""
+    add_workers_flag(parser, "--num-workers")
+    parser.add_argument("--overwrite", action="store_true", help="make files again that are there")
+    parser.add_argument("--any-count", action="store_true", help="take a part of the data set, too")
+
+
+def add_target_flags(parser: argparse.ArgumentParser) -> None:
+    """--split and --output."""
+    parser.add_argument("--split", nargs="+", choices=("train", "val"), default=["val"], help="default val")
+    parser.add_argument("--output", type=Path, required=True, help="root to write to, may be --root; makes folders")

@@ -29,11 +29,10 @@ from torchvision import transforms
 
 from last_vit.data.image_files import load_rgb
 from last_vit.data.voc import VocSplit
-from last_vit.dense import dense_forward
+from last_vit.dense import choose_global_token, dense_forward
 from last_vit.evaluation import describe_model, open_loader, print_table, token_words, write_record
 from last_vit.metrics.summed_counters import SummedCounters
 from last_vit.models import TrainedModel, parse_model_arguments
-from last_vit.patch_hit import choose_global_token
 from last_vit.patch_scores import patch_score, threshold_mask
 from last_vit.preprocessing import Preprocessing
 from last_vit.runtime import describe_device, is_main_process, process_group

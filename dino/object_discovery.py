@@ -23,8 +23,7 @@ from last_attention import LastAttention, last_attention
 from torch import Tensor, nn
 
 from last_vit.boxes import Box, largest_component, patch_box
-from last_vit.dense import DenseOutput, dense_forward
-from last_vit.patch_hit import choose_global_token
+from last_vit.dense import DenseOutput, choose_global_token, dense_forward
 from last_vit.patch_scores import patch_score, threshold_mask
 from last_vit.pooling import LaStPool
 

@@ -146,7 +146,7 @@ def add_model_flags(parser: argparse.ArgumentParser, required: bool = True) -> N
 
 
 def add_token_flag(parser: argparse.ArgumentParser) -> None:
-    """--global-token, as `last_vit.patch_hit.choose_global_token` takes it."""
+    """--global-token, as `last_vit.dense.choose_global_token` takes it."""
     parser.add_argument(
         "--global-token",
         choices=GLOBAL_TOKENS,

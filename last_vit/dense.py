@@ -17,13 +17,15 @@ import torch
 from torch import Tensor, nn
 
 from last_vit.adapters import DenseOutput, find_adapter, unwrap_host
-from last_vit.pooling import describe
+from last_vit.names import GLOBAL_TOKENS
+from last_vit.pooling import LaStPool, describe
 from last_vit.token_pool import TokenPool
 
 __all__ = [
     "DenseOutput",
     "attach_last",
     "attach_pool",
+    "choose_global_token",
     "dense_batches",
     "dense_forward",
     "find_patch_size",
@@ -110,6 +112,25 @@ def dense_batches(
         with torch.inference_mode():
             output = read(model, moved["image"])
         yield output, moved
+
+
+def choose_global_token(output: DenseOutput, kind: str, last_pool: LaStPool) -> Tensor:
+    """The token that patches are compared with, of a `dense_forward`.
+
+    "trained" is what the model is pooled with, "cls" the class token, "last" `last_pool` of the patches, "mean" their
+    mean. ValueError for another kind, and for "cls" where the model has no class token.
+    """
+    if kind not in GLOBAL_TOKENS:
+        raise ValueError(f"global token must be one of {', '.join(GLOBAL_TOKENS)}, got {kind!r}")
+    if kind == "trained":
+        return output.global_token
+    if kind == "last":
+        return last_pool(output.patch_tokens)
+    if kind == "mean":
+        return output.patch_tokens.mean(dim=1)
+    if output.cls_token is None:
+        raise ValueError("this model has no class token to take as the global token; choose trained, last or mean")
+    return output.cls_token
 
 
 def pooling_of(model: nn.Module) -> dict[str, str | int | float | None]:

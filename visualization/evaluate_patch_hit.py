@@ -12,7 +12,7 @@ Only images with exactly one annotated object count, and by default (as in the r
 smaller than a quarter of the image; `--max-box-area none` is the paper's text. A random patch and the image's centre
 score what they would score on the same images and the model's own grid. "outliers %" is the share of patches with a
 high norm before the final norm, over the same images, and "high norm" says yes from 0.5 % on;
-last_vit/metrics/patch_norms.py has the rule. top-1 is given where the images have labels and the model's head as many
+patch_norms.py has the rule. top-1 is given where the images have labels and the model's head as many
 classes. Of several models each is loaded and run on one image before any is measured.
 """
 

@@ -16,7 +16,9 @@ import torch
 from figure_style import save_figure
 from foreground_images import patch_foreground
 from layer_figures import LayerView, draw_layers
+from layer_tokens import LayerTokens, count_layers, layer_tokens
 from measured_models import Measurement, Subject, check_image_flags, image_set_name, measure_models, open_images
+from patch_norms import token_norms
 from point_in_box_protocol import BoxedImages, is_numbered, open_imagenet
 from score_distribution import auroc, min_max
 from torch import Tensor
@@ -25,9 +27,7 @@ from torch.nn import functional as F
 from last_vit.boxes import box_iou, is_small_box, largest_component, patch_box, resize_crop_box
 from last_vit.dense import dense_batches, dense_forward
 from last_vit.evaluation import print_table
-from last_vit.layer_tokens import LayerTokens, count_layers, layer_tokens
 from last_vit.metrics import PointInBox, TopK, box_patch_mask
-from last_vit.metrics.patch_norms import token_norms
 from last_vit.metrics.summed_counters import SummedTensors
 from last_vit.models import TrainedModel
 from last_vit.patch_scores import patch_score, threshold_mask

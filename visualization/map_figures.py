@@ -26,12 +26,14 @@ from figure_style import (
     save_figure,
 )
 from foreground_images import ForegroundImages, patch_foreground
+from layer_tokens import layer_tokens
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
 from measured_models import Subject, check_image_flags, each_model, image_set_name, open_images, vote_selections
+from patch_norms import token_norms
 from torch import Tensor
 from torch.nn.functional import interpolate
 from vote_statistics import LEVELS, vote_levels
@@ -39,8 +41,6 @@ from vote_statistics import LEVELS, vote_levels
 from last_vit.data.imagenet_layout import find_annotation_folder, find_split_folder
 from last_vit.dense import dense_forward
 from last_vit.evaluation import eval_transform, naming
-from last_vit.layer_tokens import layer_tokens
-from last_vit.metrics.patch_norms import token_norms
 from last_vit.models import ModelArgument, TrainedModel, parse_model_arguments
 from last_vit.patch_scores import patch_score, peak_index
 from last_vit.pooling import LaStPool, last_select, resolve_top_k, vote_count

@@ -19,11 +19,10 @@ from measured_models import Measurement, Subject, measure_models
 from torch import Tensor, nn
 
 from last_vit.data.imagenet import ImageNetDataset
-from last_vit.dense import dense_batches, dense_forward
+from last_vit.dense import choose_global_token, dense_batches, dense_forward
 from last_vit.evaluation import eval_transform, naming, print_table, token_words
 from last_vit.metrics.top_k import TopK
 from last_vit.models import ModelArgument, parse_model_arguments
-from last_vit.patch_hit import choose_global_token
 from last_vit.patch_scores import patch_score
 from last_vit.pooling import LaStPool
 from last_vit.preprocessing import Preprocessing

@@ -10,7 +10,7 @@ import torch
 from foreground_images import ForegroundImages
 from torch.utils.data import Dataset, Subset
 
-from last_vit.dense import dense_forward
+from last_vit.dense import choose_global_token, dense_forward
 from last_vit.evaluation import (
     describe_model,
     eval_transform,
@@ -21,7 +21,6 @@ from last_vit.evaluation import (
     write_record,
 )
 from last_vit.models import ModelArgument, TrainedModel, parse_model_arguments
-from last_vit.patch_hit import choose_global_token
 from last_vit.pooling import LaStPool
 from last_vit.preprocessing import Preprocessing
 from last_vit.runtime import is_main_process, process_group

@@ -22,6 +22,7 @@ from figure_style import (
     save_figure,
 )
 from foreground_images import patch_foreground
+from layer_tokens import count_layers, layer_tokens
 from map_figures import NormsOnImages, draw_norms_on_images, view_norms
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
@@ -30,11 +31,10 @@ from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 from measured_models import Measurement, Subject, measure_models
+from patch_norms import PatchNorms, token_norms
 
 from last_vit.dense import dense_batches
 from last_vit.evaluation import print_table
-from last_vit.layer_tokens import count_layers, layer_tokens
-from last_vit.metrics.patch_norms import PatchNorms, token_norms
 from last_vit.patch_scores import patch_score
 
 _HIDDEN = 0.001  # share of the patches that may lie left of the panels

@@ -10,15 +10,15 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from figure_style import COLORMAP, hide_ticks, house_style, load_examples, new_figure, save_figure
+from layer_tokens import layer_tokens
 from matplotlib.figure import Figure
+from patch_norms import token_norms
 from patch_pca import fit_patch_pca
 from PIL import Image
 from torch import Tensor
 
 from last_vit.data.image_files import load_photos
 from last_vit.evaluation import eval_transform, naming
-from last_vit.layer_tokens import layer_tokens
-from last_vit.metrics.patch_norms import token_norms
 from last_vit.models import ModelArgument, TrainedModel, parse_model_arguments
 from last_vit.patch_scores import patch_score
 from last_vit.pooling import last_select, vote_count

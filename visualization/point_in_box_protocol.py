@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import Any, NamedTuple
 
 import torch
+from layer_tokens import layer_tokens
 from measured_models import (
     Measurement,
     Subject,
@@ -15,17 +16,15 @@ from measured_models import (
     models_of,
     open_images,
 )
+from patch_norms import PatchNorms, token_norms
 from torch import Tensor, nn
 from torch.utils.data import Dataset, Subset
 
 from last_vit.data.imagenet import ImageNetDataset
-from last_vit.dense import dense_batches, dense_forward
+from last_vit.dense import choose_global_token, dense_batches, dense_forward
 from last_vit.evaluation import eval_transform, pooling_words, print_table
-from last_vit.layer_tokens import layer_tokens
 from last_vit.metrics import PointInBox, TopK
-from last_vit.metrics.patch_norms import PatchNorms, token_norms
 from last_vit.models import ModelArgument, TrainedModel
-from last_vit.patch_hit import choose_global_token
 from last_vit.patch_scores import patch_score
 from last_vit.pooling import LaStPool
 from last_vit.preprocessing import Preprocessing

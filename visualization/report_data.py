@@ -12,6 +12,8 @@ from typing import Any, NamedTuple
 
 import torch
 from foreground_images import patch_foreground
+from layer_tokens import layer_tokens
+from patch_norms import PatchNorms, token_norms
 from patch_pca import fit_patch_pca
 from score_distribution import ScoreDistribution, auroc
 from torch import Tensor, nn
@@ -20,9 +22,7 @@ from vote_statistics import VoteStatistics
 
 from last_vit.boxes import resize_crop_box
 from last_vit.dense import dense_batches
-from last_vit.layer_tokens import layer_tokens
 from last_vit.metrics import PointInBox, box_patch_mask
-from last_vit.metrics.patch_norms import PatchNorms, token_norms
 from last_vit.patch_scores import patch_score, peak_index
 from last_vit.pooling import LaStPool, last_select, vote_count
 from last_vit.preprocessing import Preprocessing

@@ -20,10 +20,9 @@ from matplotlib.figure import Figure
 from measured_models import Measurement, Subject, measure_models
 from torch import Tensor
 
-from last_vit.dense import dense_batches
+from last_vit.dense import choose_global_token, dense_batches
 from last_vit.evaluation import print_table, token_words
 from last_vit.metrics.summed_counters import SummedTensors
-from last_vit.patch_hit import choose_global_token
 from last_vit.patch_scores import patch_score
 
 TOP_PERCENTS = (1, 5, 10, 50)

@@ -4,7 +4,7 @@ r"""Norms of patch tokens: by layer, at the output, against patch score, and on 
         --model CLS=cls_pretrain/conf.py@cls.pth --model LaSt=cls_pretrain/conf.py@last.pth --figure results/norms.png
 
 One row of panels per model: the norms after every block and after the final norm; those of the output before the final
-norm, with the cut-off above which a patch is an outlier (--cutoff, or fitted: see last_vit/metrics/patch_norms.py), for
+norm, with the cut-off above which a patch is an outlier (--cutoff, or fitted: see patch_norms.py), for
 foreground and background where annotated; and norm against patch score, with their correlation. A second picture,
 <figure>_examples, shows score and norm on images drawn by --seed; outliers are framed. A ConvNet has no blocks: its one
 layer is the last feature map, and no norm stands behind it.

@@ -57,7 +57,7 @@ class Adapter(Protocol):
         """One forward pass of the host on [B, 3, H, W] images."""
 
     def blocks(self, model: nn.Module) -> Blocks:
-        """The blocks after which `last_vit.layer_tokens` reads the tokens."""
+        """The blocks after which visualization/layer_tokens.py reads the tokens."""
 
 
 def class_names(model: nn.Module) -> list[str]:

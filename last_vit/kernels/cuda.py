@@ -1,9 +1,10 @@
 """LaSt pooling on a CUDA GPU: the same choice as the formulas, without a Fourier transform or stored scores.
 
-For K = 1 and for N <= 256 the kernels read x once, for larger K and N at most 13 times; what they write beside the
-result is the kept patch (K = 1) or one bit per value of x, which is all that the backward pass needs, so x need not be
-kept for it. To torch.compile each function is one operator; no call waits for the GPU, so it can be captured in a CUDA
-graph once it has run outside of one (that compiles the kernels and makes the tap matrix).
+The kernels read x once. For K above 1 the scores of all patches stay in one block's registers, so more than 256 patches
+are left to the formulas. Beside the result they write the kept patch (K = 1) or one bit per value of x, which is all
+that the backward pass needs, so x need not be kept for it. To torch.compile each function is one operator; no call
+waits for the GPU, so it can be captured in a CUDA graph once it has run outside of one (that compiles the kernels and
+makes the tap matrix).
 
 Against the formulas: scores differ by rounding (about that of the float32 FFT), equal scores keep the first patches,
 and a NaN or inf in x spreads over the channels around it instead of all.
@@ -17,13 +18,12 @@ from torch.autograd import forward_ad
 
 from last_vit.kernels import kept as kept_kernels
 from last_vit.kernels import select as select_kernels
-from last_vit.kernels import select_long as long_rows
 from last_vit.kernels.taps import BLOCK_CHANNELS, MAX_REACH, TapMatrix, low_pass_taps, tap_matrix
 from last_vit.pooling import EPS
 
 MAX_CHANNELS = 4096
-MAX_PATCHES = 16384
-MAX_RESIDENT = 256  # patches whose scores fit in the registers of one block
+MAX_PATCHES = 16384  # for K = 1
+MAX_RESIDENT = 256  # for more: patches whose scores fit in the registers of one block
 _DTYPES = (torch.bfloat16, torch.float16, torch.float32)
 # Chosen by counting (registers, shared memory and instructions of the compiled kernels), not by measurement.
 _PROGRAMS_PER_GPU_CORE = 4
@@ -33,14 +33,14 @@ _SPREAD_CHANNELS = 128
 def takes(patch_tokens: Tensor, k: int, sigma: float, variant: str) -> bool:
     """Whether `pool` and `select` can take these tokens, [B, N, D].
 
-    Not: float64, very many channels or patches, transforms of torch.func, forward-mode gradients, and low passes whose
-    taps reach further than 96 channels (a small sigma, or one that cuts the Gaussian off).
+    Not: float64, very many channels or patches (K above 1: more than 256), transforms of torch.func, forward-mode
+    gradients, and low passes whose taps reach beyond 96 channels (a small sigma, or one that cuts the Gaussian off).
     """
     batch, num_patches, num_channels = patch_tokens.shape
     return (
         patch_tokens.dtype in _DTYPES
         and num_channels <= MAX_CHANNELS
-        and num_patches <= MAX_PATCHES
+        and num_patches <= (MAX_PATCHES if k == 1 else MAX_RESIDENT)
         and batch < 1 << 16
         and _is_plain(patch_tokens)
         and _has_taps(num_channels, sigma, variant, patch_tokens.dtype, patch_tokens.device)
@@ -60,7 +60,7 @@ def select(patch_tokens: Tensor, k: int, sigma: float, variant: str) -> Tensor:
 @torch.library.custom_op("last_vit::pool_on_gpu", mutates_args=())
 def pool_on_gpu(x: Tensor, k: int, sigma: float, variant: str) -> tuple[Tensor, Tensor]:
     """(pooled [B, D], kept): kept is the patch, int32 [B, D], for k = 1, else bits, int32 [B, cdiv(N, 32), D]."""
-    batch, num_patches, num_channels = x.shape
+    batch, _, num_channels = x.shape
     x = _with_plain_rows(x)
     pooled = x.new_empty(batch, num_channels)
     kept = x.new_empty(_kept_shape(x, k), dtype=torch.int32)
@@ -70,10 +70,8 @@ def pool_on_gpu(x: Tensor, k: int, sigma: float, variant: str) -> tuple[Tensor, 
     with torch.cuda.device_of(x):
         if k == 1:
             _pool_best(x, matrix, variant, pooled, kept)
-        elif num_patches <= MAX_RESIDENT:
-            _pool_resident(x, k, matrix, variant, pooled, kept)
         else:
-            _pool_long(x, k, matrix, variant, pooled, kept)
+            _pool_resident(x, k, matrix, variant, pooled, kept)
     return pooled, kept
 
 
@@ -179,31 +177,6 @@ def _pool_resident(x: Tensor, k: int, matrix: TapMatrix, variant: str, pooled: T
         **_shape(x, matrix, variant), P=max(32, 1 << (x.shape[1] - 1).bit_length()),
         PART=_patches_at_a_time(x), num_warps=4, num_stages=1,
     )  # fmt: skip
-
-
-def _pool_long(x: Tensor, k: int, matrix: TapMatrix, variant: str, pooled: Tensor, kept: Tensor) -> None:
-    """1 < K < N, N > 256: up to eleven passes that narrow the threshold, two that take what reaches it."""
-    batch, num_patches, num_channels = x.shape
-    patches = _patches_at_a_time(x)
-    grid = _grid(x, patches)
-    base = kept.new_full((batch, num_channels), long_rows.LOWEST)
-    reach = kept.new_full((batch, num_channels), num_patches)
-    above = kept.new_zeros(batch, num_channels)
-    counts = kept.new_zeros(long_rows.NUM_THRESHOLDS, batch, num_channels)
-    flags = {**_shape(x, matrix, variant), "P": patches, "num_warps": 4, "num_stages": 1}
-    for shift in long_rows.SHIFTS:
-        long_rows.count_reaching[grid](
-            x, matrix.pieces, base, reach, counts, base.numel(), k, shift, *_numbers(x, matrix), **flags
-        )
-        long_rows.raise_base[(-(-base.numel() // 256),)](base, reach, above, counts, base.numel(), k, shift, BLOCK=256)
-    equals = kept.new_empty(grid[2], batch, num_channels)
-    sums = x.new_empty(grid[2], batch, num_channels, dtype=torch.float32)
-    for is_first in (True, False):
-        long_rows.sum_kept[grid](
-            x, matrix.pieces, base, reach, above, equals, sums, kept, base.numel(), k, *_numbers(x, matrix),
-            **flags, COUNT_EQUALS=is_first,
-        )  # fmt: skip
-    pooled.copy_(sums.sum(0).div_(k))
 
 
 def _grid(x: Tensor, patches: int) -> tuple[int, int, int]:

@@ -12,6 +12,8 @@ _SHARED_BYTES = 200_000  # of one block: float32 with a window of 256 channels t
 def use_fused_pool(enabled: bool = True) -> None:
     """Pool tokens on a CUDA GPU by the Triton kernels of this folder from now on, or, with False, no more.
 
+    They take K = 1, and up to 256 patches for larger K; for the rest, as without them, are the formulas.
+
     Off by default, because the kernels have run in Triton's interpreter only and nobody has measured them: compare
     `last_pool` with and without on your GPU first.
     RuntimeError: No Triton, or no NVIDIA GPU of compute capability 9.0 (H100) or later; the kernels count on it.

@@ -5,13 +5,13 @@ import copy
 import pytest
 import torch
 from classification_net import ClassificationNet
+from layer_tokens import layer_tokens
 from torch import nn
 from torchvision.models import VisionTransformer, resnet18
 from vit_ablations import add_register_tokens, add_window_attention
 
 from last_vit.checkpoint import load_checkpoint, load_strict, save_checkpoint
 from last_vit.dense import attach_last, attach_pool, dense_forward
-from last_vit.layer_tokens import layer_tokens
 
 IMAGES = torch.randn(2, 3, 5, 5, generator=torch.Generator().manual_seed(1))
 

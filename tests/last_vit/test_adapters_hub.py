@@ -6,13 +6,13 @@ import pytest
 import torch
 import transformers as hf
 from hub_parts import HUB, TIMM, TRANSFORMERS, VIT, TinyDinov3, TinyOpenAIClip, naflex
+from layer_tokens import count_layers, layer_tokens
 from timm.models.beit import Beit
 from torch import Tensor, nn
 
 from last_vit.adapters import find_adapter
 from last_vit.adapters.hub_vit import HubAdapter
 from last_vit.dense import attach_last, attach_pool, dense_forward, pooling_of
-from last_vit.layer_tokens import count_layers, layer_tokens
 from last_vit.pooling import last_pool
 
 HOSTS = TRANSFORMERS | HUB | TIMM

@@ -45,7 +45,6 @@ def compiled(monkeypatch, tmp_path):
     [
         ((2, 196, 768), 1, torch.bfloat16, {"best_patch"}),
         ((2, 196, 768), 98, torch.float32, {"best_patches"}),
-        ((2, 1024, 768), 98, torch.bfloat16, {"count_reaching", "raise_base", "sum_kept"}),
         ((2, 36, 384), 9, torch.float16, {"best_patches"}),
         ((1, 2048, 1537), 1, torch.float32, {"best_patch"}),  # two windows wide, rows at odd addresses
         ((1, 2048, 64), 1, torch.float16, {"best_patch"}),  # patches split among blocks
@@ -61,5 +60,5 @@ def test_compiles_for_hopper(compiled, monkeypatch, dtype, shape, k, selecting):
     for name, kernel in compiled.items():
         assert kernel.metadata.shared <= SHARED_BYTES
         uses_tensor_cores = "wgmma" in kernel.asm["ptx"]
-        assert uses_tensor_cores == (name in selecting - {"raise_base"})
+        assert uses_tensor_cores == (name in selecting)
         assert kernel.asm["cubin"]

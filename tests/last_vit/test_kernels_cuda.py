@@ -98,7 +98,7 @@ def test_under_the_interpreter():
         (torch.bfloat16, "release", (2, 20, 45), 1),
         (torch.float16, "paper", (1, 67, 70), 1),
         (torch.float32, "release", (1, 40, 33), 7),
-        (torch.bfloat16, "release", (1, 300, 40), 150),
+        (torch.bfloat16, "release", (1, 130, 40), 65),
     ],
 )
 def test_choice_and_mean(dtype, variant, shape, k):
@@ -124,9 +124,9 @@ def tied(*shape):
 
 
 @interpreted
-@pytest.mark.parametrize(("num_rows", "k"), [(5, 1), (5, 7), (66, 7)])
+@pytest.mark.parametrize(("num_rows", "k"), [(5, 1), (5, 7), (66, 1)])
 def test_ties_keep_the_first_patches(num_rows, k):
-    """In one block, in several turns and in two parts of the patches."""
+    """In one block, and in two parts of the patches."""
     x, ranked = tied(1, num_rows, 8)
     assert torch.equal(select(x, k), ranked[:, :k].sort(dim=1).values)
 
@@ -199,20 +199,22 @@ def fake_tokens(shape=(2, 196, 768), dtype=torch.bfloat16):
 
 @elsewhere
 @pytest.mark.parametrize(
-    ("tokens", "sigma", "taken"),
+    ("tokens", "k", "sigma", "taken"),
     [
-        (fake_tokens((1, 16384, 4096)), 64.0, True),
-        (fake_tokens((0, 1, 1)), 1.0, True),
-        (fake_tokens(dtype=torch.float64), 27.7, False),
-        (fake_tokens((1, 196, 4097)), 64.0, False),
-        (fake_tokens((1, 16385, 8)), 3.0, False),
-        (fake_tokens((65536, 1, 8)), 3.0, False),
-        (fake_tokens(), 6.0, False),
+        (fake_tokens((1, 16384, 4096)), 1, 64.0, True),
+        (fake_tokens((1, 256, 4096)), 7, 64.0, True),
+        (fake_tokens((0, 1, 1)), 1, 1.0, True),
+        (fake_tokens(dtype=torch.float64), 1, 27.7, False),
+        (fake_tokens((1, 196, 4097)), 1, 64.0, False),
+        (fake_tokens((1, 16385, 8)), 1, 3.0, False),
+        (fake_tokens((1, 257, 768)), 7, 27.7, False),
+        (fake_tokens((65536, 1, 8)), 1, 3.0, False),
+        (fake_tokens(), 1, 6.0, False),
     ],
 )
-def test_which_tokens_it_takes(tokens, sigma, taken, monkeypatch):
+def test_which_tokens_it_takes(tokens, k, sigma, taken, monkeypatch):
     monkeypatch.setattr(cuda, "_is_plain", lambda tokens: True)
-    assert cuda.takes(tokens, 1, sigma, "release") == taken
+    assert cuda.takes(tokens, k, sigma, "release") == taken
 
 
 @elsewhere
@@ -281,14 +283,14 @@ def test_gpu_choice_and_mean(dtype, variant, shape):
 
 
 @on_gpu
-@pytest.mark.parametrize(("num_rows", "k"), [(5, 7), (90, 181), (150, 1), (2000, 3001)])
+@pytest.mark.parametrize(("num_rows", "k"), [(5, 7), (60, 181), (150, 1)])
 def test_gpu_ties_keep_the_first_patches(num_rows, k):
     x, ranked = tied(2, num_rows, 64)
     assert torch.equal(last_select(x.cuda(), k).cpu(), ranked[:, :k].sort(dim=1).values)
 
 
 @on_gpu
-@pytest.mark.parametrize(("num_patches", "k"), [(100, 1), (100, 7), (1024, 98)])
+@pytest.mark.parametrize(("num_patches", "k"), [(100, 1), (100, 7), (1024, 1)])
 def test_gpu_compiled_into_cuda_graphs_of_torch(num_patches, k):
     x = rand(8, num_patches, 704, dtype=torch.bfloat16).cuda()  # a width that nothing has pooled before
     compiled = torch.compile(lambda t: last_pool(t, k), fullgraph=True, mode="reduce-overhead")
@@ -298,7 +300,7 @@ def test_gpu_compiled_into_cuda_graphs_of_torch(num_patches, k):
 
 
 @on_gpu
-@pytest.mark.parametrize(("num_patches", "k"), [(196, 1), (196, 98), (1024, 512)])
+@pytest.mark.parametrize(("num_patches", "k"), [(196, 1), (196, 98), (1024, 1)])
 def test_gpu_memory_is_far_below_the_input(num_patches, k):
     x = rand(16, num_patches, 768, dtype=torch.bfloat16).cuda()
     last_pool(x, k)

@@ -7,10 +7,9 @@ from point_in_box_protocol import count_patch_hits
 from torchvision.models import VisionTransformer, resnet18
 
 from last_vit import LaStPool, last_pool
-from last_vit.dense import attach_last, dense_batches, dense_forward
+from last_vit.dense import attach_last, choose_global_token, dense_batches, dense_forward
 from last_vit.metrics import PointInBox, TopK
 from last_vit.models import load_trained_model
-from last_vit.patch_hit import choose_global_token
 
 
 def tiny_vit() -> VisionTransformer:

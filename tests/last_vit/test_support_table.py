@@ -8,10 +8,10 @@ import torch
 import torchvision
 from host_parts import HOSTS
 from hub_parts import HUB, TIMM, TRANSFORMERS
+from layer_tokens import count_layers
 from torch import Tensor, nn
 
 from last_vit.dense import attach_last, dense_forward
-from last_vit.layer_tokens import count_layers
 
 DOCS = Path(__file__).resolve().parents[2] / "docs" / "hosts.md"
 BEGIN, END = "<!-- written by tests/last_vit/test_support_table.py -->\n", "<!-- end -->\n"

@@ -7,10 +7,10 @@ from types import SimpleNamespace
 
 import torch
 from foreground_images import ForegroundImages, patch_foreground
+from layer_tokens import layer_tokens
+from patch_norms import token_norms
 
 from last_vit.evaluation import eval_transform
-from last_vit.layer_tokens import layer_tokens
-from last_vit.metrics.patch_norms import token_norms
 from last_vit.models import parse_model_argument
 from last_vit.patch_scores import patch_score
 

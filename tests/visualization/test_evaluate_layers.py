@@ -8,9 +8,9 @@ import pytest
 import torch
 from diagnostic_parts import IMAGENET, IMAGES, LAST, MASKS, RESNET, VIT, read_by_hand
 from layer_statistics import LayerScores, LayerStatistics, find_truth
+from layer_tokens import layer_tokens
 
 from last_vit.boxes import box_iou, resize_crop_box
-from last_vit.layer_tokens import layer_tokens
 from last_vit.models import parse_model_argument
 from last_vit.patch_scores import patch_score
 from last_vit.pooling import last_pool, last_select, vote_count

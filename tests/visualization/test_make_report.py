@@ -12,6 +12,8 @@ import numpy as np
 import pytest
 import torch
 from foreground_images import ForegroundImages, patch_foreground
+from layer_tokens import layer_tokens
+from patch_norms import PatchNorms, token_norms
 from PIL import Image
 from scipy.stats import binomtest
 from score_distribution import ScoreDistribution
@@ -20,9 +22,7 @@ from vote_statistics import VoteStatistics
 
 from last_vit.data.synthetic import SyntheticObjects, write_coco
 from last_vit.evaluation import eval_transform
-from last_vit.layer_tokens import layer_tokens
 from last_vit.metrics import PointInBox
-from last_vit.metrics.patch_norms import PatchNorms, token_norms
 from last_vit.models import parse_model_argument
 from last_vit.patch_scores import patch_score, peak_index
 from last_vit.pooling import last_select, vote_count

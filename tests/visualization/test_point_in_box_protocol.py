@@ -8,10 +8,10 @@ import point_in_box_table
 import pytest
 import torch
 from diagnostic_parts import BOXES, IMAGENET, IMAGES, RESNET, SMALL, VIT, read_by_hand
+from patch_norms import PatchNorms
 
 from last_vit import last_pool, patch_score
 from last_vit.metrics import box_patch_mask
-from last_vit.metrics.patch_norms import PatchNorms
 from last_vit.models import load_trained_model
 
 ANY_BOX = ["--max-box-area", "none"]

@@ -6,8 +6,7 @@ import itertools
 import numpy as np
 import pytest
 import torch
-
-from last_vit.metrics.patch_norms import BINS_PER_DECADE, MAX_NORM, MIN_NORM, PatchNorms, token_norms
+from patch_norms import BINS_PER_DECADE, MAX_NORM, MIN_NORM, PatchNorms, token_norms
 
 WIDTH = 10 ** (1 / BINS_PER_DECADE)  # of a bin, as a factor
 

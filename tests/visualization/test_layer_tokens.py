@@ -5,12 +5,12 @@ import pytest
 import timm
 import torch
 from host_parts import HOSTS, IMAGES, TINY_CLIP, TINY_TIMM, tower_of
+from layer_tokens import count_layers, layer_tokens
 from open_clip.transformer import VisionTransformer as ClipViT
 from timm.models.vision_transformer import VisionTransformer as TimmViT
 from torch import nn
 
 from last_vit.dense import attach_last, dense_forward
-from last_vit.layer_tokens import count_layers, layer_tokens
 
 
 def sequence_first_clip() -> nn.Module:

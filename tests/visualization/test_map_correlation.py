@@ -3,8 +3,7 @@
 import numpy as np
 import pytest
 import torch
-
-from last_vit.metrics.patch_norms import MapCorrelation, bin_index, count_bins
+from patch_norms import MapCorrelation, bin_index, count_bins
 
 EDGES = torch.linspace(-4, 4, 9, dtype=torch.float64)
 

@@ -14,11 +14,10 @@ from last_vit.data.loaders import build_test_loader
 from last_vit.data.transforms import EvalTransform
 from last_vit.models import ModelArgument, TrainedModel, load_trained_model
 from last_vit.preprocessing import Preprocessing
-from last_vit.results import RESULTS_DIR, record_name, write_result
+from last_vit.results import RESULTS_DIR, ResultRecord, make_record, record_name, write_records
 from last_vit.runtime import error_text, is_main_process, select_device
 
 OUTPUT_DIR = Path("output")
-_IDENTITY = ("dataset", "config", "checkpoint_sha256")  # two records that differ in these are two files
 
 
 def eval_transform(preprocessing: Preprocessing) -> EvalTransform:
@@ -116,13 +115,30 @@ def describe_model(argument: ModelArgument, trained: TrainedModel) -> dict[str, 
 
 
 def write_record(args: argparse.Namespace, table: str, label: str, metrics: Mapping[str, float], **about: Any) -> Path:
-    """Keep one measurement, in the main process only: in results/ with --row, else in output/<table>/ -> the file.
+    """`write_run` of one measurement: its label, its metrics, and the other arguments of `make_record`."""
+    return write_run(args, table, [label_record(args, table, label, metrics, **about)])
 
-    `args` has the flags of `command_line.add_record_flags`. `table` is what was measured: the table that may show it,
-    and the file's name by default. `label` is the row's, and in the file's name: the model, perhaps with the method.
-    `about` are the other arguments of `write_result`.
+
+def label_record(
+    args: argparse.Namespace, table: str, label: str, metrics: Mapping[str, float], **about: Any
+) -> ResultRecord:
+    """One measurement for `write_run`; `label` (the model, perhaps with the method) is its row's, if --row has none."""
+    return make_record(label, metrics, table=None if args.row is None else table, row=args.row or label, **about)
+
+
+def write_run(
+    args: argparse.Namespace, table: str, records: Sequence[ResultRecord], written: Path | None = None
+) -> Path:
+    """Keep what a command measured in one file, in the main process only -> the file.
+
+    In results/ with --row, else in output/<table>/. `args` has the flags of `command_line.add_record_flags`. `table` is
+    what was measured: the table that may show it, and the file's name by default, with the first label behind it.
+    `written` is the file of the same run with fewer measurements, whose place the new one takes.
     """
-    name = record_name(f"{args.output or table}_{label}", *(about[key] for key in _IDENTITY))
-    if args.row is None:
-        return write_result(name, metrics, directory=OUTPUT_DIR / table, **about)
-    return write_result(name, metrics, table=table, row=args.row or label, directory=RESULTS_DIR, **about)
+    identity = [[each.row, each.dataset, each.config, each.checkpoint_sha256] for each in records]
+    more = f"_and_{len(records) - 1}_more" if len(records) > 1 else ""
+    name = record_name(f"{args.output or table}_{records[0].name}{more}", identity)
+    path = write_records(name, records, OUTPUT_DIR / table if args.row is None else RESULTS_DIR)
+    if written not in (None, path):
+        written.unlink()
+    return path

@@ -1,4 +1,4 @@
-"""Results with their lineage: one JSON file per measurement, from which the tables of docs/ are generated.
+"""Results with their lineage: one JSON file per run of a command, from which the tables of docs/ are generated.
 
 A record says what was measured, on what, with which weights, code, command and machine; no absolute path is kept, so
 that it says nothing about the machine. Tables are made by tools/make_results_tables.py; nothing here formats numbers.
@@ -12,8 +12,8 @@ import re
 import shlex
 import subprocess
 import sys
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields, replace
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -36,9 +36,9 @@ _LIST = re.compile(r"\[\n +([^\[\]{}]+?)\n +\]")  # of JSON with line breaks, wi
 
 @dataclass(frozen=True)
 class ResultRecord:
-    """One evaluation; its settings and texts hold no absolute path."""
+    """One measurement of one model; its settings and texts hold no absolute path."""
 
-    name: str  # of the file, without ".json"
+    name: str  # of the file, without ".json"; several measurements of one run share it
     metrics: dict[str, float]  # percentages are 0-100
     n_images: int  # that the metrics are over
     # data set, split and input in words, "Tiny-ImageNet-100 val, 64 px": rows of different inputs are never one
@@ -58,7 +58,7 @@ class ResultRecord:
     details: list[list[float | str]] | None = None  # what the metrics are made of, line by line, a heading first
 
 
-def write_result(
+def make_record(
     name: str,
     metrics: Mapping[str, float],
     *,
@@ -72,11 +72,8 @@ def write_result(
     row: str | None = None,
     by_layer: list[dict[str, float | str]] | None = None,
     details: list[list[float | str]] | None = None,
-    directory: Path = RESULTS_DIR,
-) -> Path:
-    """Write `<directory>/<name>.json`, replacing an older one only once the new one is whole on disk; returns the file.
-
-    The other fields of `ResultRecord` are filled in here. Call it in the main process only.
+) -> ResultRecord:
+    """A record of what this process has just measured; the other fields of `ResultRecord` are filled in here.
 
     ValueError for a metric that is NaN or infinite, no images, no time.
     """
@@ -85,7 +82,7 @@ def write_result(
     for key, value in metrics.items():
         if not math.isfinite(value):
             raise ValueError(f"metric {key!r} of result {name!r} is {value}; a result must be a finite number")
-    record = ResultRecord(
+    return ResultRecord(
         name=name,
         metrics={key: round(float(value), 4) for key, value in metrics.items()},
         n_images=n_images,
@@ -104,31 +101,52 @@ def write_result(
         by_layer=by_layer,
         details=details,
     )
+
+
+def write_records(name: str, records: Sequence[ResultRecord], directory: Path = RESULTS_DIR) -> Path:
+    """Write `<directory>/<name>.json`, replacing an older one only once the new one is whole on disk; returns the file.
+
+    One record is the file. Of several, what they share stands once, and the rest in the list "measurements". Call it in
+    the main process only.
+    """
+    shared, *others = [asdict(replace(record, name=name)) for record in records]
+    if others:
+        parts = [shared, *others]
+        shared = {key: value for key, value in shared.items() if all(other[key] == value for other in others)}
+        shared["measurements"] = [{key: part[key] for key in part if key not in shared} for part in parts]
     path = directory / f"{name}.json"
-    text = json.dumps(asdict(record), indent=2, allow_nan=False)
+    text = json.dumps(shared, indent=2, allow_nan=False)
     text = _LIST.sub(lambda found: "[" + re.sub(r"\n +", " ", found[1]) + "]", text)
     with atomic_file(path) as file:
         file.write((text + "\n").encode())
     return path
 
 
+def write_result(name: str, metrics: Mapping[str, float], directory: Path = RESULTS_DIR, **about: Any) -> Path:
+    """Write one measurement as a file of its own; `about` are the other arguments of `make_record`."""
+    return write_records(name, [make_record(name, metrics, **about)], directory)
+
+
 def read_results(directory: Path = RESULTS_DIR) -> list[ResultRecord]:
-    """All records of a folder, sorted by file name; ValueError for a file that is none."""
+    """All measurements of a folder, sorted by file name, then as a file has them; ValueError for a file of none."""
     known = {field.name for field in fields(ResultRecord)}
     required = known - {"table", "row", "by_layer", "details"}
     records = []
     for path in sorted(directory.glob("*.json")):
         try:
-            entries = json.loads(path.read_text(encoding="utf-8"))
+            content = json.loads(path.read_text(encoding="utf-8"))
         except ValueError as error:
             raise ValueError(f"{path} is not JSON ({error}); run its evaluation again") from error
-        keys = set(entries) if isinstance(entries, dict) else set()
-        if not required <= keys <= known:
-            raise ValueError(
-                f"{path} is not a result: missing {sorted(required - keys)}, unknown {sorted(keys - known)}; "
-                f"run its evaluation again"
-            )
-        records.append(ResultRecord(**entries))
+        shared = content if isinstance(content, dict) else {}
+        for part in shared.pop("measurements", [{}]):
+            entries = shared | part
+            keys = set(entries)
+            if not required <= keys <= known:
+                raise ValueError(
+                    f"{path} is not a result: missing {sorted(required - keys)}, unknown {sorted(keys - known)}; "
+                    f"run its evaluation again"
+                )
+            records.append(ResultRecord(**entries))
     return records
 
 
@@ -142,13 +160,14 @@ def result_name(text: str) -> str:
     return re.sub(r"^(?:[.-]+|$)", "_", re.sub(r"[^A-Za-z0-9._-]+", "_", text))
 
 
-def record_name(stem: str, dataset: str, config: Mapping[str, Any], checkpoint_sha256: str | None) -> str:
+def record_name(stem: str, *identity: Any) -> str:
     """A record's file name that two different measurements never share; the same one again takes its own file.
 
-    It is the usable name nearest to `stem`, and eight digits that stand for everything else.
+    It is the usable name nearest to `stem`, and eight digits that stand for everything else: data set, config, hash of
+    the weights.
     """
-    identity = json.dumps([dataset, config, checkpoint_sha256], sort_keys=True, default=str)
-    return f"{result_name(stem)}-{hashlib.sha256(identity.encode()).hexdigest()[:8]}"
+    text = json.dumps(identity, sort_keys=True, default=str)
+    return f"{result_name(stem)}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
 
 
 def dataset_name(root: str | Path, split: str) -> str:

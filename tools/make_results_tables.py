@@ -8,8 +8,9 @@ our numbers, the protocol. A number measured here meets the paper's in one row o
 with its input ("ImageNet-1k val, 224 px") are the same; of several protocols under one number of the paper, the first
 shows it and the others follow. What was not run here stands only in the paper's column. Records that share table, row,
 data set, input and protocol are shown as mean +- sample standard deviation; labels that differ in ", seed 1" alone
-are one row. Every row names the commit at which it was measured and how many commits ago that was when the tables were
-made; `--check` does not look at that count.
+are one row; of a measurement made again (same label, data, settings, weights) only the newest counts. Every row names
+the commit at which it was measured and how many commits ago that was when the tables were made; `--check` does not look
+at that count.
 """
 
 import argparse
@@ -39,6 +40,7 @@ def render_page(page: str, records: Sequence[ResultRecord], to_results: str = "r
 
     ValueError for a marker that names an unknown table, and records of one row that are not the same measurement.
     """
+    records = _newest(records)
 
     def regenerate(match: re.Match[str]) -> str:
         name = match["name"]
@@ -87,6 +89,16 @@ def render_table(table: ResultsTable, records: Sequence[ResultRecord], to_result
     return "\n".join(lines) + "\n"
 
 
+def _newest(records: Sequence[ResultRecord]) -> list[ResultRecord]:
+    """Without the measurements that were made again later."""
+    newest: dict[str, ResultRecord] = {}
+    for record in records:
+        key = repr((record.table, record.row, record.dataset, record.checkpoint_sha256, sorted(record.config.items())))
+        if key not in newest or newest[key].date <= record.date:
+            newest[key] = record
+    return list(newest.values())
+
+
 def _with_layers(record: ResultRecord) -> ResultRecord:
     """A record whose metrics are also those of its layers: "<metric>@<layer>"."""
     layers = {f"{key}@{row['layer']}": value for row in record.by_layer or () for key, value in row.items()}
@@ -111,7 +123,8 @@ def _cells(table: ResultsTable, group: Sequence[ResultRecord], to_results: str) 
             )
     metrics = [_mean_std(group, key, table.decimals.get(key, 1)) for key in table.metrics]
     commits = ", ".join(dict.fromkeys(_dated(record.git_commit) for record in group))
-    files = " ".join(f"[{i}]({to_results}/{record.name}.json)" for i, record in enumerate(group, start=1))
+    names = dict.fromkeys(record.name for record in group)
+    files = " ".join(f"[{i}]({to_results}/{name}.json)" for i, name in enumerate(names, start=1))
     return [*metrics, f"{first.n_images:,}", str(len(group)), commits, files]
 
 

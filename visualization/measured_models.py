@@ -1,4 +1,4 @@
-"""The models and images that a diagnostic's flags name, one model after the other, and the record of each."""
+"""The models and images that a diagnostic's flags name, one model after the other, and their record."""
 
 import argparse
 import time
@@ -15,10 +15,11 @@ from last_vit.evaluation import (
     describe_model,
     eval_transform,
     folder_name,
+    label_record,
     naming,
     open_loader,
     say_left_out,
-    write_record,
+    write_run,
 )
 from last_vit.models import ModelArgument, TrainedModel, parse_model_arguments
 from last_vit.pooling import LaStPool
@@ -81,7 +82,7 @@ class Subject(NamedTuple):
 
 
 class Measurement(NamedTuple):
-    """What a diagnostic found of one model, as `write_record` takes it."""
+    """What a diagnostic found of one model, as `label_record` takes it."""
 
     metrics: Mapping[str, float]
     n_images: int
@@ -119,14 +120,14 @@ def measure_models(
     arguments: Sequence[ModelArgument] | None = None,
     open_set: Callable[[argparse.Namespace, Preprocessing], Any] = open_images,
 ) -> list[Any]:
-    """Measure every model on its images, and keep a record of each measurement; errors name the model.
+    """Measure every model on its images, and keep all measurements in one record; errors name the model.
 
     Of several models that are compared with a --global-token, each is tried before any is measured. `measure` gives
     what is drawn and printed of a model, and its measurements, the same in every process; `open_set` the images for a
     preprocessing, with `skipped`, what was left out by reason. What is drawn and printed is returned in the main
     process, nothing elsewhere.
     """
-    shown = []
+    shown, records, path = [], [], None
     arguments = models_of(args) if arguments is None else arguments
     with process_group(args.device) as device:
         if len(arguments) > 1 and hasattr(args, "global_token"):
@@ -139,21 +140,26 @@ def measure_models(
             seconds = time.perf_counter() - start
             shown.append(view)
             for found in measurements if is_main_process() else []:
-                path = write_record(
+                config = {**describe_model(argument, trained), **found.config, "left_out": dict(images.skipped)}
+                record = label_record(
                     args,
                     table,
                     argument.name,
                     found.metrics,
                     dataset=f"{image_set_name(args)}, {trained.preprocessing.crop} px, {found.protocol}",
                     n_images=found.n_images,
-                    config={**describe_model(argument, trained), **found.config, "left_out": dict(images.skipped)},
+                    config=config,
                     checkpoint_sha256=trained.checkpoint_sha256,
                     seconds=seconds,
                     device=device,
                     by_layer=found.by_layer,
                 )
-                speed = f"{found.n_images} images in {seconds:.1f} s, {found.n_images / seconds:.1f} images/s"
-                print(f"{argument.name}: {speed}; record {path}")
+                records.append(record)
+                path = write_run(args, table, records, path)  # at once, so that a run cut short keeps what it has
+                speed = f"{found.n_images} images in {seconds:.1f} s, {record.images_per_second:.1f} images/s"
+                print(f"{argument.name}: {speed}")
+        if path is not None:
+            print(f"record {path}")
         return shown if is_main_process() else []
 
 

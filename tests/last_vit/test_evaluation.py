@@ -32,7 +32,7 @@ def _alone(tmp_path, monkeypatch):
 def test_a_trial_enters_no_table():
     path = record([])
     assert path.parent == Path("output/votes")
-    assert (read_results(path.parent)[0].table, read_results(path.parent)[0].row) == (None, None)
+    assert (read_results(path.parent)[0].table, read_results(path.parent)[0].row) == (None, "ViT, K=1")
     assert not Path("results").exists()
 
 

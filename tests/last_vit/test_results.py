@@ -2,6 +2,7 @@
 
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import evaluate_patch_hit
@@ -9,7 +10,7 @@ import pytest
 from record_parts import write
 
 from last_vit import results
-from last_vit.results import dataset_name, hide_machine_paths, read_results, result_name, run_command
+from last_vit.results import dataset_name, hide_machine_paths, read_results, result_name, run_command, write_records
 
 SCRIPT = Path(evaluate_patch_hit.__file__).resolve()
 REPO = SCRIPT.parents[1]
@@ -33,6 +34,16 @@ def test_record_has_its_lineage(tmp_path, monkeypatch):
     assert read_results(path.parent)[0].row == "ViT-Ti/8, LaSt K=1"
     monkeypatch.setattr(results, "ROOT", results.ROOT / "last_vit")  # as where a wheel lies in somebody's repository
     assert json.loads(write(tmp_path).read_text())["git_commit"] == "unknown"
+
+
+def test_measurements_of_one_run_are_one_file(tmp_path):
+    """What they share stands once; each comes back whole."""
+    (record,) = read_results(write(tmp_path).parent)
+    both = [record, replace(record, row="another", metrics={"point_in_box": 1.0})]
+    content = json.loads(write_records("run", both, tmp_path).read_text())
+    assert [set(part) for part in content["measurements"]] == [{"row", "metrics"}] * 2
+    assert content["config"] == record.config
+    assert read_results(tmp_path) == both
 
 
 def test_no_path_of_this_machine_is_in_a_record(tmp_path):

@@ -1,6 +1,6 @@
 """What the tests of visualization/ share: the images' sizes and boxes, models, flags, and a reading of them by hand."""
 
-import json
+from dataclasses import asdict
 from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,6 +13,7 @@ from patch_norms import token_norms
 from last_vit.evaluation import eval_transform
 from last_vit.models import parse_model_argument
 from last_vit.patch_scores import patch_score
+from last_vit.results import read_results
 
 CLASSES = 3
 # width, height, boxes: six with one object, of which the last is large; two objects; none
@@ -36,9 +37,9 @@ IMAGENET = ["--imagenet-root", "imagenet"]
 
 
 def read_records() -> list[dict]:
-    """What was kept by the commands that ran in the current folder."""
-    paths = [*Path("results").glob("*.json"), *Path("output").rglob("*.json")]
-    return [json.loads(path.read_text()) for path in sorted(paths)]
+    """Every measurement that was kept by the commands that ran in the current folder."""
+    folders = [Path("results"), *sorted(Path("output").glob("*"))]
+    return [asdict(record) for folder in folders for record in read_results(folder)]
 
 
 @cache

@@ -1,11 +1,13 @@
 """The tables of README and docs/: rows, seeds, the paper's numbers, ages, and what is refused."""
 
+from dataclasses import replace
+
 import make_results_tables
 import paper_tables
 import pytest
 from record_parts import write
 
-from last_vit.results import ROOT, read_results
+from last_vit.results import ROOT, read_results, write_records
 
 PAGE = "# Title\n\n<!-- results:point_in_box -->\nold\n<!-- /results -->\ntail\n"
 
@@ -16,7 +18,8 @@ def rows(readme: str) -> list[list[str]]:
 
 def test_table_keeps_the_papers_inputs_apart(tmp_path):
     write(tmp_path, "seed0")
-    write(tmp_path, "seed1", metrics={"point_in_box": 45.21, "point_in_box_random": 20.0, "point_in_box_center": 50.0})
+    again = {"metrics": {"point_in_box": 45.21, "point_in_box_random": 20.0, "point_in_box_center": 50.0}}
+    write(tmp_path, "seed1", **again, checkpoint_sha256="1" * 16)
     write(tmp_path, "same_label", row="ViT, labels, LaSt", n_images=7)
     write(tmp_path, "unlisted", table=None, row=None)
     table = {tuple(row[:2]): row[2:] for row in rows(make_results_tables.render_page(PAGE, read_results(tmp_path)))}
@@ -52,7 +55,7 @@ def test_runs_on_the_papers_input_join_its_row(tmp_path):
 def test_seeds_are_one_row_and_layers_columns(tmp_path):
     for seed, value in enumerate((40.0, 44.0, 45.0)):
         layers = [{"layer": "1", "point_in_box": value}, {"layer": "norm", "point_in_box": 50}]
-        changes = {"metrics": {"auroc": value}, "by_layer": layers, "table": "layers"}
+        changes = {"metrics": {"auroc": value}, "by_layer": layers, "table": "layers", "checkpoint_sha256": str(seed)}
         write(tmp_path, f"seed{seed}", row=f"ViT-Ti, LaSt K=1, seed {seed}, 1 epoch", **changes)
     write(tmp_path, "other", row="ViT-Ti, LaSt K=1, no seed", **changes)
     found = {}
@@ -69,9 +72,21 @@ def test_seeds_are_one_row_and_layers_columns(tmp_path):
     assert found["ViT-Ti, LaSt K=1, no seed", "1"] == "45.0"
 
 
+def test_measured_again_counts_once(tmp_path):
+    """The newest of one command that measured two models, and of another that measured one of them later."""
+    write(tmp_path, "old")
+    (old,) = read_results(tmp_path)
+    other = replace(old, row="other", metrics={"point_in_box": 7.0}, checkpoint_sha256=None)
+    write_records("old", [replace(old, date="2000-01-01T00:00:00+00:00"), other], tmp_path)
+    write(tmp_path, "new", metrics={**old.metrics, "point_in_box": 50.0})
+    table = {row[0]: row for row in rows(make_results_tables.render_page(PAGE, read_results(tmp_path)))}
+    assert (table[old.row][3], table[old.row][-3], table["other"][3]) == ("50.0", "1", "7.0")
+    assert table["other"][-1] == "[1](results/old.json)"
+
+
 def test_runs_that_differ_are_not_averaged(tmp_path):
     write(tmp_path, "a")
-    write(tmp_path, "b", n_images=1000)
+    write(tmp_path, "b", n_images=1000, checkpoint_sha256="1" * 16)
     with pytest.raises(ValueError, match="results a and b share the row"):
         make_results_tables.render_page(PAGE, read_results(tmp_path))
 
@@ -121,4 +136,4 @@ def test_the_summary_shows_what_was_measured_here():
 
 
 def test_records_are_few():
-    assert len(read_results(ROOT / "results")) <= 70
+    assert len([*(ROOT / "results").glob("*.json")]) <= 70

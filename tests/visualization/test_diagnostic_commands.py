@@ -45,10 +45,10 @@ def test_two_processes_count_every_image_once(call):
     ]
     for name, flags in calls:
         __import__(name).main(flags)
-    alone = {record["name"]: record for record in read_records()}
+    alone = {(record["name"], record["dataset"]): record for record in read_records()}
     Path("shared.py").write_text(SHARED.format(calls=calls))
     run_two(Path("shared.py").resolve(), PYTHONPATH=f"{SCRIPTS}:{SCRIPTS.parent}")
-    two = {record["name"]: record for record in read_records()}
+    two = {(record["name"], record["dataset"]): record for record in read_records()}
     assert len(alone) == 8
     assert alone.keys() == two.keys()
     assert {record["num_processes"] for record in two.values()} == {2}

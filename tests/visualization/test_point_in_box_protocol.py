@@ -85,7 +85,7 @@ def test_several_models_stand_in_one_table(call, monkeypatch, capsys):
     monkeypatch.setattr(point_in_box_protocol, "layer_tokens", lambda *args: passes.append(len(args[1])) or read(*args))
     records = call(point_in_box_table, *IMAGENET, *ANY_BOX, "--table", models=(VIT, RESNET))
     assert passes == [3, 3] * 2
-    lines = [line.split("  ") for line in capsys.readouterr().out.splitlines()[2:]]  # behind a line per record
+    lines = [line.split("  ") for line in capsys.readouterr().out.splitlines()[3:]]  # behind those about the records
     rows = [[cell.strip() for cell in line if cell.strip()] for line in lines]
     assert rows[0][:4] == ["model", "high norm", "outliers %", "Point-in-Box"]
     assert [(row[0], row[7] == "-", row[8]) for row in rows[1:3]] == [("ViT", False, "6"), ("ResNet", True, "6")]
@@ -94,7 +94,7 @@ def test_several_models_stand_in_one_table(call, monkeypatch, capsys):
     (alone,) = call(evaluate_patch_hit, *IMAGENET, *ANY_BOX)
     (twin,) = (record for record in records if record["row"] == "ViT")
     assert all(alone[key] == twin[key] for key in ("metrics", "dataset", "config", "n_images"))
-    assert alone["row"] is None
+    assert alone["table"] is None
 
 
 def test_a_folder_with_boxes_gives_the_same_as_imagenets_layout(call):

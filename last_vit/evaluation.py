@@ -126,19 +126,17 @@ def label_record(
     return make_record(label, metrics, table=None if args.row is None else table, row=args.row or label, **about)
 
 
-def write_run(
-    args: argparse.Namespace, table: str, records: Sequence[ResultRecord], written: Path | None = None
-) -> Path:
+def write_run(args: argparse.Namespace, table: str, records: Sequence[ResultRecord], old: Path | None = None) -> Path:
     """Keep what a command measured in one file, in the main process only -> the file.
 
     In results/ with --row, else in output/<table>/. `args` has the flags of `command_line.add_record_flags`. `table` is
     what was measured: the table that may show it, and the file's name by default, with the first label behind it.
-    `written` is the file of the same run with fewer measurements, whose place the new one takes.
+    `old` is the file of the same run with fewer measurements, whose place the new one takes.
     """
     identity = [[each.row, each.dataset, each.config, each.checkpoint_sha256] for each in records]
     more = f"_and_{len(records) - 1}_more" if len(records) > 1 else ""
     name = record_name(f"{args.output or table}_{records[0].name}{more}", identity)
     path = write_records(name, records, OUTPUT_DIR / table if args.row is None else RESULTS_DIR)
-    if written not in (None, path):
-        written.unlink()
+    if old not in (None, path):
+        old.unlink()
     return path

@@ -106,8 +106,7 @@ def make_record(
 def write_records(name: str, records: Sequence[ResultRecord], directory: Path = RESULTS_DIR) -> Path:
     """Write `<directory>/<name>.json`, replacing an older one only once the new one is whole on disk; returns the file.
 
-    One record is the file. Of several, what they share stands once, and the rest in the list "measurements". Call it in
-    the main process only.
+    Of several records, what they share stands once, the rest in the list "measurements". For the main process only.
     """
     shared, *others = [asdict(replace(record, name=name)) for record in records]
     if others:
@@ -163,8 +162,7 @@ def result_name(text: str) -> str:
 def record_name(stem: str, *identity: Any) -> str:
     """A record's file name that two different measurements never share; the same one again takes its own file.
 
-    It is the usable name nearest to `stem`, and eight digits that stand for everything else: data set, config, hash of
-    the weights.
+    It is the usable name nearest to `stem`, and eight digits that stand for everything else.
     """
     text = json.dumps(identity, sort_keys=True, default=str)
     return f"{result_name(stem)}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"

@@ -61,10 +61,7 @@ class LabelRule:
 def label_pixels(maps: ScoreMaps, rule: LabelRule, chunk_bytes: int = CHUNK_BYTES) -> Tensor:
     """The class of every pixel: int64 [H, W], 0 to C - 1, on the maps' device.
 
-    Args:
-        maps: Cosines of the rule's names; ValueError for another number of them.
-        rule: How they become labels.
-        chunk_bytes: Memory of the maps that are made at a time; at least one map is.
+    `maps` are cosines of the rule's names, of which `chunk_bytes` are made at a time; at least one map is.
 
     Example:
         >>> from sliding_window import StitchedMaps, plan_windows
@@ -73,11 +70,8 @@ def label_pixels(maps: ScoreMaps, rule: LabelRule, chunk_bytes: int = CHUNK_BYTE
         >>> label_pixels(maps, LabelRule([0, 1], logit_scale=40.0)).tolist()
         [[0, 1]]
     """
-    if len(maps) != len(rule.class_of_name):
-        raise ValueError(f"{len(maps)} score maps for {len(rule.class_of_name)} names")
     names = range(len(maps))
-    needs_probability = rule.prob_threshold > 0
-    best, name, log_sum = _reduce(maps, names, rule.logit_scale if needs_probability else None, chunk_bytes)
+    best, name, log_sum = _reduce(maps, names, rule.logit_scale if rule.prob_threshold > 0 else None, chunk_bytes)
     class_of_name = _on_device(tuple(rule.class_of_name), best.device)
     label = class_of_name[name]
     if rule.area_threshold is not None:

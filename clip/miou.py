@@ -3,12 +3,10 @@
 Definition, that of mmsegmentation and so of all published numbers:
 
 - Pixels whose ground truth is the ignored label count nowhere, whatever was predicted there.
-- Intersections and unions of a class are summed over all pixels of all images; only then are they divided. An image's
-  own IoU plays no part.
+- Intersections and unions of a class are summed over all pixels of all images; only then are they divided.
 - mIoU is the mean of the IoU over the classes that occur: those with at least one counted pixel in the ground truth or
-  in a prediction. A class that occurs in neither has no IoU (0/0) and is left out of the mean; a class that is only
-  predicted has IoU 0 and counts. On the full data sets every class occurs in the ground truth, so the mean is over all
-  of them; on a few images it is not, and `num_absent` says of how many classes that is true.
+  in a prediction, of which one that is only predicted has IoU 0. A class that occurs in neither has no IoU (0/0) and is
+  left out; `num_absent` says how many are, on the full data sets none.
 
 Counts are int64, so the result does not depend on how the data set is split. They stay on the predictions' device, so
 counting never waits for a GPU; a label that is no class therefore shows in `compute`.
@@ -36,19 +34,12 @@ class MeanIoU:
     """
 
     def __init__(self, num_classes: int) -> None:
-        if not 1 <= num_classes <= IGNORED:
-            raise ValueError(f"need at least one class and the ignored label {IGNORED} outside them, got {num_classes}")
         self.num_classes = num_classes
         # [C * C + 3]: truth x prediction row by row, then ignored pixels, labels and predictions that are no class
         self._counts: Tensor | None = None
 
     def update(self, prediction: Tensor, label: Tensor) -> None:
         """Count one image: two integer tensors of one shape; the label may be the ignored one."""
-        if prediction.shape != label.shape:
-            raise ValueError(
-                f"prediction {tuple(prediction.shape)} and label {tuple(label.shape)} must be of one size: predictions "
-                f"are brought to the annotation's size, never the annotation to theirs"
-            )
         size, truth, guess = self.num_classes, label.flatten().long(), prediction.flatten().long()
         bins = truth * size + guess
         for place, wrong in (

@@ -23,8 +23,7 @@ _OFFSETS = tuple((dy, dx) for dy in (-1, 0, 1) for dx in (-1, 0, 1) if dy or dx)
 class Pamr:
     """Refinement by one image, whose weights are computed once.
 
-    The image is float [3, H, W]; a factor or an offset per channel changes nothing (but for the 1e-8). ValueError for
-    another shape, no steps, or no positive dilation.
+    The image is float [3, H, W]; a factor or an offset per channel changes nothing (but for the 1e-8).
 
     Example:
         >>> Pamr(torch.rand(3, 32, 40))(torch.ones(2, 32, 40)).shape
@@ -32,12 +31,7 @@ class Pamr:
     """
 
     def __init__(self, image: Tensor, num_steps: int = NUM_STEPS, dilations: Sequence[int] = DILATIONS) -> None:
-        if image.ndim != 3 or not image.is_floating_point():
-            raise ValueError(f"image must be float [3, H, W], got {image.dtype} {tuple(image.shape)}")
-        if num_steps < 1 or not dilations or min(dilations) < 1:
-            raise ValueError(f"PAMR needs at least one step and positive dilations, got {num_steps}, {list(dilations)}")
-        self.num_steps = num_steps
-        self.dilations = tuple(dilations)
+        self.num_steps, self.dilations = num_steps, tuple(dilations)
         neighbours = torch.stack(list(self._neighbours(image)))
         centres = image.expand(len(self.dilations), *image.shape)
         spread = torch.cat([neighbours, centres]).std(dim=0)
@@ -46,10 +40,6 @@ class Pamr:
 
     def __call__(self, maps: Tensor) -> Tensor:
         """Refine score maps of the image's size: [Q, H, W] to new ones of the same type."""
-        if maps.shape[1:] != self._weights.shape[1:]:
-            raise ValueError(
-                f"score maps {tuple(maps.shape)} do not lie on the image, {tuple(self._weights.shape[1:])} pixels"
-            )
         # on a CPU name by name, which stays in its cache: up to twice as fast
         groups = maps.split(1 if maps.device.type == "cpu" else max(1, len(maps)))
         return torch.cat([self._refine(group) for group in groups])

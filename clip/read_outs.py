@@ -40,8 +40,6 @@ class ReadOuts(nn.Module):
 
     def __init__(self, pools: Sequence[TokenPool]) -> None:
         super().__init__()
-        if not pools:
-            raise ValueError("at least one pool is needed")
         self.pools = nn.ModuleList(pools)
 
     def forward(self, *tokens: Any) -> Tensor:

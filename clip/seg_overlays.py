@@ -88,11 +88,9 @@ def draw_overlay(
 
 def palette(num_classes: int, has_background: bool = False, dataset: str | None = None) -> np.ndarray:
     """A colour per class: uint8 [C, 3], RGB, all different; black is the background's, and without one no class's."""
-    first = 0 if has_background else 1
-    if not 1 <= num_classes <= 256 - first:
-        raise ValueError(f"there are colours for 1 to {256 - first} classes, got {num_classes}")
     if dataset == "cityscapes" and num_classes == len(_CITYSCAPES):
         return np.array(_CITYSCAPES, dtype=np.uint8)
+    first = 0 if has_background else 1
     return voc_colors()[first : first + num_classes]
 
 

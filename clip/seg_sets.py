@@ -16,7 +16,7 @@ import torch
 from class_names import ClassNames
 from seg_id_tables import apply_table
 from seg_layouts import find_custom_files, find_files, find_split
-from seg_settings import CUSTOM, DATASETS, IGNORED, PROTOCOLS, custom_setting, display_names, find_setting
+from seg_settings import CUSTOM, IGNORED, PROTOCOLS, custom_setting, display_names, find_setting
 from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.data import Dataset
@@ -46,15 +46,7 @@ class SegmentationSet(Dataset):
         class_names: ClassNames | None = None,
         zero_label: str = "class",
     ) -> None:
-        if dataset not in (*DATASETS, CUSTOM):
-            raise ValueError(f"data set must be one of {', '.join((*DATASETS, CUSTOM))}, got {dataset!r}")
-        if (class_names is None) == (dataset == CUSTOM):
-            raise ValueError(
-                "a custom data set needs its class names, one line per class in a file"
-                if dataset == CUSTOM
-                else f"{dataset} has its own class names; give other names to the model, or take data set {CUSTOM!r}"
-            )
-        self.dataset, self.split = dataset, split
+        self.dataset = dataset
         if dataset == CUSTOM:
             self.setting = custom_setting(PROTOCOLS[0], class_names, zero_label)
             self.names = tuple(names[0] for names in class_names)
@@ -124,8 +116,6 @@ def resize_short_side(image: Tensor, short_side: int) -> Tensor:
         >>> resize_short_side(torch.zeros(3, 375, 500, dtype=torch.uint8), 336).shape
         torch.Size([3, 336, 448])
     """
-    if image.dtype != torch.uint8 or image.ndim != 3:
-        raise ValueError(f"image must be uint8 [3, H, W], got {image.dtype} {tuple(image.shape)}")
     sides = image.shape[1:]
     factor = min(MAX_LONG_SIDE / max(sides), short_side / min(sides))
     size = tuple(max(1, int(side * factor + 0.5)) for side in sides)

@@ -64,16 +64,11 @@ class WindowPlan:
 class StitchedMaps:
     """Score maps of all names over one image, made on demand at the annotation's size, `output_hw`.
 
-    `scores` are [m * n, h * w, Q], per window in the order of `WindowPlan.cut`; ValueError for other numbers.
+    `scores` are [m * n, h * w, Q], per window in the order of `WindowPlan.cut`.
     """
 
     def __init__(self, scores: Tensor, plan: WindowPlan, grid_hw: tuple[int, int], output_hw: tuple[int, int]) -> None:
         (h, w), m, n = grid_hw, len(plan.rows.starts), len(plan.columns.starts)
-        if scores.ndim != 3 or scores.shape[:2] != (m * n, h * w):
-            raise ValueError(
-                f"scores must be [windows, patches, names] of {m} x {n} windows with {h} x {w} patches, got "
-                f"{tuple(scores.shape)}"
-            )
         self._blocks = scores.reshape(m, n, h, w, -1).permute(4, 0, 2, 1, 3).reshape(-1, m * h, n * w)
         self._rows = _stitch_matrix_like(plan.rows, h, output_hw[0], scores.dtype, scores.device)
         self._columns = _stitch_matrix_like(plan.columns, w, output_hw[1], scores.dtype, scores.device)
@@ -100,7 +95,7 @@ def plan_windows(
     at once, which is never padded), `stride` the way from window to window, at most the crop, for windows leave no gap.
     ValueError for a crop or image that is smaller than a patch.
     """
-    if crop and not patch_size <= crop:
+    if crop and crop < patch_size:
         raise ValueError(
             f"the crop must be 0 (the whole image) or at least a patch of {patch_size} pixels, got {crop} pixels"
         )

@@ -3,7 +3,7 @@
 import argparse
 import csv
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -39,9 +39,8 @@ _COLUMNS = {"acc1": "top-1", "acc5": "top-5", "class_mean_acc1": "mean of classe
 class ClassAccuracy:
     """`TopK`, and how its hits fall on the C classes; streaming and distributed."""
 
-    def __init__(self, num_classes: int, ks: Sequence[int] = (1, 5)) -> None:
-        self.num_classes = num_classes
-        self._top_k = TopK(ks)
+    def __init__(self, num_classes: int) -> None:
+        self.num_classes, self._top_k = num_classes, TopK()
         self._counts = SummedTensors(images=(num_classes,), **{f"acc{k}": (num_classes,) for k in self._top_k.ks})
 
     def update(self, logits: Tensor, labels: Tensor) -> None:
@@ -158,7 +157,7 @@ def measure_model(
     """One model over all images, and its record: metrics, `ClassAccuracy.per_class`, and images per second."""
     clip = load_clip_argument(argument, args.precision, device)
     text, class_of_name = encode_names(clip, names, args, device)
-    accuracy = ClassAccuracy(len(images.classes), ks=(1, 5))
+    accuracy = ClassAccuracy(len(images.classes))
     loader = open_clip_loader(args, images, clip, argument.name)
     start = time.perf_counter()
     for embeddings, batch in dense_batches(clip.model, loader, device, embed_images):

@@ -81,5 +81,3 @@ def test_extreme_scores_neither_overflow_nor_vanish_and_the_denominator_holds_al
 def test_rules_that_cannot_be(arguments, message):
     with pytest.raises(ValueError, match=message):
         LabelRule(*arguments)
-    with pytest.raises(ValueError, match="3 score maps for 2 names"):
-        label_pixels(Maps(torch.zeros(3, 2, 2)), LabelRule([0, 1], 40.0))

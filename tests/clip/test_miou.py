@@ -83,10 +83,6 @@ def test_two_processes_give_what_one_gives(tmp_path):
 
 
 def test_errors_say_what_is_wrong():
-    with pytest.raises(ValueError, match="ignored label 255 outside"):
-        MeanIoU(256)
-    with pytest.raises(ValueError, match=r"prediction \(2, 2\) and label \(2, 3\) must be of one size"):
-        MeanIoU(3).update(torch.zeros(2, 2), torch.zeros(2, 3))
     for wrong, name in (((0, 20), "1 pixels have labels"), ((-1, 3), "1 pixels have predictions")):
         metric = MeanIoU(20)
         metric.update(torch.tensor([wrong[0], 1]), torch.tensor([wrong[1], 255]))

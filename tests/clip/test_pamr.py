@@ -55,13 +55,3 @@ def test_names_do_not_touch_each_other_and_constants_stay():
         torch.testing.assert_close(refine(maps[index : index + 1])[0], together[index])
     torch.testing.assert_close(together[2], maps[2])
     assert not torch.equal(together[0], maps[0])
-
-
-def test_errors_say_what_is_wrong():
-    with pytest.raises(ValueError, match=r"float \[3, H, W\], got torch.uint8"):
-        Pamr(torch.zeros(3, 4, 4, dtype=torch.uint8))
-    for steps, dilations in ((0, (1,)), (1, ()), (1, (0,))):
-        with pytest.raises(ValueError, match="at least one step and positive dilations"):
-            Pamr(torch.rand(3, 4, 4), steps, dilations)
-    with pytest.raises(ValueError, match="do not lie on the image"):
-        Pamr(torch.rand(3, 4, 4))(torch.rand(2, 4, 5))

@@ -97,5 +97,3 @@ def test_known_plans():
 def test_plans_that_cannot_be(arguments, message):
     with pytest.raises(ValueError, match=message):
         plan_windows(*arguments)
-    with pytest.raises(ValueError, match="2 x 3 windows with 4 x 4 patches"):
-        StitchedMaps(torch.zeros(6, 15, 2), plan_windows((30, 41), 16, 14, PATCH), (4, 4), (3, 3))

@@ -64,8 +64,7 @@ class MultiCrop(nn.Module):
 
     def __init__(self, backbone: nn.Module, head: nn.Module) -> None:
         super().__init__()
-        self.backbone = backbone
-        self.head = head
+        self.backbone, self.head = backbone, head
 
     def forward(self, crops: Sequence[Tensor]) -> Tensor:
         """Logits of all crops: [len(crops) * B, C], all images of the first crop, then of the second, ..."""

@@ -37,11 +37,7 @@ class DinoLoss(nn.Module):
 
     def __init__(self, out_dim: int, num_views: int, student_temp: float = 0.1, center_momentum: float = 0.9) -> None:
         super().__init__()
-        if num_views < NUM_TEACHER_VIEWS:
-            raise ValueError(f"DINO needs at least {NUM_TEACHER_VIEWS} views (the global ones), got {num_views}")
-        self.num_views = num_views
-        self.student_temp = student_temp
-        self.center_momentum = center_momentum
+        self.num_views, self.student_temp, self.center_momentum = num_views, student_temp, center_momentum
         self.register_buffer("center", torch.zeros(1, out_dim))
         # [2, V]: which pairs count; a view is not compared with itself
         self.register_buffer("_pairs", 1 - torch.eye(NUM_TEACHER_VIEWS, num_views), persistent=False)

@@ -17,9 +17,8 @@ def cosine_schedule(
 ) -> np.ndarray:
     """Linear rise from 0 to `base` in the warm-up, whose last iteration has `base`, then half a cosine to `final`.
 
-    float64 [epochs * iterations_per_epoch]; ValueError for a longer warm-up than the training.
+    float64 [epochs * iterations_per_epoch]; the warm-up is not longer than the training.
     """
-    _check_warmup(warmup_epochs, epochs)
     warmup = np.linspace(0, base, warmup_epochs * iterations_per_epoch)
     remaining = (epochs - warmup_epochs) * iterations_per_epoch
     angle = np.pi * np.arange(remaining) / max(1, remaining)
@@ -28,13 +27,7 @@ def cosine_schedule(
 
 def temperature_schedule(warmup_temp: float, temp: float, warmup_epochs: int, epochs: int) -> np.ndarray:
     """The teacher's temperature: linear from `warmup_temp` to `temp`, then constant; float64 [epochs]."""
-    _check_warmup(warmup_epochs, epochs)
     return np.concatenate((np.linspace(warmup_temp, temp, warmup_epochs), np.full(epochs - warmup_epochs, temp)))
-
-
-def _check_warmup(warmup_epochs: int, epochs: int) -> None:
-    if not 0 <= warmup_epochs <= epochs:
-        raise ValueError(f"the warm-up must be in [0, {epochs}] (the number of epochs), got {warmup_epochs} epochs")
 
 
 def parameter_groups(model: nn.Module) -> list[dict]:
@@ -54,11 +47,7 @@ def build_optimizer(name: str, groups: list[dict]) -> Optimizer:
     """DINO's "adamw", "sgd" (momentum 0.9) or "lars"; the schedules set learning rate and weight decay."""
     if name == "adamw":
         return AdamW(groups, lr=0.0, fused=True)
-    if name == "sgd":
-        return SGD(groups, lr=0.0, momentum=0.9)
-    if name == "lars":
-        return Lars(groups)
-    raise ValueError(f"optimizer must be adamw, sgd or lars, got {name!r}")
+    return SGD(groups, lr=0.0, momentum=0.9) if name == "sgd" else Lars(groups)
 
 
 class Lars(Optimizer):

@@ -17,11 +17,7 @@ POOLINGS = ("cls", "mean", "last")
 
 
 def boolean(text: str) -> bool:
-    """DINO's spelling of a boolean.
-
-    Raises:
-        argparse.ArgumentTypeError: Any other text.
-    """
+    """DINO's spelling of a boolean."""
     if text.lower() in ("on", "true", "1"):
         return True
     if text.lower() in ("off", "false", "0"):
@@ -125,10 +121,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def check_options(args: argparse.Namespace) -> None:
-    """Refuse values that do not go together, and would fail, or quietly do something else, later.
-
-    ValueError: Names the flags, their values and what is allowed.
-    """
+    """Refuse values that do not go together, and would fail, or quietly do something else, later."""
     for name in ("warmup_epochs", "warmup_teacher_temp_epochs"):
         if getattr(args, name) > args.epochs:
             raise ValueError(f"--{name} is {getattr(args, name)} and --epochs {args.epochs}: a warm-up is part of them")

@@ -93,12 +93,10 @@ class DinoStep:
     def _backward(self, crops: Sequence[Tensor], epoch: int) -> tuple[LateScalars, LateScalars, Tensor]:
         """Gradients of the batch's mean loss.
 
-        Returns:
-            The losses over all processes; sums over this process's logits and centre, by their names, which are not
-            finite if one value is not; and the sum of the teacher's logits, [1, C].
+        Returns the losses over all processes; sums over this process's logits and centre, which are not finite if one
+        value is not; and the sum of the teacher's logits, [1, C].
         """
-        temp = float(self.schedules.teacher_temp[epoch])
-        device = crops[0].device
+        temp, device = float(self.schedules.teacher_temp[epoch]), crops[0].device
         totals, teacher_sum = torch.zeros(4, device=device), torch.zeros_like(self.loss.center)
         token_means: Tensor | float = 0.0  # [2, D], of the teacher's tokens of length 1
         student_sum = torch.zeros((), device=device)

@@ -35,8 +35,7 @@ logger = get_logger("dino")
 def train(args: argparse.Namespace) -> None:
     """Train what main_dino.py's flags describe, from the start or from `output_dir/checkpoint.pth`.
 
-    ValueError: Flags, data, checkpoint and network that do not belong together, or a folder that a run holds.
-    FileNotFoundError: No data. FloatingPointError: The loss or a weight is not finite; the last checkpoint is good.
+    FloatingPointError where the loss or a weight is not finite; the last checkpoint is good.
     """
     check_options(args)
     if args.fused_pool:
@@ -89,11 +88,7 @@ def train(args: argparse.Namespace) -> None:
 
 
 def build_step(args: argparse.Namespace, epoch_length: int, device: torch.device) -> tuple[DinoStep, dict[str, Any]]:
-    """Student, teacher, loss, optimizer and schedules from the checked flags, for `epoch_length` iterations per epoch.
-
-    Returns:
-        The step, and the pooling as checkpoints record it.
-    """
+    """The step of the checked flags, for epochs of that many iterations, and the pooling as checkpoints record it."""
     student, pooling = _build_network(args, args.drop_path_rate)
     teacher, _ = _build_network(args, 0.0)
     teacher.load_state_dict(student.state_dict())

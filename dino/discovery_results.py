@@ -1,8 +1,7 @@
 """Object discovery as eval_object_discovery.py runs it: images and methods of its flags, then table, records, pictures.
 
-Pictures are sheets of hits above and misses below, each with mask, predicted box and objects. They are drawn without
-pyplot, so no display is needed. Images are chosen by a seed among the hits and among the misses of each method; the
-chosen ones go through the model once more, in float32, for their masks.
+Pictures are sheets of hits above and misses below, each with mask, predicted box and objects, chosen by a seed among
+the hits and among the misses of each method; they go through the model once more, in float32, for their masks.
 """
 
 import argparse

@@ -40,7 +40,6 @@ def load_backbone(args: argparse.Namespace, image_size: int | None = None, resiz
 
     Without `image_size` the centre crop is what a ViT's position embedding was made for, or 224 pixels; without
     `resize` the shorter side before it is 256 / 224 of the crop, as in DINO.
-    ValueError, FileNotFoundError: No such file, weights that are not of this backbone, sizes that do not fit.
     """
     path, is_random = args.pretrained_weights, args.pretrained_weights == RANDOM
     # "teacher" is what is taken by default where there is one; released backbones have no such entry
@@ -139,16 +138,12 @@ def labels_digest(images: ImageNetDataset) -> str:
 
 
 def layer_reader(model: nn.Module, num_blocks: int, with_patch_mean: bool) -> Reader:
-    """What the linear classifier reads: the global tokens of a ViT's last blocks.
+    """What the linear classifier reads: the global tokens of a ViT's last n = `num_blocks` blocks.
 
     After each block the final norm is applied and the model's own pooling taken, oldest block first: the class token
-    (DINO), for a model pooled with LaSt the LaSt token of that block's patches, else their mean. Other hosts give the
-    token that they pool, alone.
-
-    Returns:
-        Function of model and images [B, 3, S, S] to float32 [B, n * D] for n = `num_blocks`, with the mean of the last
-        block's patches [B, (n + 1) * D]. For n = 1 the two tokens then alternate channel by channel, as in DINO, whose
-        classifiers so fit.
+    (DINO), for a model pooled with LaSt the LaSt token of that block's patches, else their mean: float32 [B, n * D].
+    With the mean of the last block's patches it is [B, (n + 1) * D], where for n = 1 the two tokens alternate channel
+    by channel, as in DINO, whose classifiers so fit. Other hosts give the token that they pool, alone.
     """
     if not isinstance(model, DinoVisionTransformer):
         if with_patch_mean:

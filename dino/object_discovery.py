@@ -5,8 +5,8 @@ one connected component of it (4-connected), and boxes it. One image at a time, 
 Where the published code of a method does something that its text does not say, the default follows the code, because
 that is what the published numbers were made with; DINO-seg's three slips are behind `as_published`.
 
-Letters: N = h * w patches row by row on the grid `grid_hw`, D channels; every function that takes N patches raises
-ValueError when they do not fill the grid. Boxes are xyxy in pixels of the unpadded image, x2 and y2 exclusive.
+Letters: N = h * w patches row by row on the grid `grid_hw`, D channels. Boxes are xyxy in pixels of the unpadded image,
+x2 and y2 exclusive.
 """
 
 from collections.abc import Callable, Sequence
@@ -59,10 +59,8 @@ class DiscoveryMethod:
         is a ValueError.
         """
         masks = [self.find(each, _dense_output(features).grid_hw) for each in self.read(features)]
-        return [
-            (patch_box(found.mask, patch_size, size, self.clip), found)
-            for found, size in zip(masks, image_hw, strict=True)
-        ]
+        sizes = zip(masks, image_hw, strict=True)
+        return [(patch_box(found.mask, patch_size, size, self.clip), found) for found, size in sizes]
 
 
 def patch_score_method(component: str, global_token: str, last_pool: LaStPool) -> DiscoveryMethod:
@@ -97,8 +95,7 @@ def dino_seg_method(head: int = DINO_SEG_HEAD, as_published: bool = True) -> Dis
             raise ValueError("DINO-seg reads the class token's attention, and this model has no class token")
         if head >= attention.shape[1]:
             raise ValueError(
-                f"DINO-seg was asked to read head {head}, counted from 0, but the last attention layer has "
-                f"{attention.shape[1]}; choose another with --dino-seg-head"
+                f"--dino-seg-head {head}, counted from 0, is none of the last attention layer's {attention.shape[1]}"
             )
         return attention[:, head].cpu()
 
@@ -182,8 +179,7 @@ def attention_mask(attention: Tensor, mass: float = DINO_SEG_MASS) -> Tensor:
     """The fewest patches that hold a share `mass` of the attention (DINO's rule for its pictures).
 
     Sorted upwards and normalised, the patches behind the point where the running sum passes 1 - mass: float [..., N],
-    not negative, -> bool [..., N].
-    ValueError: A mass outside (0, 1].
+    not negative, -> bool [..., N]. ValueError for a mass outside (0, 1].
 
     Example:
         >>> attention_mask(torch.tensor([0.1, 0.5, 0.1, 0.3]))
@@ -202,8 +198,7 @@ def tokencut_mask(
     """TokenCut: a normalised cut of the graph in which patches of cosine above `tau` weigh 1, and all others `eps`.
 
     Takes keys as `lost_mask` does. The seed is the patch of largest absolute value in the second eigenvector, and the
-    mask its component of the side on which it lies.
-    ValueError: Fewer than 3 patches, or a weight outside (0, 1], for which there is no cut.
+    mask its component of the side on which it lies. ValueError for fewer than 3 patches, or `eps` outside (0, 1].
     """
     if not 0 < eps <= 1:
         raise ValueError(f"TokenCut's eps is a weight in (0, 1], got {eps}")
@@ -232,6 +227,4 @@ def component_of(mask: np.ndarray, seed: int) -> np.ndarray:
 
 def _to_grid(mask: Tensor, grid_hw: tuple[int, int]) -> np.ndarray:
     """Patches in row-major order, bool [N] on any device, as a bool [h, w] array."""
-    if mask.numel() != grid_hw[0] * grid_hw[1]:
-        raise ValueError(f"{mask.numel()} patches do not fill a grid of {grid_hw[0]} x {grid_hw[1]} (h x w)")
     return mask.reshape(grid_hw).cpu().numpy().copy()

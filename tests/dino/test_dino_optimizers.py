@@ -32,9 +32,6 @@ def test_ends_of_schedules():
     assert (np.diff(lr[20:]) < 0).all()
     assert len(cosine_schedule(1.0, 0.1, 2, 10, 2)) == 20  # a warm-up and nothing else
     assert temperature_schedule(0.04, 0.07, 0, 3).tolist() == [0.07] * 3
-    for schedule in (lambda: cosine_schedule(1, 0, 5, 10, 6), lambda: temperature_schedule(0.1, 1, 6, 5)):
-        with pytest.raises(ValueError, match=r"\[0, 5\].*got 6 epochs"):
-            schedule()
 
 
 def parameters_with(gradients):
@@ -110,5 +107,3 @@ def test_optimizers_by_name():
     for name, kind in (("adamw", torch.optim.AdamW), ("sgd", torch.optim.SGD), ("lars", Lars)):
         assert isinstance(build_optimizer(name, parameter_groups(tiny_network())), kind)
     assert build_optimizer("sgd", parameter_groups(tiny_network())).param_groups[0]["momentum"] == 0.9
-    with pytest.raises(ValueError, match="adamw, sgd or lars, got 'adam'"):
-        build_optimizer("adam", [])

@@ -76,7 +76,7 @@ def test_every_method_reads_its_own(features, method, mask, clip):
 
 
 def test_what_cannot_be_read_is_said(features, images):
-    with pytest.raises(ValueError, match=r"image 0\.png: .*head 7, .* layer has 2; .*--dino-seg-head"):
+    with pytest.raises(ValueError, match=r"image 0\.png: --dino-seg-head 7, .* layer's 2"):
         discover(images, [known.dino_seg_method(7)])
     with pytest.raises(ValueError, match="no class token"):
         known.dino_seg_method(0).boxes(features._replace(cls_attention=None), IMAGE_HW, 8)

@@ -214,7 +214,7 @@ def test_torchrun_draws_every_box_once(run, layouts):
         (None, ["--coco-images", "nowhere", "--coco-json", "no.json"], "no.json"),
         ("voc", ["--voc-split", "trainval"], "no image list"),
         ("voc", ["--num-images", "99"], "more than the 7 images"),
-        ("voc", ["--method", "dino-seg"], "has 3; choose another with --dino-seg-head"),
+        ("voc", ["--method", "dino-seg"], "--dino-seg-head 4, counted from 0, is none"),
         ("voc", ["--dino-seg-head", "-1"], "must not be negative, got -1"),
         ("voc", ["--model", "B=dino:vit_mini/56@random"], "less than a patch of 56"),
         ("voc", ["--model", "B=dino:vit_mini/16@random,pool=last,top_k=20"], "top_k"),

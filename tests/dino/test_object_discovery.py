@@ -123,7 +123,6 @@ def test_boxes_end_with_the_image_and_components():
 @pytest.mark.parametrize(
     ("call", "match"),
     [
-        (lambda: lost_mask(torch.rand(6, 3), (2, 4)), "6 patches do not fill a grid of 2 x 4"),
         (lambda: tokencut_mask(torch.rand(2, 3), (1, 2)), "at least 3 patches, got 2"),
         (lambda: tokencut_mask(torch.rand(6, 3), (2, 3), eps=0.0), r"eps is a weight in \(0, 1\], got 0"),
         (lambda: patch_box(np.zeros((2, 2), dtype=bool), 16, (32, 32)), "at least one patch"),

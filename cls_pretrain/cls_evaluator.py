@@ -124,16 +124,18 @@ def write_evaluation(
     row: str | None,
     trained_with: dict[str, Any] | None = None,
     train_seconds: float | None = None,
+    is_best: bool = False,
 ) -> None:
     """Print an evaluation of `checkpoint` and keep its record, in the main process.
 
-    `trained_with` is the pooling that the checkpoint records, if it does; `row` and `train_seconds` are those of
-    `write_run_record`.
+    `trained_with` is the pooling that the checkpoint records, if it does; `row`, `train_seconds` and `is_best` are
+    those of `write_run_record`.
     """
     if not is_main_process():
         return
     counts = [["images", str(result.num_images)], ["single-object boxes", str(result.num_boxes)]]
-    print_table([*([metric, f"{value:.2f}"] for metric, value in result.metrics.items()), *counts])
+    if not is_best:
+        print_table([*([metric, f"{value:.2f}"] for metric, value in result.metrics.items()), *counts])
     test = cfg.dataloader.test.dataset
     data = dataset_name(test.root, test.split) if "root" in test else "synthetic"
     is_whole_folder = not (test.get("labelled", True) or has_split(test.root, test.split))
@@ -147,6 +149,7 @@ def write_evaluation(
         row,
         result.metrics,
         train_seconds,
+        is_best,
         n_images=result.num_images,
         dataset=f"{data} {'all' if is_whole_folder else test.split}, {result.side} px",
         config=config,

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 from classification_net import ClassificationNet
-from cls_evaluator import check_classes, evaluate, write_evaluation
+from cls_evaluator import Evaluation, check_classes, evaluate, write_evaluation
 from detectron2.config import instantiate
 from detectron2.engine import SimpleTrainer
 from torch import Tensor
@@ -95,12 +95,17 @@ def _train(cfg: Any, model: ClassificationNet, device: torch.device, resume: boo
         raise ValueError("train.anneal_top_k changes K on the way, which train.compile would compile anew each time")
     switches = ("seed", "bf16", "clip_grad_norm", "accumulation_steps", "head_warmup", "anneal_top_k")
     options = {name: cfg.train[name] for name in switches}
-    trainer = ClsTrainer(model=average_gradients(model), data_loader=train_loader, optimizer=optimizer, **options)
+    parallel = average_gradients(model, cfg.train.get("gradient_compression", "none"))
+    trainer = ClsTrainer(model=parallel, data_loader=train_loader, optimizer=optimizer, **options)
     load = partial(load_same_pooling, model)
     checkpoints = RunCheckpoints(trainer, cfg.train.output_dir, {"pooling": model.pooling}, load)
     now = partial(evaluate, model, test_loader, device, **cfg.evaluation)
-    result, last_checkpoint = run_iterations(cfg, trainer, checkpoints, now, partial(_start_from, model), resume)
-    write_evaluation(result, cfg, model, last_checkpoint, device, row, train_seconds=trainer.seconds)
+
+    def write(result: Evaluation, checkpoint: Path, is_best: bool) -> None:
+        seconds = trainer.seconds
+        write_evaluation(result, cfg, model, checkpoint, device, row, train_seconds=seconds, is_best=is_best)
+
+    run_iterations(cfg, trainer, checkpoints, now, write, partial(_start_from, model), resume)
 
 
 def _evaluate_checkpoint(cfg: Any, model: ClassificationNet, device: torch.device, row: str | None) -> None:

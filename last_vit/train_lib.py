@@ -21,6 +21,7 @@ from typing import Any, NoReturn
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed.algorithms.ddp_comm_hooks import default_hooks
 from torch.nn.parallel import DistributedDataParallel
 
 import last_vit
@@ -31,6 +32,7 @@ from last_vit.runtime import all_gather, all_reduce_sum, is_main_process, rank, 
 from last_vit.stopping import Stopped, resume_command, stop_signal
 
 _NORM = "gradient_norm"
+_COMPRESSIONS = {"fp16": default_hooks.fp16_compress_hook, "bf16": default_hooks.bf16_compress_hook}
 logger = logging.getLogger("detectron2")  # also writes the run's log.txt
 
 
@@ -72,11 +74,22 @@ def seed_step(seed: int, iteration: int) -> None:
     torch.manual_seed((seed * 1_000_003 + iteration) * 4096 + rank())
 
 
-def average_gradients(model: nn.Module) -> nn.Module:
-    """The model, under DDP where there are several processes; buffers stay each process's own."""
+def average_gradients(model: nn.Module, compression: str = "none") -> nn.Module:
+    """The model, under DDP where there are several processes; buffers stay each process's own.
+
+    With `compression` "fp16" or "bf16" gradients are sent in half the bytes, rounded; bf16 keeps float32's range.
+    ValueError for another than these and "none".
+    """
+    if compression not in ("none", *_COMPRESSIONS):
+        raise ValueError(
+            f"train.gradient_compression must be one of none, {', '.join(_COMPRESSIONS)}, got {compression!r}"
+        )
     if world_size() == 1:
         return model
-    return DistributedDataParallel(model, broadcast_buffers=False, gradient_as_bucket_view=True)
+    parallel = DistributedDataParallel(model, broadcast_buffers=False, gradient_as_bucket_view=True)
+    if compression in _COMPRESSIONS:
+        parallel.register_comm_hook(None, _COMPRESSIONS[compression])
+    return parallel
 
 
 def micro_batches(
@@ -251,17 +264,21 @@ class RunCheckpoints:
         return SimpleNamespace(exists=os.path.exists, rm=os.remove)
 
     def save(self, name: str, **state: Any) -> None:
-        """Write `<name>.pth`; weights that are not finite are refused, so that a good file is never replaced by them.
+        """Write `<name>.pth`, from which a run resumes; raises as `save_weights`."""
+        self.save_weights(name, trainer=self._trainer.state_dict(), **state)
+        with atomic_file(self._folder / "last_checkpoint") as file:
+            file.write(f"{name}.pth".encode())
+
+    def save_weights(self, name: str, **state: Any) -> Path:
+        """Write and return `<name>.pth`, which is to be evaluated; weights that are not finite never replace good ones.
 
         FloatingPointError: A weight is NaN or infinite. OSError: The file cannot be written; earlier checkpoints are
         intact.
         """
-        weights = self._model.state_dict()
+        weights, path = self._model.state_dict(), self._folder / f"{name}.pth"
         check_finite(weights)
-        content = {"model": weights, "trainer": self._trainer.state_dict(), **state, **self._about}
-        save_checkpoint(self._folder / f"{name}.pth", content)
-        with atomic_file(self._folder / "last_checkpoint") as file:
-            file.write(f"{name}.pth".encode())
+        save_checkpoint(path, {"model": weights, **state, **self._about})
+        return path
 
     def save_and_stop(self) -> NoReturn:
         """Save after the iteration that has just ended, and end the run."""

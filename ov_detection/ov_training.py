@@ -82,7 +82,8 @@ def _train(cfg: Any, device: torch.device, resume: bool, row: str | None) -> Non
     options = {name: cfg.train[name] for name in ("seed", "bf16", "clip_grad_norm")}
     per_iteration, epoch_length = plan_run(cfg, len(train_loader.dataset.dataset), world_size())
     batches = BatchGroups(train_loader, per_iteration)
-    trainer = OvTrainer(average_gradients(model), batches, instantiate(cfg.optimizer), **options)
+    parallel = average_gradients(model, cfg.train.get("gradient_compression", "none"))
+    trainer = OvTrainer(parallel, batches, instantiate(cfg.optimizer), **options)
     trainer.epoch_length = epoch_length
     num_images = cfg.dataloader.train.batch_size * world_size() * per_iteration
     _scale_lr(trainer.optimizer, num_images, cfg.train.lr_batch_size)
@@ -93,8 +94,10 @@ def _train(cfg: Any, device: torch.device, resume: bool, row: str | None) -> Non
         logger.info("Evaluation after %.4g epochs", min(trainer.iter + 1, cfg.train.max_iter) / epoch_length)
         return evaluate(model, test_loader, device, cfg.evaluation.kinds, cfg.train.bf16)
 
-    result, last_checkpoint = run_iterations(cfg, trainer, checkpoints, now, load, resume)
-    _write_evaluation(result, cfg, model, last_checkpoint, device, row, trainer.seconds)
+    def write(result: OvEvaluation, checkpoint: Path, is_best: bool) -> None:
+        _write_evaluation(result, cfg, model, checkpoint, device, row, trainer.seconds, is_best)
+
+    run_iterations(cfg, trainer, checkpoints, now, write, load, resume)
 
 
 def evaluate_checkpoint(cfg: Any, device: torch.device, row: str | None = None) -> dict[str, float]:
@@ -147,12 +150,14 @@ def _write_evaluation(
     device: torch.device,
     row: str | None,
     train_seconds: float | None = None,
+    is_best: bool = False,
 ) -> None:
     """Print an evaluation and write it down, in the main process; arguments as `write_run_record`'s."""
     if not is_main_process():
         return
     numbers = {**result.metrics, "images": result.num_images}
-    print_table([(name, f"{n:.2f}" if isinstance(n, float) else str(n)) for name, n in numbers.items()])
+    if not is_best:
+        print_table([(name, f"{n:.2f}" if isinstance(n, float) else str(n)) for name, n in numbers.items()])
     words = model.vocabulary
     path = write_run_record(
         cfg,
@@ -160,6 +165,7 @@ def _write_evaluation(
         row,
         result.metrics,
         train_seconds,
+        is_best,
         n_images=result.num_images,
         dataset=f"{cfg.evaluation.dataset}, {result.size} px",
         config={

@@ -20,4 +20,4 @@ dataloader.train.dataset.labelled = False
 dataloader.test.dataset.update(labelled=False, boxes=False)
 dataloader.train.num_workers = dataloader.test.num_workers = cores_at_hand(most=12)
 dataloader.test.dataset.transform.resize = None  # in the model's own ratio to image_size
-train.output_dir = "output/cure"
+train.update(output_dir="output/cure", best_metric="teacher_agreement")

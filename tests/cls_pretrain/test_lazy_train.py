@@ -21,7 +21,7 @@ from last_vit.data.synthetic import SyntheticObjects, write_imagenet
 DEBUG = REPO / "cls_pretrain" / "configs" / "debug_synthetic.py"
 CONF = REPO / "cls_pretrain" / "conf.py"
 TRAINER = LazyTrain("cls_pretrain")
-OPTIONS = ("train.max_iter=12", "train.log_period=1", "train.eval_period=6")
+OPTIONS = ("train.max_iter=12", "train.log_period=1", "train.eval_period=6", "train.save_period=4")
 SHORT = ("train.max_iter=2", "train.log_period=1", "train.eval_period=0", "dataloader.test.dataset.num_images=8")
 
 
@@ -73,6 +73,22 @@ def test_checkpoint_has_the_release_layout(trained):
     assert "model.class_token" in checkpoint["model"]
     assert checkpoint["iteration"] == 11
     assert checkpoint["pooling"] == {"pool": "last", "top_k": 1, "variant": "release", "sigma": None}
+
+
+def test_the_best_is_kept_beside_the_last_over_a_resume(copied):
+    rows = [json.loads(line) for line in (copied / "metrics.json").read_text().splitlines()]
+    found = {row["iteration"]: row["acc1"] for row in rows if "acc1" in row}
+    best, path = torch.load(copied / "model_best.pth"), copied / "best_run.json"
+    assert set(best) == {"model", "iteration", "pooling"}
+    assert record(path)["metrics"]["acc1"] == pytest.approx(max(found.values()), abs=1e-4)
+    assert max(found, key=found.get) - best["iteration"] in (0, 1)  # the last evaluation is logged one later
+    assert torch.load(copied / "model_latest.pth")["iteration"] == 7
+    for value, is_kept in ((101.0, True), (-1.0, False)):
+        path.write_text(json.dumps({"metrics": {"acc1": value}}))
+        words = [f"train.max_iter={13 + (not is_kept)}", *OPTIONS[1:]]
+        assert run("--resume", "train.output_dir=run", *words) == 0
+        assert (record(path)["metrics"]["acc1"] == value) == is_kept
+    assert torch.load(copied / "model_best.pth")["iteration"] == 13
 
 
 def test_sigkill_then_resume_continues_bit_identically(trained, tmp_path):
@@ -209,6 +225,8 @@ def test_row_puts_the_record_into_results(trained):
         (["train.fused_pool=True"], "fused_pool cannot be turned on: .* GPU"),
         (["train.log_period=0"], "log_period must be at least 1"),
         (["train.eval_period=-1"], "eval_period must be 0"),
+        (["train.save_period=-1"], "save_period must be 0"),
+        (["train.gradient_compression=fp8"], "must be one of none, fp16, bf16, got 'fp8'"),
         (["model.model.hidden_dim=33"], "model cannot be built"),
         (["model.model.image_size=36"], "cannot be built .AssertionError.: Input shape indivisible by patch size"),
         (["model.model.num_classes=9"], "8 classes, the model 9"),

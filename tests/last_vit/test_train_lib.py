@@ -3,11 +3,11 @@
 import pytest
 import torch
 from detectron2.engine import HookBase, SimpleTrainer
-from torch import nn
+from torch import multiprocessing, nn
 
 from last_vit.checkpoint import load_strict, read_checkpoint
 from last_vit.late_scalars import LateScalars
-from last_vit.train_lib import RepeatableSteps, RunCheckpoints, micro_batches, with_own_options
+from last_vit.train_lib import RepeatableSteps, RunCheckpoints, average_gradients, micro_batches, with_own_options
 
 NEEDS_GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 
@@ -36,6 +36,28 @@ def test_micro_batches_cover_the_batch():
         ([0, 1], [5, 6]), ([2, 3], [7, 8]), ([4], [9]),
     ]  # fmt: skip
     assert [share for _, share in found] == [0.4, 0.4, 0.2]
+
+
+def _averaging_worker(rank, init_file, results):
+    torch.distributed.init_process_group("gloo", init_method=f"file://{init_file}", rank=rank, world_size=2)
+    for compression in ("none", "fp16", "bf16"):
+        model = nn.Linear(64, 1, bias=False)
+        parallel = average_gradients(model, compression)
+        parallel(torch.linspace(1, 2 + rank, 64)).sum().backward()
+        if rank == 0:
+            results.put((compression, model.weight.grad[0].tolist()))
+    torch.distributed.destroy_process_group()
+
+
+def test_gradients_are_averaged_exactly_or_in_half_the_bytes(tmp_path):
+    results = multiprocessing.get_context("spawn").SimpleQueue()
+    multiprocessing.spawn(_averaging_worker, (str(tmp_path / "init"), results), nprocs=2)
+    found = {name: torch.tensor(values) for name, values in (results.get() for _ in range(3))}
+    halves = [torch.linspace(1, 2 + rank, 64) / 2 for rank in range(2)]
+    assert torch.equal(found["none"], sum(halves))
+    for name, dtype in (("fp16", torch.float16), ("bf16", torch.bfloat16)):
+        assert torch.equal(found[name], sum(half.to(dtype) for half in halves).float())
+        assert not torch.equal(found[name], found["none"])
 
 
 class Noisy(nn.Module):

@@ -20,4 +20,4 @@ model.rpn.norm = "auto"
 model.roi_heads.update(masks=True, low_quality=True, vlm_temperature=50.0, beta=0.6)
 model.roi_heads.update(score_thresh=1e-4, nms_thresh=0.5, detections_per_image=300)
 lr_multiplier.scheduler["values"] = [1.0, 0.1, 0.01]
-train.update(epochs=48.0, lr_steps=[32, 44], eval_epochs=12.0, checkpoint_epochs=4.0)
+train.update(epochs=48.0, lr_steps=[32, 44], eval_epochs=12.0, checkpoint_epochs=4.0, best_metric="mask_apr")

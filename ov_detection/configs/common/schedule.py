@@ -32,10 +32,13 @@ train = dict(
     log_period=20,
     eval_period=None,
     checkpointer=dict(period=None, max_to_keep=100),
+    save_period=500,  # iterations between savings of model_latest.pth; 0 is never
+    best_metric="ap50_novel",  # whose best evaluation is kept as well as the last: model_best.pth; "" is none
     lr_batch_size=64,  # images per iteration, by as many batches as that takes; lr follows the rest. 0 is one batch
     accumulate=None,  # batches per iteration and process; None is by lr_batch_size
     bf16=True,
     clip_grad_norm=1.0,
+    gradient_compression="none",  # between GPUs; fp16 and bf16 send half the bytes
     fused_pool=False,  # LaSt by fused GPU kernels
     wandb=False,  # Weights & Biases beside TensorBoard
 )

@@ -18,4 +18,5 @@ dataloader.test.dataset.update(
     max_images="${dataloader.train.dataset.max_images}",
 )
 evaluation.dataset = "coco-mini train, the first 32 images, which it was trained on"
-train.update(output_dir="output/ov_coco_mini_overfit", epochs=112.5, eval_epochs=37.5, checkpoint_epochs=12.5)
+train.update(output_dir="output/ov_coco_mini_overfit", best_metric="ap50_base")
+train.update(epochs=112.5, eval_epochs=37.5, checkpoint_epochs=12.5)

@@ -21,7 +21,7 @@ from last_vit.data.imagenet import ImageNetDataset
 from last_vit.data.imagenet_layout import has_split
 from last_vit.dense import dense_batches
 from last_vit.evaluation import print_table, progress
-from last_vit.lazy_config import write_run_record
+from last_vit.lazy_run import write_run_record
 from last_vit.metrics import PointInBox, TopK
 from last_vit.patch_scores import patch_score
 from last_vit.results import dataset_name

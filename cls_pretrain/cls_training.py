@@ -15,7 +15,8 @@ from torch import Tensor
 
 from last_vit.adapters import find_adapter, unwrap_host
 from last_vit.checkpoint import find_classifier, load_checkpoint, load_strict, read_checkpoint
-from last_vit.lazy_config import build_model, launch_run, run_iterations, set_up_run
+from last_vit.lazy_config import build_model, launch_run, set_up_run
+from last_vit.lazy_run import run_iterations
 from last_vit.pooling import LaStPool, resolve_top_k
 from last_vit.train_lib import RepeatableSteps, RunCheckpoints, average_gradients, micro_batches
 

@@ -22,7 +22,8 @@ from torch.utils.data import DataLoader
 
 from last_vit.checkpoint import file_sha256
 from last_vit.evaluation import print_table, progress
-from last_vit.lazy_config import launch_run, run_iterations, set_up_run, write_run_record
+from last_vit.lazy_config import launch_run, set_up_run
+from last_vit.lazy_run import run_iterations, write_run_record
 from last_vit.runtime import is_main_process, world_size
 from last_vit.train_lib import RepeatableSteps, RunCheckpoints, average_gradients, logger, micro_batches
 

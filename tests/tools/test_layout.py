@@ -15,7 +15,7 @@ HOSTS = {"torchvision", "timm", "open_clip", "transformers", "detectron2"}
 # Bare names of scripts, which would hide packages; last_vit.models hides nothing.
 FORBIDDEN_NAMES = {"utils", "datasets", "models", "common", "logging", "types"}
 DETECTRON2_LAZILY = {"last_vit/models.py"}  # LazyConfig files; only inside functions
-DETECTRON2 = {"last_vit/lazy_config.py"}
+DETECTRON2 = {"last_vit/lazy_config.py", "last_vit/lazy_run.py"}
 # Two tracks are trained from a LazyConfig, under the name that detectron2's users know; nobody imports either.
 ENTRY_POINTS = {"lazy_train"}
 

@@ -22,9 +22,9 @@ from last_vit.boxes import is_small_box
 from last_vit.clip_models import LoadedClip
 from last_vit.data.imagenet import ImageNetDataset
 from last_vit.dense import dense_batches, dense_forward, pooling_of
-from last_vit.evaluation import naming, print_table
+from last_vit.evaluation import print_table
 from last_vit.metrics import PointInBox, TopK
-from last_vit.models import ModelArgument, parse_model_arguments
+from last_vit.models import ModelArgument, naming, parse_model_arguments
 from last_vit.patch_scores import patch_score
 from last_vit.runtime import is_main_process, process_group
 from last_vit.token_pool import TokenPool

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from last_vit.clip_models import LoadedClip
 from last_vit.clip_text import TEMPLATE_SETS, default_cache, encode_class_names, read_templates
-from last_vit.evaluation import describe_model, naming
-from last_vit.models import ModelArgument
+from last_vit.evaluation import describe_model
+from last_vit.models import ModelArgument, naming
 
 
 def load_clip_argument(argument: ModelArgument, precision: str, device: torch.device) -> LoadedClip:

@@ -6,7 +6,8 @@ Imports nothing heavy, and `import last_vit` loads torch only when a name is tak
 import argparse
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
 
@@ -43,33 +44,44 @@ def command_parser(name: str, description: str) -> argparse.ArgumentParser:
 def run_command_line(parser: argparse.ArgumentParser, run: Work, argv: Sequence[str] | None) -> None:
     """Parse and run; exits with status 2 and one line on any error that the user can mend.
 
-    Ctrl-C exits with 130 and SIGTERM with 143, with one line too, which begins with the parser's `prog`. `argv` are
-    arguments without the program; None are the process's own.
+    `argv` are arguments without the program; None are the process's own.
     """
     args = parser.parse_args(argv)
+    with ending_in_one_line(parser.prog):
+        run(args)
+
+
+@contextmanager
+def ending_in_one_line(prog: str, who: str = "") -> Iterator[None]:
+    """Exit with a line in place of a stack trace: 2 for what the user can mend, 130 for Ctrl-C, 143 for SIGTERM.
+
+    The line begins with `prog` and ends with `who`, such as the number of a process.
+    """
     with ending_at_sigterm():
         try:
-            run(args)
+            yield
         except (Exception, KeyboardInterrupt) as error:
-            status, line = ending(parser.prog, error)
+            status, line = _ending(error)
             if not status:
                 raise
-            parser.exit(status, line)
+            if line:
+                print(f"{prog}: {line}{who}", file=sys.stderr, flush=True)
+            raise SystemExit(status) from None
 
 
-def ending(prog: str, error: BaseException) -> tuple[int, str]:
-    """Exit status and line of a command that ends by an exception; status 0 for one that needs its stack trace."""
+def _ending(error: BaseException) -> tuple[int, str]:
+    """Exit status and line for an exception; status 0 for one that needs its stack trace."""
     if isinstance(error, Stopped):
-        return error.status, f"{prog}: {error}\n" if str(error) else ""
+        return error.status, str(error)
     if isinstance(error, KeyboardInterrupt):
-        return 130, f"{prog}: stopped by Ctrl-C\n"
+        return 130, "stopped by Ctrl-C"
     if isinstance(error, ImportError):  # perhaps torch itself, without which runtime.py is not to be had
-        return 2, f"{prog}: error: {error}\n"
+        return 2, f"error: {error}"
     if not isinstance(error, (ValueError, OSError, FloatingPointError)):
         return 0, ""
     from last_vit.runtime import error_text
 
-    return 2, f"{prog}: error: {error_text(error)}\n"
+    return 2, f"error: {error_text(error)}"
 
 
 def main() -> None:

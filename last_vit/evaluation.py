@@ -1,8 +1,7 @@
 """What every evaluation does around its measurement: models one by one, images behind a progress bar, table, record."""
 
 import argparse
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,7 @@ from last_vit.data.transforms import EvalTransform
 from last_vit.models import ModelArgument, TrainedModel, load_trained_model
 from last_vit.preprocessing import Preprocessing
 from last_vit.results import RESULTS_DIR, ResultRecord, make_record, record_name, write_records
-from last_vit.runtime import error_text, is_main_process, select_device
+from last_vit.runtime import is_main_process, select_device
 
 OUTPUT_DIR = Path("output")
 
@@ -34,8 +33,8 @@ def load(
         model, transform = last_vit.load("vitb16_in1k_last")
         logits = model(transform(image)[None])
 
-    `name` is one of `last_vit.weights.WEIGHTS`, which says what is known of each and what is not, `file` a local copy;
-    without one the file is downloaded once, into torch.hub's cache (`find_released`). `device` is as in
+    `name` is one of `last_vit.weights.WEIGHTS`, of which docs/hosts.md says what is known, `file` a local copy; without
+    one the file is downloaded once, into torch.hub's cache (`find_released`). `device` is as in
     `select_device`; `pool`, `top_k` and `variant` take the place of what is published.
     """
     trained = load_trained_model(f"last_vit:{name}", file, **pooling)
@@ -57,15 +56,6 @@ def open_loader(
     """Batches of this process's share of the images, every image in exactly one process, behind a progress bar."""
     loader: DataLoader = build_test_loader(dataset, batch_size, num_workers, collate=collate)
     return progress(loader, title)
-
-
-@contextmanager
-def naming(argument: ModelArgument) -> Iterator[None]:
-    """Put the model's name before what a ValueError or FileNotFoundError of the block says."""
-    try:
-        yield
-    except (ValueError, FileNotFoundError) as error:
-        raise type(error)(f"model {argument.name!r}: {error_text(error)}") from error
 
 
 def token_words(global_token: str, trained: TrainedModel) -> str:

@@ -18,9 +18,9 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from torch import nn
 from torch.multiprocessing import ProcessExitedException
 
-from last_vit.command_line import ending
+from last_vit.command_line import ending_in_one_line
 from last_vit.runtime import is_main_process, process_group, rank
-from last_vit.stopping import ending_at_sigterm, hold_folder, passing_signals_on
+from last_vit.stopping import hold_folder, passing_signals_on
 from last_vit.train_lib import turn_on_fused_pool
 
 _VARIADIC = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
@@ -51,18 +51,11 @@ def launch_run(args: argparse.Namespace, run: Callable[[argparse.Namespace], Any
 
 def _run_spawned(args: argparse.Namespace, run: Callable[[argparse.Namespace], Any]) -> None:
     """`run` in a process of detectron2's launcher, which would wrap a user's error into two stack traces."""
-    with ending_at_sigterm():
-        try:
+    try:
+        with ending_in_one_line("lazy_train.py", f" (process {rank()})"):
             run(args)
-        except (Exception, KeyboardInterrupt) as error:
-            status, line = ending("lazy_train.py", error)
-            if not status:
-                raise
-            if line:
-                print(f"{line.rstrip()} (process {rank()})", file=sys.stderr, flush=True)
-            raise SystemExit(status) from None
-        finally:
-            dist.destroy_process_group()  # whose threads would abort the process as it ends
+    finally:
+        dist.destroy_process_group()  # whose threads would abort the process as it ends
 
 
 def set_up_run(args: argparse.Namespace, recipes: str) -> tuple[Any, torch.device]:

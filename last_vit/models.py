@@ -11,8 +11,8 @@ import math
 import re
 from argparse import ArgumentTypeError
 from collections import Counter
-from collections.abc import Sequence
-from contextlib import nullcontext
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -55,10 +55,17 @@ class ModelArgument:
         """`load_trained_model` with these parts; its errors, with the model's name before them."""
         parts = {"pool": self.pool, "top_k": self.top_k, "variant": self.variant, "random_seed": self.seed}
         parts |= {"image_size": image_size, "resize": resize}
-        try:
+        with naming(self):
             return load_trained_model(self.spec, self.checkpoint, **parts, **clip_options)
-        except (ValueError, FileNotFoundError) as error:
-            raise type(error)(f"model {self.name!r}: {error}") from error
+
+
+@contextmanager
+def naming(argument: ModelArgument) -> Iterator[None]:
+    """Put the model's name before what a ValueError or FileNotFoundError of the block says."""
+    try:
+        yield
+    except (ValueError, FileNotFoundError) as error:
+        raise type(error)(f"model {argument.name!r}: {error_text(error)}") from error
 
 
 def parse_model_argument(text: str) -> ModelArgument:

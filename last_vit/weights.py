@@ -1,4 +1,4 @@
-"""What is known of trained weights: how they are pooled; what was published of the release's files, and the files."""
+"""What is known of trained weights: how they are pooled; the release's files and where they come from."""
 
 from dataclasses import dataclass
 from http.client import HTTPException
@@ -89,23 +89,15 @@ def attach_trained_pooling(
     return source
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class WeightsRecord:
-    """What is published about one file of LaSt-ViT's release; None means: not published.
-
-    No hash of any file is published, and no licence but the repository's, MIT.
-    """
+    """A file of LaSt-ViT's release, and how to load it; docs/hosts.md says what is published of it and what is not."""
 
     file: str  # name of the release asset
     source: str  # URL, where it is published
-    training_code: str  # URL of what the release names as the training script
-    architecture: str | None  # model spec as `--model` takes it
+    architecture: str | None  # model spec as `--model` takes it; None: the file tells
     pooling: dict[str, Any]  # arguments of `attach_pool`; "top_k" is None where it is not published
     preprocessing: Preprocessing  # for evaluation
-    caveats: tuple[str, ...]  # what a user must know before trusting a number from this file
-    # fields above that the release does not state: they follow from the file name, the training code or the paper
-    inferred: tuple[str, ...]
-    published_metrics: dict[str, dict[str, float]] | None = None  # protocol -> metric -> percent
 
     @property
     def pooling_words(self) -> str:
@@ -197,64 +189,28 @@ def _download(url: str, path: Path) -> None:
 
 _TRIES, _TIMEOUT = 5, 60  # connections; seconds without a byte
 _RELEASES = "https://github.com/ChengShiest/LAST-ViT/releases/download"
-_TOP_K_CAVEAT = "The K of training is not published: the README's code has K = 1, the paper's Tab. 8 favours 49 to 98."
+_LAST = {"pool": "last", "top_k": None, "sigma": None, "variant": "release"}
 
 WEIGHTS: dict[str, WeightsRecord] = {
     "vitb16_in1k_last": WeightsRecord(
-        file="ViT_190k.pth",
-        source=f"{_RELEASES}/weights2/ViT_190k.pth",
-        training_code="https://github.com/ChengShiest/LAST-ViT/tree/main/cls_pretrain",
-        architecture="torchvision:vit_b_16",
-        pooling={"pool": "last", "top_k": 1, "sigma": None, "variant": "release"},
-        preprocessing=Preprocessing(),
-        published_metrics={
-            "imagenet1k_val_top_k_1": {"acc1": 67.4, "acc5": 87.6},
-            "imagenet1k_val_top_k_7": {"acc1": 67.6, "acc5": 87.8},
-        },
-        caveats=(
-            "The accuracies are approximate ('~' in cls_pretrain/README); K = 7 needs an edit of the release's code. A "
-            "user measured 67.382 / 87.578 (issue 9 of the repository).",
-            "cls_pretrain/README says 100 epochs, the file name 190k iterations: together they fit a global batch of "
-            "about 672, not the 4096 of the paper and of the released config (31,278 iterations).",
-            "The encoder's CLS token never got a loss in LaSt training, yet the released Point-in-Box script scores "
-            "with it; no Point-in-Box is published for this file.",
-            "The repository's history holds versions of the pooling that did something else, so it cannot prove which "
-            "code trained the file.",
-            "The first README linked it in release 'weights', the newest one has it in 'weights2'.",
-        ),
-        inferred=("source", "pooling"),
+        "ViT_190k.pth",
+        f"{_RELEASES}/weights2/ViT_190k.pth",
+        "torchvision:vit_b_16",
+        {**_LAST, "top_k": 1},
+        Preprocessing(),
     ),
     "vit_dino_last": WeightsRecord(
-        file="dino0080.pth",
-        source=f"{_RELEASES}/weights/dino0080.pth",
-        training_code="https://github.com/facebookresearch/dino",
-        architecture=None,
-        pooling={"pool": "last", "top_k": None, "sigma": None, "variant": "release"},
-        preprocessing=Preprocessing(interpolation="bicubic"),
-        caveats=(
-            "The architecture is not stated: the paper's DINO tables use ViT-S/16, users take all three files for "
-            "ViT-B/16 (issues 8 and 10). The file tells: its cls_token has 384 (S) or 768 (B) channels.",
-            "The name is that of the copy DINO's trainer keeps after 81 epochs: not the end of a 100-epoch run.",
-            "The preprocessing is that of DINO's k-NN evaluation; the release states none.",
-            "The paper's DINO numbers (Point-in-Box 69.7, CorLoc 64.4 / 67.6 / 51.6) are not tied to this file.",
-            _TOP_K_CAVEAT,
-        ),
-        inferred=("pooling", "preprocessing"),
+        "dino0080.pth",
+        f"{_RELEASES}/weights/dino0080.pth",
+        None,
+        _LAST,
+        Preprocessing(interpolation="bicubic"),  # of DINO's k-NN evaluation
     ),
     "vitb16_clip_last": WeightsRecord(
-        file="openai_b_16.pt",
-        source=f"{_RELEASES}/weights/openai_b_16.pt",
-        training_code="https://github.com/mlfoundations/open_clip",
-        architecture="open_clip:ViT-B-16-quickgelu",
-        pooling={"pool": "last", "top_k": None, "sigma": None, "variant": "release"},
-        preprocessing=Preprocessing(_OPENAI_MEAN, _OPENAI_STD, 224, 224, "bicubic"),
-        caveats=(
-            "The architecture follows from the name: OpenAI's CLIP B/16, fine-tuned with open_clip (paper Tab. 10). "
-            "Such weights need QuickGELU; into open_clip's plain ViT-B-16 they load without an error and score wrong.",
-            "The preprocessing is open_clip's for OpenAI's weights; the release states none.",
-            "The paper's CLIP B/16 numbers (Point-in-Box 50.1, Tab. 4) are not tied to this file.",
-            _TOP_K_CAVEAT,
-        ),
-        inferred=("architecture", "pooling", "preprocessing"),
+        "openai_b_16.pt",
+        f"{_RELEASES}/weights/openai_b_16.pt",
+        "open_clip:ViT-B-16-quickgelu",
+        _LAST,
+        Preprocessing(_OPENAI_MEAN, _OPENAI_STD, 224, 224, "bicubic"),
     ),
 }

@@ -40,8 +40,8 @@ from vote_statistics import LEVELS, vote_levels
 
 from last_vit.data.imagenet_layout import find_annotation_folder, find_split_folder
 from last_vit.dense import dense_forward
-from last_vit.evaluation import eval_transform, naming
-from last_vit.models import ModelArgument, TrainedModel, parse_model_arguments
+from last_vit.evaluation import eval_transform
+from last_vit.models import ModelArgument, TrainedModel, naming, parse_model_arguments
 from last_vit.patch_scores import patch_score, peak_index
 from last_vit.pooling import LaStPool, last_select, resolve_top_k, vote_count
 from last_vit.preprocessing import Preprocessing

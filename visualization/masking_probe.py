@@ -20,9 +20,9 @@ from torch import Tensor, nn
 
 from last_vit.data.imagenet import ImageNetDataset
 from last_vit.dense import choose_global_token, dense_batches, dense_forward
-from last_vit.evaluation import eval_transform, naming, print_table, token_words
+from last_vit.evaluation import eval_transform, print_table, token_words
 from last_vit.metrics.top_k import TopK
-from last_vit.models import ModelArgument, parse_model_arguments
+from last_vit.models import ModelArgument, naming, parse_model_arguments
 from last_vit.patch_scores import patch_score
 from last_vit.pooling import LaStPool
 from last_vit.preprocessing import Preprocessing

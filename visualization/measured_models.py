@@ -16,12 +16,11 @@ from last_vit.evaluation import (
     eval_transform,
     folder_name,
     label_record,
-    naming,
     open_loader,
     say_left_out,
     write_run,
 )
-from last_vit.models import ModelArgument, TrainedModel, parse_model_arguments
+from last_vit.models import ModelArgument, TrainedModel, naming, parse_model_arguments
 from last_vit.pooling import LaStPool
 from last_vit.preprocessing import Preprocessing
 from last_vit.runtime import is_main_process, process_group

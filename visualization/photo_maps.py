@@ -18,8 +18,8 @@ from PIL import Image
 from torch import Tensor
 
 from last_vit.data.image_files import load_photos
-from last_vit.evaluation import eval_transform, naming
-from last_vit.models import ModelArgument, TrainedModel, parse_model_arguments
+from last_vit.evaluation import eval_transform
+from last_vit.models import ModelArgument, TrainedModel, naming, parse_model_arguments
 from last_vit.patch_scores import patch_score
 from last_vit.pooling import last_select, vote_count
 from last_vit.results import result_name

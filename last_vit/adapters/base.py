@@ -166,7 +166,6 @@ class FirstToken(PoolHook):
         self.num_prefix_tokens = num_prefix_tokens
 
     def __call__(self, module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
-        """As torch calls a forward hook."""
         if self.pool.kind == "cls" and self.late_norm is None:
             return output  # costs nothing
         return torch.cat([self.read(output, self.num_prefix_tokens)[:, None], output[:, 1:]], dim=1)
@@ -176,7 +175,6 @@ class OnePatch(FirstToken):
     """Hook of tokens whose patches the host averages: [B, P + N, D] -> [B, P + 1, D], with the pooled token last."""
 
     def __call__(self, module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
-        """As torch calls a forward hook."""
         pooled = self.read(output, self.num_prefix_tokens)[:, None]
         return torch.cat([output[:, : self.num_prefix_tokens], pooled], dim=1)
 

@@ -78,11 +78,10 @@ class ConvNetAdapter:
     hosts = "torchvision and timm ConvNets (ResNet, ConvNeXt, EfficientNet, MobileNet, RegNet, DenseNet, ...)"
 
     def matches(self, model: nn.Module) -> bool:
-        """See `Adapter`."""
         return not _SEAMS.keys().isdisjoint(class_names(model))
 
     def attach(self, model: nn.Module, pool: TokenPool) -> None:
-        """See `Adapter`; a ValueError for hosts without GAP and hosts whose GAP widens the token."""
+        """A ValueError for hosts without GAP and hosts whose GAP widens the token."""
         check_class_token(model, pool, has_class_token=False)
         seam = _seam(model)
         if seam.gap == "none":
@@ -98,11 +97,10 @@ class ConvNetAdapter:
         install_hook(module, _PooledMap(pool, _is_nhwc(model), seam.relu), on_input=seam.gap == "module")
 
     def attached(self, model: nn.Module) -> TokenPool | None:
-        """See `Adapter`."""
         return installed_pool(model.get_submodule(_seam(model).path))
 
     def dense(self, model: nn.Module, images: Tensor) -> DenseOutput:
-        """See `Adapter`. Tokens are the cells of the map that GAP reads; there is no class token.
+        """Tokens are the cells of the map that GAP reads; there is no class token.
 
         For hosts without GAP (VGG, AlexNet, SqueezeNet) the global token is the mean over the map, which their
         classifier does not read.
@@ -128,7 +126,7 @@ class ConvNetAdapter:
         return DenseOutput(global_token, patch_tokens, (height, width), logits, None)
 
     def blocks(self, model: nn.Module) -> Blocks:
-        """See `Adapter`; none, the stages of a ConvNet have grids of their own."""
+        """There are none: the stages of a ConvNet have grids of their own."""
         return Blocks((), True, False)
 
 

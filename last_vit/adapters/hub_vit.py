@@ -71,11 +71,10 @@ class HubAdapter:
     )
 
     def matches(self, model: nn.Module) -> bool:
-        """See `Adapter`."""
         return not HUB_HOSTS.keys().isdisjoint(class_names(model))
 
     def attach(self, model: nn.Module, pool: TokenPool) -> None:
-        """See `Adapter`; a ValueError for SigLIP, which reads its tokens with a learned attention pool."""
+        """A ValueError for SigLIP, which reads its tokens with a learned attention pool."""
         reads, num_prefix_tokens = _reads(model), _num_prefix_tokens(_tower(model))
         if reads == "learned":
             raise ValueError(
@@ -87,11 +86,10 @@ class HubAdapter:
         install_hook(_seam(model), hook(pool, num_prefix_tokens))
 
     def attached(self, model: nn.Module) -> TokenPool | None:
-        """See `Adapter`."""
         return installed_pool(_seam(model))
 
     def dense(self, model: nn.Module, images: Tensor) -> DenseOutput:
-        """See `Adapter`. Tokens are after the final norm, but for CLIPForImageClassification, which applies none.
+        """Tokens are after the final norm, but for CLIPForImageClassification, which applies none.
 
         Position embeddings are interpolated to the images as the host does it; ViTMAE sees every patch. The `logits`
         are the classifier's, CLIP's image embedding (not normalised), `pooler_output`, or the global token.
@@ -113,7 +111,6 @@ class HubAdapter:
         return DenseOutput(global_token, patch_tokens, _grid(tower, images), _logits(output, global_token), cls_token)
 
     def blocks(self, model: nn.Module) -> Blocks:
-        """See `Adapter`."""
         tower = _tower(model)
         modules = dict(tower.named_modules())
         found = next(modules[path] for path in _BLOCKS if path in modules)

@@ -45,11 +45,9 @@ class OpenClipAdapter:
     hosts = "open_clip VisionTransformer and TimmModel towers, or CLIP / CustomTextCLIP / CoCa with such a tower"
 
     def matches(self, model: nn.Module) -> bool:
-        """See `Adapter`."""
         return not {_NATIVE, _TIMM, *_CLIPS}.isdisjoint(class_names(model))
 
     def attach(self, model: nn.Module, pool: TokenPool) -> None:
-        """See `Adapter`."""
         tower = image_tower(model)
         if _TIMM in class_names(tower):
             _trunk_adapter(tower).attach(tower.trunk, pool)
@@ -57,14 +55,13 @@ class OpenClipAdapter:
             tower._global_pool = _GlobalPool(pool, tower.ln_post if tower.final_ln_after_pool else None)
 
     def attached(self, model: nn.Module) -> TokenPool | None:
-        """See `Adapter`."""
         tower = image_tower(model)
         if _TIMM in class_names(tower):
             return _trunk_adapter(tower).attached(tower.trunk)
         return pool_of(tower._global_pool)
 
     def dense(self, model: nn.Module, images: Tensor) -> DenseOutput:
-        """See `Adapter`. Tokens are [B, N, width] after `ln_post`; `logits` is the image embedding, not normalised."""
+        """Tokens are [B, N, width] after `ln_post`; `logits` is the image embedding, not normalised."""
         tower = image_tower(model)
         if _TIMM in class_names(tower):
             trunk = _trunk_adapter(tower).dense(tower.trunk, images)
@@ -78,7 +75,6 @@ class OpenClipAdapter:
         return DenseOutput(pooled, patch_tokens, tower.grid_size, embedding, cls_token)
 
     def blocks(self, model: nn.Module) -> Blocks:
-        """See `Adapter`."""
         tower = image_tower(model)
         if _TIMM in class_names(tower):
             return _trunk_adapter(tower).blocks(tower.trunk)
@@ -92,21 +88,18 @@ class OpenAIClipAdapter:
     hosts = "OpenAI clip's CLIP and VisionTransformer (load with jit=False)"
 
     def matches(self, model: nn.Module) -> bool:
-        """See `Adapter`."""
         return not {_OPENAI, _OPENAI_CLIP}.isdisjoint(class_names(model))
 
     def attach(self, model: nn.Module, pool: TokenPool) -> None:
-        """See `Adapter`."""
         tower = _openai(model)
         install_hook(tower.transformer, _TokensAsImages(pool))
         install_hook(tower.ln_post, _PooledImages(pool, len(tower.positional_embedding)))
 
     def attached(self, model: nn.Module) -> TokenPool | None:
-        """See `Adapter`."""
         return installed_pool(_openai(model).ln_post)
 
     def dense(self, model: nn.Module, images: Tensor) -> DenseOutput:
-        """See `Adapter`. Tokens are after `ln_post`; `logits` is the image embedding, not normalised."""
+        """Tokens are after `ln_post`; `logits` is the image embedding, not normalised."""
         tower = _openai(model)
         check_image_size(tower, images, (tower.input_resolution, tower.input_resolution))
         images = images.type(tower.conv1.weight.dtype)  # as encode_image does
@@ -119,7 +112,6 @@ class OpenAIClipAdapter:
         return DenseOutput(global_token, patch_tokens, (side, side), embedding, cls_token)
 
     def blocks(self, model: nn.Module) -> Blocks:
-        """See `Adapter`."""
         return Blocks(tuple(_openai(model).transformer.resblocks), batch_first=False, has_final_norm=True)
 
 

@@ -46,11 +46,11 @@ class TimmViTAdapter:
     )
 
     def matches(self, model: nn.Module) -> bool:
-        """See `Adapter`; a subclass with its own `forward_head` may read its tokens anywhere, so it is out."""
+        """A subclass with its own `forward_head` may read its tokens anywhere, so it is out."""
         return _seam(model) is not None
 
     def attach(self, model: nn.Module, pool: TokenPool) -> None:
-        """See `Adapter`; a ValueError for models with a learned attention pool."""
+        """A ValueError for models with a learned attention pool."""
         if getattr(model, "attn_pool", None) is not None:
             raise ValueError(
                 f"this {type(model).__name__} reads its tokens with a learned pool ({type(model.attn_pool).__name__}, "
@@ -66,12 +66,11 @@ class TimmViTAdapter:
             setattr(model, seam, _Pool(pool, model))
 
     def attached(self, model: nn.Module) -> TokenPool | None:
-        """See `Adapter`."""
         seam = _seam(model)
         return installed_pool(model.norm) if seam == "norm" else pool_of(getattr(model, seam))
 
     def dense(self, model: nn.Module, images: Tensor) -> DenseOutput:
-        """See `Adapter`. All tokens are after `norm` and `fc_norm` (one of them is the identity), as the head reads."""
+        """All tokens are after `norm` and `fc_norm` (one of them is the identity), as the head reads."""
         embed = getattr(model, "embeds", None) or model.patch_embed  # NaFlexVit's takes any size
         if getattr(embed, "img_size", None) is not None and embed.strict_img_size:
             check_image_size(model, images, embed.img_size)
@@ -91,7 +90,6 @@ class TimmViTAdapter:
         return DenseOutput(global_token, patch_tokens, grid_hw, logits, cls_token)
 
     def blocks(self, model: nn.Module) -> Blocks:
-        """See `Adapter`."""
         return Blocks(tuple(model.blocks), True, has_norm(model.norm, model.fc_norm))
 
 

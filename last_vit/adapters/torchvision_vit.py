@@ -29,19 +29,16 @@ class TorchvisionViTAdapter:
     hosts = "torchvision VisionTransformer (vit_b_16, ...)"
 
     def matches(self, model: nn.Module) -> bool:
-        """See `Adapter`."""
         return _HOST in class_names(model)
 
     def attach(self, model: nn.Module, pool: TokenPool) -> None:
-        """See `Adapter`."""
         install_hook(model.encoder, _PooledSequence(pool))
 
     def attached(self, model: nn.Module) -> TokenPool | None:
-        """See `Adapter`."""
         return installed_pool(model.encoder)
 
     def dense(self, model: nn.Module, images: Tensor) -> DenseOutput:
-        """See `Adapter`. Tokens are the encoder's output (after its norm), the global token is what `heads` reads."""
+        """Tokens are the encoder's output (after its norm), the global token is what `heads` reads."""
         check_image_size(model, images, (model.image_size, model.image_size))
         tokens, read, logits = run_around(model.encoder, lambda: model(images))
         side = model.image_size // model.patch_size
@@ -49,7 +46,6 @@ class TorchvisionViTAdapter:
         return DenseOutput(read[:, 0], patch_tokens, (side, side), logits, cls_token)
 
     def blocks(self, model: nn.Module) -> Blocks:
-        """See `Adapter`."""
         return Blocks(tuple(model.encoder.layers), True, has_norm(model.encoder.ln))
 
 

@@ -13,6 +13,7 @@ the sizes. `write_*` write a split out in an official layout, so that the real l
 is annotated, for distractors belong to no class.
 """
 
+import colorsys
 import json
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -22,6 +23,7 @@ from xml.etree.ElementTree import Element, ElementTree, SubElement, indent
 import numpy as np
 import torch
 from PIL import Image
+from pycocotools import mask as mask_tools
 from torch import Tensor
 from torch.utils.data import Dataset
 from torchvision.ops import masks_to_boxes
@@ -41,10 +43,9 @@ _HUES = (
     (195, "turquoise", "teal"), (255, "blue", "blue"), (290, "purple", "purple"), (345, "pink", "purple"),
     (360, "red", "red"),
 )  # fmt: skip
-_GREYS = ((64, "black"), (176, "gray"), (256, "white"))  # upper ends of the brightest channel
-_LIGHT = 150  # of the brightest channel, from where on a colour has its light name
+_GREYS = ((0.25, "black"), (0.69, "gray"), (1.0, "white"))  # upper ends of the brightest channel
+_LIGHT = 0.59  # of the brightest channel, from where on a colour has its light name
 _LEAST_SATURATION = 0.22  # below it, a colour is a grey
-_POLLED = 300  # pixels that decide an object's colour
 COLOURS = tuple(dict.fromkeys([name for row in _HUES for name in row[1:]] + [name for _, name in _GREYS]))
 _MIDDLE = (0.4, 0.6)  # of each side: a narrow one, for objects keep near it
 _PLACES = (
@@ -53,8 +54,6 @@ _PLACES = (
     ("in the lower left", "at the bottom", "in the lower right"),
 )
 PLACES = tuple(place for row in _PLACES for place in row)
-_HUE_WORDS = np.array([[COLOURS.index(dark), COLOURS.index(light)] for _, light, dark in _HUES])
-_GREY_WORDS = np.array([COLOURS.index(name) for _, name in _GREYS])
 
 
 class SyntheticSample(NamedTuple):
@@ -141,25 +140,12 @@ def describe(class_name: str, background: str, pixels: np.ndarray, mask: np.ndar
 
 
 def colour_name(pixels: np.ndarray) -> str:
-    """The colour word, one of `COLOURS`, that most of these pixels (uint8 [M, 3]) are called by.
-
-    Of many pixels only every so many-th is looked at: a poll, because images are drawn while a model trains.
-    """
-    channels = pixels[:: max(1, len(pixels) // _POLLED)].astype(np.float32)
-    brightest, spread = channels.max(axis=1), np.ptp(channels, axis=1)
-    red, green, blue = channels.T
-    with np.errstate(invalid="ignore", divide="ignore"):
-        sixth = np.where(
-            brightest == red,
-            (green - blue) / spread % 6,
-            np.where(brightest == green, (blue - red) / spread + 2, (red - green) / spread + 4),
-        )
-    hue = np.searchsorted([end / 60 for end, *_ in _HUES], sixth, side="right").clip(max=len(_HUES) - 1)
-    grey = np.searchsorted([end for end, _ in _GREYS], brightest, side="right")
-    is_grey = (spread < _LEAST_SATURATION * brightest) | (brightest < _GREYS[0][0])
-    is_light = (brightest >= _LIGHT).astype(int)
-    words = np.where(is_grey, _GREY_WORDS[grey], _HUE_WORDS[hue, is_light])
-    return COLOURS[int(np.bincount(words).argmax())]
+    """The word, one of `COLOURS`, for the mean colour of these pixels (uint8 [M, 3])."""
+    hue, saturation, value = colorsys.rgb_to_hsv(*pixels.mean(axis=0) / 255)
+    if saturation < _LEAST_SATURATION or value < _GREYS[0][0]:
+        return next(name for end, name in _GREYS if value <= end)
+    light, dark = next(names for end, *names in _HUES if 360 * hue <= end)
+    return light if value >= _LIGHT else dark
 
 
 def place_name(mask: np.ndarray) -> str:
@@ -225,8 +211,8 @@ def write_voc(samples: SyntheticObjects, root: str | Path) -> None:
 def write_coco(samples: SyntheticObjects, root: str | Path) -> None:
     """Write `<split>2017/*.jpg` and `annotations/{instances,captions}_<split>2017.json`.
 
-    Category ids count from 1. Segmentations are uncompressed run lengths, which pycocotools reads for single objects
-    too; `bbox` is (x, y, width, height).
+    Category ids count from 1. Segmentations are run lengths, which pycocotools reads for single objects too; `bbox` is
+    (x, y, width, height).
     """
     folder, annotations = Path(root) / f"{samples.split}2017", Path(root) / "annotations"
     for path in (folder, annotations):
@@ -238,6 +224,7 @@ def write_coco(samples: SyntheticObjects, root: str | Path) -> None:
         name = f"{number:012d}.jpg"
         sample.image.save(folder / name, **_JPEG)
         x1, y1, x2, y2 = sample.box_xyxy.tolist()
+        runs = mask_tools.encode(np.asfortranarray(sample.mask.numpy(), dtype=np.uint8))
         images.append({"id": number, "file_name": name, "height": size, "width": size})
         objects.append(
             {
@@ -247,7 +234,7 @@ def write_coco(samples: SyntheticObjects, root: str | Path) -> None:
                 "bbox": [x1, y1, x2 - x1, y2 - y1],
                 "area": int(sample.mask.sum()),
                 "iscrowd": 0,
-                "segmentation": {"size": [size, size], "counts": _run_lengths(sample.mask)},
+                "segmentation": {"size": [size, size], "counts": runs["counts"].decode()},
             }
         )
         captions.append({"id": number, "image_id": number, "caption": sample.caption})
@@ -291,10 +278,3 @@ def _save_palette(mask: Tensor, value: int, path: Path) -> None:
     image = Image.fromarray(mask.numpy().astype(np.uint8) * np.uint8(value))
     image.putpalette(voc_colors().ravel().tolist())
     image.save(path)
-
-
-def _run_lengths(mask: Tensor) -> list[int]:
-    """COCO's uncompressed run lengths: column by column, starting with a run of zeros (possibly empty)."""
-    column_wise = mask.numpy().ravel(order="F")
-    changes = np.flatnonzero(np.diff(column_wise, prepend=False, append=not column_wise[-1]))
-    return np.diff(changes, prepend=0).tolist()

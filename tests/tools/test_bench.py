@@ -30,10 +30,10 @@ def test_sides_take_turns_and_the_first_round_does_not_count(monkeypatch):
     clock, calls = iter(range(1000)), []
     monkeypatch.setattr(bench_report.time, "process_time", lambda: next(clock))
     torch.set_num_threads(1)
-    times = alternate({"a": lambda: calls.append("a"), "b": lambda: calls.append("b")}, rounds=3, calls=2)
-    assert times == {"a": [0.5] * 3, "b": [0.5] * 3}
-    assert [sorted(calls[i : i + 4]) for i in range(0, 16, 4)] == [["a", "a", "b", "b"]] * 4
-    assert len({tuple(calls[i : i + 4]) for i in range(0, 16, 4)}) == 2  # no side always goes first
+    times = alternate({"a": lambda: calls.append("a"), "b": lambda: calls.append("b")}, rounds=3)
+    assert times == {"a": [1] * 3, "b": [1] * 3}
+    assert [sorted(calls[i : i + 2]) for i in range(0, 8, 2)] == [["a", "b"]] * 4
+    assert len({tuple(calls[i : i + 2]) for i in range(0, 8, 2)}) == 2  # no side always goes first
 
 
 def test_ratio_is_of_medians_and_its_spread_of_rounds():

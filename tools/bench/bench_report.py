@@ -17,19 +17,19 @@ import re
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from pathlib import Path
 from typing import Any
 
 os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # the profiler's own chatter; read when torch is imported
 
 import torch
+from speed_ratios import SPEED_TABLE, SpeedRatio
 
 from last_vit.results import write_result
 from last_vit.runtime import describe_device, seed_everything
 
 CPU = torch.device("cpu")
-SPEED_TABLE = "speed"
 
 
 @dataclass(frozen=True)
@@ -55,10 +55,9 @@ def alternate(
     functions: Mapping[str, Callable[[], object]],
     rounds: int,
     device: torch.device = CPU,
-    calls: int = 1,
     warm_calls: int = 0,
 ) -> dict[str, list[float]]:
-    """`rounds` seconds per call of each function, called in turn; a first round, which warms up, does not count.
+    """`rounds` times in seconds of each function, called in turn; a first round, which warms up, does not count.
 
     Every round has an order of its own, so that no side always follows the one that leaves caches and memory worst. The
     clock is this process's CPU time where one CPU thread does all the work (other processes then cost nothing), and the
@@ -77,11 +76,10 @@ def alternate(
                 function()
             wait()
             start = clock()
-            for _ in range(calls):
-                function()
+            function()
             wait()
             if turn:
-                times[name].append((clock() - start) / calls)
+                times[name].append(clock() - start)
     return times
 
 
@@ -123,10 +121,10 @@ class BenchReport:
             return on_gpu
         return recorded if self._recorded else quick
 
-    def describe(self, words: str, *, dataset: str, n_images: int, **config: Any) -> None:
+    def describe(self, words: str, *, dataset: str, n_images: int) -> None:
         """Print what is measured and keep it for the record; once, before the first ratio."""
         print(f"{words}; {describe_device(self.device)}")
-        self._described = {"dataset": dataset, "n_images": n_images, "config": config}
+        self._described = {"dataset": dataset, "n_images": n_images}
 
     def add(
         self,
@@ -142,16 +140,15 @@ class BenchReport:
         As in speed_ratios.py; a number alone is one without spread, such as a count of bytes.
         """
         spread = measured if isinstance(measured, Ratio) else Ratio(measured, measured, measured)
-        bound, verdict = goal if limit is None else limit, ""
-        self._metrics |= {name: spread.median, f"{name}_low": spread.low, f"{name}_high": spread.high}
+        each = SpeedRatio(name, words, *astuple(spread), goal if limit is None else limit, limit is not None, unit)
+        self._metrics |= {name: each.median, f"{name}_low": each.low, f"{name}_high": each.high}
         self._quantities[name] = {"words": words, "unit": unit}
-        if bound is not None:
-            is_met = spread.median >= bound if limit is None else spread.median <= bound
-            self._metrics[f"{name}_{'goal' if limit is None else 'limit'}"] = bound
-            verdict = f"   goal {'>=' if limit is None else '<='} {bound:g}: {'met' if is_met else 'MISSED'}"
-        print(
-            f"  {words:<68} {spread.median:10.2f} {unit} ({spread.low:.2f} to {spread.high:.2f}){verdict}", flush=True
-        )
+        verdict = ""
+        if each.goal is not None:
+            self._metrics[f"{name}_{'limit' if each.is_limit else 'goal'}"] = each.goal
+            verdict = f"   {each.goal_words()}: {'met' if each.is_met else 'MISSED'}"
+        median, low, high = map(each.with_unit, astuple(spread))
+        print(f"  {words:<68} {median:>12} ({low} to {high}){verdict}", flush=True)
 
     def finish(self) -> None:
         """Write the record where one is asked for."""
@@ -160,14 +157,8 @@ class BenchReport:
         write_result(
             self._name + ("_cuda" if self.device.type == "cuda" else ""),
             self._metrics,
-            n_images=self._described["n_images"],
-            dataset=self._described["dataset"],
-            config={
-                **self._described["config"],
-                "quantities": self._quantities,
-                "processor": processor(),
-                "torch": torch.__version__,
-            },
+            **self._described,
+            config={"quantities": self._quantities, "processor": processor(), "torch": torch.__version__},
             checkpoint_sha256=None,
             seconds=time.perf_counter() - self._start,
             device=self.device,

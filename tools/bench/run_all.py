@@ -20,7 +20,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 # Benches measure the tracks' own code, which stands in folders of scripts.
-FOLDERS = ("cls_pretrain", "dino", "clip", "ov_detection", "visualization", "tools/bench")
+FOLDERS = ("cls_pretrain", "dino", "clip", "ov_detection", "visualization", "tools", "tools/bench")
 CPU_BENCHES = ("bench_pooling", "bench_training_step", "bench_dino", "bench_detector", "bench_lvis", "bench_data")
 GPU_BENCHES = ("bench_pooling_cuda", "bench_training_step", "bench_dino", "bench_detector")
 

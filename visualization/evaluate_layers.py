@@ -17,7 +17,8 @@ the read-out is not the class token, the same is given for the class token. Per 
 
 At the end, for the score, for LaSt's votes with each --top-k, and for their product (the score from 0 to 1 in its
 image, times the votes): Point-in-Box, AUROC, with --imagenet-root CorLoc (the largest component of the patches above
-mean + 1 standard deviation, boxed, overlaps the image's box by half), and the share of the votes in the box.
+mean + 1 standard deviation, boxed, overlaps the image's box by half), with --images coarse segmentation (the Jaccard
+index of the patches above the mean with the pixels of the objects), and the share of the votes in the box.
 """
 
 import argparse

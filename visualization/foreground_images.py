@@ -198,15 +198,20 @@ def patch_foreground(foreground: Tensor, grid_hw: tuple[int, int]) -> tuple[Tens
         >>> patch_foreground(left, (2, 2))
         (tensor([[ True, False, False, False]]), tensor([[ True,  True,  True, False]]))
     """
+    object_area, known_area = patch_areas(foreground, grid_hw)
+    is_known = 2 * known_area >= foreground.shape[-1] ** 2
+    return (2 * object_area > known_area) & is_known, is_known
+
+
+def patch_areas(foreground: Tensor, grid_hw: tuple[int, int]) -> tuple[Tensor, Tensor]:
+    """How much of every patch is object, and how much is known, in parts 1 / N of a pixel: both float64 [B, N]."""
     side = foreground.shape[-1]
     rows, columns = (_overlaps(side, num_patches, foreground.device) for num_patches in grid_hw)
     # double: a CUDA product of whole numbers, exact below 2**53
     object_area, unknown_area = (
         (rows @ (foreground == value).double() @ columns.T).flatten(1) for value in (OBJECT, UNKNOWN)
     )
-    known_area = side * side - unknown_area
-    is_known = 2 * known_area >= side * side
-    return (2 * object_area > known_area) & is_known, is_known
+    return object_area, side * side - unknown_area
 
 
 def _overlaps(side: int, num_patches: int, device: torch.device) -> Tensor:

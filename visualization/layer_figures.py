@@ -1,4 +1,4 @@
-"""One picture of lazy aggregation: measures of every layer, a line per model."""
+"""Lazy aggregation layer by layer: one picture with a line per model, and the numbers as tables."""
 
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
@@ -7,6 +7,8 @@ from figure_style import house_style, model_color, new_figure
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from last_vit.evaluation import print_table
+
 _PANELS = {
     "point_in_box": "Point-in-Box (%)",
     "point_in_box_small": "Point-in-Box, small objects (%)",
@@ -14,6 +16,18 @@ _PANELS = {
     "high_norm_share": "patches of high norm (%)",
     "high_norm_inside": "of these on the object (%)",
     "point_in_box_norm": "Point-in-Box of the norm (%)",
+}
+_COLUMNS = {
+    "point_in_box": "PiB",
+    "point_in_box_small": "small",
+    "auroc": "AUROC",
+    "point_in_box_cls": "PiB, CLS",
+    "point_in_box_small_cls": "small, CLS",
+    "auroc_cls": "AUROC, CLS",
+    "point_in_box_norm": "PiB, norm",
+    "high_norm_share": "high norm %",
+    "high_norm_inside": "of them in box %",
+    "high_norm_chance": "by chance %",
 }
 
 
@@ -65,3 +79,35 @@ def _references(measure: str, metrics: Mapping[str, float]) -> list[tuple[str, f
     area = measure if measure == "point_in_box_small" else "point_in_box"
     lines = {"random patch": f"{area}_random"} | ({"image centre": f"{area}_center"} if measure == area else {})
     return [(label, metrics[key]) for label, key in lines.items() if key in metrics]
+
+
+def print_layers(views: Sequence[LayerView]) -> None:
+    """A table of every model's layers, and one of what ranks patches at the end."""
+    for view in views:
+        _print_model(view)
+    _print_ends(views)
+
+
+def _print_model(view: LayerView) -> None:
+    keys = [key for key in _COLUMNS if any(key in row for row in view.by_layer)]
+    lines = [(f"block {row['layer']}".replace("block norm", "final norm"), row) for row in view.by_layer]
+    lines += [(what, {key: view.metrics.get(f"{key}_{what}") for key in keys}) for what in ("random", "center", "max")]
+    print(f"\n{view.name}")
+    cells = [[name, *("-" if row.get(key) is None else f"{row[key]:.1f}" for key in keys)] for name, row in lines]
+    print_table([["after", *(_COLUMNS[key] for key in keys)], *cells])
+
+
+def _print_ends(views: Sequence[LayerView]) -> None:
+    """What ranks patches at the end, one line each."""
+    titles = {"point_in_box": "PiB", "point_in_box_small": "small", "auroc": "AUROC"}
+    titles |= {"corloc": "CorLoc", "jaccard": "Jaccard"}
+    cells = [["model", "top-1", "ranked by", *titles.values(), "votes in box %", "patches in box %"]]
+    for view in views:
+        for what in (key.removeprefix("auroc") for key in view.metrics if key.startswith("auroc")):
+            if not what.startswith("_small"):
+                keys = ["acc1", *(f"{key}{what}" for key in titles), f"votes_inside{what.removeprefix('_votes')}"]
+                numbers = [view.metrics.get(key) for key in [*keys, "point_in_box_random"]]
+                top1, *shown = ["-" if number is None else f"{number:.1f}" for number in numbers]
+                cells.append([view.name, top1, (what or "_score")[1:].replace("_", ", K = "), *shown])
+    print()
+    print_table(cells)

@@ -14,8 +14,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from figure_style import save_figure
-from foreground_images import patch_foreground
-from layer_figures import LayerView, draw_layers
+from foreground_images import patch_areas, patch_foreground
+from layer_figures import LayerView, draw_layers, print_layers
 from layer_tokens import LayerTokens, count_layers, layer_tokens
 from measured_models import Measurement, Subject, check_image_flags, image_set_name, measure_models, open_images
 from patch_norms import token_norms
@@ -26,7 +26,6 @@ from torch.nn import functional as F
 
 from last_vit.boxes import box_iou, is_small_box, largest_component, patch_box, resize_crop_box
 from last_vit.dense import dense_batches, dense_forward
-from last_vit.evaluation import print_table
 from last_vit.metrics import PointInBox, TopK, box_patch_mask
 from last_vit.metrics.summed_counters import SummedTensors
 from last_vit.models import TrainedModel
@@ -39,18 +38,6 @@ SMALL, MIN_IOU = 0.25, 0.5  # share of the image; CorLoc's overlap
 HIGH_NORM = 3.0  # times the image's median
 MIN_PERCENT = 0.05  # share of the patches from which on it is said where they lie
 _MEASURES, _GROUPS = ("point_in_box", "auroc"), ("", "_small")
-_COLUMNS = {
-    "point_in_box": "PiB",
-    "point_in_box_small": "small",
-    "auroc": "AUROC",
-    "point_in_box_cls": "PiB, CLS",
-    "point_in_box_small_cls": "small, CLS",
-    "auroc_cls": "AUROC, CLS",
-    "point_in_box_norm": "PiB, norm",
-    "high_norm_share": "high norm %",
-    "high_norm_inside": "of them in box %",
-    "high_norm_chance": "by chance %",
-}
 
 
 class Truth(NamedTuple):
@@ -61,12 +48,14 @@ class Truth(NamedTuple):
     center: Tensor  # float64 [B], share of the image's centre that is inside
     counts: Tensor  # bool [2, B], images among all, and among those of small objects
     box_xyxy: Tensor  # float64 [B, 4], in the crop's pixels; NaN without exactly one object
+    areas: Tensor | None = None  # of each patch, object and all that is known, as `patch_areas` [B, 2, N]
 
 
 def find_truth(batch: Mapping[str, Tensor], grid_hw: tuple[int, int], prep: Preprocessing, hit_rule: str) -> Truth:
     """From samples of an `ImageNetDataset` with one box each, or of `ForegroundImages`, which need no `hit_rule`."""
-    boxes, image_hw = batch["box_xyxy"], batch["image_hw"]
+    boxes, image_hw, areas = batch["box_xyxy"], batch["image_hw"], None
     if "foreground" in batch:
+        areas = torch.stack(patch_areas(batch["foreground"], grid_hw), dim=1)
         inside, known = patch_foreground(batch["foreground"], grid_hw)
         counts = inside.any(dim=1) & (known & ~inside).any(dim=1)
         is_small = inside.sum(dim=1) < SMALL * known.sum(dim=1)
@@ -77,7 +66,7 @@ def find_truth(batch: Mapping[str, Tensor], grid_hw: tuple[int, int], prep: Prep
         is_small = is_small_box(boxes, image_hw, SMALL)
     center = PointInBox(prep.crop, prep.resize, hit_rule).center_hits(inside, boxes, image_hw, grid_hw)
     box_xyxy = resize_crop_box(boxes, image_hw, prep.resize, prep.crop).clamp(0, prep.crop)
-    return Truth(inside, known, center, torch.stack([counts, counts & is_small]), box_xyxy)
+    return Truth(inside, known, center, torch.stack([counts, counts & is_small]), box_xyxy, areas)
 
 
 class LayerScores:
@@ -142,6 +131,8 @@ class LayerStatistics:
             patches=(2,),  # all, inside
             high=(len(scores.layers), 3),  # all, inside, inside by chance
             votes_inside=(len(scores.votes),),
+            objects=(),
+            jaccard=(len(self._drawn) + 1,),  # the last of everything
             boxes=(),
             corloc=(len(self._drawn),),
         )
@@ -151,16 +142,16 @@ class LayerStatistics:
         inside, known, counts = truth.inside, truth.known, truth.counts.double()
         groups = torch.stack([known & ~inside, known & inside], dim=1)
         pairs = counts * groups.any(dim=2).all(dim=1)
-        # an unknown patch, such as the padding of an image, cannot be the best
-        peak = scores.masked_fill(~known[:, None], -torch.inf).argmax(dim=2)
-        area = auroc(scores.flatten(0, 1), groups.repeat_interleave(scores.shape[1], dim=0)).view_as(peak)
+        area = auroc(scores.flatten(0, 1), groups.repeat_interleave(scores.shape[1], dim=0)).view(scores.shape[:2])
         share = inside.sum(dim=1) / known.sum(dim=1).clamp(min=1).double()
-        hits = [inside.gather(1, peak), share[:, None], truth.center.reshape(-1, 1), inside.any(dim=1, keepdim=True)]
+        center, any_inside = truth.center.reshape(-1, 1), inside.any(dim=1, keepdim=True)
+        hits = [best_inside(scores, inside, known), share[:, None], center, any_inside]
         is_high = (norms > HIGH_NORM * norms.median(dim=2, keepdim=True).values) & known[:, None]
         num_high = is_high.sum(dim=2).double()
         high = torch.stack([num_high, (is_high & inside[:, None]).sum(dim=2), num_high * share[:, None]], dim=2)
         votes = votes * known[:, None]
         votes_inside = (votes * inside[:, None]).sum(dim=2) / votes.sum(dim=2).clamp(min=1)
+        has_object, overlaps = _overlaps(scores[:, self._drawn], truth.areas)
         has_box = truth.counts[0] & ~truth.box_xyxy.isnan().any(dim=1)
         self._sums.add(
             num_bad=(~scores.isfinite()).flatten(1).any(dim=1).sum(),
@@ -169,6 +160,8 @@ class LayerStatistics:
             patches=torch.stack([counts[0] @ each.sum(dim=1).double() for each in (known, inside)]),
             high=torch.einsum("b,blk->lk", counts[0], high),
             votes_inside=counts[0] @ votes_inside.double(),
+            objects=has_object.sum(),
+            jaccard=overlaps.sum(dim=0),
             boxes=has_box.sum(),
             corloc=(has_box[:, None] & self._are_right(scores[:, self._drawn], truth.box_xyxy, crop)).sum(dim=0),
         )
@@ -177,10 +170,10 @@ class LayerStatistics:
         """Whether the box that a score draws overlaps the image's by half: [B, F, N] and [B, 4] -> bool [B, F].
 
         As dino/eval_object_discovery.py draws it with `--component largest`: around the largest component of the
-        patches above the mean + 1 standard deviation, or the best patch where none is.
+        patches above the mean + 1 standard deviation, or of the best patches where none is.
         """
         flat = scores.flatten(0, 1)
-        masks = threshold_mask(flat, 1.0).scatter_(1, flat.argmax(dim=1, keepdim=True), True)
+        masks = threshold_mask(flat, 1.0) | (flat == flat.amax(dim=1, keepdim=True))
         masks = masks.unflatten(1, self.names.grid_hw).cpu().numpy()
         patch = crop / self.names.grid_hw[0]
         drawn = np.array([patch_box(largest_component(mask), patch, (crop, crop)) for mask in masks])
@@ -194,11 +187,13 @@ class LayerStatistics:
         All in percent. Metrics are "<measure><group><what>": measures "point_in_box" and "auroc", groups "" and
         "_small" (where there are small objects), what "" for the read-out, a kind, votes, a product (see
         `LayerScores.rows`), and of Point-in-Box "_random", "_center" and "_max", the share of images with any patch
-        inside; "corloc<what>" where every image has one box; "votes_inside_<K>", to be read against
-        "point_in_box_random"; at the block with most high norms, "high_norm_block", their "high_norm_share" of all
-        patches, of those inside and of those outside ("_share_inside", "_share_outside") and, from `MIN_PERCENT` on,
-        how many of them are inside and would be by chance ("_inside", "_chance"). Rows have "layer", the same of their
-        scores, and their high norms.
+        inside; where patches tie, each counts in part. "corloc<what>" where every image has one box; "jaccard<what>"
+        with --images: coarse segmentation by the paper's rule (the patches above the image's mean, against the pixels
+        of all objects together, mean over the images that show any), and "jaccard_everything", of the whole image;
+        "votes_inside_<K>", to be read against "point_in_box_random"; at the block with most high norms,
+        "high_norm_block", their "high_norm_share" of all patches, of those inside and of those outside
+        ("_share_inside", "_share_outside") and, from `MIN_PERCENT` on, how many of them are inside and would be by
+        chance ("_inside", "_chance"). Rows have "layer", the same of their scores, and their high norms.
 
         Raises:
             ValueError: No image that counts, or scores that are not finite.
@@ -219,10 +214,13 @@ class LayerStatistics:
                         (by_layer[layer] if layer else at_end)[f"{measure}{group}{what}"] = value
         rows = list(by_layer.values())
         metrics = {key: value for key, value in rows[-1].items() if key != "layer"} | at_end
+        drawn = [names.rows[place].partition("@")[0] for place in self._drawn]
         if totals["boxes"] == totals["counts"][0, 0]:
-            drawn = [names.rows[place].partition("@")[0] for place in self._drawn]
             found = (100 * totals["corloc"] / totals["boxes"]).tolist()
             metrics |= {f"corloc{what}": value for what, value in zip(drawn, found, strict=True)}
+        if totals["objects"]:
+            found = (100 * totals["jaccard"] / totals["objects"]).tolist()
+            metrics |= {f"jaccard{what}": value for what, value in zip([*drawn, "_everything"], found, strict=True)}
         inside = (100 * totals["votes_inside"] / totals["counts"][0, 0]).tolist()
         metrics |= {f"votes_inside_{k}": value for k, value in zip(names.votes, inside, strict=True)}
         patches, patches_inside = totals["patches"].tolist()
@@ -237,6 +235,27 @@ class LayerStatistics:
         metrics["high_norm_block"] = int(most["layer"])
         rows = [{key: value if key == "layer" else round(value, 4) for key, value in row.items()} for row in rows]
         return metrics, rows, int(totals["counts"][0, 0])
+
+
+def best_inside(scores: Tensor, inside: Tensor, known: Tensor) -> Tensor:
+    """Whether the best known patch is inside, where several tie the share of them: [B, R, N], bool [B, N] -> [B, R]."""
+    scores = scores.masked_fill(~known[:, None], -torch.inf)
+    is_best = (scores == scores.amax(dim=2, keepdim=True)).double()
+    return (is_best * inside[:, None]).sum(dim=2) / is_best.sum(dim=2)
+
+
+def _overlaps(scores: Tensor, areas: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Which images show an object, bool [B], and the Jaccard index of what each score [B, F, N] holds to be object.
+
+    float64 [B, F + 1], the last of the whole image; 0 without an object. `areas` [B, 2, N] are those of `patch_areas`.
+    """
+    if areas is None:
+        return scores.new_zeros(len(scores)) > 0, scores.new_zeros(len(scores), scores.shape[1] + 1)
+    masks = threshold_mask(scores.flatten(0, 1), 0.0).view_as(scores)
+    masks = torch.cat([masks, torch.ones_like(masks[:, :1])], dim=1).double()
+    common, covered = (masks @ areas.transpose(1, 2)).unbind(dim=2)
+    has_object = areas[:, 0].sum(dim=1, keepdim=True)
+    return has_object[:, 0] > 0, common / (covered + has_object - common).clamp(min=1)
 
 
 def run(args: argparse.Namespace) -> None:
@@ -254,9 +273,7 @@ def run(args: argparse.Namespace) -> None:
     views = measure_models(args, "layers", measure, open_set=images.for_model)
     if not views:  # another process draws and prints
         return
-    for view in views:
-        _print_layers(view)
-    _print_ends(views)
+    print_layers(views)
     save_figure(draw_layers(views), args.figure)
 
 
@@ -281,27 +298,3 @@ def measure(subject: Subject) -> tuple[LayerView, list[Measurement]]:
     config: dict[str, Any] = {key: getattr(args, key) for key in ("top_k", "max_images", "hit_rule", "batch_size")}
     protocol = f"{objects}, {number:,} of {len(dataset):,} images"
     return LayerView(argument.name, metrics, by_layer), [Measurement(metrics, num_images, protocol, config, by_layer)]
-
-
-def _print_layers(view: LayerView) -> None:
-    keys = [key for key in _COLUMNS if any(key in row for row in view.by_layer)]
-    lines = [(f"block {row['layer']}".replace("block norm", "final norm"), row) for row in view.by_layer]
-    lines += [(what, {key: view.metrics.get(f"{key}_{what}") for key in keys}) for what in ("random", "center", "max")]
-    print(f"\n{view.name}")
-    cells = [[name, *("-" if row.get(key) is None else f"{row[key]:.1f}" for key in keys)] for name, row in lines]
-    print_table([["after", *(_COLUMNS[key] for key in keys)], *cells])
-
-
-def _print_ends(views: Sequence[LayerView]) -> None:
-    """What ranks patches at the end, one line each."""
-    titles = {"point_in_box": "PiB", "point_in_box_small": "small", "auroc": "AUROC", "corloc": "CorLoc"}
-    cells = [["model", "top-1", "ranked by", *titles.values(), "votes in box %", "patches in box %"]]
-    for view in views:
-        for what in (key.removeprefix("auroc") for key in view.metrics if key.startswith("auroc")):
-            if not what.startswith("_small"):
-                keys = ["acc1", *(f"{key}{what}" for key in titles), f"votes_inside{what.removeprefix('_votes')}"]
-                numbers = [view.metrics.get(key) for key in [*keys, "point_in_box_random"]]
-                top1, *shown = ["-" if number is None else f"{number:.1f}" for number in numbers]
-                cells.append([view.name, top1, (what or "_score")[1:].replace("_", ", K = "), *shown])
-    print()
-    print_table(cells)

@@ -6,8 +6,9 @@ import numpy as np
 import object_discovery
 import pytest
 import torch
+from coarse_seg import CoarseSegmentation
 from diagnostic_parts import IMAGENET, IMAGES, LAST, MASKS, RESNET, VIT, read_by_hand
-from layer_statistics import LayerScores, LayerStatistics, find_truth
+from layer_statistics import LayerScores, LayerStatistics, best_inside, find_truth
 from layer_tokens import layer_tokens
 
 from last_vit.boxes import box_iou, resize_crop_box
@@ -61,7 +62,14 @@ def test_layers_and_read_outs_against_a_loop(call, capsys):
                 wanted[layer, kind] += [50 * (gaps + 1).mean()] if gaps.numel() else []
     for (layer, kind), each in wanted.items():
         assert rows[layer][f"auroc{kind}"] == pytest.approx(np.mean(each), abs=0.02)
-    assert metrics["votes_inside_1.0"] == pytest.approx(metrics["point_in_box_random"], abs=1e-3), "K = N is uniform"
+    coarse = CoarseSegmentation("union")
+    for image in images:
+        above = (image.score > image.score.mean()).reshape(4, 4).repeat_interleave(16, 0).repeat_interleave(16, 1)
+        coarse.update(above[None], image.sample["foreground"], image.sample["foreground"])
+    assert metrics["jaccard"] == pytest.approx(coarse.compute()["miou"], abs=1e-3)
+    assert metrics["jaccard_votes_1.0"] == 0, "nothing is above its mean"
+    for what in ("votes_inside_1.0", "point_in_box_votes_1.0"):
+        assert metrics[what] == pytest.approx(metrics["point_in_box_random"], abs=1e-3), "K = N is uniform"
     assert metrics["auroc_votes_1.0"] == 50
     lines = capsys.readouterr().out.splitlines()
     assert [line.split("  ")[0] for line in lines].count("final norm") == 2
@@ -70,6 +78,17 @@ def test_layers_and_read_outs_against_a_loop(call, capsys):
     assert [
         (line.get_label(), line.get_linestyle()) for line in panel.lines if not line.get_label().startswith("_")
     ] == [("ViT", "-"), ("LaSt", "-"), ("random patch", "--"), ("image centre", "-.")]
+
+
+def test_the_best_patch_does_not_depend_on_the_order_of_patches():
+    """Votes are whole numbers that tie: the patches at the maximum share the hit."""
+    draw = torch.Generator().manual_seed(0)
+    votes = torch.randint(4, (5, 2, 30), generator=draw).float()
+    inside, known = torch.rand(2, 5, 30, generator=draw) < 0.6
+    found, order = best_inside(votes, inside & known, known), torch.randperm(30, generator=draw)
+    assert torch.equal(best_inside(votes[:, :, order], (inside & known)[:, order], known[:, order]), found)
+    best = [known[0] & (row == row[known[0]].max()) for row in votes[0]]
+    assert found[0].tolist() == pytest.approx([float(inside[0][each].float().mean()) for each in best])
 
 
 def test_boxes_are_those_of_object_discovery(call):

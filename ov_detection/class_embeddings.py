@@ -28,7 +28,7 @@ from torch.nn import functional as F
 from last_vit.atomic_file import atomic_file
 from last_vit.checkpoint import read_checkpoint, shorten
 from last_vit.clip_models import load_clip
-from last_vit.clip_text import encode_class_names
+from last_vit.clip_text import default_cache, encode_class_names
 from last_vit.data.coco import read_coco_json
 from last_vit.runtime import select_device
 
@@ -217,7 +217,8 @@ def build_file(args: Namespace) -> None:
     elif args.model and args.checkpoint and names is not None:
         clip = load_clip(args.model, args.checkpoint, device=select_device(args.device))
         tower = args.tower or f"{clip.arch}, weights {clip.checkpoint_sha256}"
-        found = embed_class_names(clip.model, clip.tokenizer, names, tower, args.prompts or "vild", args.batch_size)
+        prompts, cache = args.prompts or "vild", default_cache()
+        found = embed_class_names(clip.model, clip.tokenizer, names, tower, prompts, args.batch_size, cache)
     else:
         raise ValueError(
             "give --model, --checkpoint and the names (--json, --names or --vocabulary), or --convert with a file of "

@@ -176,12 +176,14 @@ def check_lvis_lists(content: Mapping[str, Any]) -> None:
 
 
 def _ids(entries: list[Any], what: str) -> set[int]:
-    ids: set[int] = set()
-    for place, entry in enumerate(entries):
-        number = entry.get("id") if isinstance(entry, Mapping) else None
+    numbers = [entry.get("id") if isinstance(entry, Mapping) else None for entry in entries]
+    for place, number in enumerate(numbers):
         if type(number) is not int:
-            raise ValueError(f"{what}[{place}] has no whole number as id: {shorten([entry])[:200]}")
-        if number in ids:
-            raise ValueError(f"{what} share the id {number}")
-        ids.add(number)
-    return ids
+            raise ValueError(f"{what}[{place}] has no whole number as id: {shorten([entries[place]])[:200]}")
+    twice = [number for number, count in Counter(numbers).items() if count > 1]
+    if twice:
+        raise ValueError(
+            f"{what} share ids, {len(twice)} of them such as {shorten(twice, 3)}: "
+            + ("number them anew, as docs/data.md shows" if what == "annotations" else "keep one entry of each")
+        )
+    return set(numbers)

@@ -109,6 +109,7 @@ def evaluate_checkpoint(cfg: Any, device: torch.device, row: str | None = None) 
     loader, checkpoint = instantiate(cfg.dataloader.test), Path(cfg.train.init_checkpoint)
     model = _detector_for(cfg, loader, device)
     load_detector(model, checkpoint)
+    model.roi_heads.mask_on &= "mask" in cfg.evaluation.kinds
     result = evaluate(model, loader, device, cfg.evaluation.kinds, cfg.train.bf16)
     _write_evaluation(result, cfg, model, checkpoint, device, row)
     return result.metrics

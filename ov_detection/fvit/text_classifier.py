@@ -15,8 +15,8 @@ class TextClassifier(nn.Module):
     Classes that are base (bool [C]) have boxes in training; the others are novel: they have no weight in the loss and
     do not compete there, or base classes would learn to outvote them (F-ViT). Base classes have weight 1, the
     background `background_weight`. `width` is E, of the CLIP features that are compared with the embeddings;
-    `temperature` is the start of the cosines' learned factor. `zero_background` scores the background 0, as Detic does,
-    for embeddings without one.
+    `temperature` is the start of the cosines' learned factor, `fixed_temperature` a factor in its place.
+    `zero_background` scores the background 0, as Detic does, for embeddings without one.
     ValueError: Another width, no background, an `is_base` of other classes, a background without weight.
     """
 
@@ -27,6 +27,7 @@ class TextClassifier(nn.Module):
         width: int,
         *,
         temperature: float = 50.0,
+        fixed_temperature: float | None = None,
         background_weight: float = 0.6,
         zero_background: bool = False,
     ) -> None:
@@ -50,7 +51,8 @@ class TextClassifier(nn.Module):
                 f"is_base must be bool [{len(vocabulary)}], one per class, got {is_base.dtype} {list(is_base.shape)}"
             )
         self.width, self.num_classes = width, len(vocabulary)
-        self.temperature = nn.Parameter(torch.tensor(float(temperature)))
+        self.temperature = nn.Parameter(torch.tensor(float(temperature)), requires_grad=fixed_temperature is None)
+        self.fixed_temperature = fixed_temperature
         weights = F.pad(is_base.float(), (0, 1), value=background_weight)
         self.register_buffer("text", torch.cat([vocabulary.embeddings, background[None]]), persistent=False)
         self.register_buffer("class_weights", weights, persistent=False)
@@ -63,7 +65,8 @@ class TextClassifier(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         """[R, E] -> logits, float32 [R, C + 1], background last."""
-        return self.cosines(features) * self.temperature
+        factor = self.temperature if self.fixed_temperature is None else self.fixed_temperature
+        return self.cosines(features) * factor
 
     def loss(self, logits: Tensor, labels: Tensor) -> Tensor:
         """Softmax cross entropy: the sum of weight times loss, over the number of regions; 0 for none.

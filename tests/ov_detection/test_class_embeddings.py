@@ -20,6 +20,8 @@ from ov_parts import coco_categories, write_json
 from safetensors.torch import save_file
 from torch.nn import functional as F
 
+from last_vit import clip_text
+
 NAMES = ("cat", "traffic_cone", "apple")
 
 
@@ -184,12 +186,13 @@ def test_embedding_is_the_mean_over_prompts(kind):
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     write_json(tmp_path / "x.json", {"images": [], "annotations": [], "categories": coco_categories(NAMES)})
     (tmp_path / "names.txt").write_text("".join(f"{name}\n" for name in NAMES))
     return tmp_path
 
 
-def test_a_file_from_a_tower(folder, capsys):
+def test_a_file_from_a_tower(folder, capsys, monkeypatch):
     config, checkpoint = write_clip(folder)
     command = ["--model", str(config), "--checkpoint", str(checkpoint), "--device", "cpu", "--output", "o.safetensors"]
     expected = embed_class_names(tiny_clip(), tiny_tokenizer(), NAMES, "")
@@ -201,6 +204,7 @@ def test_a_file_from_a_tower(folder, capsys):
         torch.testing.assert_close(found.background, expected.background)
         assert found.tower.startswith("clip_tiny, weights ")
         assert "3 classes x 16, with background" in capsys.readouterr().out
+        monkeypatch.setattr(clip_text, "_encode", None)  # never again
 
 
 def test_a_file_of_others(folder):

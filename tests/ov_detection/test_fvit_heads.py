@@ -43,6 +43,9 @@ def test_logits_are_cosines_times_temperature():
     assert list(model.state_dict()) == ["temperature"]
     logits.sum().backward()
     assert model.temperature.grad.abs() > 0
+    fixed = classifier(words, fixed_temperature=25.0)
+    torch.testing.assert_close(fixed(features), logits / 2)
+    assert not fixed.temperature.requires_grad
 
 
 @pytest.mark.parametrize("background", [0.6, 0.9])

@@ -51,7 +51,11 @@ def test_classes_that_are_none(categories, novel, text):
         (lambda made: made["images"][0].update(id=12345), "annotations have an unknown image_id"),
         (lambda made: made["images"].clear(), "list of images is empty"),
         (lambda made: made["annotations"][0].update(id="7"), r"annotations\[0\] has no whole number"),
-        (lambda made: made["annotations"][0].update(id=1), "annotations share the id 1"),
+        (
+            lambda made: made["annotations"][0].update(id=1),
+            r"annotations share ids, 1 of them such as 1: .*docs/data\.md",
+        ),
+        (lambda made: made["images"][0].update(made["images"][1]), "images share ids, 1 of them such as .*: keep one"),
         (lambda made: made["annotations"][0].update(category_id=2), "1 .* unknown category_id, such as annotation 0"),
         (lambda made: made["images"][2].pop("neg_category_ids"), "1 of 6 images have no list neg_category_ids"),
         (lambda made: made["images"][2].update(not_exhaustive_category_ids=5), "have no list not_exhaustive_category"),

@@ -25,6 +25,7 @@ from last_vit.lazy_config import apply_overrides, read_config
 
 FOLDER = REPO / "ov_detection" / "configs"
 SETS = {"ov_coco": 65, "ov_lvis": 1203}
+TRANSFER = sorted((FOLDER / "transfer").glob("*.py"))
 CONFIGS = sorted(path for name in SETS for path in (FOLDER / name).glob("*.py"))
 FULL = [path for path in CONFIGS if path.stem.startswith("fvit_")]
 PARTS = {"model", "vocabulary", "optimizer", "lr_multiplier", "dataloader", "evaluation", "train"}
@@ -40,7 +41,7 @@ def name_of(path):
 load_meta_clip = cache(partial(load_clip, device="meta"))  # one tower per architecture
 
 
-@pytest.mark.parametrize("path", CONFIGS, ids=name_of)
+@pytest.mark.parametrize("path", CONFIGS + TRANSFER, ids=name_of)
 def test_config_loads_and_documents_itself(path):
     cfg = LazyConfig.load(str(path))
     assert set(cfg) >= PARTS
@@ -104,8 +105,27 @@ def test_every_recipe_is_what_its_name_says(path, monkeypatch):
     limits = (predictor.test_score_thresh, predictor.test_nms_thresh, predictor.test_topk_per_image)
     assert limits == ((1e-4, 0.5, 300) if is_lvis else (0.01, 0.4, 100))
     assert cfg.model.classifier == {
-        "temperature": 50, "background_weight": 0.9 if is_lvis else 0.6, "zero_background": False
+        "temperature": 50, "fixed_temperature": None, "background_weight": 0.9 if is_lvis else 0.6,
+        "zero_background": False,
     }  # fmt: skip
+
+
+def test_transfer_scores_all_classes_alike():
+    """FACTS of F-ViT's transfer: the detector of OV-LVIS, its temperatures fixed, one alpha for every class."""
+    assert len(TRANSFER) == 4
+    for path in TRANSFER:
+        cfg, trained = (LazyConfig.load(str(each)) for each in (path, FOLDER / "ov_lvis" / trained_by(path)))
+        heads, classifier, test = cfg.model.roi_heads, cfg.model.classifier, cfg.dataloader.test.dataset
+        assert (heads.alpha, heads.beta, heads.vlm_temperature, classifier.fixed_temperature) == (0.2, 0.2, 120, 50)
+        assert (heads.score_thresh, heads.nms_thresh, heads.detections_per_image, heads.masks) == (1e-4, 0.5, 300, True)
+        assert (cfg.model.clip, cfg.model.square_size) == (trained.model.clip, 896)
+        assert (list(test.novel), list(cfg.evaluation.kinds)) == ([], ["box"])
+        assert path.stem.rsplit("_", 1)[1] in test.json_file
+    assert len({LazyConfig.load(str(path)).train.output_dir for path in TRANSFER}) == 4
+
+
+def trained_by(path):
+    return f"{path.stem.rsplit('_', 1)[0]}.py"
 
 
 def test_schedules_are_f_vit_s():

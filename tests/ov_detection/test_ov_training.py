@@ -154,6 +154,18 @@ def test_two_processes_train_and_find_the_ap_of_one(tmp_path):
     assert (one["table"], one["row"], one["n_images"]) == ("ov_coco", "mine", 10)
 
 
+def test_transfer_to_classes_of_which_none_is_novel(trained):
+    options = [
+        "evaluation.kinds=[box]",
+        "dataloader.test.dataset.num_novel=0",
+        "model.classifier.fixed_temperature=50.",
+    ]
+    cfg = read_config(str(DEBUG), [f"train.init_checkpoint={trained}/model_final.pth", *options], "")
+    found = evaluate_checkpoint(cfg, torch.device("cpu"))
+    assert found["ap_all"] == found["ap_base"]
+    assert not {name for name in found if name.startswith("mask") or name.endswith("_novel")}
+
+
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [

@@ -20,7 +20,7 @@ model = L(build_fvit)(
     norm="auto",
     square_size=640,
     vision_language_score=True,
-    classifier=dict(temperature=50.0, background_weight=0.6, zero_background=False),
+    classifier=dict(temperature=50.0, fixed_temperature=None, background_weight=0.6, zero_background=False),
     rpn=dict(norm="", batch_size_per_image=256, pre_nms_topk=[2000, 2000], post_nms_topk=[1000, 1000]),
     roi_heads=dict(
         masks=False,

@@ -75,8 +75,22 @@ def visual(build):
         (timm_vit, "safetensors", timm_vit, "bare"),
         (open_clip_model, open_clip_training, open_clip_model, "state_dict"),
         (open_clip_model, dict, visual(open_clip_model), "bare"),
+        (timm_eva, lambda w: open_clip_training(prefixed("visual.trunk.", w)), timm_eva, "state_dict"),
+        (timm_eva, lambda w: as_eva(prefixed("visual.trunk.", w)), timm_eva, "bare"),
     ],
-    ids=["release", "release, wrapped", "bare", "wrappers", "published", "timm", "safetensors", "open_clip", "tower"],
+    ids=[
+        "release",
+        "release, wrapped",
+        "bare",
+        "wrappers",
+        "published",
+        "timm",
+        "safetensors",
+        "open_clip",
+        "tower",
+        "trunk",
+        "EVA",
+    ],
 )
 def test_a_layout_loads_to_the_same_numbers(tmp_path, source, write, target, layout):
     source, target = source(), target()
@@ -134,22 +148,6 @@ def test_numpy_scalars_keep_their_value(tmp_path, value):
         for name in source.namelist():
             target.writestr(name, source.read(name).replace(b"numpy._core.multiarray", b"numpy.core.multiarray"))
     assert read_checkpoint(new)["value"] == read_checkpoint(old)["value"] == value.item()
-
-
-def test_original_eva_file_loads_into_open_clip_and_from_there_into_timm(tmp_path):
-    source, tower = timm_eva(), timm_eva()
-    # the names of open_clip's model with a timm tower; its smallest real one has 86M parameters
-    target = Holder(visual=Holder(trunk=timm_eva()), text=nn.Module())
-    target.text.positional_embedding = nn.Parameter(torch.zeros(4, 4))
-    target.logit_scale = nn.Parameter(torch.zeros(()))
-    text = {"text.positional_embedding": torch.ones(4, 4), "logit_scale": torch.tensor(4.6)}
-    file = as_eva({**prefixed("visual.trunk.", source.state_dict()), **text})
-    load_checkpoint(target, saved(tmp_path / "eva.pt", file))
-    assert_same_output(target.visual.trunk, source)
-    assert target.text.positional_embedding.sum() == 16
-    assert target.logit_scale.item() == pytest.approx(4.6)
-    load_checkpoint(tower, saved(tmp_path / "open_clip.pt", open_clip_training(target.state_dict())))
-    assert_same_output(tower, source)
 
 
 @pytest.mark.parametrize("name", ["vit_small_patch14_dinov2", "vit_small_patch14_reg4_dinov2"])

@@ -173,20 +173,6 @@ def test_truncated_image_stops_or_is_counted(root):
     assert np.array_equal(sound.boxes_xyxy, np.delete(dataset.boxes_xyxy, 3, axis=0))
 
 
-def test_exif_rotated_image_keeps_its_boxes_frame(root):
-    dataset = ImageNetDataset(root, "val", boxes=True)
-    path, before = Path(dataset.image_paths[0]), dataset[0]
-    exif = Image.Exif()
-    exif[0x0112] = 6
-    segment, content = exif.tobytes(), path.read_bytes()
-    path.write_bytes(content[:2] + b"\xff\xe1" + (len(segment) + 2).to_bytes(2, "big") + segment + content[2:])
-    with Image.open(path) as image:
-        assert image.getexif()[0x0112] == 6
-    after = ImageNetDataset(root, "val", boxes=True)[0]
-    assert torch.equal(after["image"], before["image"])
-    assert torch.equal(after["box_xyxy"], before["box_xyxy"])
-
-
 def test_annotation_of_another_shape_is_a_fault_and_a_scaled_one_its_own_frame(root):
     path = _first_xml(root)
     _edit(path, ("<width>32</width>", "<width>64</width>"))

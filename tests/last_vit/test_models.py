@@ -131,10 +131,13 @@ def test_the_classifier_is_found(name):
     assert find_classifier({f"model.{key}": value for key, value in weights.items()}) == f"model.{expected}"
 
 
-def test_a_backbone_has_none():
+def test_a_backbone_has_none(tmp_path):
     with torch.device("meta"):
-        assert find_classifier(timm.create_model("vit_tiny_patch16_224", num_classes=0).state_dict()) is None
         assert find_classifier(torchvision.models.mobilenet_v2().features.state_dict()) is None
+    torch.save({"teacher": timm.create_model("test_vit", num_classes=0).state_dict()}, tmp_path / "backbone.pth")
+    trained = load_trained_model("timm:test_vit", tmp_path / "backbone.pth")
+    assert (trained.num_classes, trained.model.num_classes) == (None, 0)
+    assert (trained.preprocessing.crop, trained.preprocessing.resize) == (160, 168)
 
 
 # Specs

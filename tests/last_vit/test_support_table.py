@@ -7,7 +7,6 @@ import timm
 import torch
 import torchvision
 from host_parts import HOSTS
-from hub_parts import HUB, TIMM, TRANSFORMERS
 from layer_tokens import count_layers
 from torch import Tensor, nn
 
@@ -26,7 +25,7 @@ CONVNETS = {
     "torchvision-without-gap": lambda: torchvision.models.squeezenet1_1(num_classes=5),
     "timm-convnet": lambda: timm.create_model("test_convnext", num_classes=5),
 }
-BUILDERS = {name: host.build for name, host in HOSTS.items()} | TIMM | TRANSFORMERS | HUB | CONVNETS
+BUILDERS = {name: host.build for name, host in HOSTS.items()} | CONVNETS
 
 
 def read_out(model: nn.Module, images: Tensor) -> str:

@@ -1,15 +1,11 @@
-"""The Point-in-Box loop and the model it measures: tokens to compare with, and refused sets of weights."""
+"""Reading models densely: the tokens that patches are compared with, and the loop of every diagnostic."""
 
 import pytest
-import timm
 import torch
-from point_in_box_protocol import count_patch_hits
 from torchvision.models import VisionTransformer, resnet18
 
 from last_vit import LaStPool, last_pool
 from last_vit.dense import attach_last, choose_global_token, dense_batches, dense_forward
-from last_vit.metrics import PointInBox, TopK
-from last_vit.models import load_trained_model
 
 
 def tiny_vit() -> VisionTransformer:
@@ -40,29 +36,3 @@ def test_batches_come_back_with_their_dense_output():
         found.append((output.patch_tokens, batch["index"]))
     assert torch.allclose(torch.cat([tokens for tokens, _ in found]), expected, atol=1e-6)
     assert torch.equal(torch.cat([index for _, index in found]), images.flatten(1)[:, 0])
-
-
-def test_loop_counts_what_has_a_box():
-    boxes = torch.tensor([[0.0, 0.0, 32.0, 32.0]]).repeat(5, 1)
-    boxes[1] = torch.nan
-    batch = {
-        "image": torch.rand(5, 3, 32, 32),
-        "box_xyxy": boxes,
-        "image_hw": torch.full((5, 2), 32),
-        "label": torch.arange(5) % 4,
-    }
-    batches = [{name: value[part] for name, value in batch.items()} for part in (slice(0, 2), slice(2, 5))]
-    point_in_box, top_k = PointInBox(32, 32), TopK()
-    count_patch_hits(tiny_vit(), batches, torch.device("cpu"), point_in_box, top_k)
-    metrics = {**top_k.compute(), **point_in_box.compute()}
-    assert metrics["num_images"] == 4  # boxes; accuracy is over all five
-    assert metrics["point_in_box"] == metrics["point_in_box_random"] == metrics["point_in_box_center"] == 100.0
-    assert metrics["acc5"] == 100.0
-
-
-def test_backbone_without_classifier(tmp_path):
-    path = tmp_path / "backbone.pth"
-    torch.save({"teacher": timm.create_model("test_vit", num_classes=0).state_dict()}, path)
-    trained = load_trained_model("timm:test_vit", path)
-    assert (trained.num_classes, trained.model.num_classes) == (None, 0)
-    assert (trained.preprocessing.crop, trained.preprocessing.resize) == (160, 168)

@@ -8,9 +8,9 @@ our numbers, the protocol. A number measured here meets the paper's in one row o
 with its input ("ImageNet-1k val, 224 px") are the same; of several protocols under one number of the paper, the first
 shows it and the others follow. What was not run here stands only in the paper's column. Records that share table, row,
 data set, input and protocol are shown as mean +- sample standard deviation; labels that differ in ", seed 1" alone
-are one row; of a measurement made again (same label, data, settings, weights) only the newest counts. Every row names
-the commit at which it was measured and how many commits ago that was when the tables were made; `--check` does not look
-at that count.
+are one row; of a measurement made again (same label, data, settings, weights) only the newest counts. A row's source is
+the commit at which it was measured, and how many commits ago that was when the tables were made, which `--check` does
+not look at. Where every data set and input is a table of its own, its name stands above.
 """
 
 import argparse
@@ -63,17 +63,29 @@ def render_table(table: ResultsTable, records: Sequence[ResultRecord], to_result
     A metric that no record has is no column.
     ValueError: Records of one row that are not the same measurement (metrics or number of images differ).
     """
-    groups: dict[tuple[str, str], list[ResultRecord]] = {}
     records = [_with_layers(record) for record in records]
+    if not table.apart:
+        return _one_table(table, records, to_results)
+    inputs = sorted({record.dataset for record in records}, key=lambda text: (_first_place(table.apart, text), text))
+    parts = []
+    for each in inputs:
+        own = [record for record in records if record.dataset == each]
+        parts.append(f"{each} ({own[0].n_images:,} counted):\n\n{_one_table(table, own, to_results)}")
+    return "\n".join(parts)
+
+
+def _one_table(table: ResultsTable, records: Sequence[ResultRecord], to_results: str) -> str:
+    groups: dict[tuple[str, str], list[ResultRecord]] = {}
     for record in records:
         groups.setdefault((_label(record), record.dataset), []).append(record)
     measured = {key for record in records for key in record.metrics} or table.metrics.keys()
     table = replace(table, metrics={key: title for key, title in table.metrics.items() if key in measured})
-    published = ["paper"] if table.paper else []
-    numbers = [*published, *table.metrics.values(), "images", "runs"]
-    header = ["model", "data set and input", *numbers, "commit", "source"]
+    published, counts = ["paper"] if table.paper else [], ["seeds"] if table.apart else ["images", "runs"]
+    names = ["model"] if table.apart else ["model", "data set and input"]
+    numbers = [*published, *table.metrics.values(), *counts]
+    header = [*names, *numbers, "source"]
     lines = [_line(header), _line(["---:" if title in numbers else "---" for title in header])]
-    empty = [""] * (len(table.metrics) + 4)
+    empty = [""] * (len(table.metrics) + len(counts) + 1)
 
     def ours(key: tuple[str, str]) -> list[str]:
         group = groups.pop(key, [])
@@ -85,8 +97,25 @@ def render_table(table: ResultsTable, records: Sequence[ResultRecord], to_result
         *cells, source = ours(first)
         lines.append(_line([*first, f"{paper.value:.1f}", *cells, "; ".join(filter(None, (paper.source, source)))]))
         lines.extend(_line([*key, "", *ours(key)]) for key in others)
-    lines.extend(_line([*key, *[""] * len(published), *ours(key)]) for key in list(groups))
+    ordered = sorted(groups, key=lambda key: _last_place(table.order, key[0]))
+    lines.extend(_line([*key[: len(names)], *[""] * len(published), *ours(key)]) for key in ordered)
+    for label, shown in table.references.items():
+        known = {key: value for record in records for key, value in record.metrics.items() if key in shown.values()}
+        values = [known.get(shown.get(key, "")) for key in table.metrics]
+        cells = ["" if value is None else f"{value:.1f}" for value in values]
+        if any(cells):
+            lines.append(_line([label, *cells, *[""] * (len(counts) + 1)]))
     return "\n".join(lines) + "\n"
+
+
+def _first_place(words: Sequence[str], text: str) -> int:
+    """Of the first word that a text begins with."""
+    return next((place for place, word in enumerate(words) if text.startswith(word)), len(words))
+
+
+def _last_place(words: Sequence[str], text: str) -> int:
+    """Of the last word that stands in a text."""
+    return max((place for place, word in enumerate(words) if word in text), default=len(words))
 
 
 def _newest(records: Sequence[ResultRecord]) -> list[ResultRecord]:
@@ -112,7 +141,7 @@ def _input(dataset: str) -> str:
 
 
 def _cells(table: ResultsTable, group: Sequence[ResultRecord], to_results: str) -> list[str]:
-    """Metric, images, runs, commit and source cells of one row."""
+    """Metric, images, runs and source cells of one row; a source is the commits of a record, which they link to."""
     first = group[0]
     for record in group[1:]:
         shown = [table.metrics.keys() & each.metrics.keys() for each in (first, record)]
@@ -122,10 +151,11 @@ def _cells(table: ResultsTable, group: Sequence[ResultRecord], to_results: str) 
                 f"in images ({first.n_images}, {record.n_images}) or in the table's metrics; give them different rows"
             )
     metrics = [_mean_std(group, key, table.decimals.get(key, 1)) for key in table.metrics]
-    commits = ", ".join(dict.fromkeys(_dated(record.git_commit) for record in group))
-    names = dict.fromkeys(record.name for record in group)
-    files = " ".join(f"[{i}]({to_results}/{name}.json)" for i, name in enumerate(names, start=1))
-    return [*metrics, f"{first.n_images:,}", str(len(group)), commits, files]
+    commits: dict[str, dict[str, None]] = {}
+    for record in group:
+        commits.setdefault(record.name, {})[_dated(record.git_commit)] = None
+    links = ", ".join(f"[{', '.join(found)}]({to_results}/{name}.json)" for name, found in commits.items())
+    return [*metrics, *([] if table.apart else [f"{first.n_images:,}"]), str(len(group)), links]
 
 
 def _mean_std(group: Sequence[ResultRecord], metric: str, decimals: int = 1) -> str:

@@ -101,13 +101,18 @@ def _print_ends(views: Sequence[LayerView]) -> None:
     """What ranks patches at the end, one line each."""
     titles = {"point_in_box": "PiB", "point_in_box_small": "small", "auroc": "AUROC"}
     titles |= {"corloc": "CorLoc", "jaccard": "Jaccard"}
-    cells = [["model", "top-1", "ranked by", *titles.values(), "votes in box %", "patches in box %"]]
-    for view in views:
-        for what in (key.removeprefix("auroc") for key in view.metrics if key.startswith("auroc")):
-            if not what.startswith("_small"):
-                keys = ["acc1", *(f"{key}{what}" for key in titles), f"votes_inside{what.removeprefix('_votes')}"]
-                numbers = [view.metrics.get(key) for key in [*keys, "point_in_box_random"]]
-                top1, *shown = ["-" if number is None else f"{number:.1f}" for number in numbers]
-                cells.append([view.name, top1, (what or "_score")[1:].replace("_", ", K = "), *shown])
+    cells = [["model", "top-1", "ranked by", *titles.values(), "votes inside %"]]
+    ends = [
+        (view.name, view.metrics, key.removeprefix("auroc"))
+        for view in views
+        for key in view.metrics
+        if key.startswith("auroc") and not key.startswith("auroc_small")
+    ]
+    whole = {"votes_inside_random": views[0].metrics["point_in_box_random"], **views[0].metrics, "acc1": None}
+    ends += [("any", whole, what) for what in ("_random", "_center", "_everything")]
+    for name, metrics, what in ends:
+        keys = ["acc1", *(f"{key}{what}" for key in titles), f"votes_inside{what.removeprefix('_votes')}"]
+        top1, *shown = ["-" if metrics.get(key) is None else f"{metrics[key]:.1f}" for key in keys]
+        cells.append([name, top1, (what or "_score")[1:].replace("_", ", K = "), *shown])
     print()
     print_table(cells)

@@ -1,13 +1,14 @@
 """The tables of README and docs/: rows, seeds, the paper's numbers, ages, and what is refused."""
 
 from dataclasses import replace
+from itertools import product
 
 import make_results_tables
 import paper_tables
 import pytest
 from record_parts import write
 
-from last_vit.results import ROOT, read_results, write_records
+from last_vit.results import ROOT, git_commit, read_results, write_records
 
 PAGE = "# Title\n\n<!-- results:point_in_box -->\nold\n<!-- /results -->\ntail\n"
 
@@ -46,7 +47,8 @@ def test_runs_on_the_papers_input_join_its_row(tmp_path):
         [f"{paper_tables.IMAGENET}, {protocols[0]}", "55.1", "43.2"],
         [f"{paper_tables.IMAGENET}, {protocols[1]}", "", "43.2"],
     ]
-    assert [row[-1] for row in table[place : place + 2]] == ["paper; [1](results/run0.json)", "[1](results/run1.json)"]
+    link = f"[{make_results_tables._dated(git_commit())}](results/run0.json)"
+    assert [row[-1] for row in table[place : place + 2]] == [f"paper; {link}", link.replace("run0", "run1")]
     assert table[place + 2][0] == "DINO, CLS"
     assert [row[2] for row in table if row[0] == "ViT, labels, LaSt"] == ["55.1", "", "", ""]
     assert {len(row) for row in table} == {len(table[0])}
@@ -55,7 +57,8 @@ def test_runs_on_the_papers_input_join_its_row(tmp_path):
 def test_seeds_are_one_row_and_layers_columns(tmp_path):
     for seed, value in enumerate((40.0, 44.0, 45.0)):
         layers = [{"layer": "1", "point_in_box": value}, {"layer": "norm", "point_in_box": 50}]
-        changes = {"metrics": {"auroc": value}, "by_layer": layers, "table": "layers", "checkpoint_sha256": str(seed)}
+        changes = {"metrics": {"auroc": value, "auroc_norm": value}, "by_layer": layers, "table": "layers"}
+        changes["checkpoint_sha256"] = str(seed)
         write(tmp_path, f"seed{seed}", row=f"ViT-Ti, LaSt K=1, seed {seed}, 1 epoch", **changes)
     write(tmp_path, "other", row="ViT-Ti, LaSt K=1, no seed", **changes)
     found = {}
@@ -64,12 +67,27 @@ def test_seeds_are_one_row_and_layers_columns(tmp_path):
         header, _, *lines = rows(make_results_tables.render_page(page, read_results(tmp_path)))
         found |= {(line[0], title): cell for line in lines for title, cell in zip(header, line, strict=True)}
     row = "ViT-Ti, LaSt K=1, 1 epoch"
-    wanted = dict.fromkeys(("AUROC", "AUROC, score", "1"), "43.0 +- 2.6") | {
-        "norm": "50.0 +- 0.0",
-        "runs": "3",
-    }
+    wanted = dict.fromkeys(("AUROC", "AUROC, norm", "1"), "43.0 +- 2.6") | {"norm": "50.0 +- 0.0", "seeds": "3"}
     assert {title: found[row, title] for title in wanted} == wanted
     assert found["ViT-Ti, LaSt K=1, no seed", "1"] == "45.0"
+
+
+def test_every_input_is_a_table_in_the_order_that_is_read(tmp_path):
+    """Models from the published one to the random one, then what is the same for all of them."""
+    labels = ["random", "cured, LaSt K=N/2", "CLS, 4 registers", "mean", "LaSt K=7", "CLS", "as published"]
+    metrics = {"point_in_box": 50.0, "point_in_box_random": 40.0, "point_in_box_center": 80.0}
+    inputs = [f"tiny-imagenet-100 val, {side} px, center rule" for side in (224, 112)]
+    for number, (row, dataset) in enumerate(product(labels, ["coco-mini/val2017, 224 px, masks", *inputs])):
+        about = {"table": "layers", "row": row, "dataset": dataset, "metrics": metrics}
+        write(tmp_path, f"run{number:02}", **about)
+    page = make_results_tables.render_page(PAGE.replace("point_in_box", "layers"), read_results(tmp_path))
+    titles = [line for line in page.splitlines() if line.endswith(" (1,200 counted):")]
+    assert [title.split(",")[1] for title in titles] == [" 112 px", " 224 px", " 224 px"]
+    first = rows(page)[: len(rows(page)) // 3]
+    assert first[0] == ["model", "PiB", "seeds", "source"]
+    order = ["as published", "CLS", "mean", "LaSt K=7", labels[2], labels[1], "random"]
+    assert [line[0] for line in first[2:]] == [*order, "*a random patch*", "*the image's centre*"]
+    assert [line[1] for line in first[-2:]] == ["40.0", "80.0"]
 
 
 def test_measured_again_counts_once(tmp_path):
@@ -80,8 +98,8 @@ def test_measured_again_counts_once(tmp_path):
     write_records("old", [replace(old, date="2000-01-01T00:00:00+00:00"), other], tmp_path)
     write(tmp_path, "new", metrics={**old.metrics, "point_in_box": 50.0})
     table = {row[0]: row for row in rows(make_results_tables.render_page(PAGE, read_results(tmp_path)))}
-    assert (table[old.row][3], table[old.row][-3], table["other"][3]) == ("50.0", "1", "7.0")
-    assert table["other"][-1] == "[1](results/old.json)"
+    assert (table[old.row][3], table[old.row][-2], table["other"][3]) == ("50.0", "1", "7.0")
+    assert "](results/old.json)" in table["other"][-1]
 
 
 def test_runs_that_differ_are_not_averaged(tmp_path):
@@ -112,7 +130,7 @@ def test_check_fails_only_when_stale(root, monkeypatch, capsys):
     assert make_results_tables.main([*arguments, "--check"]) == 1
     assert page.read_text() == PAGE
     assert make_results_tables.main(arguments) == 0
-    assert "[1](../results/run.json)" in page.read_text()
+    assert "](../results/run.json)" in page.read_text()
     assert page.read_text().startswith("# Title\n\n<!-- results:point_in_box -->\n| model |")
     assert page.read_text().endswith("<!-- /results -->\ntail\n")
     monkeypatch.setattr(make_results_tables, "_dated", lambda commit: f"{commit} (9999 ago)")

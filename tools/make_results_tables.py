@@ -99,10 +99,9 @@ def _one_table(table: ResultsTable, records: Sequence[ResultRecord], to_results:
         lines.extend(_line([*key, "", *ours(key)]) for key in others)
     ordered = sorted(groups, key=lambda key: _last_place(table.order, key[0]))
     lines.extend(_line([*key[: len(names)], *[""] * len(published), *ours(key)]) for key in ordered)
-    for label, shown in table.references.items():
-        known = {key: value for record in records for key, value in record.metrics.items() if key in shown.values()}
-        values = [known.get(shown.get(key, "")) for key in table.metrics]
-        cells = ["" if value is None else f"{value:.1f}" for value in values]
+    known = {key: value for record in records for key, value in record.metrics.items()}
+    for label, ending in table.references.items():
+        cells = [f"{known[key + ending]:.1f}" if key + ending in known else "" for key in table.metrics]
         if any(cells):
             lines.append(_line([label, *cells, *[""] * (len(counts) + 1)]))
     return "\n".join(lines) + "\n"

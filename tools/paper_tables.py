@@ -27,11 +27,9 @@ class ResultsTable:
     paper: tuple[PaperRow, ...] = ()  # the paper's rows, in the order of display; empty for no such column
     decimals: Mapping[str, int] = field(default_factory=dict)  # of a metric that one digit behind the point would hide
     records_of: str | None = None  # the table whose records it shows, where it is another view of them
-    # how data sets begin, in the order of display: then each data set and input is a table of its own
-    apart: tuple[str, ...] = ()
-    order: tuple[str, ...] = ()  # words of labels: of those in a label the last in this order says where its row stands
-    # rows at the end that are the same for every model: label -> metric -> the name in the records of what it shows
-    references: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    apart: tuple[str, ...] = ()  # each data set and input is a table of its own, in the order of how they begin here
+    order: tuple[str, ...] = ()  # of rows: by the last of these words that stands in a label
+    references: Mapping[str, str] = field(default_factory=dict)  # last rows: label -> what follows a metric's name
 
 
 @dataclass(frozen=True)
@@ -47,9 +45,9 @@ class Task:
     ours: str  # our model in a few words
 
 
-_VOTES = {"1": "K=1", "7": "K=7", "0.5": "K=N/2"}
+_VOTES = (("1", "1"), ("7", "7"), ("0.5", "N/2"))
 _OF_LAYERS: dict[str, tuple[str, ...]] = {
-    "apart": ("tiny-imagenet-100 val, 112 px", "tiny-imagenet-100 val, 160 px", "tiny-imagenet-100", "coco-mini"),
+    "apart": ("tiny-imagenet-100", "coco-mini"),
     "order": ("as published", "CLS", "mean", "max", "K=1", "K=7", "K=N/2", "registers", "cured", "random"),
 }
 
@@ -140,33 +138,17 @@ TABLES = {
             "high_norm_share_outside": "% outside",
         },
         decimals={f"high_norm_share{where}": 2 for where in ("", "_inside", "_outside")},
-        references={
-            "*a random patch*": {
-                "point_in_box": "point_in_box_random",
-                "point_in_box_small": "point_in_box_small_random",
-                "votes_inside_7": "point_in_box_random",
-            },
-            "*the image's centre*": {
-                "point_in_box": "point_in_box_center",
-                "point_in_box_small": "point_in_box_small_center",
-            },
-            "*the whole image*": {"jaccard": "jaccard_everything"},
-        },
+        references={"*a random patch*": "_random", "*the centre*": "_center", "*the whole image*": "_everything"},
         **_OF_LAYERS,
     ),
     "layers_by_ranking": ResultsTable(
-        metrics={
-            "auroc_norm": "AUROC, norm",
-            **{f"auroc_votes_{k}": f"AUROC, votes {words}" for k, words in _VOTES.items()},
-            "auroc_product_7": "AUROC, product K=7",
-            "corloc_votes_7": "CorLoc, votes K=7",
-            "corloc_product_7": "CorLoc, product K=7",
-            "jaccard_votes_7": "coarse seg., votes K=7",
-            "point_in_box_votes_7": "PiB, votes K=7",
-            "point_in_box_small_votes_7": "PiB small, votes K=7",
-            "votes_inside_1": "% votes inside, K=1",
-            "votes_inside_0.5": "% votes inside, K=N/2",
-        },
+        metrics={"auroc_norm": "AUROC, norm"}
+        | {f"auroc_votes_{k}": f"AUROC, votes K={words}" for k, words in _VOTES}
+        | {"auroc_product_7": "AUROC, product K=7"}
+        | {"corloc_votes_7": "CorLoc, votes K=7", "corloc_product_7": "CorLoc, product K=7"}
+        | {"jaccard_votes_7": "coarse seg., votes K=7"}
+        | {"point_in_box_votes_7": "PiB, votes K=7", "point_in_box_small_votes_7": "PiB small, votes K=7"}
+        | {f"votes_inside_{k}": f"% votes inside, K={words}" for k, words in _VOTES if k != "7"},
         records_of="layers",
         **_OF_LAYERS,
     ),

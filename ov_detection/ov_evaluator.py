@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 from detection_ap import KINDS, ClassAP, ImageDetections, detection_ap
+from detection_dump import DumpWriter, only_images
 from detectron2.evaluation import DatasetEvaluator
 from detectron2.structures import Instances
 from detectron2.utils import comm
@@ -34,7 +35,8 @@ class OvEvaluator(DatasetEvaluator):
     """AP50 of all, base and novel classes (COCO and others), or AP, APr, APc, APf (LVIS), of boxes and of masks.
 
     `kinds` are "box", "mask" or both, `novel` is as in `read_ov_classes`, `image_ids` are the images to be evaluated
-    (None for all of the file).
+    (None for all of the file). With a `dump`, what was found is written there, and the "regions" of answers that have
+    them.
     ValueError: As `read_instances`; an unknown kind or image.
     """
 
@@ -44,14 +46,16 @@ class OvEvaluator(DatasetEvaluator):
         kinds: Sequence[str] = ("box",),
         novel: Iterable[str] | None = None,
         image_ids: Iterable[int] | None = None,
+        dump: DumpWriter | None = None,
     ) -> None:
         unknown = [kind for kind in kinds if kind not in KINDS]
         if unknown or not kinds:
             raise ValueError(f"kinds must be of {', '.join(KINDS)}, got {list(kinds)}")
         self._kinds = tuple(kinds)
         self._content, self.classes = read_instances(Path(json_file), novel)
+        self._json_file, self._dump = Path(json_file), dump
         if image_ids is not None:
-            self._content = _restrict(self._content, set(image_ids))
+            self._content = only_images(self._content, set(image_ids))
         self.num_images = len(self._content["images"])
         self._sizes = {entry["id"]: (entry["height"], entry["width"]) for entry in self._content["images"]}
         self.reset()
@@ -72,7 +76,9 @@ class OvEvaluator(DatasetEvaluator):
                     f"image {number} is {self._sizes[number]} (height, width), its detections are for "
                     f"{tuple(instances.image_size)}: give height and width with each input"
                 )
-            self._found.append(_to_detections(number, instances, "mask" in self._kinds))
+            self._found.append(to_detections(number, instances, "mask" in self._kinds))
+            if self._dump is not None and "regions" in output:
+                self._dump.add(number, output["regions"])
 
     def evaluate(self) -> dict[str, Any]:
         """Gather and evaluate; every process must call this together.
@@ -87,6 +93,7 @@ class OvEvaluator(DatasetEvaluator):
             ValueError: Images without an answer (in the main process).
         """
         gathered = comm.gather(self._found)
+        dumped = comm.gather(self._dump and self._dump.close())
         if not comm.is_main_process():
             return {}
         every = {image.image_id: image for part in gathered for image in part}  # samplers may fill up with repeats
@@ -111,6 +118,9 @@ class OvEvaluator(DatasetEvaluator):
         metrics["classes_without_objects"] = without = int((~has_objects).sum())
         if without:
             get_logger().info("%d of %d classes have no object and are in no mean", without, len(self.classes))
+        if self._dump is not None:
+            about = {"kinds": self._kinds, "metrics": metrics, "max_dets": MAX_DETS[style]}
+            self._dump.finish(detections, self.classes, self._json_file, dumped, about)
         return {"detection": metrics, "per_class": per_class_rows(self._content, self.classes, of_kinds)}
 
 
@@ -152,16 +162,8 @@ def group_metrics(class_ap: ClassAP, classes: OvClasses) -> dict[str, float]:
     return {name: 100 * float(values.mean()) for name, values in found.items() if len(values)}
 
 
-def _restrict(content: dict[str, Any], image_ids: set[int]) -> dict[str, Any]:
-    """The content of some images alone."""
-    images = [entry for entry in content["images"] if entry["id"] in image_ids]
-    if len(images) != len(image_ids):
-        raise ValueError(f"{len(image_ids) - len(images)} of the images to be evaluated are not in the file")
-    annotations = [entry for entry in content["annotations"] if entry["image_id"] in image_ids]
-    return {**content, "images": images, "annotations": annotations}
-
-
-def _to_detections(image_id: int, instances: Instances, masks: bool) -> ImageDetections:
+def to_detections(image_id: int, instances: Instances, masks: bool) -> ImageDetections:
+    """What a detector answered about an image; ValueError if `masks` are wanted and there are none."""
     run_lengths = None
     if masks:
         if not instances.has("pred_masks"):

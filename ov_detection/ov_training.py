@@ -1,12 +1,14 @@
 """A detector's training or evaluation from a config: its parts are built and checked, resumed, driven and recorded."""
 
 import argparse
+import shutil
 import time
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from detection_dump import open_dump
 from detectron2.config import instantiate
 from detectron2.engine import SimpleTrainer
 from detectron2.utils import comm
@@ -93,7 +95,7 @@ def _train(cfg: Any, device: torch.device, resume: bool, row: str | None) -> Non
 
     def now() -> OvEvaluation:
         logger.info("Evaluation after %.4g epochs", min(trainer.iter + 1, cfg.train.max_iter) / epoch_length)
-        return evaluate(model, test_loader, device, cfg.evaluation.kinds, cfg.train.bf16)
+        return evaluate(model, test_loader, device, cfg.evaluation, cfg.train.bf16)
 
     def write(result: OvEvaluation, checkpoint: Path, is_best: bool) -> None:
         _write_evaluation(result, cfg, model, checkpoint, device, row, trainer.seconds, is_best)
@@ -110,16 +112,20 @@ def evaluate_checkpoint(cfg: Any, device: torch.device, row: str | None = None) 
     model = _detector_for(cfg, loader, device)
     load_detector(model, checkpoint)
     model.roi_heads.mask_on &= "mask" in cfg.evaluation.kinds
-    result = evaluate(model, loader, device, cfg.evaluation.kinds, cfg.train.bf16)
+    result = evaluate(model, loader, device, cfg.evaluation, cfg.train.bf16)
     _write_evaluation(result, cfg, model, checkpoint, device, row)
     return result.metrics
 
 
-def evaluate(model: nn.Module, loader: DataLoader, device: torch.device, kinds: list[str], bf16: bool) -> OvEvaluation:
-    """Detect on this process's share of the images, and evaluate in the main process; the model stays in eval mode."""
+def evaluate(model: nn.Module, loader: DataLoader, device: torch.device, settings: Any, bf16: bool) -> OvEvaluation:
+    """Detect on this process's share of the images, and evaluate in the main process; the model stays in eval mode.
+
+    `settings` are the config's `evaluation`.
+    """
     model.eval()
     dataset: OvImageSet = loader.dataset.dataset  # the loader takes a Subset of the data set
-    evaluator = OvEvaluator(dataset.json_file, tuple(kinds), dataset.novel, dataset.image_ids)
+    dump = open_dump(model, settings.dump, settings.dump_regions) if settings.get("dump") else None
+    evaluator = OvEvaluator(dataset.json_file, tuple(settings.kinds), dataset.novel, dataset.image_ids, dump)
     start = time.perf_counter()
     with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16, enabled=bf16):
         for batch in progress(loader, "evaluate"):
@@ -181,4 +187,6 @@ def _write_evaluation(
         device=device,
         details=result.per_class,
     )
+    if cfg.evaluation.get("dump"):
+        shutil.copy(path, Path(cfg.evaluation.dump) / "record.json")
     print(f"written to {path}")

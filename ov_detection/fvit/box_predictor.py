@@ -9,9 +9,12 @@ A region has two scores per class, the detector's and the vision-language model'
 each row by its sum (F-VLM, arXiv:2209.15639).
 """
 
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
 import torch
 from detectron2.layers import ShapeSpec
-from detectron2.modeling.roi_heads.fast_rcnn import FastRCNNOutputLayers
+from detectron2.modeling.roi_heads.fast_rcnn import FastRCNNOutputLayers, fast_rcnn_inference_single_image
 from detectron2.structures import Instances
 from fvit.fvit_layers import ClampedBoxTransform
 from fvit.text_classifier import TextClassifier
@@ -19,6 +22,16 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 FUSIONS = ("f-vit", "f-vlm")
+
+
+class Regions(NamedTuple):
+    """What the detections of an image are chosen from: R regions, C classes and the background, which is last."""
+
+    boxes: Tensor  # float32 [R, 4], x1 y1 x2 y2 as regressed, in pixels of the network's input
+    det_logits: Tensor  # float32 [R, C + 1]
+    cosines: Tensor  # float32 [R, C + 1], of the vision-language features
+    input_size: tuple[int, int]  # height, width
+    is_complete: bool  # whether these are all regions of the image
 
 
 def fuse_scores(
@@ -41,6 +54,17 @@ def fuse_scores(
     if fusion == "f-vit":
         return log_fused.exp()
     return torch.cat([log_fused[:, :-1], log_det[:, -1:]], dim=1).softmax(dim=-1)
+
+
+def fuse_regions(regions: Regions, is_base: Tensor, scoring: Mapping[str, Any]) -> Instances:
+    """The detections of an image, in its input's pixels, as an `OpenVocabularyPredictor` of such `scoring` has them."""
+    logits = regions.det_logits
+    if scoring["det_temperature"] != scoring["trained_temperature"]:
+        logits = logits * (scoring["det_temperature"] / scoring["trained_temperature"])
+    fusion = {name: scoring[name] for name in ("alpha", "beta", "fusion")}
+    scores = fuse_scores(logits, regions.cosines * scoring["vlm_temperature"], is_base, **fusion)
+    limits = (scoring[name] for name in ("score_thresh", "nms_thresh", "detections_per_image"))
+    return fast_rcnn_inference_single_image(regions.boxes.clone(), scores, regions.input_size, *limits)[0]
 
 
 class OpenVocabularyPredictor(FastRCNNOutputLayers):
@@ -89,15 +113,50 @@ class OpenVocabularyPredictor(FastRCNNOutputLayers):
         logits = self.classifier(self.cls_fc(x).relu())
         return logits, self.bbox_pred(self.reg_fc(x).relu()).float()
 
-    def scores(self, logits: Tensor, region_embeddings: Tensor | None) -> Tensor:
-        """Class logits and vision-language features [R, E] of the same regions -> fused scores [R, C + 1].
+    def scoring(self) -> dict[str, Any]:
+        """The settings that `fuse_regions` takes."""
+        names = "score_thresh", "nms_thresh", "detections_per_image"
+        limits = self.test_score_thresh, self.test_nms_thresh, self.test_topk_per_image
+        trained = float(self.classifier.temperature.detach())
+        temperatures = {"vlm_temperature": self.vlm_temperature, "det_temperature": trained}
+        return {**self.fusion, **temperatures, "trained_temperature": trained, **dict(zip(names, limits, strict=True))}
 
-        Without features, the scores are the detector's alone.
+    def scores(self, logits: Tensor, cosines: Tensor | None) -> Tensor:
+        """Class logits and vision-language cosines [R, C + 1] of the same regions -> fused scores [R, C + 1].
+
+        Without cosines, the scores are the detector's alone.
         """
-        if region_embeddings is None:
+        if cosines is None:
             return logits.softmax(dim=1)
-        vlm_logits = self.classifier.cosines(region_embeddings) * self.vlm_temperature
-        return fuse_scores(logits, vlm_logits, self.classifier.is_base, **self.fusion)
+        return fuse_scores(logits, cosines * self.vlm_temperature, self.classifier.is_base, **self.fusion)
+
+    def regions(
+        self,
+        predictions: tuple[Tensor, Tensor],
+        cosines: Tensor,
+        proposals: list[Instances],
+        kept: list[Tensor],
+        others: int,
+    ) -> list[Regions]:
+        """Of each image the regions that are detections, and so many others, those of either branch's highest score.
+
+        `kept` are the detections' places among the image's proposals, as `inference` gives them.
+        """
+        counts, every = [len(image) for image in proposals], []
+        log_vlm = (cosines * self.vlm_temperature).log_softmax(dim=1)
+        best = torch.maximum(predictions[0].log_softmax(dim=1), log_vlm)[:, :-1].amax(dim=1)
+        columns = zip(
+            *(each.split(counts) for each in (predictions[0], cosines, best)),
+            *(self.predict_boxes(predictions, proposals), proposals, kept),
+            strict=True,
+        )
+        for logits, own_cosines, own_best, boxes, image, places in columns:
+            own_best[places] = torch.inf
+            most = len(places.unique()) + others
+            chosen = own_best.topk(min(most, len(own_best))).indices.sort().values  # in the order that breaks ties
+            chosen_parts = [each[chosen].float().cpu() for each in (boxes, logits, own_cosines)]
+            every.append(Regions(*chosen_parts, image.image_size, most >= len(own_best)))
+        return every
 
     def losses(self, predictions: tuple[Tensor, Tensor], proposals: list[Instances]) -> dict[str, Tensor]:
         """Weighted class loss "loss_cls"; "loss_box_reg", L1 on the deltas of objects over the number of regions."""

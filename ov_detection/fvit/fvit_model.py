@@ -38,6 +38,13 @@ class FViT(GeneralizedRCNN):
         is_base = self.roi_heads.box_predictor.classifier.is_base.tolist()
         self.base_names = frozenset(name for name, base in zip(vocabulary.names, is_base, strict=True) if base)
 
+    def inference(self, batched_inputs: list[dict[str, Any]], *args: Any, **options: Any) -> list[Any]:
+        """As `GeneralizedRCNN`; answers have "regions" too, while the heads keep them."""
+        answers = super().inference(batched_inputs, *args, **options)
+        if self.roi_heads.keep_regions is None or self.roi_heads.regions is None:
+            return answers
+        return [{**answer, "regions": own} for answer, own in zip(answers, self.roi_heads.regions, strict=True)]
+
     def preprocess_image(self, batched_inputs: list[dict[str, Any]]) -> ImageList:
         """Normalise, then pad with zeros, the mean colour, at the right and the bottom.
 

@@ -8,7 +8,7 @@ from detectron2.modeling.roi_heads.box_head import FastRCNNConvFCHead
 from detectron2.modeling.roi_heads.mask_head import MaskRCNNConvUpsampleHead
 from detectron2.modeling.roi_heads.roi_heads import StandardROIHeads
 from detectron2.structures import Boxes, Instances
-from fvit.box_predictor import OpenVocabularyPredictor
+from fvit.box_predictor import OpenVocabularyPredictor, Regions
 from fvit.fvit_layers import IoUMatcher, PyramidRoIAlign, choose_norm
 from fvit.text_classifier import TextClassifier
 from torch import Tensor, nn
@@ -28,8 +28,12 @@ def region_embeddings(dense: Tensor, boxes: Sequence[Boxes], stride: float) -> T
 class FViTRoIHeads(StandardROIHeads):
     """`StandardROIHeads` whose test also looks at the dense vision-language map, on the proposals themselves.
 
-    `dense_stride` is the pixels per cell of that map; the `box_predictor` is an `OpenVocabularyPredictor`.
+    `dense_stride` is the pixels per cell of that map; the `box_predictor` is an `OpenVocabularyPredictor`. While
+    `keep_regions` is a number, `regions` are those of the last batch in test, see `OpenVocabularyPredictor.regions`.
     """
+
+    keep_regions: int | None = None
+    regions: list[Regions] | None = None
 
     def __init__(self, *, dense_stride: float, **parts: object) -> None:
         super().__init__(**parts)
@@ -45,8 +49,14 @@ class FViTRoIHeads(StandardROIHeads):
         if self.training:
             return self.box_predictor.losses((logits, deltas), proposals)
         dense = features.get("dense")
-        seen = None if dense is None else region_embeddings(dense, boxes, self.dense_stride)
-        return self.box_predictor.inference((self.box_predictor.scores(logits, seen), deltas), proposals)[0]
+        cosines = None
+        if dense is not None:
+            cosines = self.box_predictor.classifier.cosines(region_embeddings(dense, boxes, self.dense_stride))
+        found, kept = self.box_predictor.inference((self.box_predictor.scores(logits, cosines), deltas), proposals)
+        if self.keep_regions is not None and cosines is not None:
+            parts = (logits, deltas), cosines, proposals, kept, self.keep_regions
+            self.regions = self.box_predictor.regions(*parts)
+        return found
 
 
 def build_roi_heads(

@@ -38,4 +38,4 @@ dataloader = dict(
         num_workers="${dataloader.train.num_workers}",
     ),
 )
-evaluation = dict(kinds=["box"], dataset="OV-COCO val", table="ov_coco")
+evaluation = dict(kinds=["box"], dataset="OV-COCO val", table="ov_coco", dump="", dump_regions=0)

@@ -12,7 +12,7 @@ dataloader.train.dataset.json_file = "datasets/lvis/lvis_v1_train_norare.json"
 dataloader.test.dataset.json_file = "datasets/lvis/lvis_v1_val.json"
 for _split in ("train", "test"):
     dataloader[_split].dataset.image_root = "datasets/coco"  # images are of train2017/ and val2017/
-evaluation = dict(kinds=["box", "mask"], dataset="OV-LVIS val", table="ov_lvis")
+evaluation = dict(kinds=["box", "mask"], dataset="OV-LVIS val", table="ov_lvis", dump="", dump_regions=0)
 
 model.square_size = 1024
 model.classifier.background_weight = 0.9

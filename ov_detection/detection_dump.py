@@ -1,0 +1,210 @@
+"""Detections on disk, to be looked into, and scored anew without the detector (rescore.py, inspect_detections.py).
+
+    detections.json        COCO's results: image_id, category_id, bbox (x, y, w, h), score, masks' segmentation
+    regions_*.safetensors  what F-ViT's scores are fused from, before threshold, NMS and limit; see `Regions`
+    dump.json              of which file, images and settings; written last, so a dump without it is not whole
+    record.json            the run's record, once it has ended
+
+Every image has the regions of which its detections are, and `evaluation.dump_regions` others, those of the highest
+scores first; 1000 is all that F-ViT has. A region takes 4 (2 C + 6) bytes: with 100 of them an image of OV-COCO takes
+54 KB and the 5,000 images 0.3 GB, with 1000 of them 2.7 GB.
+"""
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from detection_ap import ImageDetections
+from fvit.box_predictor import Regions
+from fvit.fvit_roi_heads import FViTRoIHeads
+from ov_classes import OvClasses, read_instances
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import nn
+
+from last_vit.atomic_file import atomic_file
+from last_vit.checkpoint import file_sha256, shorten
+from last_vit.runtime import is_main_process, rank
+
+_SHARD_BYTES = 2**28
+_FIELDS = ("boxes", "det_logits", "cosines")
+
+
+class DumpWriter:
+    """Writes one folder; every process has its own. `scoring` is the predictor's, None for other detectors."""
+
+    def __init__(self, folder: str | Path, scoring: Mapping[str, Any] | None) -> None:
+        self.folder, self.scoring = Path(folder), scoring
+        self.shards: list[str] = []
+        self.is_complete = True  # all regions of all images
+        self._images: list[tuple[int, Regions]] = []
+        self._bytes = 0
+        self.folder.mkdir(parents=True, exist_ok=True)
+        if is_main_process():
+            for name in ("dump.json", "record.json"):
+                (self.folder / name).unlink(missing_ok=True)
+
+    def add(self, image_id: int, regions: Regions) -> None:
+        """The regions of one image."""
+        self._images.append((image_id, regions))
+        self._bytes += sum(4 * getattr(regions, name).numel() for name in _FIELDS)
+        self.is_complete &= regions.is_complete
+        if self._bytes >= _SHARD_BYTES:
+            self._flush()
+
+    def close(self) -> tuple[list[str], bool]:
+        """Write the last regions; returns this process's files, and whether every image has all its regions."""
+        if self._images:
+            self._flush()
+        return self.shards, self.is_complete
+
+    def _flush(self) -> None:
+        regions = [each for _, each in self._images]
+        content = {name: torch.cat([getattr(each, name) for each in regions]).contiguous() for name in _FIELDS}
+        content["image_ids"] = torch.tensor([image_id for image_id, _ in self._images])
+        content["counts"] = torch.tensor([len(each.boxes) for each in regions])
+        content["input_sizes"] = torch.tensor([each.input_size for each in regions])
+        self.shards.append(f"regions_{rank()}_{len(self.shards)}.safetensors")
+        with atomic_file(self.folder / self.shards[-1]) as file:
+            file.write(save(content))
+        self._images, self._bytes = [], 0
+
+    def finish(
+        self,
+        detections: Sequence[ImageDetections],
+        classes: OvClasses,
+        json_file: Path,
+        closed: Sequence[tuple[list[str], bool]],
+        about: Mapping[str, Any],
+    ) -> None:
+        """In the main process, with what `close` gave in each: the detections of every image, and `about` the dump."""
+        lines = [json.dumps(entry) for image in detections for entry in _results(image, classes)]
+        with atomic_file(self.folder / "detections.json") as file:
+            file.write(("[" + ",\n".join(lines) + "]\n").encode("ascii"))
+        about = {
+            **about,
+            "regions": [name for names, _ in closed for name in names],
+            "all_regions": all(is_complete for _, is_complete in closed),
+            "json": json_file.name,
+            "json_sha256": file_sha256(json_file),
+            "novel": [name for name in classes.names if name not in classes.base_names],
+            "scoring": self.scoring,
+            "num_detections": len(lines),
+            "image_ids": [image.image_id for image in detections],
+        }
+        with atomic_file(self.folder / "dump.json") as file:
+            file.write((json.dumps(about) + "\n").encode("ascii"))
+
+
+def open_dump(model: nn.Module, folder: str, dump_regions: int) -> DumpWriter:
+    """For a detector's next evaluation; ValueError for a negative number of regions."""
+    if dump_regions < 0:
+        raise ValueError(f"evaluation.dump_regions must be at least 0, got {dump_regions}")
+    heads = model.roi_heads
+    if not isinstance(heads, FViTRoIHeads):
+        return DumpWriter(folder, None)
+    heads.keep_regions = dump_regions
+    return DumpWriter(folder, heads.box_predictor.scoring())
+
+
+class Dump:
+    """A folder of `DumpWriter`: `about` it, the run's `record`; of its file the `content` of its images, `classes`.
+
+    FileNotFoundError: No whole dump, no such file. ValueError: A dump of another file, or one that is damaged.
+    """
+
+    def __init__(self, folder: Path, json_file: Path) -> None:
+        self.folder = folder
+        try:
+            self.about = json.loads((folder / "dump.json").read_text(encoding="ascii"))
+        except FileNotFoundError as error:
+            raise FileNotFoundError(
+                f"{folder} has no dump.json: give a folder that lazy_train.py wrote with evaluation.dump=FOLDER; it is "
+                f"written last, so an evaluation that was stopped leaves none"
+            ) from error
+        except ValueError as error:
+            raise ValueError(f"{folder}/dump.json is damaged ({error}): evaluate again") from error
+        record = folder / "record.json"
+        self.record = json.loads(record.read_text(encoding="utf-8")) if record.exists() else {}
+        if file_sha256(json_file) != self.about["json_sha256"]:
+            raise ValueError(
+                f"{folder} was made on {self.about['json']}, with sha256 {self.about['json_sha256'][:16]}; {json_file} "
+                f"is another split or version, {file_sha256(json_file)[:16]}: its objects are not those of the dump"
+            )
+        content, self.classes = read_instances(json_file, self.about["novel"])
+        self.content = only_images(content, set(self.about["image_ids"]))
+        self.sizes = {entry["id"]: (entry["height"], entry["width"]) for entry in self.content["images"]}
+
+    def detections(self) -> list[ImageDetections]:
+        """What was found, as evaluated, an entry per image; ValueError for a file that is cut or was changed."""
+        path, of_image = self.folder / "detections.json", {number: [] for number in self.about["image_ids"]}
+        try:
+            entries = json.loads(path.read_text(encoding="ascii"))
+            for entry in entries:
+                of_image[entry["image_id"]].append(entry)
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise ValueError(f"{path} cannot be read ({type(error).__name__}: {error}): evaluate again") from error
+        if len(entries) != self.about["num_detections"]:
+            raise ValueError(f"{path} has {len(entries)} detections, {self.about['num_detections']} were written")
+        return [_from_results(number, entries, self.classes) for number, entries in of_image.items()]
+
+    def scoring(self) -> dict[str, Any]:
+        """The settings that the run scored with; ValueError for a dump without regions."""
+        if not self.about["regions"]:
+            raise ValueError(
+                f"{self.folder} has no regions to score anew: only F-ViT with vision_language_score=True has two scores"
+            )
+        return self.about["scoring"]
+
+    def regions(self) -> Iterator[tuple[int, Regions]]:
+        """Image ids and regions, one by one; ValueError for a file that is cut or missing."""
+        left = set(self.about["image_ids"])
+        for name in self.about["regions"]:
+            try:
+                with safe_open(self.folder / name, "pt") as file:
+                    content = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (no mapping)
+            except (OSError, SafetensorError) as error:
+                raise ValueError(f"{self.folder / name} is cut or missing ({error}): evaluate again") from error
+            counts = content["counts"].tolist()
+            parts = zip(*(content[field].split(counts) for field in _FIELDS), strict=True)
+            sizes = content["input_sizes"].tolist()
+            for number, size, part in zip(content["image_ids"].tolist(), sizes, parts, strict=True):
+                if number in left:  # samplers may fill up with repeats
+                    left.remove(number)
+                    yield number, Regions(*part, tuple(size), self.about["all_regions"])
+        if left:
+            raise ValueError(f"{self.folder} has no regions of {len(left)} images, such as {shorten(sorted(left), 3)}")
+
+
+def only_images(content: Mapping[str, Any], image_ids: set[int]) -> dict[str, Any]:
+    """The content of some images alone; ValueError for one that is not in it."""
+    images = [entry for entry in content["images"] if entry["id"] in image_ids]
+    if len(images) != len(image_ids):
+        raise ValueError(f"{len(image_ids) - len(images)} of the images to be evaluated are not in the file")
+    annotations = [entry for entry in content["annotations"] if entry["image_id"] in image_ids]
+    return {**content, "images": images, "annotations": annotations}
+
+
+def _results(image: ImageDetections, classes: OvClasses) -> Iterator[dict[str, Any]]:
+    """COCO's results of one image; numbers are written in full, so that what is read is what was evaluated."""
+    boxes = image.boxes_xyxy.astype(np.float64)
+    boxes[:, 2:] -= boxes[:, :2]
+    columns = (image.labels.tolist(), boxes.tolist(), image.scores.tolist(), image.masks or [None] * len(boxes))
+    for label, box, score, mask in zip(*columns, strict=True):
+        entry = {"image_id": image.image_id, "category_id": classes.category_ids[label], "bbox": box, "score": score}
+        if mask is not None:
+            entry["segmentation"] = {"size": list(mask["size"]), "counts": mask["counts"].decode("ascii")}
+        yield entry
+
+
+def _from_results(image_id: int, entries: Sequence[Mapping[str, Any]], classes: OvClasses) -> ImageDetections:
+    boxes = np.array([entry["bbox"] for entry in entries], dtype=np.float64).reshape(-1, 4)
+    boxes[:, 2:] += boxes[:, :2]
+    scores = np.array([entry["score"] for entry in entries], dtype=np.float32)
+    labels = np.array([classes.label_of[entry["category_id"]] for entry in entries], dtype=np.int64)
+    has_masks = all("segmentation" in entry for entry in entries)
+    masks = [entry["segmentation"] for entry in entries] if has_masks else None
+    return ImageDetections(image_id, boxes.astype(np.float32), scores, labels, masks)

@@ -97,24 +97,22 @@ def match_boxes(
 ) -> tuple[_Entries, _Entries]:
     """Objects and detections that count, as COCO matches their boxes at IoU 0.5.
 
-    Each has image_id, category_id, shape (its box x, y, w, h) and "is_matched", a detection its score; crowds are left
-    out, and so is what nobody can call wrong (LVIS). Errors as `detection_ap`.
+    Each has image_id, category_id, shape (its box x, y, w, h), a detection its score, and "match", the other one or
+    None. Crowds and their detections are left out, and what nobody can call wrong (LVIS). Errors as `detection_ap`.
     """
-    unsure = {entry["id"]: set(entry.get("not_exhaustive_category_ids", ())) for entry in content["images"]}
-    every: tuple[_Entries, _Entries] = ([], [])
-    for _, *sides in _parts(content, classes, detections, "box", max_dets):
-        pairs = [pair.split("_") for pair in _evaluate(*sides, max_dets, classes.is_lvis, [0.5]).eval["matched"]]
-        crowds = {str(entry["id"]) for entry in sides[1] if entry["iscrowd"]}
-        matched = {object_id for _, object_id in pairs}, {detection_id for detection_id, _ in pairs}
-        ignored = {detection_id for detection_id, object_id in pairs if object_id in crowds}
-        for kept, entries, own in zip(every, sides[1:], matched, strict=True):
-            for entry in entries:
-                entry["is_matched"] = str(entry["id"]) in own
-                is_unsure = "score" in entry and not entry["is_matched"]
-                is_unsure &= entry["category_id"] in unsure[entry["image_id"]]
-                if not (entry["iscrowd"] or is_unsure or ("score" in entry and str(entry["id"]) in ignored)):
-                    kept.append(entry)
-    return every
+    unsure = {entry["id"]: entry.get("not_exhaustive_category_ids", ()) for entry in content["images"]}
+    objects, found = [], []
+    for _, head, truth, guess in _parts(content, classes, detections, "box", max_dets):
+        pairs = _evaluate(head, truth, guess, max_dets, classes.is_lvis, [0.5]).eval["matched"]
+        for pair in pairs:
+            detection_id, object_id = map(int, pair.split("_"))
+            detection, target = guess[detection_id - 1], truth[object_id - 1]
+            detection["match"], target["match"] = target, detection
+            detection["iscrowd"] = target["iscrowd"]
+        objects += [entry for entry in truth if not entry["iscrowd"]]
+        certain = (each for each in guess if "match" in each or each["category_id"] not in unsure[each["image_id"]])
+        found += [entry for entry in certain if not entry["iscrowd"]]
+    return objects, found
 
 
 def _parts(

@@ -54,7 +54,7 @@ def load_ov_json(
     left_out: Counter[str] = Counter()
     try:
         entries = sorted(content["images"], key=lambda entry: entry["id"])
-        records = [_record(entry, image_root, classes.is_lvis) for entry in entries]
+        records = [image_record(entry, image_root, classes.is_lvis) for entry in entries]
         if train:
             record_of, is_base = {record["image_id"]: record for record in records}, classes.is_base.tolist()
             for record in records:
@@ -78,7 +78,8 @@ def load_ov_json(
     return OvImages(records, classes, left_out)
 
 
-def _record(entry: Mapping[str, Any], image_root: Path, is_lvis: bool) -> dict[str, Any]:
+def image_record(entry: Mapping[str, Any], image_root: Path, is_lvis: bool) -> dict[str, Any]:
+    """An image as detectron2 has it; ValueError for one without size or file."""
     height, width = entry.get("height"), entry.get("width")
     if type(height) is not int or type(width) is not int or min(height, width) < 1:
         raise ValueError(f"image {entry['id']} has the height {height!r} and the width {width!r}")

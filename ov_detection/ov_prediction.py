@@ -16,6 +16,7 @@ from ov_data import FitSquare
 from ov_detector import build_detector, load_detector, read_vocabulary
 from PIL import Image, ImageOps
 from pycocotools import mask as mask_tools
+from torch import Tensor
 from torch.nn.functional import max_pool2d
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms.functional import resize, to_pil_image
@@ -116,24 +117,32 @@ def _describe(instances: Instances, names: Sequence[str]) -> list[dict[str, Any]
 
 
 def _draw(pixels: np.ndarray, instances: Instances, names: Sequence[str], target: Path) -> None:
-    """Write the image with boxes, classes, scores and masks (of many only the rims), the best detections on top."""
+    """Write the image with what was found in it, and the classes and scores."""
+    labels = instances.pred_classes.tolist()
+    texts = [f"{names[label]} {score:.2f}" for label, score in zip(labels, instances.scores.tolist(), strict=True)]
+    picture = draw_instances(pixels, instances, texts, [_COLORS[label % len(_COLORS)] for label in labels])
+    target.parent.mkdir(parents=True, exist_ok=True)
+    to_pil_image(picture).save(target)
+
+
+def draw_instances(pixels: np.ndarray, instances: Instances, texts: Sequence[str], colors: Sequence[str]) -> Tensor:
+    """Image uint8 [H, W, 3] -> [3, h, w], a small one enlarged, with boxes, texts and masks (of many only the rims).
+
+    Instances come best first, and the best are on top.
+    """
     scale = max(1.0, _SHORT_SIDE / min(pixels.shape[:2]))
     size = [round(side * scale) for side in pixels.shape[:2]]
     picture = resize(torch.from_numpy(pixels).permute(2, 0, 1), size, antialias=True)
-    instances = instances[torch.arange(len(instances)).flip(0)]
-    labels = instances.pred_classes.tolist()
-    texts = [f"{names[label]} {score:.2f}" for label, score in zip(labels, instances.scores.tolist(), strict=True)]
-    colors = [_COLORS[label % len(_COLORS)] for label in labels]
-    is_full, width = len(labels) > _MOST_FILLED, max(2, round(min(size) / 200))
-    if labels and instances.has("pred_masks"):
+    instances, texts, colors = instances[torch.arange(len(instances)).flip(0)], [*texts[::-1]], [*colors[::-1]]
+    is_full, width = len(texts) > _MOST_FILLED, max(2, round(min(size) / 200))
+    if texts and instances.has("pred_masks"):
         masks = resize(instances.pred_masks, size, InterpolationMode.NEAREST)
         if is_full:
             for mask in masks:
                 mask &= max_pool2d((~mask)[None].float(), 2 * width + 1, stride=1, padding=width)[0] > 0
         masks &= masks.flip(0).cumsum(0, dtype=torch.uint8).flip(0) == 1  # torchvision paints what overlaps black
         picture = draw_segmentation_masks(picture, masks, alpha=1.0 if is_full else 0.43, colors=colors)
-    if labels:
+    if texts:
         boxes, width = instances.pred_boxes.tensor * scale, 1 if is_full else width
         picture = draw_bounding_boxes(picture, boxes, texts, colors, width=width, fill_labels=True)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    to_pil_image(picture).save(target)
+    return picture

@@ -187,6 +187,6 @@ def _write_evaluation(
         device=device,
         details=result.per_class,
     )
-    if cfg.evaluation.get("dump"):
+    if cfg.evaluation.get("dump") and not is_best:
         shutil.copy(path, Path(cfg.evaluation.dump) / "record.json")
     print(f"written to {path}")

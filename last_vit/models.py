@@ -33,6 +33,7 @@ from last_vit.runtime import error_text, seeded_weights
 from last_vit.weights import TrainedModel, attach_trained_pooling, find_released
 
 _HOSTS = ("torchvision", "timm", "open_clip", "dino", "hf", "last_vit")
+_CONV_STEM = re.compile(r"^vitamin_|^vit_\w+?_r(\d|_|esnet)")  # timm's hybrids: ViTamin, R50 + ViT
 _OPTIONS = ("pool", "top_k", "variant", "seed")
 PRETRAINED = "pretrained"
 # A name may hold "=" ("LaSt K=1"): it is everything before the "=" behind which a spec begins.
@@ -216,8 +217,8 @@ def build_model(
     if host == "timm":
         check_name(name, [*timm.list_models(), *timm.list_models(include_tags=True)], "timm model")
         cfg = timm.get_pretrained_cfg(name)
-        if image_size is not None and cfg is not None and cfg.fixed_input_size:
-            kwargs["img_size"] = image_size
+        if image_size is not None and cfg is not None and cfg.fixed_input_size and not _CONV_STEM.search(name):
+            kwargs["img_size"] = image_size  # a convolutional stem's stride would be told from it
         try:
             return timm.create_model(name, pretrained=pretrained, **kwargs).eval()
         except Exception as error:  # a download fails in many ways

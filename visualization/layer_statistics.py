@@ -8,6 +8,7 @@ the end.
 
 import argparse
 import math
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -37,6 +38,7 @@ from last_vit.token_pool import TokenPool
 SMALL, MIN_IOU = 0.25, 0.5  # share of the image; CorLoc's overlap
 HIGH_NORM = 3.0  # times the image's median
 MIN_PERCENT = 0.05  # share of the patches from which on it is said where they lie
+_LEARNED = re.compile(r"Attention\w*Pool")  # timm's, open_clip's and Hugging Face's classes
 _MEASURES, _GROUPS = ("point_in_box", "auroc"), ("", "_small")
 
 
@@ -92,6 +94,14 @@ class LayerScores:
         is_cls = has_cls and torch.allclose(output.cls_token, output.global_token)
         own = dict(trained.pooling)
         kind = own.pop("pool")
+        learned = [
+            type(module).__name__ for module in trained.model.modules() if _LEARNED.search(type(module).__name__)
+        ]
+        if kind == "host" and not is_cls and learned:
+            raise ValueError(
+                f"a learned pool ({learned[0]}) reads its patches, trained for those at the end alone: measure that "
+                "with visualization/evaluate_patch_hit.py"
+            )
         # what a host pools with is not known by name, but by what it gives
         self._read_out = TokenPool(kind, **own) if kind != "host" else TokenPool("cls" if is_cls else "mean")
         self._kinds = ["", *(["_cls"] if has_cls and not is_cls else []), "_norm"]

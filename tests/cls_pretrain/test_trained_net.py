@@ -142,6 +142,8 @@ def test_registers_act_through_attention_alone_and_are_saved(init, tmp_path):
     net, plain = (TrainedNet(init, image_size=32, num_registers=number, pool="cls") for number in (3, 0))
     assert set(net.state_dict()) - set(plain.state_dict()) == {"model.reg_token"}
     assert (net(IMAGES) - plain(IMAGES)).abs().max() > 0
+    lowest = min(layer_decay_params(1.0, 0.05, 0.5, net), key=lambda group: group["lr"])
+    assert any(weight is net.model.reg_token for weight in lowest["params"])  # not the head's learning rate
     for one in (net, plain):
         for block in one.model.blocks:
             block.attn.forward = lambda tokens, **_: torch.zeros_like(tokens)

@@ -284,6 +284,13 @@ def test_bad_specs(spec, opts, error, match):
         build_model(spec, opts=opts)
 
 
+@pytest.mark.parametrize(("name", "patch"), [("vitamin_small_224", 16), ("vit_tiny_r_s16_p8_224", 32)])
+def test_sizes_are_told_by_the_patches_of_the_network(name, patch):
+    """Its convolutions and patches together, not what timm makes of a size that does not fit."""
+    with pytest.raises(ValueError, match=f"multiple of the patch size {patch}, got 100 pixels"):
+        parse_model_argument(f"timm:{name}@random").load(100)
+
+
 @pytest.mark.parametrize(
     ("override", "match"),
     [

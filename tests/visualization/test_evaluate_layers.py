@@ -1,5 +1,7 @@
 """evaluate_layers.py: the other commands' numbers, loops by hand, and norms planted in a host."""
 
+from contextlib import nullcontext
+
 import evaluate_layers
 import evaluate_patch_hit
 import numpy as np
@@ -78,6 +80,16 @@ def test_layers_and_read_outs_against_a_loop(call, capsys):
     assert [
         (line.get_label(), line.get_linestyle()) for line in panel.lines if not line.get_label().startswith("_")
     ] == [("ViT", "-"), ("LaSt", "-"), ("random patch", "--"), ("image centre", "-.")]
+
+
+@pytest.mark.parametrize("name", ["test_vit2", "test_vit3"])
+def test_a_learned_read_out_is_none_of_blocks(name):
+    """The first takes the mean, the second an attention pool."""
+    trained = parse_model_argument(f"timm:{name}@random").load(64)
+    with (
+        nullcontext() if name == "test_vit2" else pytest.raises(ValueError, match=r"learned pool .AttentionPoolLatent")
+    ):
+        LayerScores(trained, [1], torch.device("cpu"))
 
 
 def test_the_best_patch_does_not_depend_on_the_order_of_patches():

@@ -132,6 +132,11 @@ def file_sha256(path: str | Path) -> str:
         return _sha256(file)
 
 
+def tensors_sha256(tensors: Mapping[str, Tensor]) -> str:
+    """SHA-256 of the .safetensors file that a state dict makes: what to call weights whose file is not known."""
+    return hashlib.sha256(safetensors.torch.save({name: each.clone() for name, each in tensors.items()})).hexdigest()
+
+
 def load_strict(model: nn.Module, state_dict: Mapping[str, Tensor]) -> None:
     """Load a state dict whose names and shapes must be the model's; values are cast to its dtype and device.
 

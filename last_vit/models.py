@@ -22,7 +22,7 @@ from torch import nn
 from torchvision import models as torchvision_models
 
 from last_vit import hf_models, preprocessing
-from last_vit.checkpoint import find_classifier, load_checkpoint, read_weights
+from last_vit.checkpoint import find_classifier, load_checkpoint, read_weights, tensors_sha256
 from last_vit.checkpoint_layouts import fit_names
 from last_vit.command_line import MODEL_FORMS, MODEL_HELP, patch_count
 from last_vit.dense import pooling_of
@@ -170,6 +170,9 @@ def load_trained_model(
     size = preprocessing.trained_img_size(weights) if host in ("dino", "torchvision") else None
     with nullcontext() if random_seed is None else seeded_weights(random_seed):
         model = build_model(spec, asked_classes, size or image_size, opts, checkpoint == PRETRAINED)
+    digest = read and read.sha256
+    if checkpoint == PRETRAINED:  # what timm fetched, before it is resized
+        digest = hf_models.weights_sha256(name) if host == "hf" else tensors_sha256(model.state_dict())
     if read is not None:
         if host == "timm":
             preprocessing.take_grid(model, fit_names(weights, model.state_dict()))
@@ -178,7 +181,6 @@ def load_trained_model(
         preprocessing.set_image_size(model, image_size)
     source = attach_trained_pooling(model, read, **asked, from_config=host == "config")
     own = "num_labels" if host == "hf" else "num_classes"
-    digest = read.sha256 if read else hf_models.weights_sha256(name) if host == "hf" and random_seed is None else None
     return TrainedModel(
         model=model,
         preprocessing=preprocessing_of(spec, model, image_size, resize, opts),

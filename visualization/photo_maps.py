@@ -1,4 +1,4 @@
-"""What explore.py does: every model's maps of photos from one forward pass, and a picture per photo.
+"""What explore.py does: every model's maps of photos, and a picture per photo.
 
 Letters: M photos, S the crop's side in pixels, h x w patches.
 """
@@ -24,6 +24,9 @@ from last_vit.patch_scores import patch_score
 from last_vit.pooling import last_select, vote_count
 from last_vit.results import result_name
 from last_vit.runtime import select_device
+
+
+BATCH_SIZE = 32
 
 
 class PhotoMap(NamedTuple):
@@ -60,18 +63,25 @@ def run(args: argparse.Namespace) -> None:
 def view_photos(
     argument: ModelArgument, trained: TrainedModel, photos: Mapping[str, Image.Image], device: torch.device
 ) -> PhotoView:
-    """The maps of a model; a K above the number of patches is a ValueError."""
+    """The maps of a model from one pass over the photos; a K above the number of patches is a ValueError."""
     transform, side = eval_transform(trained.preprocessing), trained.preprocessing.crop
     nothing_known = torch.full((side, side), 255, dtype=torch.uint8)
     samples = [{"image": transform(photo), "foreground": nothing_known} for photo in photos.values()]
     examples, selection = load_examples(samples, range(len(samples)), trained.preprocessing), trained.selection()
-    tokens = layer_tokens(trained.model.to(device), examples.inputs.to(device))
-    patch_tokens, grid_hw = tokens.output.patch_tokens, tokens.output.grid_hw
-    score = patch_score(patch_tokens, tokens.output.global_token).cpu()
-    topk_idx = last_select(patch_tokens, selection.top_k, selection.sigma, selection.variant)
-    votes, norms = vote_count(topk_idx, score.shape[1]).cpu(), token_norms(tokens.layers[-1]).cpu()
-    fits = [fit_patch_pca(each) for each in patch_tokens.cpu()]
-    colors = torch.stack([fit.rgb(each) for fit, each in zip(fits, patch_tokens.cpu(), strict=True)])
+    trained.model.to(device)
+    found = []
+    for inputs in examples.inputs.split(BATCH_SIZE):
+        tokens = layer_tokens(trained.model, inputs.to(device))
+        patch_tokens = tokens.output.patch_tokens
+        topk_idx = last_select(patch_tokens, selection.top_k, selection.sigma, selection.variant)
+        score, votes = (
+            patch_score(patch_tokens, tokens.output.global_token),
+            vote_count(topk_idx, patch_tokens.shape[1]),
+        )
+        found.append([each.cpu() for each in (patch_tokens, score, votes, token_norms(tokens.layers[-1]))])
+    grid_hw, (patch_tokens, score, votes, norms) = tokens.output.grid_hw, map(torch.cat, zip(*found, strict=True))
+    fits = [fit_patch_pca(each) for each in patch_tokens]
+    colors = torch.stack([fit.rgb(each) for fit, each in zip(fits, patch_tokens, strict=True)])
     shares = [" + ".join(f"{100 * share:.0f}" for share in fit.explained) for fit in fits]
     maps = [
         PhotoMap("patch score", score, [f"{row.min():.2f} to {row.max():.2f}" for row in score]),

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+import safetensors.torch
 import timm
 import torch
 import torchvision
@@ -10,7 +11,7 @@ from timm.layers import resample_abs_pos_embed
 from torch.utils.data import DataLoader
 from torchvision.models.vision_transformer import interpolate_embeddings
 
-from last_vit.checkpoint import find_classifier, load_checkpoint, save_checkpoint
+from last_vit.checkpoint import file_sha256, find_classifier, load_checkpoint, save_checkpoint
 from last_vit.dense import dense_forward
 from last_vit.models import (
     ModelArgument,
@@ -181,7 +182,7 @@ def test_a_vit_has_the_size_of_its_weights_until_another_is_asked_for(host, tmp_
     assert dense_forward(loaded.model, images).grid_hw == ((12, 12) if is_timm else (6, 6))
 
 
-def test_pretrained_is_what_timm_fetches(monkeypatch):
+def test_pretrained_is_what_timm_fetches(monkeypatch, tmp_path):
     """Which the network of this test is: the weights are there, or there is none."""
     fetched, create = timm.create_model("test_vit", num_classes=5), timm.create_model
 
@@ -193,8 +194,11 @@ def test_pretrained_is_what_timm_fetches(monkeypatch):
 
     monkeypatch.setattr(timm, "create_model", download)
     loaded = parse_model_argument("timm:test_vit.r160_in1k@pretrained").load()
+    safetensors.torch.save_file(fetched.state_dict(), tmp_path / "file.safetensors")
+    digest = file_sha256(tmp_path / "file.safetensors")[:16]
+    assert digest == parse_model_argument("timm:test_vit.r160_in1k@pretrained").load(image_size=64).checkpoint_sha256
     assert torch.equal(loaded.model.head.weight, fetched.head.weight)
-    assert (loaded.num_classes, loaded.checkpoint_sha256, loaded.preprocessing.crop) == (5, None, 160)
+    assert (loaded.num_classes, loaded.checkpoint_sha256, loaded.preprocessing.crop) == (5, digest, 160)
 
     def offline(*args, **kwargs):
         raise OSError("no route to host")

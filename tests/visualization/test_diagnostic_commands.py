@@ -197,7 +197,8 @@ def test_one_page_is_made_by_one_process(here, monkeypatch, capsys):
     assert "made by one process, not 2" in capsys.readouterr().err
 
 
-def test_any_photo_is_explored_as_the_diagnostics_measure_it(call):
+def test_any_photo_is_explored_as_the_diagnostics_measure_it(call, monkeypatch):
+    monkeypatch.setattr("photo_maps.BATCH_SIZE", 1)
     Image.open("imagenet/val/n00/0.png").save("photo.png")
     Path("text.jpg").touch()
     call(explore, "photo.png", "imagenet/val/n01/1.png", models=(VIT, LAST), size=SIZE)

@@ -171,7 +171,7 @@ def load_trained_model(
     with nullcontext() if random_seed is None else seeded_weights(random_seed):
         model = build_model(spec, asked_classes, size or image_size, opts, checkpoint == PRETRAINED)
     digest = read and read.sha256
-    if checkpoint == PRETRAINED:  # what timm fetched, before it is resized
+    if checkpoint == PRETRAINED:  # of timm's no file is known: as it builds them, for this image size
         digest = hf_models.weights_sha256(name) if host == "hf" else tensors_sha256(model.state_dict())
     if read is not None:
         if host == "timm":

@@ -25,7 +25,6 @@ from last_vit.pooling import last_select, vote_count
 from last_vit.results import result_name
 from last_vit.runtime import select_device
 
-
 BATCH_SIZE = 32
 
 

@@ -196,7 +196,6 @@ def test_pretrained_is_what_timm_fetches(monkeypatch, tmp_path):
     loaded = parse_model_argument("timm:test_vit.r160_in1k@pretrained").load()
     safetensors.torch.save_file(fetched.state_dict(), tmp_path / "file.safetensors")
     digest = file_sha256(tmp_path / "file.safetensors")[:16]
-    assert digest == parse_model_argument("timm:test_vit.r160_in1k@pretrained").load(image_size=64).checkpoint_sha256
     assert torch.equal(loaded.model.head.weight, fetched.head.weight)
     assert (loaded.num_classes, loaded.checkpoint_sha256, loaded.preprocessing.crop) == (5, digest, 160)
 

@@ -24,8 +24,8 @@ def add_register_tokens(model: nn.Module, num_registers: int = 4) -> nn.Module:
     torch.compile take it. ValueError for another host, one that has registers, or no positive number of them.
     """
     check_host(model, "register tokens")
-    if not _is_int(num_registers) or num_registers < 1:
-        raise ValueError(f"num_registers must be an int of at least 1 (4 in Darcet et al.), got {num_registers!r}")
+    if num_registers < 1:
+        raise ValueError(f"num_registers must be at least 1 (4 in Darcet et al.), got {num_registers}")
     if hasattr(model, "register_tokens"):
         raise ValueError(f"this model has {model.register_tokens.shape[1]} register tokens already")
     registers = model.class_token.new_empty(1, num_registers, model.hidden_dim).normal_(std=1e-6)
@@ -66,10 +66,9 @@ def add_window_attention(model: nn.Module, layers: Sequence[int], window_size: i
     """
     check_host(model, "window attention")
     blocks = list(model.encoder.layers)
-    is_list = isinstance(layers, Sequence) and len(layers) == len(set(layers)) > 0
-    if not is_list or any(not _is_int(layer) or not 0 <= layer < len(blocks) for layer in layers):
+    if not layers or len(set(layers)) < len(layers) or any(layer not in range(len(blocks)) for layer in layers):
         raise ValueError(f"window layers must be a list of different blocks in [0, {len(blocks) - 1}], got {layers!r}")
-    if not _is_int(window_size) or window_size < 1:
+    if window_size < 1:
         raise ValueError(f"window_size must be a number of patches, at least 1, got {window_size!r}")
     attentions = [blocks[layer].self_attention for layer in layers]
     if any(hasattr(attention, "window_size") for attention in attentions):
@@ -117,7 +116,3 @@ def _check_window_size(model: nn.Module, state_dict: Mapping[str, Tensor], prefi
                 f"the weights were trained with windows of {int(theirs)} x {int(theirs)} patches, the model has "
                 f"{int(own)} x {int(own)}: build it with window_size={int(theirs)}"
             )
-
-
-def _is_int(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)

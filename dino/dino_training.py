@@ -20,12 +20,13 @@ from dino_step import DinoStep, Schedules
 from torch import nn
 from torch.utils.data import DataLoader
 
+import last_vit
 from last_vit.atomic_file import atomic_file
 from last_vit.data.loaders import build_train_loader
 from last_vit.late_scalars import StopVote
 from last_vit.runtime import get_logger, is_main_process, process_group, seed_everything, world_size
 from last_vit.stopping import hold_folder, stopping_at_step_borders
-from last_vit.train_lib import check_same_start, stop_run, turn_on_fused_pool
+from last_vit.train_lib import check_same_start, stop_run
 from last_vit.wandb_log import open_wandb
 
 _LOG_PERIOD = 10  # iterations per log line, as in DINO
@@ -39,7 +40,7 @@ def train(args: argparse.Namespace) -> None:
     """
     check_options(args)
     if args.fused_pool:
-        turn_on_fused_pool()
+        last_vit.use_fused_pool(True)
     with process_group(dist_url=args.dist_url) as device, stopping_at_step_borders():
         get_logger("dino")  # now that the rank is known
         seed_everything(args.seed)

@@ -200,11 +200,8 @@ def read_torchscript(file: BinaryIO) -> dict[str, Tensor] | None:
 
     An archive is a zip of torch.save with a program beside it, which `torch.jit.load` would compile. A copy without
     the program is read by torch's own weights-only unpickler, with empty stand-ins for the modules; of the program only
-    the lists of parameter and buffer names are read, as text.
-
-    Raises:
-        pickle.UnpicklingError: The archive asks for anything but tensors, containers and modules.
-        Exception: Any, for a damaged file.
+    the lists of parameter and buffer names are read, as text. A pickle.UnpicklingError where it asks for anything but
+    tensors, containers and modules; any exception for a damaged file.
     """
     if not zipfile.is_zipfile(file):
         return None

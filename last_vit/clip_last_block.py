@@ -159,8 +159,7 @@ def neighbourhood(
 ) -> Tensor:
     """NACLIP's w: exp(-d^2 / (2 std^2)), d the distance of two patches in patches; 0 where a prefix token takes part.
 
-    Returns:
-        float32 [P + N, P + N] in [0, 1], to be added to the scaled scores; P = `num_prefix`, N = h * w.
+    float32 [P + N, P + N] in [0, 1], to be added to the scaled scores; P = `num_prefix`, N = h * w.
     """
     sides = (torch.arange(size, dtype=torch.float32, device=device) for size in grid_hw)
     rows, columns = torch.meshgrid(*sides, indexing="ij")

@@ -21,12 +21,11 @@ import torch.nn.functional as F
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from last_vit.adapters.base import class_names
 from last_vit.atomic_file import atomic_file
 from last_vit.data.loaders import process_share
-from last_vit.runtime import all_gather, all_reduce_sum, get_logger, is_main_process, rank, world_size
+from last_vit.runtime import all_gather, all_reduce_sum, get_logger, is_main_process, progress, rank, world_size
 
 TEMPLATE_SETS = ("openai", "simple")
 _FORMAT = "1"  # of files and of the arithmetic here: a new number makes all embeddings anew
@@ -146,13 +145,7 @@ def _encode(model: nn.Module, tokens: Tensor, num_names: int, batch_size: int) -
     by_name = tokens.view(num_names, -1, tokens.shape[1])
     share = process_share(num_names, rank())
     step = max(1, batch_size // by_name.shape[1])
-    starts = tqdm(
-        range(share.start, share.stop, step),
-        desc="encoding class names",
-        unit="batch",
-        disable=None if is_main_process() else True,
-        leave=False,
-    )
+    starts = progress(range(share.start, share.stop, step), "encoding class names")
     rows = []
     with torch.inference_mode(), torch.autocast(device.type, enabled=False):
         for start in starts:

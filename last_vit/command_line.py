@@ -240,11 +240,7 @@ def _at_least(minimum: int, text: str, wrong: str) -> int:
 
 
 def patch_count(text: str) -> int | float:
-    """LaSt's K on a command line: "7" is a number of patches, "0.25" a share of them.
-
-    Raises:
-        argparse.ArgumentTypeError: Neither.
-    """
+    """LaSt's K on a command line: "7" is a number of patches, "0.25" a share of them."""
     try:
         return float(text) if "." in text else int(text)
     except ValueError as error:

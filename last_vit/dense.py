@@ -63,18 +63,12 @@ def attach_last(
 
 
 def dense_forward(model: nn.Module, images: Tensor) -> DenseOutput:
-    """One forward pass of a host with everything that the diagnostics read.
+    """One forward pass of a host, as `attach_pool` takes it, with everything that the diagnostics read.
 
     Runs the bare host, past compile and DDP wrappers, in whatever train / eval mode, autocast and grad mode the caller
-    has set; gradients flow. Tokens are read after the host's final norm, the global token where its head reads it; what
-    that means for each host is in the adapter's docstring. The logits are those of `model(images)`.
-
-    Args:
-        model: As in `attach_pool`.
-        images: Float [B, 3, H, W], normalised as the host expects.
-
-    Raises:
-        ValueError: Images of wrong rank, channels, dtype or size; unsupported host; `top_k` above N.
+    has set; gradients flow. Images are float [B, 3, H, W], normalised as the host expects. Tokens are read after the
+    host's final norm, the global token where its head reads it; what that means for each host is in the adapter's
+    docstring. The logits are those of `model(images)`. ValueError for other images, another host, `top_k` above N.
 
     Example:
         >>> import torch

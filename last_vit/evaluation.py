@@ -7,14 +7,13 @@ from typing import Any
 
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
-from tqdm import tqdm
 
 from last_vit.data.loaders import build_test_loader
 from last_vit.data.transforms import EvalTransform
 from last_vit.models import ModelArgument, TrainedModel, load_trained_model
 from last_vit.preprocessing import Preprocessing
 from last_vit.results import RESULTS_DIR, ResultRecord, make_record, record_name, write_records
-from last_vit.runtime import is_main_process, select_device
+from last_vit.runtime import is_main_process, progress, select_device
 
 OUTPUT_DIR = Path("output")
 
@@ -39,11 +38,6 @@ def load(
     """
     trained = load_trained_model(f"last_vit:{name}", file, **pooling)
     return trained.model.to(select_device(device)), eval_transform(trained.preprocessing)
-
-
-def progress(batches: Iterable, title: str, unit: str = "batch") -> tqdm:
-    """The batches behind a progress bar, which the main process shows while it runs on a terminal."""
-    return tqdm(batches, desc=title, unit=unit, disable=None if is_main_process() else True, leave=False)
 
 
 def open_loader(

@@ -18,10 +18,10 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from torch import nn
 from torch.multiprocessing import ProcessExitedException
 
+import last_vit
 from last_vit.command_line import ending_in_one_line
 from last_vit.runtime import is_main_process, process_group, rank
 from last_vit.stopping import hold_folder, passing_signals_on
-from last_vit.train_lib import turn_on_fused_pool
 
 _VARIADIC = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
 logger = logging.getLogger("detectron2")  # also writes the run's log.txt
@@ -82,7 +82,7 @@ def set_up_run(args: argparse.Namespace, recipes: str) -> tuple[Any, torch.devic
         if getattr(handler, "stream", None) in (sys.stdout, sys.stderr):
             handler.addFilter(lambda entry: entry.exc_info is None)
     if cfg.train.get("fused_pool"):
-        turn_on_fused_pool()
+        last_vit.use_fused_pool(True)
     device = torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else torch.device("cpu")
     return cfg, device
 

@@ -9,13 +9,14 @@ import os
 import random
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
 import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from tqdm import tqdm
 
 # What torch makes of an exception in a loading process: its traceback, which ends in "<class>: <message>".
 _WORKER_ERROR = re.compile(r"Caught (\w+) in DataLoader .*\n(?:[\w.]+\.)?\1: (.*)", re.DOTALL)
@@ -49,14 +50,11 @@ def select_device(name: str = "auto") -> torch.device:
     """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        device = torch.device(name)
-    except RuntimeError as error:
-        raise ValueError(f"device must be auto, cpu, cuda or cuda:<index>, got {name!r}") from error
+    if not re.fullmatch(r"cpu|cuda(:\d+)?", name):
+        raise ValueError(f"device must be auto, cpu, cuda or cuda:<index>, got {name!r}")
+    device = torch.device(name)
     if device.type == "cpu":
         return device
-    if device.type != "cuda":
-        raise ValueError(f"device must be auto, cpu, cuda or cuda:<index>, got {name!r}")
     num_gpus = torch.cuda.device_count()
     if device.index is None and num_gpus > 0:
         device = torch.device("cuda", local_rank() % num_gpus)
@@ -139,6 +137,11 @@ def _group_device() -> torch.device:
     """Where the process group moves memory; a process that saw no batch still holds its counters on the CPU."""
     on_gpu = dist.get_backend() == "nccl"  # which moves GPU memory only
     return torch.device("cuda", torch.cuda.current_device()) if on_gpu else torch.device("cpu")
+
+
+def progress(batches: Iterable, title: str, unit: str = "batch") -> tqdm:
+    """The batches behind a progress bar, which the main process shows while it runs on a terminal."""
+    return tqdm(batches, desc=title, unit=unit, disable=None if is_main_process() else True, leave=False)
 
 
 class _ToStderr(logging.StreamHandler):

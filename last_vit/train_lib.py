@@ -24,7 +24,6 @@ from torch import Tensor, nn
 from torch.distributed.algorithms.ddp_comm_hooks import default_hooks
 from torch.nn.parallel import DistributedDataParallel
 
-import last_vit
 from last_vit.atomic_file import atomic_file
 from last_vit.checkpoint import check_finite, save_checkpoint
 from last_vit.late_scalars import LateScalars, StopVote
@@ -61,14 +60,6 @@ def stop_run(done: str, checkpoint: str | Path, *flags: str) -> NoReturn:
     raise Stopped(message if is_main_process() else "", stop_signal() or signal.SIGTERM)
 
 
-def turn_on_fused_pool() -> None:
-    """LaSt by fused GPU kernels from now on; ValueError where they cannot run."""
-    try:
-        last_vit.use_fused_pool(True)
-    except RuntimeError as error:
-        raise ValueError(f"fused_pool cannot be turned on: {error}") from error
-
-
 def seed_step(seed: int, iteration: int) -> None:
     """Make what this process draws in one step a function of (seed, iteration, rank)."""
     torch.manual_seed((seed * 1_000_003 + iteration) * 4096 + rank())
@@ -98,10 +89,8 @@ def micro_batches(
     """Split a process's batch for gradient accumulation; run forward and backward inside the loop.
 
     At most `num_parts` parts of tensors of the same samples along dimension 0. Under DDP gradients are exchanged for
-    the last part only.
-
-    Yields:
-        A part of every tensor, and the part's share of the samples, by which its mean loss is to be multiplied.
+    the last part only. Yields a part of every tensor, and the part's share of the samples, by which its mean loss is
+    to be multiplied.
     """
     parts = list(zip(*(tensor.chunk(num_parts) for tensor in batch), strict=True))
     for i, part in enumerate(parts):

@@ -25,7 +25,7 @@ from last_vit.boxes import is_small_box, resize_crop_box
 from last_vit.data.image_files import IMAGE_SUFFIXES, list_files, load_rgb, pair_by_name, verify_image
 from last_vit.data.imagenet import check_frame
 from last_vit.data.transforms import EvalTransform
-from last_vit.evaluation import progress
+from last_vit.runtime import progress
 
 
 class ForegroundImages(Dataset):

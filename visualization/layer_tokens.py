@@ -36,8 +36,7 @@ class LayerTokens(NamedTuple):
 def layer_tokens(model: nn.Module, images: Tensor) -> LayerTokens:
     """One forward pass of any host that `dense_forward` takes, with the patch tokens after every block.
 
-    Raises:
-        ValueError: As `dense_forward`; a block whose output holds fewer tokens than the grid has patches.
+    ValueError as `dense_forward`, and for a block whose output holds fewer tokens than the grid has patches.
     """
     blocks = find_adapter(model).blocks(unwrap_host(model))
     seen: list[Tensor] = []

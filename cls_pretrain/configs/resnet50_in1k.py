@@ -3,7 +3,6 @@
     python cls_pretrain/lazy_train.py --config-file cls_pretrain/configs/resnet50_in1k.py --num-gpus 8 \\
         dataloader.train.dataset.root=/path/to/imagenet
 
-Batch 4096 (8 GPUs x 512), 100 epochs; time not measured here.
 Its global token is its own average pool. Paper: Point-in-Box 68.4.
 """
 

@@ -3,7 +3,6 @@
     python cls_pretrain/lazy_train.py --config-file cls_pretrain/configs/tiny_imagenet_patch16.py \\
         dataloader.train.dataset.root=/path/to/tiny-imagenet-100
 
-Batch 64, 6 epochs of 25,000 images, as tiny_imagenet.py; one core.
 The paper's direction, for ViT-B on ImageNet: Point-in-Box up, top-1 down. Compare with the random patch, which hits
 72.0% on this grid and 62.1% on that of 8 x 8.
 """

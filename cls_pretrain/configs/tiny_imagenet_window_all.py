@@ -3,7 +3,7 @@
     python cls_pretrain/lazy_train.py --config-file cls_pretrain/configs/tiny_imagenet_window_all.py \\
         dataloader.train.dataset.root=/path/to/tiny-imagenet-100
 
-Batch 64, 6 epochs of 25,000 images, as tiny_imagenet.py; one core. The 8 x 8 grid has four windows; CLS stays global.
+The 8 x 8 grid has four windows; CLS stays global.
 The paper's direction, for ViT-S on ImageNet: Point-in-Box up, top-1 down.
 """
 

@@ -3,7 +3,6 @@
     python cls_pretrain/lazy_train.py --config-file cls_pretrain/configs/vitb16_registers_in1k.py --num-gpus 8 \\
         dataloader.train.dataset.root=/path/to/imagenet
 
-Batch 4096 (8 GPUs x 512), 100 epochs; time not measured here.
 The number of registers is that of Darcet et al.; the paper does not say its own.
 Paper: Point-in-Box 41.5 (42.7 without registers), no high norms.
 """

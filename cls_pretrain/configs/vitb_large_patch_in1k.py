@@ -6,7 +6,6 @@
             dataloader.train.dataset.root=/path/to/imagenet
     done
 
-Batch 4096 (8 GPUs x 512), 100 epochs; time not measured here.
 Paper: top-1 from 62 down to 55, Point-in-Box from 0.44 up to 0.52. Which patch size that is, our copy of the text does
 not show; 224 pixels hold patches of 28 (8 x 8), 32 (7 x 7) and 56 (4 x 4). Table 9 has top-1 59.1 for 32 with CLS.
 """

@@ -3,7 +3,6 @@
     python cls_pretrain/lazy_train.py --config-file cls_pretrain/configs/vits16_in1k.py --num-gpus 8 \\
         model.pool=cls dataloader.train.dataset.root=/path/to/imagenet
 
-Batch 4096 (8 GPUs x 512), 100 epochs; time not measured here.
 Paper (Tab. 2, no window attention): top-1 72.3, Point-in-Box 50.1 with CLS.
 """
 

@@ -3,7 +3,6 @@
     python cls_pretrain/lazy_train.py --config-file cls_pretrain/configs/vits16_window_1_5_9_11_in1k.py --num-gpus 8 \\
         dataloader.train.dataset.root=/path/to/imagenet
 
-Batch 4096 (8 GPUs x 512), 100 epochs; time not measured here.
 Blocks are counted from 0, and CLS stays global: both are our reading, the paper does not say.
 Paper: top-1 71.7, Point-in-Box 52.1 (72.3, 50.1 without windows).
 """

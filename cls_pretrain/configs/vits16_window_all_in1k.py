@@ -3,7 +3,6 @@
     python cls_pretrain/lazy_train.py --config-file cls_pretrain/configs/vits16_window_all_in1k.py --num-gpus 8 \\
         dataloader.train.dataset.root=/path/to/imagenet
 
-Batch 4096 (8 GPUs x 512), 100 epochs; time not measured here.
 CLS stays global: our reading, the paper does not say.
 Paper: top-1 63.9, Point-in-Box 59.8 (72.3, 50.1 without windows).
 """

@@ -20,7 +20,6 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 from torchvision.transforms.functional import get_dimensions, pil_to_tensor
-from tqdm import tqdm
 
 from last_vit.boxes import is_small_box
 from last_vit.data.image_files import load_rgb, verify_image
@@ -34,7 +33,7 @@ from last_vit.data.imagenet_layout import (
     number_classes,
 )
 from last_vit.data.voc import ImageAnnotation, read_voc_xml
-from last_vit.runtime import get_logger
+from last_vit.runtime import get_logger, progress
 
 NO_BOX = (float("nan"),) * 4
 _FRAME_TOLERANCE = 0.02  # relative difference of the aspect ratios of file and XML: rounding of a scaled frame
@@ -171,7 +170,7 @@ class ImageNetDataset(Dataset):
         """Fill the box arrays and drop what the filters rule out."""
         find = annotation_finder(find_annotation_folder(self.folder, split, annotation_root))
         kept, boxes, sizes, counts = [], [], [], []
-        for index, image_path in enumerate(_progress(self.image_paths, "reading boxes")):
+        for index, image_path in enumerate(progress(self.image_paths, "reading boxes", "file")):
             try:
                 annotation = _read_annotation(find(image_path), image_path)
             except (FileNotFoundError, ValueError) as error:
@@ -199,7 +198,7 @@ class ImageNetDataset(Dataset):
 
     def _leave_out_broken_images(self) -> None:
         kept = []
-        for index, path in enumerate(_progress(self.image_paths, "checking images")):
+        for index, path in enumerate(progress(self.image_paths, "checking images", "file")):
             try:
                 pixel_hw = verify_image(path)
             except ValueError:
@@ -241,7 +240,3 @@ def _read_annotation(path: Path, image_path: str) -> ImageAnnotation:
             f"no annotation {path} for image {image_path}; restore it, give its folder as annotation_root, or leave "
             "out images without boxes where there is a skip_broken (about 6 in 10 of the training set)"
         ) from error
-
-
-def _progress(paths: list[str], what: str) -> tqdm:
-    return tqdm(paths, desc=what, unit=" files", disable=None, leave=False)

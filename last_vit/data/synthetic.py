@@ -28,11 +28,11 @@ from torch import Tensor
 from torch.utils.data import Dataset
 from torchvision.ops import masks_to_boxes
 from torchvision.transforms.functional import pil_to_tensor
-from tqdm import tqdm
 
 from last_vit.data import synthetic_drawing as parts
 from last_vit.data.imagenet_layout import SPLITS
 from last_vit.data.voc import voc_colors
+from last_vit.runtime import progress
 
 MAX_CLASSES = len(parts.SHAPES) * len(parts.PATTERNS)
 _GOLDEN_ANGLE = np.pi * (3 - np.sqrt(5))  # between the hues of neighbouring classes: any number spreads evenly
@@ -248,7 +248,7 @@ def write_coco(samples: SyntheticObjects, root: str | Path) -> None:
 
 
 def _rendered(samples: SyntheticObjects) -> Iterator[tuple[int, SyntheticSample]]:
-    for index in tqdm(range(len(samples)), desc=f"writing {samples.split}", unit=" images", disable=None, leave=False):
+    for index in progress(range(len(samples)), f"writing {samples.split}", "image"):
         yield index, samples.render(index)
 
 

@@ -1,7 +1,7 @@
 """From an image to the tensor that a model reads: the evaluation and the training transform.
 
 The evaluation transform is torchvision's own on PIL images (resizing with antialiasing), which published accuracies
-were measured with. The training transform draws and does the same on uint8 tensors, decoded by simplejpeg (which is
+were measured with. The training transform does torchvision's on uint8 tensors, decoded by simplejpeg (which is
 libjpeg-turbo): the same decoded pixels, the same crops, and resized pixels that differ from Pillow's by less than a
 tenth of one of 255 levels on average, in less time (`tools/bench/bench_data.py` measures both).
 """
@@ -13,15 +13,13 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
-from torch.nn import functional as F
 from torchvision import transforms
-from torchvision.transforms import InterpolationMode
+from torchvision.transforms import InterpolationMode, v2
 
 from last_vit.data.image_files import load_pixels
 from last_vit.preprocessing import IMAGENET_MEAN, IMAGENET_STD
 
 INTERPOLATIONS = ("bilinear", "bicubic")
-_CROP_RATIO = (3 / 4, 4 / 3)  # width by height of a training crop, as in torchvision
 
 
 class EvalTransform:
@@ -76,11 +74,15 @@ class TrainTransform:
         low, high = scale
         if not 0 < low <= high <= 1:
             raise ValueError(f"scale must be (min, max) with 0 < min <= max <= 1 (shares of area), got {tuple(scale)}")
-        self._size, self._scale = _check_size("size", size), (low, high)
-        self._mode = _interpolation_mode(interpolation).value
-        # (x / 255 - mean) / std in one multiplication and one addition
-        mean, std = (torch.tensor(values, dtype=torch.float64).view(3, 1, 1) for values in (mean, std))
-        self._factor, self._offset = (1 / (255 * std)).float(), (-mean / std).float()
+        crop = {"scale": (low, high), "interpolation": _interpolation_mode(interpolation), "antialias": True}
+        self._transform = v2.Compose(
+            [
+                v2.RandomResizedCrop(_check_size("size", size), **crop),
+                v2.RandomHorizontalFlip(),
+                v2.ToDtype(torch.float32, scale=True),
+                v2.Normalize(list(mean), list(std)),
+            ]
+        )
 
     @staticmethod
     def load(path: str | Path) -> Tensor:
@@ -90,13 +92,7 @@ class TrainTransform:
     def __call__(self, image: Image.Image | Tensor) -> Tensor:
         """RGB image, PIL or uint8 [3, height, width] -> float32 [3, size, size]."""
         pixels = image if isinstance(image, Tensor) else torch.from_numpy(np.array(image)).permute(2, 0, 1)
-        top, left, height, width = transforms.RandomResizedCrop.get_params(pixels, self._scale, _CROP_RATIO)
-        crop = pixels[None, :, top : top + height, left : left + width]
-        view = F.interpolate(crop, (self._size, self._size), mode=self._mode, antialias=True)[0]
-        if torch.rand(1) < 0.5:
-            view = view.flip(-1)
-        view = view.to(torch.float32, memory_format=torch.contiguous_format)
-        return view.mul_(self._factor).add_(self._offset)
+        return self._transform(pixels).contiguous()
 
 
 train_transform = TrainTransform  # the name that configs, also those saved with checkpoints, know

@@ -16,8 +16,7 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
-from last_vit.kernels import kept as kept_kernels
-from last_vit.kernels import select as select_kernels
+from last_vit.kernels import select as kernels
 from last_vit.kernels.taps import BLOCK_CHANNELS, MAX_REACH, TapMatrix, low_pass_taps, tap_matrix
 from last_vit.pooling import EPS
 
@@ -89,7 +88,7 @@ def spread_on_gpu(grad: Tensor, kept: Tensor, k: int, num_patches: int) -> Tenso
     if batch:
         grid = (-(-num_channels // _SPREAD_CHANNELS) * -(-num_patches // 32), batch)
         with torch.cuda.device_of(grad):
-            kept_kernels.spread_gradient[grid](
+            kernels.spread_gradient[grid](
                 grad, kept, out, num_patches, k, D=num_channels, IS_BITS=kept.ndim == 3, BLOCK=_SPREAD_CHANNELS
             )
     return out
@@ -111,7 +110,7 @@ def select_on_gpu(x: Tensor, k: int, sigma: float, variant: str) -> Tensor:
     if batch:
         grid = (-(-num_channels // _SPREAD_CHANNELS), batch)
         with torch.cuda.device_of(x):
-            kept_kernels.list_kept[grid](kept, topk_idx, num_patches, k, D=num_channels, BLOCK=_SPREAD_CHANNELS)
+            kernels.list_kept[grid](kept, topk_idx, num_patches, k, D=num_channels, BLOCK=_SPREAD_CHANNELS)
     return topk_idx
 
 
@@ -160,7 +159,7 @@ def _pool_best(x: Tensor, matrix: TapMatrix, variant: str, pooled: Tensor, kept:
     if splits > 1:
         below_all = torch.iinfo(torch.int64).min + 0x7FFFFFFF  # of patch 0
         packed = torch.full_like(kept, below_all, dtype=torch.int64)
-    select_kernels.best_patch[(blocks, walkers, splits)](
+    kernels.best_patch[(blocks, walkers, splits)](
         x, matrix.pieces, pooled, kept, packed, *_numbers(x, matrix),
         **_shape(x, matrix, variant), P=patches, IS_SPLIT=splits > 1, num_warps=4, num_stages=1,
     )  # fmt: skip
@@ -172,7 +171,7 @@ def _pool_best(x: Tensor, matrix: TapMatrix, variant: str, pooled: Tensor, kept:
 def _pool_resident(x: Tensor, k: int, matrix: TapMatrix, variant: str, pooled: Tensor, kept: Tensor) -> None:
     """1 < K < N <= 256: one pass."""
     blocks, walkers, _ = _grid(x, MAX_RESIDENT)
-    select_kernels.best_patches[(blocks, walkers)](
+    kernels.best_patches[(blocks, walkers)](
         x, matrix.pieces, pooled, kept, k, *_numbers(x, matrix),
         **_shape(x, matrix, variant), P=max(32, 1 << (x.shape[1] - 1).bit_length()),
         PART=_patches_at_a_time(x), num_warps=4, num_stages=1,

@@ -16,18 +16,18 @@ def use_fused_pool(enabled: bool = True) -> None:
 
     Off by default, because the kernels have run in Triton's interpreter only and nobody has measured them: compare
     `last_pool` with and without on your GPU first.
-    RuntimeError: No Triton, or no NVIDIA GPU of compute capability 9.0 (H100) or later; the kernels count on it.
+    ValueError: No Triton, or no NVIDIA GPU of compute capability 9.0 (H100) or later; the kernels count on it.
     """
     if not enabled:
         KERNELS["cuda"] = None
         return
     if find_spec("triton") is None:
-        raise RuntimeError("the fused pool needs Triton, which torch brings along on Linux only")
+        raise ValueError("the fused pool needs Triton, which torch brings along on Linux only")
     if not torch.cuda.is_available() or torch.version.hip is not None:
-        raise RuntimeError("the fused pool needs an NVIDIA GPU, and torch finds none")
+        raise ValueError("the fused pool needs an NVIDIA GPU, and torch finds none")
     gpu = torch.cuda.get_device_properties()
     if gpu.major < 9 or gpu.shared_memory_per_block_optin < _SHARED_BYTES:
-        raise RuntimeError(f"the fused pool needs an H100 or a later GPU (compute capability 9.0), found {gpu.name}")
+        raise ValueError(f"the fused pool needs an H100 or a later GPU (compute capability 9.0), found {gpu.name}")
     from last_vit.kernels import cuda
 
     KERNELS["cuda"] = cuda

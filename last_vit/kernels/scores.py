@@ -87,10 +87,3 @@ def ordered(score: tl.tensor) -> tl.tensor:
 def unordered(key: tl.tensor) -> tl.tensor:
     """The score that `ordered` took to `key`."""
     return (key ^ ((key >> 31) & 0x7FFFFFFF)).to(tl.float32, bitcast=True)
-
-
-@triton.jit
-def split_of_patches(num_patches: tl.tensor, num_splits: tl.tensor, split: tl.tensor, P: tl.constexpr) -> tl.tensor:
-    """First patch and end of one of `num_splits` parts, each a multiple of P patches."""
-    per_split = tl.cdiv(tl.cdiv(num_patches, P), num_splits) * P
-    return split * per_split, tl.minimum(num_patches, (split + 1) * per_split)

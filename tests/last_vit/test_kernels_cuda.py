@@ -228,13 +228,13 @@ def test_off_until_turned_on(monkeypatch):
         last_vit.use_fused_pool(enabled)
         assert pooling.KERNELS["cuda"] is found
     gpu.major, gpu.name = 8, "A100"
-    with pytest.raises(RuntimeError, match=r"capability 9\.0.*found A100"):
+    with pytest.raises(ValueError, match=r"capability 9\.0.*found A100"):
         last_vit.use_fused_pool(True)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    with pytest.raises(RuntimeError, match="torch finds none"):
+    with pytest.raises(ValueError, match="torch finds none"):
         last_vit.use_fused_pool(True)
     monkeypatch.setattr(fused_pool, "find_spec", lambda name: None)
-    with pytest.raises(RuntimeError, match="needs Triton"):
+    with pytest.raises(ValueError, match="needs Triton"):
         last_vit.use_fused_pool(True)
 
 

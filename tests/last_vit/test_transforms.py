@@ -34,17 +34,17 @@ def test_eval_transform_is_torchvisions(size, interpolation):
 
 
 @pytest.mark.parametrize(("interpolation", "largest"), [("bilinear", 1), ("bicubic", 12)])
-@pytest.mark.parametrize("size", [32, 96])
-def test_train_transform_is_torchvisions(interpolation, largest, size):
+@pytest.mark.parametrize(("size", "scale"), [(32, (0.3, 0.4)), (96, (0.08, 1.0))])
+def test_train_transform_is_torchvisions(interpolation, largest, size, scale):
     """The same crops and flips from the same numbers; pixels differ by rounding: on average a tenth of one of 255."""
     reference = transforms.Compose(
         [
-            transforms.RandomResizedCrop(size, interpolation=transforms.InterpolationMode(interpolation)),
+            transforms.RandomResizedCrop(size, scale, interpolation=transforms.InterpolationMode(interpolation)),
             transforms.RandomHorizontalFlip(),
             transforms.ToTensor(),
         ]
     )
-    ours = train_transform(size, **PLAIN, interpolation=interpolation)
+    ours = train_transform(size, **PLAIN, scale=scale, interpolation=interpolation)
     for seed in range(9):
         image = SCENE if seed % 3 else SCENE.transpose(Image.Transpose.ROTATE_90)
         torch.manual_seed(seed)
@@ -86,13 +86,6 @@ def test_data_set_reads_with_its_transforms_reader(tmp_path):
     (folder / "a.jpg").write_bytes(b"no image")
     with pytest.raises(ValueError, match=r"a\.jpg cannot be read"):
         fast[0]
-
-
-def test_train_scale_bounds_the_crop():
-    image = Image.fromarray(np.tile(np.arange(64, dtype=np.uint8), (64, 1))).convert("RGB")
-    crop = train_transform(64, **PLAIN, scale=(1.0, 1.0))
-    spans = [float(view.max() - view.min()) * 255 for view in (crop(image) for _ in range(10))]
-    assert max(spans) > 60  # a square crop of the whole area; other ratios do not fit and fall back to it
 
 
 @pytest.mark.parametrize(

@@ -19,8 +19,6 @@ class LateScalars(Mapping[str, float]):
     """
 
     def __init__(self, names: Sequence[str], values: Tensor) -> None:
-        if values.shape != (len(names),):
-            raise ValueError(f"{len(names)} names ({', '.join(names)}) for values of shape {tuple(values.shape)}")
         self._places = {name: place for place, name in enumerate(names)}
         self._copied: torch.cuda.Event | None = None
         if values.device.type == "cuda":

@@ -4,7 +4,6 @@ Everything goes through the commands that real data go through: lazy_train.py, e
 compare_models.py. The numbers are of synthetic images and printed as they come out.
 """
 
-import json
 import os
 import shutil
 import subprocess
@@ -12,8 +11,6 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-
-from tqdm import tqdm
 
 from last_vit.command_line import command_parser
 from last_vit.data.synthetic import SyntheticObjects, write_imagenet
@@ -27,7 +24,7 @@ RUNS = {"demo_cls": ("CLS", "model.pool=cls"), "demo_last": ("LaSt K=8", "model.
 
 
 def train_both() -> None:
-    """Train the two models side by side, one thread each."""
+    """Train the two models side by side, one thread each, which takes most of the demo's time."""
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
     processes = {}
     for run, (_, pooling) in RUNS.items():
@@ -35,26 +32,15 @@ def train_both() -> None:
         command += [f"train.output_dir={FOLDER / run}", f"train.max_iter={MAX_ITER}"]
         with open(FOLDER / f"{run}.log", "w") as log:
             processes[run] = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, env=environment)
+    print(f"training {' and '.join(RUNS)}, about two minutes; they log to {FOLDER}", flush=True)
     try:
-        with tqdm(total=MAX_ITER * len(RUNS), desc="train", unit="it") as bar:
-            while any(process.poll() is None for process in processes.values()):
-                time.sleep(0.5)
-                if done := sum(map(iterations_done, RUNS)) - bar.n:
-                    bar.update(done)
+        for run, process in processes.items():
+            if process.wait():
+                lines = (FOLDER / f"{run}.log").read_text().splitlines()
+                sys.exit(f"training {run} failed:\n" + "\n".join(lines[-15:]))
     finally:
         for process in processes.values():
             process.terminate()
-    for run, process in processes.items():
-        if process.returncode:
-            sys.exit(f"training {run} failed:\n" + "\n".join((FOLDER / f"{run}.log").read_text().splitlines()[-15:]))
-
-
-def iterations_done(run: str) -> int:
-    """How far a run has logged."""
-    metrics = FOLDER / run / "metrics.json"
-    lines = metrics.read_text().split("\n")[:-1] if metrics.exists() else []  # what follows the last "\n" is unfinished
-    steps = [step["iteration"] + 1 for step in map(json.loads, lines) if "total_loss" in step]  # evaluations have none
-    return steps[-1] if steps else 0
 
 
 def run_tool(*arguments: str) -> str:

@@ -15,8 +15,6 @@ class TopK:
     """
 
     def __init__(self, ks: Sequence[int] = (1, 5)) -> None:
-        if not ks or min(ks) < 1:
-            raise ValueError(f"ks must hold at least one k >= 1, got {tuple(ks)}")
         self.ks = tuple(ks)
         self._counters = SummedCounters("num_images", "num_nan", *(f"acc{k}" for k in self.ks))
 

@@ -38,6 +38,7 @@ def test_prefix_tokens_have_no_vote():
         "dinov2-registers",
         "dinov3",
         "deit-distilled",
+        "timm-registers",
     ):
         model = attach_last(build_host(name), top_k=3)
         norm = model.layernorm if hasattr(model, "layernorm") else model.norm

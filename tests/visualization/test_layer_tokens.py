@@ -72,21 +72,6 @@ def test_hooks_are_gone_after_an_error():
         assert num_hooks(model) == before + 1
 
 
-def test_tokens_inserted_behind_the_class_token_are_no_patches():
-    """As last_vit's own registers are put into a torchvision ViT: by hooks around its layers."""
-    model = build("torchvision")
-
-    def insert(module: nn.Module, args: tuple) -> tuple:
-        registers = torch.full((len(args[0]), 2, 16), 3.0)
-        return (torch.cat([args[0][:, :1], registers, args[0][:, 1:]], dim=1),)
-
-    model.encoder.layers.register_forward_pre_hook(insert)
-    model.encoder.layers.register_forward_hook(lambda _, args, out: torch.cat([out[:, :1], out[:, 3:]], dim=1))
-    tokens = layer_tokens(model, IMAGES)
-    assert {layer.shape for layer in tokens.layers} == {(4, 16, 16)}
-    torch.testing.assert_close(model.encoder.ln(tokens.layers[-1]), tokens.output.patch_tokens)
-
-
 def test_a_host_without_final_norm_says_so():
     model = TimmViT(**TINY_TIMM, global_pool="avg", fc_norm=False, final_norm=False).eval()
     tokens = layer_tokens(model, IMAGES)

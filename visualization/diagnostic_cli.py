@@ -21,12 +21,13 @@ def add_image_flags(parser: argparse.ArgumentParser, or_imagenet: bool = False) 
         add_imagenet_flags(parser, group)
     else:
         add("--images", type=Path, required=True, help=images_help)
-    add(
+    objects = parser.add_mutually_exclusive_group()
+    objects.add_argument(
         "--boxes",
         type=Path,
         help="what is object: COCO's instances_*.json, or a folder of XML files (VOC, ImageNet), one per image",
     )
-    add(
+    objects.add_argument(
         "--masks",
         type=Path,
         help="what is object, by pixel, in place of --boxes: COCO's instances_*.json, or a folder of one mask per "

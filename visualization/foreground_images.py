@@ -49,8 +49,8 @@ class ForegroundImages(Dataset):
     of the annotated images.
 
     FileNotFoundError for no such folder, no image in it, no annotations, and an image or annotation without partner;
-    ValueError for `boxes` and `masks` together, a file that is not COCO's instances, names that fit several files, no
-    image left; on reading, for an unreadable file, and a mask or boxes of another shape than their image.
+    ValueError for a file that is not COCO's instances, names that fit several files, no image left; on reading, for an
+    unreadable file, and a mask or boxes of another shape than their image.
     """
 
     def __init__(
@@ -61,8 +61,6 @@ class ForegroundImages(Dataset):
         masks: str | Path | None = None,
         skip_broken: bool = False,
     ) -> None:
-        if boxes is not None and masks is not None:
-            raise ValueError("boxes and masks both say what is object: give one of the two")
         self.folder = Path(images).expanduser()
         self.transform = transform
         self.skipped: Counter[str] = Counter()
@@ -212,6 +210,12 @@ def patch_areas(foreground: Tensor, grid_hw: tuple[int, int]) -> tuple[Tensor, T
         (rows @ (foreground == value).double() @ columns.T).flatten(1) for value in (OBJECT, UNKNOWN)
     )
     return object_area, side * side - unknown_area
+
+
+def patch_groups(is_foreground: Tensor, is_known: Tensor) -> tuple[Tensor, Tensor]:
+    """(background, object) of the known patches, bool [B, 2, N], and which images show both, bool [B]."""
+    groups = torch.stack([is_known & ~is_foreground, is_known & is_foreground], dim=1)
+    return groups, groups.any(dim=2).all(dim=1)
 
 
 def _overlaps(side: int, num_patches: int, device: torch.device) -> Tensor:

@@ -7,24 +7,9 @@ import argparse
 from collections.abc import Sequence
 from typing import NamedTuple
 
+import figure_style as style
 import numpy as np
 import torch
-from figure_style import (
-    BOX,
-    COLORMAP,
-    HIT,
-    MISS,
-    ExampleImages,
-    choose_images,
-    draw_picture,
-    draw_rim,
-    find_image,
-    hide_ticks,
-    house_style,
-    load_examples,
-    new_figure,
-    save_figure,
-)
 from foreground_images import ForegroundImages, patch_foreground
 from layer_tokens import layer_tokens
 from matplotlib.axes import Axes
@@ -49,9 +34,9 @@ from last_vit.runtime import select_device
 
 # what lies under a best patch -> its mark, colour and words
 _MARKS = {
-    1: ("o", HIT, "best patch, on an object"),
-    0: ("D", MISS, "best patch, beside"),
-    255: ("s", BOX, "best patch, object unknown"),
+    1: ("o", style.HIT, "best patch, on an object"),
+    0: ("D", style.MISS, "best patch, beside"),
+    255: ("s", style.BOX, "best patch, object unknown"),
 }
 
 
@@ -61,7 +46,7 @@ class ScoreView(NamedTuple):
     name: str
     titles: tuple[str, str]  # of its score column and of its vote column
     counts: tuple[str, str]  # below them, over all rows; empty where nothing is known about objects
-    images: ExampleImages
+    images: style.ExampleImages
     scores: Tensor  # [M, h, w]
     votes: Tensor  # [M, h, w]
     peaks_xy: Tensor  # [M, 2], centre of the best patch, pixels of the pictures
@@ -72,7 +57,7 @@ class VoteView(NamedTuple):
     """One model in visualize_votes.py's picture."""
 
     title: str
-    images: ExampleImages
+    images: style.ExampleImages
     votes: Tensor  # long [M, h, w]
     above: Tensor  # bool [M, L, h, w], the patches above each of `LEVELS`
     captions: list[list[str]]  # [M][L + 1]: how much of each map is object, where that is known
@@ -82,7 +67,7 @@ class NormsOnImages(NamedTuple):
     """One model in visualize_norms.py's second picture; patches from `cutoff` on are framed."""
 
     name: str
-    images: ExampleImages
+    images: style.ExampleImages
     scores: Tensor  # [M, h, w]
     norms: Tensor  # [M, h, w]
     captions: list[str]
@@ -99,15 +84,15 @@ def compare(args: argparse.Namespace) -> None:
         args.boxes = find_annotation_folder(args.images, "val", args.imagenet_label_dir)
     images = open_images(args, Preprocessing())
     shown = range(len(images)) if args.imagenet_root is None else images.single_objects()[0]
-    chosen = [shown[place] for place in choose_images(len(shown), args.num_images, args.seed, "--num-images")]
+    chosen = [shown[place] for place in style.choose_images(len(shown), args.num_images, args.seed, "--num-images")]
     if args.only:
-        chosen = [find_image(images, shown, name) for name in args.only]
+        chosen = [style.find_image(images, shown, name) for name in args.only]
     models = [argument.load(args.image_size, args.resize) for argument in arguments]
     views = []
     for argument, trained, selection in zip(arguments, models, vote_selections(models), strict=True):
         images.transform = eval_transform(trained.preprocessing)
         views.append(view_scores(argument.name, trained, images, chosen, device, selection))
-    save_figure(draw_scores(views), args.figure)
+    style.save_figure(draw_scores(views), args.figure)
     print(f"{len(chosen)} of {len(shown)} images of {image_set_name(args)}")
 
 
@@ -115,9 +100,9 @@ def show_votes(args: argparse.Namespace) -> None:
     """The command visualize_votes.py."""
     device, views = select_device(args.device), []
     for argument, trained, images in each_model(args, device):
-        chosen = choose_images(len(images), args.num_images, args.seed, "--num-images")
+        chosen = style.choose_images(len(images), args.num_images, args.seed, "--num-images")
         views.append(view_votes(argument, trained, images, chosen, device))
-    save_figure(draw_votes(views), args.figure)
+    style.save_figure(draw_votes(views), args.figure)
     print(f"{len(chosen)} of the {len(images)} images of {image_set_name(args)}")
 
 
@@ -130,7 +115,7 @@ def view_scores(
     selection: LaStPool,
 ) -> ScoreView:
     """Scores and votes of a model on chosen images, which have the transform of its preprocessing."""
-    examples = load_examples(images, chosen, trained.preprocessing)
+    examples = style.load_examples(images, chosen, trained.preprocessing)
     with torch.inference_mode():
         output = dense_forward(trained.model.to(device), examples.inputs.to(device))
         score = patch_score(output.patch_tokens, output.global_token).cpu()
@@ -170,7 +155,7 @@ def view_votes(
     device: torch.device,
 ) -> VoteView:
     """Votes of a model, on `device`, on chosen images; a K above the number of patches is an error that names both."""
-    examples, pool = load_examples(images, chosen, trained.preprocessing), trained.selection()
+    examples, pool = style.load_examples(images, chosen, trained.preprocessing), trained.selection()
     with naming(argument), torch.inference_mode():
         output = dense_forward(trained.model, examples.inputs.to(device))
         topk_idx = last_select(output.patch_tokens, pool.top_k, pool.sigma, pool.variant)
@@ -195,7 +180,7 @@ def view_votes(
 def view_norms(subject: Subject, chosen: Sequence[int], cutoff: float) -> NormsOnImages:
     """Scores, and norms before the final norm, of a model on chosen images."""
     _, argument, trained, images, device = subject
-    examples = load_examples(images, chosen, trained.preprocessing)
+    examples = style.load_examples(images, chosen, trained.preprocessing)
     with torch.inference_mode():
         tokens = layer_tokens(trained.model, examples.inputs.to(device))
         score = patch_score(tokens.output.patch_tokens, tokens.output.global_token).cpu()
@@ -214,37 +199,34 @@ def view_norms(subject: Subject, chosen: Sequence[int], cutoff: float) -> NormsO
 def draw_scores(views: Sequence[ScoreView]) -> Figure:
     """The image, and per model its patch score with the best patch marked, and its votes."""
     inches = 1.7  # side of one panel
-    figure, axes = new_figure(len(views[0].scores), 1 + 2 * len(views), inches, inches)
+    figure, axes = style.new_figure(len(views[0].scores), 1 + 2 * len(views), inches, inches)
     figure.set_size_inches(figure.get_figwidth(), figure.get_figheight() + 1.5)  # for titles, counts, bar and legend
     figure.set_layout_engine("compressed", w_pad=0.025, h_pad=0.025, wspace=0, hspace=0)
     for row, panels in enumerate(axes):
-        draw_picture(panels[0], views[0].images.pictures[row], views[0].images.foregrounds[row])
+        style.draw_picture(panels[0], views[0].images.pictures[row], views[0].images.foregrounds[row])
         for column, view in enumerate(views):
             score, votes = panels[1 + 2 * column : 3 + 2 * column]
-            draw_picture(score, view.scores[row].numpy(), view.images.foregrounds[row])
+            style.draw_picture(score, view.scores[row].numpy(), view.images.foregrounds[row])
             marker, color, _ = _MARKS[int(view.peaks_on[row])]
-            score.plot(
-                *view.peaks_xy[row].tolist(), marker, markersize=7, color=color, markeredgecolor="black", clip_on=False
-            )
-            draw_picture(votes, view.votes[row].numpy(), view.images.foregrounds[row], lowest=0)
-        hide_ticks(panels)
+            look = {"markersize": 7, "color": color, "markeredgecolor": "black", "clip_on": False}
+            score.plot(*view.peaks_xy[row].tolist(), marker, **look)
+            style.draw_picture(votes, view.votes[row].numpy(), view.images.foregrounds[row], lowest=0)
+        style.hide_ticks(panels)
     found = {int(value) for view in views for value in view.peaks_on}
-    with house_style():
+    with style.house_style():
         titles = ["image", *(f"\n{title}" for view in views for title in view.titles)]
         for panel, title in zip(axes[0], titles, strict=True):
             panel.set_title(title, fontsize=8, fontweight="normal")
         for panel, words in zip(axes[-1][1:], [words for view in views for words in view.counts], strict=True):
             panel.set_xlabel(words, fontsize=8, labelpad=3)
         for index, view in enumerate(views):
-            place = {"xycoords": "axes fraction", "xytext": (0, 18), "textcoords": "offset points"}
-            title = axes[0][1 + 2 * index].annotate(view.name, (0, 1), **place, fontsize=10, fontweight="bold")
-            title.set_in_layout(False)  # it stands over both columns of the model
+            _title_columns(axes[0][1 + 2 * index], view.name, height=18, fontsize=10)
         handles = [
             Line2D([], [], marker=marker, linestyle="", color=color, markeredgecolor="black", markersize=6, label=label)
             for value, (marker, color, label) in _MARKS.items()
             if value in found
         ]
-        colors = ScalarMappable(cmap=COLORMAP)
+        colors = ScalarMappable(cmap=style.COLORMAP)
         bar = figure.colorbar(colors, ax=axes, location="bottom", shrink=0.25, aspect=30, pad=0.01)
         bar.set_ticks([0, 1], labels=["lowest (votes: 0)", "highest of each map"], fontsize=8)
         figure.legend(handles=handles, loc="outside lower center", ncols=len(handles), handletextpad=0.4)
@@ -254,20 +236,21 @@ def draw_scores(views: Sequence[ScoreView]) -> Figure:
 def draw_votes(views: Sequence[VoteView]) -> Figure:
     """The image, then per model one column per level and one with the votes."""
     per_model = len(LEVELS) + 1
-    figure, axes = new_figure(len(views[0].votes), 1 + per_model * len(views), width=1.35, height=1.5)
-    with house_style():
+    figure, axes = style.new_figure(len(views[0].votes), 1 + per_model * len(views), width=1.35, height=1.5)
+    with style.house_style():
         for row, panels in enumerate(axes):
-            hide_ticks(panels)
-            draw_picture(panels[0], views[0].images.pictures[row], views[0].images.foregrounds[row])
+            style.hide_ticks(panels)
+            style.draw_picture(panels[0], views[0].images.pictures[row], views[0].images.foregrounds[row])
             for index, view in enumerate(views):
                 group = panels[1 + per_model * index : 1 + per_model * (index + 1)]
-                picture = view.images.pictures[row]
-                side = len(picture)
-                for panel, mask in zip(group, view.above[row], strict=False):
-                    shown = interpolate(mask[None, None].float(), size=(side, side), mode="nearest")[0, 0].numpy()
-                    show_selected(panel, picture, shown)
+                side = len(view.images.pictures[row])
+                masks = interpolate(view.above[row, None].float(), size=(side, side), mode="nearest")[0].numpy()
+                for panel, shown in zip(group, masks, strict=False):
+                    show_selected(panel, view.images.pictures[row], shown)
                 extent = (0, side, side, 0)
-                group[-1].imshow(view.votes[row].numpy(), cmap=COLORMAP, vmin=0, interpolation="nearest", extent=extent)
+                group[-1].imshow(
+                    view.votes[row].numpy(), cmap=style.COLORMAP, vmin=0, interpolation="nearest", extent=extent
+                )
                 for panel, caption in zip(group, view.captions[row], strict=True):
                     panel.set_xlabel(caption, fontsize=7, labelpad=2)
         axes[0][0].set_title("image")
@@ -276,23 +259,21 @@ def draw_votes(views: Sequence[VoteView]) -> Figure:
             for panel, level in zip(group, LEVELS, strict=False):
                 panel.set_title(f"\n> {100 * level:g} %")
             group[per_model - 1].set_title("votes")
-            # over all columns of the model, so it must not widen the first one
-            place = {"xycoords": "axes fraction", "xytext": (0, 20), "textcoords": "offset points"}
-            group[0].annotate(view.title, (0, 1), **place, fontsize=11, fontweight="bold").set_in_layout(False)
+            _title_columns(group[0], view.title, height=20, fontsize=11)
     return figure
 
 
 def draw_norms_on_images(views: Sequence[NormsOnImages]) -> Figure:
     """The image, and per model its patch score and its norms with their ranges."""
-    figure, axes = new_figure(len(views[0].scores), 1 + 2 * len(views), width=1.75, height=1.95)
+    figure, axes = style.new_figure(len(views[0].scores), 1 + 2 * len(views), width=1.75, height=1.95)
     for row, panels in enumerate(axes):
-        hide_ticks(panels)
-        draw_picture(panels[0], views[0].images.pictures[row], views[0].images.foregrounds[row])
+        style.hide_ticks(panels)
+        style.draw_picture(panels[0], views[0].images.pictures[row], views[0].images.foregrounds[row])
         for index, view in enumerate(views):
             score, norm = panels[1 + 2 * index : 3 + 2 * index]
             for panel, values in ((score, view.scores[row]), (norm, view.norms[row])):
                 height, width = values.shape
-                panel.imshow(values.numpy(), cmap=COLORMAP, extent=(0, width, height, 0), aspect=width / height)
+                panel.imshow(values.numpy(), cmap=style.COLORMAP, extent=(0, width, height, 0), aspect=width / height)
             score.set_xlabel(f"{view.scores[row].min():.2f} to {view.scores[row].max():.2f}", fontsize=7)
             for y, x in (view.norms[row] >= view.cutoff).nonzero().tolist():
                 look = {"fill": False, "edgecolor": "#56B4E9", "linewidth": 1.2}
@@ -304,10 +285,16 @@ def draw_norms_on_images(views: Sequence[NormsOnImages]) -> Figure:
     return figure
 
 
+def _title_columns(first: Axes, title: str, height: int, fontsize: int) -> None:
+    """Write over all columns of a model, without widening the first one."""
+    place = {"xycoords": "axes fraction", "xytext": (0, height), "textcoords": "offset points"}
+    first.annotate(title, (0, 1), **place, fontsize=fontsize, fontweight="bold").set_in_layout(False)
+
+
 def show_selected(axes: Axes, picture: np.ndarray, shown: np.ndarray) -> None:
     """The picture [S, S, 3], dark and grey where `shown` [S, S] is 0 and not 1, whose rim is drawn for dark images."""
     side, inside = len(picture), shown[..., None]
     dimmed = 0.35 * picture.mean(axis=2, keepdims=True)
     axes.imshow(inside * picture + (1 - inside) * dimmed, extent=(0, side, side, 0))
-    draw_rim(axes, shown, HIT, 0.7)
+    style.draw_rim(axes, shown, style.HIT, 0.7)
     axes.set(xlim=(0, side), ylim=(side, 0))

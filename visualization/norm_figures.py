@@ -10,17 +10,8 @@ import argparse
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
+import figure_style as style
 import numpy as np
-from figure_style import (
-    BACKGROUND,
-    COLORMAP,
-    FOREGROUND,
-    choose_images,
-    house_style,
-    model_color,
-    new_figure,
-    save_figure,
-)
 from foreground_images import patch_foreground
 from layer_tokens import count_layers, layer_tokens
 from map_figures import NormsOnImages, draw_norms_on_images, view_norms
@@ -39,7 +30,7 @@ from last_vit.patch_scores import patch_score
 
 _HIDDEN = 0.001  # share of the patches that may lie left of the panels
 _BINS_SHOWN = 90
-_DENSITY = f"{COLORMAP}_r"  # white is none, dark is many
+_DENSITY = f"{style.COLORMAP}_r"  # white is none, dark is many
 _PLAIN = FuncFormatter(lambda value, _: f"{value:g}")  # 0.01, 1, 50 and not powers of ten
 _COUNTS = ("num_images", "num_patches", "num_outside", "num_constant_maps", "num_split_images")
 _NOTES = {
@@ -80,16 +71,16 @@ def run(args: argparse.Namespace) -> None:
         return
     views, examples = zip(*shown, strict=True)
     _print_rows({view.name: view.stats for view in views})
-    save_figure(draw_norms(views), args.figure)
+    style.save_figure(draw_norms(views), args.figure)
     if args.examples != 0:
         path = args.figure.with_stem(f"{args.figure.stem}_examples")
-        save_figure(draw_norms_on_images(examples), path)
+        style.save_figure(draw_norms_on_images(examples), path)
 
 
 def measure(subject: Subject) -> tuple[tuple[NormView, NormsOnImages | None], list[Measurement]]:
     """One pass of a model over the images, and the chosen ones again for the second picture."""
     args, argument, trained, images, device = subject
-    chosen = choose_images(len(images), args.examples, args.seed, "--examples")
+    chosen = style.choose_images(len(images), args.examples, args.seed, "--examples")
     num_layers, has_final_norm = count_layers(trained.model)
     layers = [PatchNorms() for _ in range(num_layers - 1)] + [PatchNorms(args.cutoff)]
     last, normed = layers[-1], PatchNorms()
@@ -137,12 +128,12 @@ def _print_rows(rows: Mapping[str, Mapping[str, float]]) -> None:
 
 def draw_norms(views: Sequence[NormView]) -> Figure:
     """One row per model: norms after each block, at the output with the cut-off, and against patch score."""
-    figure, axes = new_figure(len(views), 3, width=4.4, height=3.3)
+    figure, axes = style.new_figure(len(views), 3, width=4.4, height=3.3)
     low, high = _common_range(views)
-    with house_style():
+    with style.house_style():
         for index, (view, row) in enumerate(zip(views, axes, strict=True)):
             _draw_layers(figure, row[0], view)
-            _draw_output(row[1], view, model_color(index))
+            _draw_output(row[1], view, style.model_color(index))
             _draw_joint(figure, row[2], view)
             for panel in row[:2]:
                 panel.set(xlim=(low, high), xlabel="L2 norm of a patch token")
@@ -181,7 +172,7 @@ def _draw_layers(figure: Figure, axes: Axes, view: NormView) -> None:
 def _draw_output(axes: Axes, view: NormView, color: str) -> None:
     groups = [("all patches", view.layers[-1], color)]
     if view.split is not None:
-        groups = [("foreground", view.split[0], FOREGROUND), ("background", view.split[1], BACKGROUND)]
+        groups = [("foreground", view.split[0], style.FOREGROUND), ("background", view.split[1], style.BACKGROUND)]
     edges, rows = _shown(view.edges, [counts for _, counts, _ in groups])
     for (label, _, group_color), counts in zip(groups, rows, strict=True):
         share = 100 * counts / counts.sum()

@@ -9,17 +9,8 @@ import argparse
 from collections.abc import Sequence
 from typing import NamedTuple
 
+import figure_style as style
 import torch
-from figure_style import (
-    ExampleImages,
-    choose_images,
-    draw_picture,
-    hide_ticks,
-    house_style,
-    load_examples,
-    new_figure,
-    save_figure,
-)
 from foreground_images import patch_foreground
 from matplotlib.figure import Figure
 from measured_models import Measurement, Subject, measure_models
@@ -37,7 +28,7 @@ _MIN_PATCHES = 3
 
 
 class PatchPCA(NamedTuple):
-    """Three principal components, and the range of each that is drawn; float64.
+    """Three principal components, and the range of each that is drawn; float64, on the CPU as the tokens are.
 
     Components are orthonormal, most variance first, each with its entry of largest magnitude positive; where the tokens
     span fewer dimensions, the rest are zeros.
@@ -51,19 +42,17 @@ class PatchPCA(NamedTuple):
 
     def project(self, tokens: Tensor) -> Tensor:
         """Coordinates on the components: real [..., D] -> float64 [..., 3]."""
-        mean, components = self.mean.to(tokens.device), self.components.to(tokens.device)
-        return (tokens.double() - mean) @ components.T
+        return (tokens.double() - self.mean) @ self.components.T
 
     def rgb(self, tokens: Tensor) -> Tensor:
         """Colours: real [..., D] -> float32 [..., 3] in [0, 1]; 0.5 on a component along which nothing varies."""
-        low, high = self.low.to(tokens.device), self.high.to(tokens.device)
-        is_flat = high <= low
-        scaled = (self.project(tokens) - low) / torch.where(is_flat, 1.0, high - low)
+        is_flat = self.high <= self.low
+        scaled = (self.project(tokens) - self.low) / torch.where(is_flat, 1.0, self.high - self.low)
         return torch.where(is_flat, 0.5, scaled.clamp(0, 1)).float()
 
 
 def fit_patch_pca(tokens: Tensor) -> PatchPCA:
-    """PCA, on the CPU, of finite tokens [M, D], M and D at least 3; computed in float64 whatever the dtype.
+    """PCA of finite tokens [M, D] on the CPU, M and D at least 3; computed in float64 whatever the dtype.
 
     Colours run from the 2nd to the 98th percentile of each component.
 
@@ -76,21 +65,19 @@ def fit_patch_pca(tokens: Tensor) -> PatchPCA:
     moments.update(tokens)
     pca = moments.fit()
     levels = torch.tensor(_PERCENTILES, dtype=torch.float64)
-    low, high = torch.quantile(pca.project(tokens.detach().cpu()), levels, dim=0)
-    return PatchPCA(pca.mean, pca.components, low, high, pca.explained)
+    low, high = torch.quantile(pca.project(tokens), levels, dim=0)
+    return pca._replace(low=low, high=high)
 
 
 class PatchMoments:
     """Mean and covariance of tokens of D >= 3 channels, summed over batches and processes, in D x D memory."""
 
     def __init__(self, num_channels: int) -> None:
-        if num_channels < 3:
-            raise ValueError(f"three components need at least 3 channels, got {num_channels}")
         self._sums = SummedTensors(count=(), total=(num_channels,), products=(num_channels, num_channels))
 
     def update(self, tokens: Tensor) -> None:
         """Count tokens: real [M, D], M may be 0."""
-        tokens = tokens.detach().double()
+        tokens = tokens.double()
         count = torch.tensor(len(tokens), device=tokens.device)
         self._sums.add(count=count, total=tokens.sum(dim=0), products=tokens.T @ tokens)
 
@@ -123,7 +110,7 @@ class PCAView(NamedTuple):
     """What is drawn and written of one model and M images."""
 
     name: str
-    images: ExampleImages
+    images: style.ExampleImages
     maps: Tensor  # float32 [M, h, w, 4], colour and 1 on the foreground, 0 in the last channel elsewhere
     explained: list[float]  # share of the fitted variance per component, in [0, 1]; with a fit per image, their mean
     num_fitted: int  # images that the components are of
@@ -140,14 +127,14 @@ def run(args: argparse.Namespace) -> None:
         shares = [f"{100 * share:.1f}" for share in view.explained]
         cells.append([view.name, *shares, str(view.num_fitted), str(view.num_too_few)])
     print_table(cells)
-    save_figure(draw_views(views), args.figure)
+    style.save_figure(draw_views(views), args.figure)
 
 
 def measure(subject: Subject) -> tuple[PCAView, list[Measurement]]:
     """Fit the components of one model, and colour the images drawn by --seed; too little foreground is a ValueError."""
     args, argument, trained, images, device = subject
-    chosen = choose_images(len(images), args.num_images, args.seed, "--num-images")
-    examples = load_examples(images, chosen, trained.preprocessing)
+    chosen = style.choose_images(len(images), args.num_images, args.seed, "--num-images")
+    examples = style.load_examples(images, chosen, trained.preprocessing)
     with torch.inference_mode():
         output = dense_forward(trained.model, examples.inputs.to(device))
         masks = foreground_patches(output, examples.foregrounds.to(device), images.has_foreground).cpu()
@@ -195,11 +182,11 @@ def foreground_patches(output: DenseOutput, foreground: Tensor, has_foreground: 
 
 def draw_views(views: Sequence[PCAView]) -> Figure:
     """Rows of images, columns of models; patches with hard edges, because that is what they are."""
-    figure, axes = new_figure(len(views[0].maps), 1 + len(views), width=1.9, height=1.9)
-    with house_style():
+    figure, axes = style.new_figure(len(views[0].maps), 1 + len(views), width=1.9, height=1.9)
+    with style.house_style():
         for row, panels in enumerate(axes):
-            hide_ticks(panels)
-            draw_picture(panels[0], views[0].images.pictures[row], views[0].images.foregrounds[row])
+            style.hide_ticks(panels)
+            style.draw_picture(panels[0], views[0].images.pictures[row], views[0].images.foregrounds[row])
             for panel, view in zip(panels[1:], views, strict=True):
                 picture = view.images.pictures[row]
                 extent = (0, len(picture), len(picture), 0)

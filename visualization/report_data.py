@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
-from foreground_images import patch_foreground
+from foreground_images import patch_foreground, patch_groups
 from layer_tokens import layer_tokens
 from patch_norms import PatchNorms, token_norms
 from patch_pca import fit_patch_pca
@@ -90,13 +90,11 @@ def measure_model(
         scores.update(score, is_foreground, is_known)
         norms.update(norm, score, is_foreground, is_known)
         votes_at.update(votes, is_foreground, is_known)
-        shows_both = shows_both or bool((is_foreground.any(dim=1) & (is_known & ~is_foreground).any(dim=1)).any())
+        shows_both = shows_both or bool(patch_groups(is_foreground, is_known)[1].any())
         found = (batch["box_xyxy"], batch["image_hw"], score, votes, norm, output.patch_tokens, is_foreground, is_known)
         for row, index in enumerate(batch["index"].tolist()):
             if index in chosen:
                 views[index] = _view(prep, grid_hw, [values[row : row + 1].cpu() for values in found])
-    if votes_at is None:
-        raise ValueError("a report of zero images says nothing: no batch came")
     metrics = {"patch_norms": norms.compute(), "vote_statistics": votes_at.compute()}
     charts: dict[str, Any] = {
         "norm": _norm_bars(norms, metrics["patch_norms"]["cutoff"]),
@@ -122,8 +120,7 @@ def _view(prep: Preprocessing, grid_hw: tuple[int, int], found: Sequence[Tensor]
     has_box = not bool(box.isnan().any())
     inside = box_patch_mask(box, image_hw, grid_hw, prep.crop, prep.resize, HIT_RULE)
     on_crop = resize_crop_box(box, image_hw, prep.resize, prep.crop)[0] / prep.crop
-    shows_both = 0 < int(is_foreground.sum()) < int(is_known.sum())
-    groups = torch.stack([is_known & ~is_foreground, is_foreground], dim=1)
+    groups, shows_both = patch_groups(is_foreground, is_known)
     has_pca = min(patch_tokens.shape[1:]) >= 3
     return ImageView(
         frame_xyxy=frame,

@@ -15,7 +15,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from figure_style import BACKGROUND, FOREGROUND, finish_panels, house_style, model_panels, save_figure
-from foreground_images import patch_foreground
+from foreground_images import patch_foreground, patch_groups
 from matplotlib.figure import Figure
 from measured_models import Measurement, Subject, measure_models
 from torch import Tensor
@@ -69,9 +69,8 @@ class ScoreDistribution:
 
     def update(self, score: Tensor, is_foreground: Tensor, is_known: Tensor) -> None:
         """Count one batch of scores, real [B, N], higher is more like the global token, and of `patch_foreground`."""
-        groups = torch.stack([is_known & ~is_foreground, is_known & is_foreground], dim=1)
+        groups, counts = patch_groups(is_foreground, is_known)
         num_background, num_foreground = groups.sum(dim=2).unbind(dim=1)
-        counts = (num_background > 0) & (num_foreground > 0)
         groups = groups & counts[:, None, None]  # what is left out adds 0 to every sum below
         known = groups.any(dim=1)
         normalised, is_constant = min_max(score, known)
@@ -121,10 +120,7 @@ class ScoreDistribution:
     def _counted(self) -> dict[str, Tensor]:
         totals = self._sums.totals()
         if totals["num_not_finite"]:
-            raise ValueError(
-                f"{int(totals['num_not_finite'])} images have scores that are NaN or infinite; check the checkpoint "
-                "and the inputs"
-            )
+            raise ValueError(f"{int(totals['num_not_finite'])} images have scores that are NaN or infinite")
         if not totals["num_images"]:
             raise ValueError(
                 "no image shows both object and background, so their scores cannot be compared: "
@@ -233,13 +229,11 @@ def draw_distributions(views: Sequence[ScoreView]) -> Figure:
     figure, panels = model_panels(len(views))
     with house_style():
         for view, axes in zip(views, panels, strict=True):
-            for label, density, color in (
-                ("background patches", view.background, BACKGROUND),
-                ("object patches", view.foreground, FOREGROUND),
-            ):
+            both = (("background", view.background, BACKGROUND), ("object", view.foreground, FOREGROUND))
+            for label, density, color in both:
                 height = smooth(density)
                 axes.stairs(height, view.edges, color=color, fill=True, alpha=0.2)
-                axes.stairs(height, view.edges, color=color, linewidth=1.4, label=label)
+                axes.stairs(height, view.edges, color=color, linewidth=1.4, label=f"{label} patches")
             axes.set(title=view.name, xlim=(0, 1), xlabel="patch score, min-max per image")
             shares = " / ".join(f"{view.stats[f'background_top_{percent}']:.1f}" for percent in TOP_PERCENTS)
             numbers = (

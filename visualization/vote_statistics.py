@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import torch
 from figure_style import choose_images, hide_ticks, house_style, new_figure, save_figure
-from foreground_images import patch_foreground
+from foreground_images import patch_foreground, patch_groups
 from matplotlib.colors import TwoSlopeNorm
 from matplotlib.figure import Figure
 from measured_models import Measurement, Subject, measure_models
@@ -61,10 +61,10 @@ class VoteStatistics:
     """Where votes fall, streaming and summed over all processes; `grid_hw` is (h, w) of the patch grid."""
 
     def __init__(self, grid_hw: tuple[int, int]) -> None:
-        self.grid_hw = tuple(grid_hw)
+        self.grid_hw = grid_hw
         self._sums = SummedTensors(
             num_images=(),
-            position=self.grid_hw,
+            position=grid_hw,
             area=(len(LEVELS),),
             num_object_images=(),
             votes=(2,),
@@ -73,8 +73,8 @@ class VoteStatistics:
             level_patches=(len(LEVELS), 2),
         )
 
-    def update(self, votes: Tensor, is_foreground: Tensor | None = None, is_known: Tensor | None = None) -> None:
-        """Count votes, real [B, N]; without `is_foreground` nothing is object, without `is_known` all is known."""
+    def update(self, votes: Tensor, is_foreground: Tensor, is_known: Tensor) -> None:
+        """Count votes, real [B, N], of the patches of `patch_foreground`."""
         votes = votes.double()
         share = votes / votes.sum(dim=1, keepdim=True)
         above = vote_levels(votes)
@@ -86,7 +86,7 @@ class VoteStatistics:
         )
 
     def compute(self) -> dict[str, float]:
-        """Statistics over everything counted by all processes; shares in percent. ValueError for no image.
+        """Statistics over everything counted by all processes, at least one image; shares in percent.
 
         Over all images: "vote_area_<level>" for every level in percent ("vote_area_50"), the mean share of patches
         above it; "position_peak", the largest of `frequency` over the uniform 1 / N (not in percent); "num_images".
@@ -97,7 +97,7 @@ class VoteStatistics:
         patches above the level; "num_object_images". The shares but for "top_vote_inside" are of all images' votes and
         patches together.
         """
-        totals = self._counted()
+        totals = self._sums.totals()
         num_images, num_patches = int(totals["num_images"]), totals["position"].numel()
         names = [f"vote_area_{100 * level:g}" for level in LEVELS]
         areas = 100 * totals["area"] / (num_images * num_patches)
@@ -108,14 +108,8 @@ class VoteStatistics:
 
     def frequency(self) -> Tensor:
         """Share of all votes that each position gets, mean over the images: float64 [h, w]; as `compute`."""
-        totals = self._counted()
-        return totals["position"] / totals["num_images"]
-
-    def _counted(self) -> dict[str, Tensor]:
         totals = self._sums.totals()
-        if not totals["num_images"]:
-            raise ValueError("votes of zero images have no statistics: no batch was counted")
-        return totals
+        return totals["position"] / totals["num_images"]
 
     @staticmethod
     def _inside(totals: dict[str, Tensor], names: list[str]) -> dict[str, float]:
@@ -137,19 +131,14 @@ class VoteStatistics:
         return found | {"num_object_images": num_object_images}
 
 
-def _object_sums(
-    share: Tensor, above: Tensor, is_foreground: Tensor | None, is_known: Tensor | None
-) -> dict[str, Tensor]:
+def _object_sums(share: Tensor, above: Tensor, is_foreground: Tensor, is_known: Tensor) -> dict[str, Tensor]:
     """Sums over the images that show both object and background, in pairs (background, object).
 
     `share` float64 [B, N] are votes as shares of the image's, `above` bool [B, L, N] those of `vote_levels`.
     """
-    front = torch.zeros_like(share, dtype=torch.bool) if is_foreground is None else is_foreground
-    known = torch.ones_like(front) if is_known is None else is_known
-    groups = torch.stack([known & ~front, known & front], dim=1)
-    shows_both = groups.any(dim=2).all(dim=1)
-    groups = (groups & shows_both[:, None, None]).double()  # [B, 2, N]
-    best = share.masked_fill(~known, -1.0)
+    groups, shows_both = patch_groups(is_foreground, is_known)
+    groups = (groups & shows_both[:, None, None]).double()
+    best = share.masked_fill(~is_known, -1.0)
     is_top = (best == best.amax(dim=1, keepdim=True)).double()
     return {
         "num_object_images": shows_both.sum(),
@@ -267,7 +256,7 @@ def draw_rows(rows: Sequence[Sequence[SelectionView]]) -> Figure:
 
 
 def _caption(metrics: dict[str, float], values: Tensor) -> str:
-    spread = f"{float(values.min()):.2f} to {float(values.max()):.2f} x uniform"
+    spread = f"{values.min():.2f} to {values.max():.2f} x uniform"
     if "votes_inside" not in metrics:
         return spread
     return f"{spread}\ninside {metrics['votes_inside']:.1f} %, uniform {metrics['votes_inside_uniform']:.1f} %"

@@ -272,7 +272,6 @@ def test_what_is_broken_stops_or_is_counted(root, reason, kind, source, file, ol
 @pytest.mark.parametrize(
     ("images", "annotations", "match"),
     [
-        ("coco/val2017", {"boxes": COCO_JSON, "masks": COCO_JSON}, "boxes and masks both"),
         ("absent", {}, r"image folder \S+absent does not exist or is not a folder"),
         ("bare", {}, r"no image in \S+bare, searched in depth for \.jpeg"),
         ("coco/val2017", {"boxes": "bare"}, r"no \.xml file in \S+bare.*an XML file per image"),

@@ -78,7 +78,6 @@ def test_directions_without_variance_are_grey():
     ("tokens", "match"),
     [
         (torch.zeros(2, 8), "at least 3 tokens, got 2"),
-        (torch.zeros(9, 2), "at least 3 channels, got 2"),
         (torch.full((9, 4), float("nan")), "not finite"),
     ],
 )

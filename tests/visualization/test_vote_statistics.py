@@ -47,11 +47,10 @@ def by_hand(votes, is_foreground, is_known):
     }
 
 
-def statistics(votes, is_foreground=None, is_known=None, sizes=(8,), grid_hw=GRID):
+def statistics(*parts, sizes=(8,), grid_hw=GRID):
     counted = VoteStatistics(grid_hw)
-    parts = (None if part is None else part.split(sizes) for part in (votes, is_foreground, is_known))
-    for vote, front, known in zip(*(part or [None] * len(sizes) for part in parts), strict=True):
-        counted.update(vote, front, known)
+    for part in zip(*(values.split(sizes) for values in parts), strict=True):
+        counted.update(*part)
     return counted
 
 
@@ -74,7 +73,7 @@ def test_against_a_loop_however_it_is_split(sizes):
     is_foreground[5] = is_known[5]
     is_known[6] = False
     is_foreground[6] = False
-    counted = statistics(votes, is_foreground, is_known, sizes)
+    counted = statistics(votes, is_foreground, is_known, sizes=sizes)
     expected = by_hand(votes, is_foreground, is_known)
     assert expected["num_object_images"] == 5
     assert counted.compute() == pytest.approx(expected)
@@ -88,7 +87,7 @@ def test_all_patches_kept_is_uniform():
     """K = N: no position preferred, and the object gets exactly its share of the patches."""
     votes = vote_count(last_select(torch.randn(4, N, D), 1.0), N)
     is_foreground, is_known = some_objects(4)
-    counted = statistics(votes, is_foreground, is_known, (4,))
+    counted = statistics(votes, is_foreground, is_known, sizes=(4,))
     found = counted.compute()
     torch.testing.assert_close(counted.frequency(), torch.full(GRID, 1 / N, dtype=torch.float64))
     assert (found["votes_lift"], found["position_peak"]) == (pytest.approx(1), pytest.approx(1))
@@ -100,13 +99,7 @@ def test_all_patches_kept_is_uniform():
 def test_without_objects_only_what_needs_none():
     votes, (_, is_known) = some_votes(), some_objects()
     expected = {"vote_area_50", "vote_area_30", "vote_area_20", "position_peak", "num_images"}
-    assert statistics(votes).compute().keys() == expected
     assert statistics(votes, torch.zeros_like(is_known), is_known).compute().keys() == expected
     unseen = torch.tensor([[0, 0, 9, 0]])  # every vote on an unknown patch: no share of anything
     front, known = torch.tensor([[True, False, False, False]]), torch.tensor([[True, True, False, True]])
-    assert statistics(unseen, front, known, (1,), (2, 2)).compute().keys() == expected
-
-
-def test_no_votes_are_refused():
-    with pytest.raises(ValueError, match="zero images"):
-        VoteStatistics(GRID).compute()
+    assert statistics(unseen, front, known, sizes=(1,), grid_hw=(2, 2)).compute().keys() == expected

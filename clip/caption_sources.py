@@ -133,13 +133,11 @@ def _find_captions(root: Path, split: str) -> Path:
     found = sorted([*root.glob("captions_*.json"), *root.glob("annotations/captions_*.json")])
     if not found:
         raise FileNotFoundError(
-            f"no captions_*.json in {str(root)!r} or in its folder annotations/; COCO's come from "
-            f"https://cocodataset.org (annotations_trainval2017.zip)"
+            f"no captions_*.json in {str(root)!r} or its annotations/; COCO's come from https://cocodataset.org"
         )
     of_split = [path for path in found if split in path.stem] if len(found) > 1 else found
     if len(of_split) != 1:
         raise ValueError(
-            f"{str(root)!r} holds {', '.join(path.name for path in found)}, and which of them is for {split!r} is not "
-            f"clear; give the file itself"
+            f"which of {', '.join(path.name for path in found)} in {root} is for {split!r}? Give the file itself"
         )
     return of_split[0]

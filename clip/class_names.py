@@ -29,12 +29,10 @@ _Entry = tuple[str | None, str, Sequence[str]]  # class folder, if keyed; where 
 
 
 def find_class_names(source: str | Path | None, folders: Sequence[str]) -> ClassNames:
-    """The names of the classes whose images lie in `folders`, one tuple per folder.
+    """The names of the classes whose images lie in `folders`, in the order of the labels: one tuple per folder.
 
-    Args:
-        source: "imagenet", "folders" (the folders' own names with "_" as a space) or a file; None is "imagenet" for
-            folders that are all called as ImageNet's.
-        folders: Names of the class folders in the order of the labels.
+    `source` is "imagenet", "folders" (the folders' own names with "_" as a space) or a file; None is "imagenet" for
+    folders that are all called as ImageNet's.
     """
     if source is None and not set(folders) <= set(imagenet_synsets()):
         raise ValueError(
@@ -76,10 +74,7 @@ def read_class_names(
 
 
 def parse_vocabulary(text: str) -> ClassNames:
-    """Classes from one line or a file: "cat, grass, sky", with synonyms "cat; kitten, grass"; or a path as above.
-
-    ValueError: An empty vocabulary, an empty name, or one that stands twice.
-    """
+    """Classes from one line or a file: "cat, grass, sky", with synonyms "cat; kitten, grass"; or a path as above."""
     if not text.strip(" ,;"):
         raise ValueError(f"the vocabulary {text!r} is empty; name the classes to look for, such as 'cat, grass, sky'")
     if Path(text).suffix in (".txt", ".json"):
@@ -100,10 +95,7 @@ def imagenet_class_names(wnids: Sequence[str]) -> ClassNames:
     known = dict(zip(imagenet_synsets(), open_clip.IMAGENET_CLASSNAMES, strict=True))
     unknown = next((wnid for wnid in wnids if wnid not in known), None)
     if unknown is not None:
-        raise ValueError(
-            f"class folder {unknown!r} is none of ImageNet-1k's 1000 (n01440764 to n15075141); name the classes in a "
-            "file"
-        )
+        raise ValueError(f"class folder {unknown!r} is none of ImageNet-1k's 1000; name the classes in a file")
     return tuple((known[wnid],) for wnid in wnids)
 
 
@@ -122,12 +114,9 @@ def _line_entries(text: str) -> list[_Entry]:
     lines = text.removesuffix("\n").split("\n")
     blank = next((number for number, line in enumerate(lines, start=1) if not line.strip()), None)
     if blank is not None:
-        raise ValueError(
-            f"line {blank} is blank; each line is one class, so give that class its name, or remove the line"
-        )
+        raise ValueError(f"line {blank} is blank; each line is one class: give that class its name, or remove it")
     matches = [_KEYED_LINE.fullmatch(line.strip()) for line in lines]
-    keyed = [(match[1], match[2]) for match in matches if match]
-    pairs = keyed if len(keyed) == len(lines) else [(None, line) for line in lines]
+    pairs = [match.groups() for match in matches] if all(matches) else [(None, line) for line in lines]
     return [
         (folder, f"line {number}", names.split(";" if ";" in names else ","))
         for number, (folder, names) in enumerate(pairs, start=1)
@@ -158,9 +147,7 @@ def _pick(entries: Sequence[_Entry], folders: Sequence[str] | None) -> list[_Ent
         if by_folder.setdefault(entry[0], entry) is not entry:
             raise ValueError(f"class folder {entry[0]!r} stands twice, in {by_folder[entry[0]][1]} and {entry[1]}")
     if folders is None:
-        raise ValueError(
-            "its classes are keyed by class folders, which this data does not have; give one class per line"
-        )
+        raise ValueError("its classes are keyed by class folders, which this data has not; give one class per line")
     missing = [folder for folder in folders if folder not in by_folder]
     if missing:
         raise ValueError(

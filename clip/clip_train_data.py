@@ -129,9 +129,8 @@ class EpochBatches(Sampler[list[int]]):
 class ReportedLoader:
     """A loader that says after each pass what was skipped; ValueError for a training pass that ends too early.
 
-    Attributes:
-        done: Batches of an interrupted epoch, which are passed over.
-        at_border: Called before every other batch with the number of those before it.
+    `done` batches of an interrupted epoch are passed over; `at_border` is called before every other batch with the
+    number of those before it.
     """
 
     def __init__(self, loader: Any, skips: SkipCounter, is_train: bool) -> None:
@@ -150,9 +149,8 @@ class ReportedLoader:
         if self.is_train:  # validation is the main process's alone
             if given < self.num_batches:
                 raise ValueError(
-                    f"an epoch had {given} of its {self.num_batches} batches, after {describe_skips(counts)}: a "
-                    f"loading process found nothing to load; check --train-data, and that --train-num-samples is not "
-                    f"too large"
+                    f"an epoch had {given} of its {self.num_batches} batches, after {describe_skips(counts)}: check "
+                    f"--train-data, and that --train-num-samples is not too large"
                 )
             counts = all_reduce_sum(torch.tensor(counts)).tolist()
         if is_main_process():

@@ -130,8 +130,7 @@ def check_flags(args: argparse.Namespace) -> None:
         if len(folders) != 1000 or folders != sort_classes(folders):
             raise ValueError(
                 f"--imagenet-val {args.imagenet_val} holds {len(folders)} class folders, and open_clip's evaluation "
-                f"knows ImageNet's 1000 only, in their order as text; for other folders (such as 0, 1, 10, 100, ...) "
-                f"run clip/eval_zero_shot_cls.py on the checkpoints"
+                f"knows ImageNet's 1000 only, in their order as text: run clip/eval_zero_shot_cls.py on the checkpoints"
             )
 
 
@@ -182,9 +181,7 @@ def build_without_memory(args: argparse.Namespace, pretrained: ClipCheckpoint | 
     except ValueError as error:
         raise ValueError(f"--model {args.model} with --pooling {args.pooling}: {error}") from error
     if args.lock_text and not args.lock_text_freeze_layer_norm and isinstance(model, open_clip.CLIP):
-        raise ValueError(
-            f"open_clip locks the text tower of {args.model} with its norms only: add --lock-text-freeze-layer-norm"
-        )
+        raise ValueError(f"open_clip locks {args.model}'s text tower with its norms: add --lock-text-freeze-layer-norm")
     if pretrained is not None:
         check_towers(model, args.model, pretrained)
     if args.pooling == "last" and (num_patches := _num_patches(model)):

@@ -149,10 +149,7 @@ def _save(args: argparse.Namespace, checkpoint: dict[str, Any], path: str) -> No
 
 
 class WatchedLoss:
-    """open_clip's loss that stops the run when it is not finite.
-
-    Each value is looked at when the next one has been started, and the last one by `check`: see `LateScalars`.
-    """
+    """open_clip's loss that stops the run when it is not finite, looked at one call late: see `LateScalars`."""
 
     def __init__(
         self, loss: Callable[..., dict[str, Tensor]], epoch: int, accum_freq: int, hint: str, done: int

@@ -5,8 +5,7 @@ that of its best name; the pixel gets the most probable class, or class 0, the b
 below a threshold. SCLIP on VOC21 first drops classes that cover too little of an image.
 
 All names share the softmax's denominator, so the most probable name is the one of greatest cosine, and probabilities
-are needed for the threshold only. Names are taken a few at a time, keeping per pixel the best cosine, its name and,
-with a threshold, the logarithm of the denominator: the result of the plain rule, without [Q, H, W] in memory.
+are needed for the threshold only. Names are taken a few at a time: the plain rule, without [Q, H, W] in memory.
 """
 
 from collections.abc import Sequence

@@ -80,8 +80,7 @@ def find_split(dataset: str, split: str) -> tuple[str, int]:
 def find_files(dataset: str, root: str | Path, split: str) -> SegmentationFiles:
     """The images of a split and their labels; `root` is the data set's folder, or the one its archive unpacks to.
 
-    FileNotFoundError: Wrong root, no images, or images without labels. ValueError: Another split, labels without
-    images, or names that fit twice.
+    FileNotFoundError for a wrong root, no images, or images without labels; ValueError for labels without images.
     """
     word, _ = find_split(dataset, split)
     layout, root = LAYOUTS[dataset], Path(root).expanduser()

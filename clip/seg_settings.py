@@ -1,16 +1,13 @@
 """The settings of the published zero-shot segmentation numbers: one record per data set and protocol.
 
-Protocols are those of the code of SCLIP, NACLIP, ClearCLIP and ProxyCLIP, all on mmsegmentation 1.x. Here they mean
-everything around the model: class names, image size, windows, softmax scale, thresholds, refinement. What a method does
-to the model's last block is the evaluator's own option. The tables are in seg_protocols.json.
+Protocols are those of the code of SCLIP, NACLIP, ClearCLIP and ProxyCLIP (thresholds of a plain CLIP ViT-B), all on
+mmsegmentation 1.x: everything around the model, from class names to refinement. What a method does to the model's last
+block is the evaluator's own option. The tables are in seg_protocols.json.
 
-ProxyCLIP's thresholds depend on its second, proxy network; here are those that its code has for a plain CLIP ViT-B.
-
-Class names are the files that the published numbers were made with, odd ones included: "ship" for VOC's boat, "table"
-for its diningtable, words written together ("trafficlight") in COCO-Stuff, ADE20K and Cityscapes but not in
-COCO-Object. A class 0 of several names is the background said in words. COCO-Object's holds "bed", which is a class of
-its own, too: the two embeddings are equal, and the earlier one, the background, wins the tie. So no pixel becomes a bed
-under SCLIP, NACLIP and ProxyCLIP; that is in their numbers.
+Class names are the files that the published numbers were made with, odd ones included: "ship" for VOC's boat, words
+written together ("trafficlight") in COCO-Stuff, ADE20K and Cityscapes. A class 0 of several names is the background
+said in words. COCO-Object's holds "bed", a class of its own, too: the background wins the tie, so no pixel becomes a
+bed under SCLIP, NACLIP and ProxyCLIP; that is in their numbers.
 """
 
 import json
@@ -78,17 +75,11 @@ def custom_setting(
 ) -> SegmentationSetting:
     """A record for data of one's own: a protocol's settings for the published data set that is most like it.
 
-    With a background that is Context60, a set of any things and stuff; without, Context59.
-
-    Args:
-        protocol: One of `PROTOCOLS`.
-        class_names: As `read_class_names` gives them; with a background its first entry names it.
-        zero_label: What 0 means in the label files. "class": classes are 0 to C - 1. "background": the same, and class
-            0 is the background, which thresholds apply to. "ignored": classes are 1 to C, and 0 does not count.
-        name: Of the data in tables.
+    With a background that is Context60, a set of any things and stuff; without, Context59. `zero_label`, one of
+    `ZERO_LABELS`, is what 0 means in the label files. "class": classes are 0 to C - 1. "background": the same, and
+    class 0, which the first of `class_names` names, is the background, to which thresholds apply. "ignored": classes
+    are 1 to C, and 0 does not count. `name` is the data's in tables.
     """
-    if zero_label not in ZERO_LABELS:
-        raise ValueError(f"zero_label must be one of {', '.join(ZERO_LABELS)}, got {zero_label!r}")
     most = IGNORED - (zero_label == "ignored")
     if not 1 <= len(class_names) <= most:
         raise ValueError(

@@ -5,8 +5,7 @@ can be computed as one batch. Each window's map of scores [h, w] is stretched (b
 are averaged where they overlap, and the result is stretched to the size of the annotation.
 
 All of this is linear and acts on rows and columns apart, because the windows are a grid. So it is one product
-`rows @ maps @ columns.T` per name, with two small matrices that hold both stretches and the average; no canvas of all
-names is ever made, and any subset of the names can be made alone.
+`rows @ maps @ columns.T` per name, with two small matrices that hold both stretches and the average.
 
 Letters: Q names, m x n windows, h x w patches per window, H x W pixels of the result.
 """

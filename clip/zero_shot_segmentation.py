@@ -121,8 +121,7 @@ def replace_settings(setting: SegmentationSetting, args: argparse.Namespace) -> 
     asked = {key: getattr(args, key) for key in ("short_side", *_REPLACEABLE) if getattr(args, key) is not None}
     if asked.get("prob_threshold") and not setting.has_background:
         raise ValueError(
-            f"--prob-threshold gives pixels to the background, class 0, and {setting.name} has none; for custom data "
-            f"see --zero-label background"
+            f"--prob-threshold is of the background, and {setting.name} has none; custom data: --zero-label background"
         )
     if args.pamr is not None:
         asked["uses_pamr"] = args.pamr == "on"

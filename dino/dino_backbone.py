@@ -45,12 +45,11 @@ def build_backbone(
 def attach_pooling(
     backbone: nn.Module, pooling: str, top_k: int | float | None, variant: str, crop_sizes: tuple[int, ...]
 ) -> dict[str, Any]:
-    """Pool a backbone's tokens with `pooling` from now on.
+    """Pool a backbone's tokens with "cls", "mean" or "last" from now on; before it is compiled.
 
-    It is from `build_backbone`, not yet compiled. `pooling` is "cls", "mean" or "last", for which `top_k` and `variant`
-    are. "cls" is DINO's own read-out: the class token of a ViT, and of anything else what the host pools with. Returns
-    what the checkpoint records, as `pooling_of` gives it; ValueError for a host that cannot be pooled so, or more
-    patches than the smallest of `crop_sizes` (pixels) has.
+    "cls" is DINO's own read-out: the class token of a ViT, and of anything else what the host pools with. Returns what
+    the checkpoint records, as `pooling_of` gives it; ValueError for a host that cannot be pooled so, or more patches
+    than the smallest of `crop_sizes` (pixels) has.
     """
     if pooling == "cls" and not isinstance(backbone, DinoVisionTransformer):
         return {"pool": "host"}

@@ -37,8 +37,8 @@ def save_run(
 ) -> None:
     """Write `checkpoint.pth`, and `checkpoint<epoch>.pth` every `saveckp_freq` epochs; in the main process only.
 
-    The folder must exist; `done` is what `resume_run` is to return, `options` are flags of main_dino.py, plain values
-    only. Where a weight is not finite, or a file cannot be written, earlier files are untouched.
+    `done` is what `resume_run` is to return, `options` are flags of main_dino.py, plain values only. Where a weight is
+    not finite, or a file cannot be written, earlier files are untouched.
     """
     student, teacher = step.student.state_dict(), step.teacher.state_dict()
     check_finite(student)

@@ -76,11 +76,10 @@ def _view(side: int, scale: Sequence[float], blur: float, solarize: float = 0.0)
 
 
 def open_training_images(data_path: str, transform: Callable[[Image.Image], Any], skip_broken: bool = False) -> Dataset:
-    """What --data_path names.
+    """ImageNet's `train` folder or the one above it, any folder of images (flat or nested), or "synthetic" drawn ones.
 
-    `data_path` is ImageNet's `train` folder or the folder above it, any other folder of images (flat or nested), or
-    "synthetic": 1,024 drawn images. An unreadable image is a ValueError when it is asked for; with `skip_broken` all
-    are read once, now, and such ones left out.
+    An unreadable image is a ValueError when it is asked for; with `skip_broken` all are read once, now, and such ones
+    left out.
     """
     if data_path == SYNTHETIC:
         return SyntheticObjects(_NUM_SYNTHETIC, "train", transform=transform)

@@ -31,7 +31,7 @@ from last_vit.data.image_files import IMAGE_SUFFIXES, list_files, load_rgb, pair
 from last_vit.data.imagenet import check_frame
 from last_vit.data.imagenet_layout import annotation_finder, find_annotation_folder, find_split_folder, list_split
 from last_vit.data.loaders import process_share
-from last_vit.data.voc import ImageAnnotation, VocSplit, read_voc_xml, voc_boxes
+from last_vit.data.voc import ImageAnnotation, VocSplit, read_voc_xml, stored_boxes, voc_boxes
 from last_vit.evaluation import progress
 from last_vit.runtime import rank
 
@@ -71,11 +71,7 @@ def list_imagenet_objects(root: str | Path, skip_broken: bool = False) -> Object
     find = annotation_finder(find_annotation_folder(folder, "val", None))
     paths = {Path(path): find(path) for path in list_split(folder).image_paths}
     what = f"images of {folder} have no annotation"
-
-    def corners(annotation: ImageAnnotation) -> Tensor:
-        return torch.tensor([each[1:] for each in annotation.objects], dtype=torch.float32).reshape(-1, 4)
-
-    return _read_xml(paths, corners, what, "are they complete?", skip_broken)
+    return _read_xml(paths, stored_boxes, what, "are they complete?", skip_broken)
 
 
 def list_coco_objects(
@@ -83,9 +79,7 @@ def list_coco_objects(
 ) -> ObjectList:
     """The images of a COCO instances file, their files anywhere below a folder; crowd regions left out.
 
-    A `listing`, such as coco_20k_filenames.txt, chooses: one file name per line, with or without folders. Images
-    without file are counted in a FileNotFoundError, a list that is empty, names an image twice, or names one that the
-    JSON lacks is a ValueError.
+    A `listing`, such as coco_20k_filenames.txt, chooses: one file name per line, with or without folders.
     """
     folder, coco = Path(images).expanduser(), CocoInstances(Path(annotations).expanduser())
     if not folder.is_dir():

@@ -84,8 +84,7 @@ def run_probe(
     """Train the classifier from where its checkpoint stands, or with `args.evaluate` only validate it.
 
     Returns "acc1" and "acc5" after the last epoch, and "best_acc1", in percent; and how the classifier was trained:
-    "epochs", "lr" and "batch_size", None where nobody knows. A checkpoint of something else, or one whose training
-    these flags would go on with differently, is a ValueError.
+    "epochs", "lr" and "batch_size", None where nobody knows. A checkpoint of another training is a ValueError.
     """
     logger = get_logger("linear")
     optimizer = torch.optim.SGD(probe.parameters(), lr=0.0, momentum=0.9)  # `train_epoch` sets the learning rate

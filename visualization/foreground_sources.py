@@ -18,7 +18,7 @@ from torch import Tensor
 
 from last_vit.data.coco import CocoInstances
 from last_vit.data.image_files import MASK_SUFFIXES, list_files, load_mask
-from last_vit.data.voc import is_voc_folder, read_voc_xml, voc_boxes
+from last_vit.data.voc import is_voc_folder, read_voc_xml, stored_boxes, voc_boxes
 
 BACKGROUND, OBJECT, UNKNOWN = 0, 1, 255
 
@@ -86,17 +86,14 @@ def _read_file(paths: list[Path], read: Callable[[Path], ImageObjects], index: i
 
 def _read_xml(path: Path) -> ImageObjects:
     annotation = read_voc_xml(path)
-    if is_voc_folder(path.parent.parent):
-        boxes = voc_boxes(annotation)
-    else:  # ImageNet's corners are taken as they stand, as ImageNetDataset does
-        boxes = torch.tensor([each[1:] for each in annotation.objects], dtype=torch.float32).reshape(-1, 4)
+    boxes = voc_boxes(annotation) if is_voc_folder(path.parent.parent) else stored_boxes(annotation)
     is_crowd = torch.zeros(len(boxes), dtype=torch.bool)
     return ImageObjects((annotation.height, annotation.width), boxes, is_crowd, None)
 
 
 def _read_mask(path: Path) -> ImageObjects:
     values = load_mask(path)
-    is_unknown = np.zeros(values.shape, dtype=bool) if values.dtype == bool else values == UNKNOWN
+    is_unknown = values == UNKNOWN  # of booleans none is
     is_object = ~is_unknown & (values != BACKGROUND)
     if values.min() < 0:
         raise ValueError(f"mask {path} holds {values.min()}: values are 0 (background), 255 (unknown) or positive")

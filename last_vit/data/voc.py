@@ -112,9 +112,14 @@ def is_voc_folder(folder: Path) -> bool:
     return (folder / "JPEGImages").is_dir()
 
 
+def stored_boxes(annotation: ImageAnnotation) -> Tensor:
+    """The boxes of an annotation as they stand, which is right for ImageNet's: float32 [M, 4]."""
+    return torch.tensor([each[1:] for each in annotation.objects], dtype=torch.float32).reshape(-1, 4)
+
+
 def voc_boxes(annotation: ImageAnnotation) -> Tensor:
     """The boxes of a VOC annotation in this package's frame: float32 [M, 4]."""
-    boxes = torch.tensor([each[1:] for each in annotation.objects], dtype=torch.float32).reshape(-1, 4)
+    boxes = stored_boxes(annotation)
     boxes[:, :2] = (boxes[:, :2] - 1).clamp(min=0)
     return boxes
 

@@ -66,7 +66,7 @@ def test_coco_that_is_not_there(tmp_path):
         coco_captions(path, "train")
     for name in ("captions_a.json", "captions_b.json"):
         (tmp_path / name).write_text("{}")
-    with pytest.raises(ValueError, match="give the file itself"):
+    with pytest.raises(ValueError, match="Give the file itself"):
         coco_captions(tmp_path, "train")
 
 

@@ -111,14 +111,11 @@ class PatchNorms:
         "norm_ratio" (the first over the second), "foreground_higher" (percent of the images with both in which the
         foreground's mean norm is the higher), "num_split_images" (those images), "background_share" (percent of the
         known patches) and, where there are known outliers, "outliers_in_background" (percent of those).
-        ValueError when nothing was counted, for norms that are not finite, and for a fit without a median to fit on.
+        ValueError for norms that are not finite, and for a fit without a median to fit on.
         """
         totals = self._sums.totals()
         counts = totals["patches"].sum(dim=0)
-        num_patches = int(counts.sum())
-        if num_patches == 0:
-            raise ValueError("norms of zero patches have no statistics: no batch was counted")
-        num_bad = int(totals["num_bad"])
+        num_patches, num_bad = int(counts.sum()), int(totals["num_bad"])
         if num_bad:
             raise ValueError(f"{num_bad} of {num_patches} patch tokens have norms that are not finite; check the model")
         q1, median, q3 = (self._quantile(counts, level) for level in (0.25, 0.5, 0.75))
@@ -153,10 +150,7 @@ class PatchNorms:
         if self.cutoff is not None:
             return int(bin_index(torch.tensor(self.cutoff, dtype=torch.float64), self._edges))
         if median <= self._edges[1]:
-            raise ValueError(
-                f"half of the patches have a norm below {float(self._edges[1]):.3g}, so there is no spread to fit a "
-                f"cut-off on; state one"
-            )
+            raise ValueError(f"half of the patches have a norm below {self._edges[1]:.3g}: no cut-off fits; state one")
         fence = max(q3 + FENCE * (q3 - q1), MEDIANS * median)
         return min(int(torch.searchsorted(self._edges, fence)), len(self._edges) - 2)
 
@@ -201,10 +195,9 @@ def _masked_mean(values: Tensor, mask: Tensor) -> Tensor:
 class MapCorrelation:
     """How two values of a patch go together: Pearson correlation and joint histogram, summed over all processes.
 
-    Made for norm against patch score (paper Sec. 12, figure 9). Two correlations answer two questions: inside an image
-    ("are its high-norm patches its high-score patches?"), averaged over images, and pooled over all patches, into which
-    differences between images enter too. Edges are float64 [X + 1] and [Y + 1], ascending; values outside count in the
-    border bins.
+    Made for norm against patch score (paper Sec. 12, figure 9): inside an image ("are its high-norm patches its
+    high-score patches?"), averaged over images, and pooled over all patches, into which differences between images
+    enter too. Edges are float64 [X + 1] and [Y + 1], ascending; values outside count in the border bins.
     """
 
     def __init__(self, x_edges: Tensor, y_edges: Tensor) -> None:

@@ -1,11 +1,12 @@
-"""The whole path from pixels to labels, against a plain version that knows one window of one image at a time."""
+"""The whole path from pixels to labels, against a version in float64 that knows one window of one image at a time."""
 
 from dataclasses import replace
 
 import pytest
 import torch
-from label_maps import LabelRule
-from pamr import Pamr
+from label_maps import LabelRule, label_pixels
+from pamr import Pamr, RefinedMaps
+from sliding_window import StitchedMaps, plan_windows
 from torch.nn import functional as F
 from zero_shot_segmenter import ZeroShotSegmenter
 
@@ -51,37 +52,19 @@ def images():
 
 
 def plain_labels(image, output_hw, setting):
-    """Window after window, all names on a canvas, then softmax: the published order, in float64."""
+    """One window after the other; test_sliding_window.py and test_label_maps.py hold the parts to plain versions."""
     mean, std = (torch.tensor(values)[:, None, None] for values in (MEAN, STD))
     pixels = (image / 255 - mean) / std
-    height, width = pixels.shape[1:]
-    total, count = torch.zeros(len(setting.text), height, width, dtype=torch.float64), torch.zeros(height, width)
-    for row in range(max(height - setting.crop + setting.stride - 1, 0) // setting.stride + 1):
-        for column in range(max(width - setting.crop + setting.stride - 1, 0) // setting.stride + 1):
-            bottom, right = (
-                min(i * setting.stride + setting.crop, side) for i, side in ((row, height), (column, width))
-            )
-            top, left = max(bottom - setting.crop, 0), max(right - setting.crop, 0)
-            window = pixels[None, :, top:bottom, left:right]
-            h, w = window.shape[2:]
-            y = x = 0
-            if setting.pad_to_patch:
-                y, x = (-h % PATCH) // 2, (-w % PATCH) // 2
-                window = F.pad(window, (x, -w % PATCH - x, y, -h % PATCH - y))
-            features, grid_hw = dense(window)
-            cosine = F.normalize(features.double(), dim=2) @ setting.text.double().T
-            maps = F.interpolate(cosine.transpose(1, 2).unflatten(2, grid_hw), size=window.shape[2:], mode="bilinear")
-            total[:, top:bottom, left:right] += maps[0, :, y : y + h, x : x + w]
-            count[top:bottom, left:right] += 1
-    maps = F.interpolate((total / count)[None], size=output_hw, mode="bilinear")[0]
+    plan = plan_windows(tuple(pixels.shape[1:]), setting.crop, setting.stride, PATCH, setting.pad_to_patch)
+    scores = []
+    for window in plan.cut(pixels):
+        features, grid_hw = dense(window[None])
+        scores.append(F.normalize(features[0].double(), dim=1) @ setting.text.double().T)
+    maps = StitchedMaps(torch.stack(scores), plan, grid_hw, output_hw)
     if setting.uses_pamr:
-        maps = Pamr(F.interpolate(pixels[None], size=output_hw, mode="bilinear")[0].double())(maps)
-    probabilities = (maps * setting.rule.logit_scale).softmax(dim=0)
-    classes = torch.tensor(setting.rule.class_of_name)
-    best = torch.stack([probabilities[classes == c].amax(dim=0) for c in range(setting.rule.num_classes)])
-    label = best.argmax(dim=0)
-    label[best.amax(dim=0) < setting.rule.prob_threshold] = 0
-    return label
+        at_output = F.interpolate(pixels[None], size=output_hw, mode="bilinear")[0].double()
+        maps = RefinedMaps(maps, Pamr(at_output))
+    return label_pixels(maps, setting.rule)
 
 
 @pytest.mark.parametrize(("pad_to_patch", "uses_pamr"), [(False, True), (True, False)])

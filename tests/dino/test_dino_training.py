@@ -6,7 +6,6 @@ import math
 import os
 import re
 import shlex
-import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -141,26 +140,37 @@ def test_accumulation_gives_the_step_of_the_whole_batch():
         assert_same(read()[key], read("whole/checkpoint.pth")[key], rtol=1e-5, atol=1e-6)
 
 
-def test_two_processes_equal_one_with_the_same_global_batch(tmp_path):
+TINY_SCRIPT = """
+import os, signal, dino_step, main_dino, dino_parts
+for module, name, value in dino_parts.shrink():
+    setattr(module, name, value)
+original = dino_step.DinoStep.__call__
+def call(self, crops, epoch, i):
+    if i == 4 and "stop" in os.environ:
+        os.kill(os.getpid(), signal.SIGINT)
+    return original(self, crops, epoch, i)
+dino_step.DinoStep.__call__ = call
+main_dino.main()
+"""
+
+
+def start_tiny_dino(*launch, **environment):
+    """tiny_dino.py, in the current folder, in a process of its own."""
+    Path("tiny_dino.py").write_text(TINY_SCRIPT)
+    folders = os.pathsep.join(map(str, (REPO, REPO / "dino", REPO / "tests" / "parts")))
+    environment |= {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": folders}
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    return subprocess.Popen([sys.executable, *launch], env={**os.environ, **environment}, **pipes)
+
+
+def test_two_processes_equal_one_with_the_same_global_batch():
     """Gloo on CPUs under torchrun; drop path, whose chance is the process's own, is off."""
-    script = tmp_path / "tiny_dino.py"
-    script.write_text(
-        "import sys, main_dino, dino_parts\n"
-        "for module, name, value in dino_parts.shrink():\n    setattr(module, name, value)\n"
-        "main_dino.main(sys.argv[1:])\n"
-    )
     options = {"drop_path_rate": 0.0, "optimizer": "sgd", "pooling": "last", "top_k": 0.5}
-    words = arguments(**options, batch_size_per_gpu=2, output_dir="two")
-    folders = (REPO, REPO / "dino", REPO / "tests" / "parts")
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-    environment["PYTHONPATH"] = os.pathsep.join(map(str, folders))
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    process = subprocess.Popen(
-        [*launch, str(script), *words], env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-    )
+    words = ["tiny_dino.py", *arguments(**options, batch_size_per_gpu=2, output_dir="two")]
+    process = start_tiny_dino("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", *words)
     assert run(**options, batch_size_per_gpu=4, output_dir="one") == 0
-    output, _ = process.communicate(timeout=240)
-    assert process.returncode == 0, output
+    _, errors = process.communicate(timeout=240)
+    assert process.returncode == 0, errors
     one, two = read("one/checkpoint.pth"), read("two/checkpoint.pth")
     for key in ("student", "teacher", "dino_loss"):
         assert_same(two[key], one[key], rtol=0, atol=1e-5)
@@ -168,32 +178,18 @@ def test_two_processes_equal_one_with_the_same_global_batch(tmp_path):
         assert ours == pytest.approx(theirs, abs=1e-5)
 
 
-def test_ctrl_c_saves_at_the_step_border_and_the_named_command_goes_on(monkeypatch, tmp_path):
+def test_ctrl_c_saves_at_the_step_border_and_the_named_command_goes_on():
     """A real signal; the rest of the epoch, its log too, is bit by bit what it would have been."""
-    script = tmp_path / "tiny_dino.py"
-    script.write_text(
-        "import os, signal, sys, dino_step, main_dino, dino_parts\n"
-        "for module, name, value in dino_parts.shrink():\n    setattr(module, name, value)\n"
-        "original = dino_step.DinoStep.__call__\n"
-        "def call(self, crops, epoch, i):\n"
-        "    if i == 4 and 'stop' in os.environ:\n        os.kill(os.getpid(), int(os.environ['stop']))\n"
-        "    return original(self, crops, epoch, i)\n"
-        "dino_step.DinoStep.__call__ = call\n"
-        "main_dino.main()\n"
-    )
     options = {"pooling": "last", "top_k": 0.5, "num_workers": 1}
     assert run(**options, output_dir="whole") == 0
-    environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "", "stop": str(int(signal.SIGINT))}
-    environment["PYTHONPATH"] = os.pathsep.join(map(str, (REPO, REPO / "dino", REPO / "tests" / "parts")))
-    words = [sys.executable, str(script), *arguments(**options)]
-    done = subprocess.run(words, env=environment, capture_output=True, text=True, timeout=240)
-    lines = done.stderr.splitlines()
-    assert done.returncode == 130, done.stderr
-    assert lines[-1].startswith(
-        "main_dino.py: stopped after iteration 2 of epoch 2, saved in run/checkpoint.pth; go on"
-    )
-    assert lines[-1].endswith(shlex.join(["python", *words[1:]]))
-    assert "Traceback" not in done.stderr
+    words = ["tiny_dino.py", *arguments(**options)]
+    process = start_tiny_dino(*words, stop="")
+    _, errors = process.communicate(timeout=240)
+    assert process.returncode == 130, errors
+    line = errors.splitlines()[-1]
+    assert line.startswith("main_dino.py: stopped after iteration 2 of epoch 2, saved in run/checkpoint.pth; go on")
+    assert line.endswith(shlex.join(["python", *words]))
+    assert "Traceback" not in errors
     assert not Path("run/run.lock").exists()
     assert (read()["epoch"], read()["within_epoch"]["iteration"]) == (1, 2)
     assert run(**options, batch_size_per_gpu=3) == 2, "another length of the epoch"

@@ -22,7 +22,7 @@ from last_vit.boxes import is_small_box
 from last_vit.clip_models import LoadedClip
 from last_vit.data.imagenet import ImageNetDataset
 from last_vit.dense import dense_batches, dense_forward, pooling_of
-from last_vit.evaluation import print_table
+from last_vit.evaluation import print_metrics
 from last_vit.metrics import PointInBox, TopK
 from last_vit.models import ModelArgument, naming, parse_model_arguments
 from last_vit.patch_scores import patch_score
@@ -123,12 +123,7 @@ def run(args: argparse.Namespace) -> None:
             rows += measure_model(argument, args, images, names, device)
         if not is_main_process():
             return
-        keys = list(dict.fromkeys(key for *_, metrics in rows for key in metrics if key != "num_boxes"))
-        lines = [
-            [name, label, *(f"{metrics[key]:.2f}" if key in metrics else "-" for key in keys)]
-            for name, label, metrics in rows
-        ]
-        print_table([["model", "read-out", *(_COLUMNS[key] for key in keys)], *lines])
+        print_metrics(["model", "read-out"], _COLUMNS, [(names, metrics) for *names, metrics in rows])
         boxes = f", {rows[0][2]['num_boxes']} with one small box" if args.point_in_box else ""
         print(f"{images_name(args)}: {len(images)} images{boxes}, {len(images.classes)} classes; percent")
 

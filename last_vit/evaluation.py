@@ -85,6 +85,26 @@ def print_table(cells: Sequence[Sequence[str]]) -> None:
         print("  ".join([line[0].ljust(widths[0]), *map(str.rjust, line[1:], widths[1:])]))
 
 
+def print_metrics(
+    titles: Sequence[str],
+    columns: Mapping[str, str],
+    rows: Sequence[tuple[Sequence[str], Mapping[str, float]]],
+    digits: str = ".2f",
+) -> None:
+    """`print_table` of metrics in columns, key -> title, behind the names of each row.
+
+    What no row has is no column, what a row lacks is "-"; "high_norm" is yes or no.
+    """
+    keys = [key for key in columns if any(key in metrics for _, metrics in rows)]
+    cells = [[*titles, *(columns[key] for key in keys)]]
+    for names, metrics in rows:
+        shown = {key: f"{value:{',' if isinstance(value, int) else digits}}" for key, value in metrics.items()}
+        if "high_norm" in metrics:
+            shown["high_norm"] = "yes" if metrics["high_norm"] else "no"
+        cells.append([*names, *(shown.get(key, "-") for key in keys)])
+    print_table(cells)
+
+
 def describe_model(argument: ModelArgument, trained: TrainedModel) -> dict[str, Any]:
     """A model as a record's config holds it."""
     return {

@@ -25,7 +25,7 @@ from measured_models import Measurement, Subject, measure_models
 from patch_norms import PatchNorms, token_norms
 
 from last_vit.dense import dense_batches
-from last_vit.evaluation import print_table
+from last_vit.evaluation import print_metrics
 from last_vit.patch_scores import patch_score
 
 _HIDDEN = 0.001  # share of the patches that may lie left of the panels
@@ -114,13 +114,7 @@ def measure(subject: Subject) -> tuple[tuple[NormView, NormsOnImages | None], li
 
 
 def _print_rows(rows: Mapping[str, Mapping[str, float]]) -> None:
-    keys = [key for key in _COLUMNS if any(key in stats for stats in rows.values())]
-    cells = [["model", *(_COLUMNS[key] for key in keys)]]
-    for name, stats in rows.items():
-        shown = {key: f"{stats[key]:.4g}" for key in keys if key in stats}
-        shown["high_norm"] = "yes" if stats["high_norm"] else "no"
-        cells.append([name, *(shown.get(key, "-") for key in keys)])
-    print_table(cells)
+    print_metrics(["model"], _COLUMNS, [([name], stats) for name, stats in rows.items()], ".4g")
     for name, stats in rows.items():
         line = f"{name}: {int(stats['num_images'])} images, {int(stats['num_patches'])} patches"
         print(line + "".join(f", {stats[key]:g} {words}" for key, words in _NOTES.items() if stats.get(key)))

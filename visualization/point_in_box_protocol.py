@@ -22,7 +22,7 @@ from torch.utils.data import Dataset, Subset
 
 from last_vit.data.imagenet import ImageNetDataset
 from last_vit.dense import choose_global_token, dense_batches, dense_forward
-from last_vit.evaluation import eval_transform, pooling_words, print_table
+from last_vit.evaluation import eval_transform, pooling_words, print_metrics
 from last_vit.metrics import PointInBox, TopK
 from last_vit.models import ModelArgument, TrainedModel
 from last_vit.patch_scores import patch_score
@@ -65,7 +65,7 @@ def run(args: argparse.Namespace) -> None:
     images = open_folder(args) if args.imagenet_root is None else open_imagenet(args)
     shown = measure_on_boxes(args, arguments, images)
     if shown:  # else another process prints
-        print_metrics({name: metrics for name, metrics, _ in shown})
+        print_boxes({name: metrics for name, metrics, _ in shown})
         print("\n".join(f"{name}: {words}" for name, _, words in shown))
         print(closing_words(args, images))
 
@@ -181,16 +181,9 @@ def count_patch_hits(
             patch_norms.update(token_norms(found.layers[-1]))
 
 
-def print_metrics(rows: Mapping[str, Mapping[str, float]]) -> None:
-    """Print a table of rows, name -> metrics; a metric that no row has is no column."""
-    keys = [key for key in _COLUMNS if any(key in row for row in rows.values())]
-    cells = [["model", *(_COLUMNS[key] for key in keys)]]
-    for name, row in rows.items():
-        shown = {key: f"{row[key]:,}" if key == "num_images" else f"{row[key]:.2f}" for key in keys if key in row}
-        if "high_norm" in row:
-            shown["high_norm"] = "yes" if row["high_norm"] else "no"
-        cells.append([name, *(shown.get(key, "-") for key in keys)])
-    print_table(cells)
+def print_boxes(rows: Mapping[str, Mapping[str, float]]) -> None:
+    """Print a table of rows, name -> metrics."""
+    print_metrics(["model"], _COLUMNS, [([name], row) for name, row in rows.items()])
 
 
 def closing_words(args: argparse.Namespace, images: BoxedImages) -> str:

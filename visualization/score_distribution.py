@@ -21,7 +21,7 @@ from measured_models import Measurement, Subject, measure_models
 from torch import Tensor
 
 from last_vit.dense import choose_global_token, dense_batches
-from last_vit.evaluation import print_table, token_words
+from last_vit.evaluation import print_metrics, token_words
 from last_vit.metrics.summed_counters import SummedTensors
 from last_vit.patch_scores import patch_score
 
@@ -195,9 +195,7 @@ def run(args: argparse.Namespace) -> None:
     views = measure_models(args, "score_distribution", measure)
     if not views:  # another process draws and prints
         return
-    cells = [["model", *_COLUMNS.values(), "images"]]
-    cells += [[v.name, *(f"{v.stats[key]:.1f}" for key in _COLUMNS), f"{v.stats['num_images']:,}"] for v in views]
-    print_table(cells)
+    print_metrics(["model"], _COLUMNS | {"num_images": "images"}, [([view.name], view.stats) for view in views], ".1f")
     for view in views:
         notes = ", ".join(f"{view.stats[key]} {words}" for key, words in _LEFT_OUT.items() if view.stats[key])
         if notes:

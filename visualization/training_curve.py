@@ -16,7 +16,7 @@ from figure_style import house_style, model_color, new_figure, save_figure
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from point_in_box_protocol import closing_words, measure_on_boxes, open_imagenet, print_metrics
+from point_in_box_protocol import closing_words, measure_on_boxes, open_imagenet, print_boxes
 
 from last_vit.models import parse_model_arguments
 
@@ -52,7 +52,7 @@ def run(args: argparse.Namespace) -> None:
         for curve in curves
         for step, row in curve.points.items()
     }
-    print_metrics(rows)
+    print_boxes(rows)
     print("\n".join(notes), end="\n" if notes else "")
     save_figure(draw_curves(curves, steps), args.figure)
 

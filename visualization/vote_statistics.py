@@ -22,7 +22,7 @@ from torch import Tensor
 
 from last_vit.data.imagenet_layout import find_annotation_folder, find_split_folder
 from last_vit.dense import dense_batches, dense_forward
-from last_vit.evaluation import print_table
+from last_vit.evaluation import print_metrics
 from last_vit.metrics.summed_counters import SummedTensors
 from last_vit.pooling import last_select, resolve_top_k, vote_count
 from last_vit.runtime import is_main_process
@@ -218,12 +218,8 @@ def measure(subject: Subject) -> tuple[list[SelectionView], list[Measurement]]:
 
 def _print_rows(rows: Sequence[Sequence[SelectionView]]) -> None:
     views = [view for row in rows for view in row]
-    keys = [key for key in _COLUMNS if any(key in view.metrics for view in views)]
-    cells = [["model", "K", *(_COLUMNS[key] for key in keys)]]
-    for view in views:
-        numbers = [f"{view.metrics[key]:.4g}" if key in view.metrics else "-" for key in keys]
-        cells.append([view.name, f"{view.k} of {view.frequency.numel()}", *numbers])
-    print_table(cells)
+    lines = [([view.name, f"{view.k} of {view.frequency.numel()}"], view.metrics) for view in views]
+    print_metrics(["model", "K"], _COLUMNS, lines, ".4g")
     counted = views[0].metrics
     with_object = counted.get("num_object_images")
     inside = "" if with_object is None else f"; inside: over the {with_object} that show both object and background"

@@ -51,9 +51,8 @@ def read_class_names(
 ) -> ClassNames:
     """The names in a file, in one of the forms of this module's table, white space collapsed.
 
-    `num_classes` is how many it must name, None any number; `folders` are the names of the class folders in the order
-    of the labels, for keyed files. ValueError for whatever is wrong with it; by upper and lower case alone names do not
-    differ, for CLIP's tokenizer drops case.
+    `num_classes` is how many it must name, None any number; `folders` are the class folders in the order of the labels,
+    for keyed files. By upper and lower case alone names do not differ, for CLIP's tokenizer drops case.
     """
     path = Path(path)
     if not path.is_file():

@@ -3,9 +3,8 @@
 Where files lie is seg_layouts.py's business. Everything that would make a number silently wrong is an error: a set that
 is not whole, labels of another size than their image, ids that are no class, colours in place of indices.
 
-`ResizedImages` are the images as the protocols give them to a model. Those resize with mmcv's `imrescale`, whose
-bilinear interpolation does not smooth before shrinking; an antialiased resize gives other results. Only the image is
-resized; labels stay at their own size.
+`ResizedImages` are the images as the protocols give them to a model, by mmcv's `imrescale`, whose bilinear
+interpolation does not smooth before shrinking. Labels stay at their own size.
 """
 
 from pathlib import Path
@@ -32,9 +31,9 @@ class SegmentationSet(Dataset):
     A sample is a dict: `image` uint8 [3, H, W], RGB; `label` uint8 [H, W], 0 to C - 1 or 255, ignored; `index`, the
     image's place in this set; `name`, its path below the images' folder without ending.
 
-    `dataset` is one of `DATASETS`, or "custom", with `class_names` in the order of the labels, and `zero_label`, what 0
-    means in its files (`custom_setting`); `root` is as in seg_layouts.py. Without `any_count` another number of images
-    than the official one, `expected_images`, is an error. `names` has one plain name per class, for tables and legends.
+    `dataset` is one of `DATASETS`, or "custom", with `class_names` and `zero_label` as in `custom_setting`. Without
+    `any_count` another number of images than the official one, `expected_images`, is an error. `names` has one plain
+    name per class.
     """
 
     def __init__(

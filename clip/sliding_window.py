@@ -88,11 +88,8 @@ def plan_windows(
 
     An image smaller than the crop, on either side, gets windows of its own length on that side. A window that is not of
     whole patches loses the rest to the model's patch embedding, and its map is stretched to the full window (SCLIP,
-    NACLIP), or it is padded with zeros on both sides (ClearCLIP).
-
-    `image_hw` is (H', W') of the image that the model sees, `crop` the side of a window in pixels (0 is the whole image
-    at once, which is never padded), `stride` the way from window to window, at most the crop, for windows leave no gap.
-    ValueError for a crop or image that is smaller than a patch.
+    NACLIP), or it is padded with zeros on both sides (ClearCLIP). `image_hw` is (H', W') of the image that the model
+    sees; `crop` 0 is the whole image at once, which is never padded. ValueError for what is smaller than a patch.
     """
     if crop and crop < patch_size:
         raise ValueError(

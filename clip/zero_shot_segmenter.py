@@ -44,11 +44,7 @@ class ZeroShotSegmenter:
     window_batch: int = 64  # windows per forward pass, at most
 
     def __call__(self, images: Sequence[Tensor], output_hws: Sequence[tuple[int, int]]) -> list[Tensor]:
-        """Segment uint8 [3, H', W'] images of any sizes, as the model is to see them; ValueError as `plan_windows`.
-
-        Returns:
-            int64 [H, W] of each of `output_hws`, 0 to C - 1, on the device of `text`.
-        """
+        """Segment uint8 [3, H', W'] images as the model is to see them: int64 [H, W] of each of `output_hws`."""
         with torch.inference_mode():
             images = [self.normalise(image) for image in images]
             found = zip(images, self.window_scores(images), output_hws, strict=True)

@@ -56,10 +56,9 @@ def picture_folders(image_path: Path, output_dir: Path) -> dict[Path, Path]:
 def read_attention(
     trained: TrainedModel, path: Path, image_size: Sequence[int], patch_size: int, device: torch.device
 ) -> tuple[np.ndarray, Tensor]:
-    """One image as it was read, uint8 [H, W, 3], and what the class token attends to in it, float32 [heads, h, w].
+    """One image as the model sees it, uint8 [H, W, 3], and what the class token attends to, float32 [heads, h, w].
 
-    The image is resized to `image_size` (height and width, or the shorter side) and cut to whole patches at the right
-    and the bottom.
+    It is resized to `image_size` (height and width, or the shorter side) and cut to whole patches.
     """
     resized = np.array(functional.resize(load_rgb(path), list(image_size)))
     height, width = (side - side % patch_size for side in resized.shape[:2])

@@ -22,10 +22,8 @@ _NUM_SYNTHETIC = 1024
 class MultiCropAugmentation:
     """PIL RGB image -> list of views, float32 [3, side, side], ImageNet-normalised, the two global ones first.
 
-    Every view is a random resized crop (bicubic), flipped with probability 0.5, colour-jittered with 0.8 and turned
-    grey with 0.2; then the first global view is blurred, the second with probability 0.1 (and solarised with 0.2), a
-    local one with 0.5. All chance is drawn from torch's CPU generator. A scale is the smallest and largest share of the
-    image's area that a crop takes, a size its side in pixels.
+    All chance is drawn from torch's CPU generator. A scale is the smallest and largest share of the image's area that a
+    crop takes, a size its side in pixels.
     """
 
     def __init__(

@@ -29,8 +29,7 @@ class WeightNormedLinear(nn.Module):
 class DinoHead(nn.Module):
     """Three linear layers with GELU between them, L2 normalisation, `WeightNormedLinear` to `out_dim` prototypes.
 
-    `use_bn` adds batch norm after the first two layers, of `hidden_dim` channels; the third has `bottleneck_dim`, and
-    is normalised; `norm_last_layer` keeps the prototypes' lengths at 1.
+    `use_bn` adds batch norm after the first two layers; `norm_last_layer` keeps the prototypes' lengths at 1.
     """
 
     def __init__(

@@ -31,8 +31,7 @@ class LossTerms(NamedTuple):
 class DinoLoss(nn.Module):
     """Mean over the pairs (teacher view i, student view v != i) of the batch-mean cross-entropy.
 
-    `out_dim` is C, `num_views` is V, at least 2, the two global views first. `student_temp` divides the student's
-    logits, `center_momentum` is the share of the old centre in an update.
+    `out_dim` is C, `num_views` is V, at least 2, the two global views first.
     """
 
     def __init__(self, out_dim: int, num_views: int, student_temp: float = 0.1, center_momentum: float = 0.9) -> None:

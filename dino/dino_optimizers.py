@@ -33,8 +33,7 @@ def temperature_schedule(warmup_temp: float, temp: float, warmup_epochs: int, ep
 def parameter_groups(model: nn.Module) -> list[dict]:
     """The trainable parameters in two groups: with the scheduled weight decay, and without any.
 
-    Without: biases and whatever has one dimension. As in DINO position embedding, CLS token and the last layer's
-    `weight_g`, where it is trained, are decayed.
+    As in DINO position embedding, CLS token and the last layer's `weight_g`, where it is trained, are decayed.
     """
     decayed, plain = [], []
     for name, parameter in model.named_parameters():

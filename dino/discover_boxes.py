@@ -87,9 +87,8 @@ class Stopwatch:
 class MethodRun:
     """What one method did on all images, whichever process saw them.
 
-    Metrics in percent: "corloc", "mean_iou", and "corloc_whole_image" of a box around the whole image, which is what
-    large objects give without any model; in images per second of one process, without loading: "fps_model" of the
-    forward pass, which all methods share, "fps_boxes" of the box extraction, and "fps_total".
+    Metrics in percent: "corloc", "mean_iou", and "corloc_whole_image" of a box around the whole image; in images per
+    second of one process, without loading: "fps_model" of the forward pass, "fps_boxes" and "fps_total".
     """
 
     method: DiscoveryMethod

@@ -128,8 +128,7 @@ class DiscoveryImages(Dataset):
 
     A sample is a dict: `image` float32 [3, H, W], normalised, at the size of `resized_hw`; `image_hw` (H, W);
     `objects_xyxy` float32 [M, 4] in its pixels; `labels` int64 [M]; `index` (into this data set); `name`, the image's
-    path below the deepest folder that holds all of them. An image that is unreadable, or whose annotation is of another
-    shape, is named in an error.
+    path below the deepest folder that holds all of them.
     """
 
     def __init__(

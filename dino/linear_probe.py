@@ -147,8 +147,8 @@ def train_epoch(
 ) -> float:
     """Train the probe for an epoch, gradients averaged over the processes; returns the mean loss of all of them.
 
-    `batches` never end, and are of one size in every process. A loss that is NaN or infinite is a FloatingPointError;
-    it is looked at one step late, so the weights are spoiled.
+    `batches` never end, and are of one size in every process. A loss that is not finite is a FloatingPointError, one
+    step late.
     """
     device = probe.weight.device
     for group in optimizer.param_groups:

@@ -36,21 +36,18 @@ class ForegroundImages(Dataset):
     original (height, width); `box_xyxy` float32 [4] in original pixels, NaN unless exactly one object, and no crowd
     region, is annotated and the annotation tells objects apart (boxes, and COCO's masks).
 
-    Files are read when a sample is asked for, so a broken one stops there, by name. `image_paths` has one path per
-    image, `has_foreground` says whether annotations were given, `skipped` is what was left out, reason -> count.
+    Files are read when a sample is asked for, so a broken one stops there, by name. `skipped` is what was left out,
+    reason -> count.
 
     `boxes` are COCO's instances_*.json, whose file names are found in depth below `images`; or a folder of XML files,
     one per image of the same name without ending. Corners in an `Annotations` folder beside `JPEGImages` are VOC's
-    (counted from 1, inclusive), all others are taken as they stand (ImageNet's). An image without an object is all
-    background. `masks`, in their place, are COCO's instances_*.json, whose segmentations are drawn; or a folder with
-    one mask per image of the same name without ending: a one-channel PNG, or integers in an .npy (0 background, 255
-    unknown, anything else object, such as VOC's SegmentationObject), or booleans in an .npy. `skip_broken` reads
-    everything once, now, and leaves out and counts what is unreadable or has no partner: right for a folder with a part
-    of the annotated images.
+    (counted from 1, inclusive), all others are taken as they stand (ImageNet's). `masks`, in their place, are COCO's
+    instances_*.json, whose segmentations are drawn; or a folder with one mask per image of the same name: a one-channel
+    PNG, or integers in an .npy (0 background, 255 unknown, anything else object), or booleans in an .npy. `skip_broken`
+    reads everything once, now, and leaves out and counts what is unreadable or has no partner.
 
-    FileNotFoundError for no such folder, no image in it, no annotations, and an image or annotation without partner;
-    ValueError for a file that is not COCO's instances, names that fit several files, no image left; on reading, for an
-    unreadable file, and a mask or boxes of another shape than their image.
+    FileNotFoundError for what is not there, and an image or annotation without partner; ValueError for names that fit
+    several files, no image left, an unreadable file, and annotations of another shape than their image.
     """
 
     def __init__(
@@ -113,8 +110,8 @@ class ForegroundImages(Dataset):
     def single_objects(self, max_box_area: float | None = None) -> tuple[list[int], Counter[str]]:
         """The images that Point-in-Box is defined on: exactly one object, with a box below this share of the image.
 
-        Reads annotations, no image. Returns indices, and the others as reason -> count; a crowd region counts as
-        several objects. Annotations that do not tell objects apart are a ValueError.
+        Returns indices, and the others as reason -> count; a crowd region counts as several objects. Annotations that
+        do not tell objects apart are a ValueError.
         """
         if self._source is None:
             raise ValueError(f"which images of {self.folder} show one object is not known: give their boxes")

@@ -115,16 +115,15 @@ def count_masked(
 ) -> None:
     """Mask each image by the model's own patch scores of the whole image, classify it again, and count in `accuracy`.
 
-    One forward pass for the scores and one per curve and percentage. `batches` are `ImageNetDataset`'s; the random
-    masks belong to their "index" and the seed. A model of another number of classes is a ValueError.
+    `batches` are `ImageNetDataset`'s; the random masks belong to their "index" and the seed. A model of another number
+    of classes is a ValueError.
     """
     last_pool = last_pool or LaStPool(top_k=1)
     for output, batch in dense_batches(model, batches, device):
         images, labels, grid_hw = batch["image"], batch["label"], output.grid_hw
         if output.logits.shape[1] != num_classes:
             raise ValueError(
-                f"the model answers with {output.logits.shape[1]} numbers, the images have {num_classes} classes: "
-                "masking needs a classifier of these classes"
+                f"the model answers with {output.logits.shape[1]} numbers, the images have {num_classes} classes"
             )
         score = patch_score(output.patch_tokens, choose_global_token(output, global_token, last_pool))
         noise = random_scores(batch["index"].tolist(), score.shape[1], seed).to(device)

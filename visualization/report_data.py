@@ -51,9 +51,8 @@ class ModelMeasures(NamedTuple):
     """What one pass of one model gives.
 
     `metrics` are those of "point_in_box" (absent without an image of one box), "score_distribution" (absent without
-    one that shows object and background), "patch_norms" and "vote_statistics" over all images. `charts` are "score":
-    edges and densities "foreground" and "background", absent as above; "norm": edges and percent of the patches per
-    bar; "frequency": percent of the votes at every position, h rows of w.
+    one that shows object and background), "patch_norms" and "vote_statistics". `charts` are "score": edges and two
+    densities, absent as above; "norm": edges and percent of patches; "frequency": percent of the votes, h rows of w.
     """
 
     grid_hw: tuple[int, int]
@@ -152,9 +151,8 @@ def _norm_bars(norms: PatchNorms, cutoff: float) -> dict[str, list[float]]:
 def disagreement(views: Sequence[ImageView], grids_hw: Sequence[tuple[int, int]]) -> float | None:
     """1 - mean Pearson correlation of the score maps of every two models, on the part of the image that all see.
 
-    Score maps are interpolated bilinearly at the centres of a common grid, as fine as the finest; models of one grid
-    and one crop are compared patch by patch. A value in [0, 2]; None for one model, for crops without common part, and
-    where every pair holds a constant map.
+    Score maps are interpolated bilinearly at the centres of a common grid, as fine as the finest. A value in [0, 2];
+    None for one model, for crops without common part, and where every pair holds a constant map.
     """
     frames = torch.tensor([view.frame_xyxy for view in views], dtype=torch.float64)
     low, high = frames[:, :2].amax(dim=0), frames[:, 2:].amin(dim=0)

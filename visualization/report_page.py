@@ -76,10 +76,9 @@ def report_content(
     chosen: Sequence[int],
     measured: Sequence[tuple[ModelArgument, TrainedModel, LaStPool, ModelMeasures]],
 ) -> dict[str, Any]:
-    """Everything that the page shows, as JSON values; "colormap" is 256 colours of 6 hexadecimal digits each.
+    """Everything that the page shows, as JSON values.
 
-    `chosen` are the indices of the gallery in the images, `measured` every model as asked for and loaded, how its
-    votes are chosen, and what was measured.
+    `chosen` are the indices of the gallery, `measured` every model, how its votes are chosen, and what was measured.
     """
     all_measures = [measures for *_, measures in measured]
     grids = [measures.grid_hw for measures in all_measures]

@@ -83,16 +83,14 @@ def measure_checkpoints(args: argparse.Namespace) -> tuple[list[TrainingCurve], 
 def read_training_curve(text: str) -> TrainingCurve:
     """Read the log of one run, `[NAME=]FOLDER` of metrics.json; without a name it is called after its folder.
 
-    A resumed run logs some iterations twice: the last line of an iteration counts. A run that was killed while writing
-    leaves a part of a line, at the end or, once resumed, in front of the next one; such lines are counted and left out.
+    A resumed run logs some iterations twice: the last line counts. A killed run leaves a part of a line, at the end or,
+    once resumed, in front of the next one; such lines are counted and left out.
     """
     name, _, folder_text = ("", "", text) if Path(text).is_dir() else text.rpartition("=")
     folder = Path(folder_text)
     log = folder / "metrics.json"
     if not log.is_file():
-        raise FileNotFoundError(
-            f"no {log}: a run is given as [NAME=]FOLDER, the train.output_dir of a cls_pretrain run"
-        )
+        raise FileNotFoundError(f"no {log}: a run is given as [NAME=]FOLDER, the train.output_dir of cls_pretrain")
     points, num_broken = {}, 0
     for line in log.read_text(encoding="utf-8", errors="replace").splitlines():
         try:
@@ -104,8 +102,7 @@ def read_training_curve(text: str) -> TrainingCurve:
             points[row["iteration"]] = {key: row[key] for key in row if key == "acc1" or key.startswith("point_in_box")}
     if not points:
         raise ValueError(
-            f"{log} holds no evaluation: train with train.eval_period=<iterations>, and with "
-            f"dataloader.test.dataset.boxes=True for Point-in-Box; or measure the run's checkpoints with --model"
+            f"{log} holds no evaluation: train with train.eval_period=<iterations>, or measure checkpoints with --model"
         )
     if not any("point_in_box" in metrics for metrics in points.values()):
         raise ValueError(
@@ -134,10 +131,8 @@ def numbered_checkpoints(folder: Path) -> tuple[dict[int, Path], list[str]]:
         else:
             found[int(match[1])] = path
     if not found:
-        raise FileNotFoundError(
-            f"{folder} holds no checkpoint whose name ends in a number, such as model_0001563.pth; it holds "
-            f"{', '.join(others) or 'no .pth file'}"
-        )
+        there = ", ".join(others) or "no .pth file"
+        raise FileNotFoundError(f"{folder} holds no checkpoint whose name ends in a number, but {there}")
     return dict(sorted(found.items())), others
 
 

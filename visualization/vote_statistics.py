@@ -89,13 +89,11 @@ class VoteStatistics:
         """Statistics over everything counted by all processes, at least one image; shares in percent.
 
         Over all images: "vote_area_<level>" for every level in percent ("vote_area_50"), the mean share of patches
-        above it; "position_peak", the largest of `frequency` over the uniform 1 / N (not in percent); "num_images".
-        Over the images that show both object and background, where there are any: "votes_inside", the share of the
-        votes on known patches that lie on the object; "votes_inside_uniform", the object's share of those patches;
-        "votes_lift", the first over the second (not in percent); "top_vote_inside", how often the patch with the most
-        votes is object (in equal parts where known patches tie); "vote_area_<level>_inside", the object's share of the
-        patches above the level; "num_object_images". The shares but for "top_vote_inside" are of all images' votes and
-        patches together.
+        above it; "position_peak", the largest of `frequency` over the uniform 1 / N; "num_images". Over the
+        "num_object_images" that show both object and background, their votes and patches together: "votes_inside", the
+        share of the votes on known patches that lie on the object; "votes_inside_uniform", the object's share of those
+        patches; "votes_lift", the first over the second; "vote_area_<level>_inside", the object's share of the patches
+        above the level; and "top_vote_inside", how often the patch with the most votes is object (ties in equal parts).
         """
         totals = self._sums.totals()
         num_images, num_patches = int(totals["num_images"]), totals["position"].numel()

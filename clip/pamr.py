@@ -20,17 +20,21 @@ NUM_STEPS, DILATIONS = 10, (8, 16)
 _OFFSETS = tuple((dy, dx) for dy in (-1, 0, 1) for dx in (-1, 0, 1) if dy or dx)
 
 
-class Pamr:
-    """Refinement by one image, whose weights are computed once.
+class RefinedMaps:
+    """Score maps [Q, H, W] of which each name is refined as it is made, by an image, float [3, H, W].
 
-    The image is float [3, H, W]; a factor or an offset per channel changes nothing (but for the 1e-8).
+    A factor or an offset per channel of the image changes nothing (but for the 1e-8). `maps` are as `ScoreMaps` are
+    indexed, or a tensor.
 
     Example:
-        >>> Pamr(torch.rand(3, 32, 40))(torch.ones(2, 32, 40)).shape
+        >>> RefinedMaps(torch.ones(2, 32, 40), torch.rand(3, 32, 40))[:].shape
         torch.Size([2, 32, 40])
     """
 
-    def __init__(self, image: Tensor, num_steps: int = NUM_STEPS, dilations: Sequence[int] = DILATIONS) -> None:
+    def __init__(
+        self, maps: ScoreMaps, image: Tensor, num_steps: int = NUM_STEPS, dilations: Sequence[int] = DILATIONS
+    ) -> None:
+        self._maps, self.output_hw = maps, tuple(image.shape[1:])
         self.num_steps, self.dilations = num_steps, tuple(dilations)
         neighbours = torch.stack(list(self._neighbours(image)))
         centres = image.expand(len(self.dilations), *image.shape)
@@ -38,8 +42,12 @@ class Pamr:
         distance = (neighbours - image).abs_().div_(0.1 * spread + 1e-8).mean(dim=1)
         self._weights = (-distance).softmax(dim=0)  # [8 * dilations, H, W]
 
-    def __call__(self, maps: Tensor) -> Tensor:
-        """Refine score maps of the image's size: [Q, H, W] to new ones of the same type."""
+    def __len__(self) -> int:
+        return len(self._maps)
+
+    def __getitem__(self, names: slice | list[int]) -> Tensor:
+        """The refined maps of some names: [names, H, W]."""
+        maps = self._maps[names]
         # on a CPU name by name, which stays in its cache: up to twice as fast
         groups = maps.split(1 if maps.device.type == "cpu" else max(1, len(maps)))
         return torch.cat([self._refine(group) for group in groups])
@@ -62,17 +70,3 @@ class Pamr:
             for dy, dx in _OFFSETS:
                 top, left = reach + dy * dilation, reach + dx * dilation
                 yield padded[:, top : top + height, left : left + width]
-
-
-class RefinedMaps:
-    """Score maps of which each name is refined as it is made, by a `Pamr` of the same image and size."""
-
-    def __init__(self, maps: ScoreMaps, pamr: Pamr) -> None:
-        self._maps, self._pamr, self.output_hw = maps, pamr, maps.output_hw
-
-    def __len__(self) -> int:
-        return len(self._maps)
-
-    def __getitem__(self, names: slice | list[int]) -> Tensor:
-        """The refined maps of some names: [names, H, W]."""
-        return self._pamr(self._maps[names])

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import torch
 from label_maps import LabelRule, label_pixels
-from pamr import Pamr, RefinedMaps
+from pamr import RefinedMaps
 from sliding_window import StitchedMaps, WindowPlan, plan_windows
 from torch import Tensor
 from torch.nn import functional as F
@@ -87,5 +87,5 @@ class ZeroShotSegmenter:
         maps = StitchedMaps(found.scores, found.plan, found.grid_hw, output_hw)
         if self.uses_pamr:
             at_output = F.interpolate(image[None], size=output_hw, mode="bilinear", align_corners=False)[0]
-            maps = RefinedMaps(maps, Pamr(at_output))
+            maps = RefinedMaps(maps, at_output)
         return label_pixels(maps, self.rule)

@@ -24,7 +24,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch, Rectangle
 from object_discovery import Box
 from PIL import Image
-from torch import nn
+from torch import Tensor, nn
 
 from last_vit.atomic_file import atomic_file
 from last_vit.dense import find_patch_size, takes_any_size
@@ -256,14 +256,20 @@ def draw_sheet(
 
 
 @torch.inference_mode()
+def find_boxes(
+    model: nn.Module, image: Tensor, methods: Sequence[known.DiscoveryMethod], patch_size: int, name: str = "the image"
+) -> list[tuple[Box, known.PatchMask]]:
+    """A box and the patches behind it per method, from one forward pass over an image [3, H, W], normalised."""
+    padded = native.pad_to_patch(image, patch_size, name)[None].to(next(model.parameters()).device)
+    features = known.feature_reader(methods)(model, padded)
+    return [method.boxes(features, [tuple(image.shape[1:])], patch_size)[0] for method in methods]
+
+
 def _draw_image(
     panel: Axes, model: nn.Module, images: native.DiscoveryImages, run: MethodRun, index: int, patch_size: int
 ) -> None:
     sample = images[index]
-    height, width = sample["image_hw"]
-    image = native.pad_to_patch(sample["image"], patch_size)[None].to(next(model.parameters()).device)
-    features = known.feature_reader([run.method])(model, image)
-    ((_, patches),) = run.method.boxes(features, [(height, width)], patch_size)
+    ((_, patches),) = find_boxes(model, sample["image"], [run.method], patch_size)
     draw_mask(panel, images.picture(index), patches.mask, patch_size)
     for box in sample["objects_xyxy"].tolist():
         _draw_box(panel, box, EDGE, 2.4)

@@ -3,16 +3,15 @@
 import argparse
 from collections.abc import Sequence
 
-import torch
-from discovery_images import pad_to_patch, resize_picture, resized_hw
-from discovery_results import HIT, choose_methods, draw_found_box, draw_mask, fitting_patch_size
+from discovery_images import resize_picture, resized_hw
+from discovery_results import HIT, choose_methods, draw_found_box, draw_mask, find_boxes, fitting_patch_size
 from matplotlib.figure import Figure
-from object_discovery import Box, DiscoveryMethod, PatchMask, feature_reader
+from object_discovery import Box, DiscoveryMethod, PatchMask
 from PIL import Image
 from torchvision.transforms.functional import normalize, to_tensor
 
 from last_vit.data.image_files import load_photos
-from last_vit.models import TrainedModel, parse_model_arguments
+from last_vit.models import parse_model_arguments
 from last_vit.results import result_name
 from last_vit.runtime import select_device
 
@@ -31,7 +30,8 @@ def run(args: argparse.Namespace) -> None:
         patch_size = fitting_patch_size(argument.name, trained.model, trained.preprocessing.crop, sizes)
         for name, photo in photos.items():
             seen = resize_picture(photo, args.resize)
-            found = find_boxes(trained, seen, methods, patch_size, name)
+            image = normalize(to_tensor(seen), trained.preprocessing.mean, trained.preprocessing.std)
+            found = find_boxes(trained.model, image, methods, patch_size, f"photo {name}")
             args.out.mkdir(parents=True, exist_ok=True)
             file = args.out / f"{result_name(f'{name}_{argument.name}')}.png"
             draw_photo(argument.name, seen, methods, found, patch_size).savefig(file)
@@ -40,17 +40,6 @@ def run(args: argparse.Namespace) -> None:
                 corners = ", ".join(f"{edge * scale[i % 2]:.0f}" for i, edge in enumerate(box))
                 print(f"{argument.name}, {name}: {method.name} [{corners}]")
             print(f"written {file}")
-
-
-@torch.inference_mode()
-def find_boxes(
-    trained: TrainedModel, photo: Image.Image, methods: Sequence[DiscoveryMethod], patch_size: int, name: str
-) -> list[tuple[Box, PatchMask]]:
-    """A box and the patches behind it per method, in the photo's pixels, from one forward pass."""
-    prep, device = trained.preprocessing, next(trained.model.parameters()).device
-    image = pad_to_patch(normalize(to_tensor(photo), prep.mean, prep.std), patch_size, f"photo {name}")
-    features = feature_reader(methods)(trained.model, image[None].to(device))
-    return [method.boxes(features, [(photo.height, photo.width)], patch_size)[0] for method in methods]
 
 
 def draw_photo(

@@ -8,6 +8,7 @@ Letters: B images, N = h * w patches in row-major order.
 
 import argparse
 import math
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 
@@ -204,12 +205,12 @@ def spread_over_classes(labels: np.ndarray, num_images: int, seed: int) -> list[
     """
     if num_images > len(labels):
         raise ValueError(f"--num-images must be at most {len(labels)} (images), got {num_images}")
-    order = np.random.default_rng(seed).permutation(len(labels))
-    by_class = np.argsort(labels[order], kind="stable")
-    _, starts, sizes = np.unique(labels[order][by_class], return_index=True, return_counts=True)
-    turn = np.empty(len(labels), dtype=np.int64)  # an image's place among those of its class
-    turn[by_class] = np.arange(len(labels)) - np.repeat(starts, sizes)
-    return sorted(order[np.argsort(turn, kind="stable")[:num_images]].tolist())
+    order = np.random.default_rng(seed).permutation(len(labels)).tolist()
+    turn, drawn = {}, Counter()  # an image's place among those of its class
+    for index in order:
+        turn[index] = drawn[labels[index]]
+        drawn[labels[index]] += 1
+    return sorted(sorted(order, key=turn.get)[:num_images])
 
 
 def draw_masking(found: Mapping[str, Mapping[str, float]], percents: Sequence[int], num_classes: int) -> Figure:

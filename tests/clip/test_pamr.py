@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from pamr import Pamr
+from pamr import RefinedMaps
 
 
 def plain_pamr(image, maps, num_steps, dilations):
@@ -42,16 +42,16 @@ def plain_pamr(image, maps, num_steps, dilations):
 def test_it_is_the_plain_version(num_steps, dilations):
     generator = torch.Generator().manual_seed(0)
     image, maps = torch.rand(3, 9, 12, generator=generator), torch.randn(4, 9, 12, generator=generator)
-    found = Pamr(image, num_steps, dilations)(maps)
+    found = RefinedMaps(maps, image, num_steps, dilations)[:]
     torch.testing.assert_close(found.double(), plain_pamr(image, maps, num_steps, dilations), rtol=1e-4, atol=1e-5)
 
 
 def test_names_do_not_touch_each_other_and_constants_stay():
     image, maps = torch.rand(3, 20, 24), torch.randn(5, 20, 24)
     maps[2] = 0.7
-    refine = Pamr(image)
-    together = refine(maps)
+    refined = RefinedMaps(maps, image)
+    together = refined[:]
     for index in range(5):
-        torch.testing.assert_close(refine(maps[index : index + 1])[0], together[index])
+        torch.testing.assert_close(refined[[index]][0], together[index])
     torch.testing.assert_close(together[2], maps[2])
     assert not torch.equal(together[0], maps[0])

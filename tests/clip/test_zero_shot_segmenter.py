@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 from label_maps import LabelRule, label_pixels
-from pamr import Pamr, RefinedMaps
+from pamr import RefinedMaps
 from sliding_window import StitchedMaps, plan_windows
 from torch.nn import functional as F
 from zero_shot_segmenter import ZeroShotSegmenter
@@ -62,8 +62,7 @@ def plain_labels(image, output_hw, setting):
         scores.append(F.normalize(features[0].double(), dim=1) @ setting.text.double().T)
     maps = StitchedMaps(torch.stack(scores), plan, grid_hw, output_hw)
     if setting.uses_pamr:
-        at_output = F.interpolate(pixels[None], size=output_hw, mode="bilinear")[0].double()
-        maps = RefinedMaps(maps, Pamr(at_output))
+        maps = RefinedMaps(maps, F.interpolate(pixels[None], size=output_hw, mode="bilinear")[0].double())
     return label_pixels(maps, setting.rule)
 
 

@@ -34,9 +34,9 @@ class MultiCropAugmentation:
         global_crop_size: int = 224,
         local_crop_size: int = 96,
     ) -> None:
-        first = _view(global_crop_size, global_crops_scale, blur=1.0)
-        second = _view(global_crop_size, global_crops_scale, blur=0.1, solarize=0.2)
-        local = _view(local_crop_size, local_crops_scale, blur=0.5)
+        first = _view(global_crop_size, global_crops_scale, blurred=1.0)
+        second = _view(global_crop_size, global_crops_scale, blurred=0.1, solarize=0.2)
+        local = _view(local_crop_size, local_crops_scale, blurred=0.5)
         self.views = (first, second, *[local] * local_crops_number)
 
     def __call__(self, image: Image.Image) -> list[Tensor]:
@@ -44,20 +44,12 @@ class MultiCropAugmentation:
         return [view(image) for view in self.views]
 
 
-class RandomBlur:
-    """Gaussian blur, with a probability in [0, 1] and a radius drawn from [0.1, 2] pixels."""
-
-    def __init__(self, probability: float) -> None:
-        self.probability = probability
-
-    def __call__(self, image: Image.Image) -> Image.Image:
-        """A blurred copy, or the image itself."""
-        if torch.rand(()).item() >= self.probability:
-            return image
-        return image.filter(ImageFilter.GaussianBlur(0.1 + (2.0 - 0.1) * torch.rand(()).item()))
+def blur(image: Image.Image) -> Image.Image:
+    """Gaussian blur of a radius drawn from [0.1, 2] pixels."""
+    return image.filter(ImageFilter.GaussianBlur(0.1 + (2.0 - 0.1) * torch.rand(()).item()))
 
 
-def _view(side: int, scale: Sequence[float], blur: float, solarize: float = 0.0) -> Callable[[Image.Image], Tensor]:
+def _view(side: int, scale: Sequence[float], blurred: float, solarize: float = 0.0) -> Callable[[Image.Image], Tensor]:
     jitter = transforms.ColorJitter(brightness=0.4, contrast=0.4, saturation=0.2, hue=0.1)
     return transforms.Compose(
         [
@@ -65,7 +57,7 @@ def _view(side: int, scale: Sequence[float], blur: float, solarize: float = 0.0)
             transforms.RandomHorizontalFlip(p=0.5),
             transforms.RandomApply([jitter], p=0.8),
             transforms.RandomGrayscale(p=0.2),
-            RandomBlur(blur),
+            transforms.RandomApply([blur], p=blurred),
             *([transforms.RandomSolarize(128, p=solarize)] if solarize else []),
             transforms.ToTensor(),
             transforms.Normalize(IMAGENET_MEAN, IMAGENET_STD),

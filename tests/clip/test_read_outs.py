@@ -5,7 +5,7 @@ import copy
 import pytest
 import torch
 from clip_parts import tiny_clip
-from host_parts import HOSTS, IMAGES, TINY_TIMM
+from host_parts import IMAGES, NATIVE, TINY_TIMM
 from read_outs import attach_read_outs, dense_read_outs, own_pool
 from timm.models.vision_transformer import VisionTransformer as TimmViT
 
@@ -15,13 +15,13 @@ from last_vit.token_pool import TokenPool
 POOLS = [("cls", None), ("mean", None), ("max", None), ("last", 3, None, "paper"), ("last", 0.5)]
 
 
-@pytest.mark.parametrize("name", [name for name, host in HOSTS.items() if host.has_cls])
+@pytest.mark.parametrize("name", [name for name, host in NATIVE.items() if host.has_cls])
 def test_every_read_out_is_that_of_the_pool_alone(name):
     torch.manual_seed(0)
-    model = HOSTS[name].build().eval()
+    model = NATIVE[name].build().eval()
     pools = [TokenPool(*pool) for pool in POOLS]
     if name != "torchvision":
-        assert own_pool(model).kind == HOSTS[name].own
+        assert own_pool(model).kind == NATIVE[name].own
     with torch.inference_mode():
         alone = []
         for pool in pools:
@@ -48,4 +48,4 @@ def test_refusals():
     with pytest.raises(ValueError, match="its own way"):
         own_pool(TimmViT(**TINY_TIMM, global_pool="avgmax"))
     with pytest.raises(ValueError, match="needs a class token"):
-        attach_read_outs(HOSTS["timm-no-cls"].build(), [TokenPool("mean"), TokenPool("cls")])
+        attach_read_outs(NATIVE["timm-no-cls"].build(), [TokenPool("mean"), TokenPool("cls")])

@@ -15,7 +15,7 @@ iteration has train.lr_batch_size images on any number of GPUs, by gradient accu
 Processes are started by --num-gpus / --num-machines (detectron2's launcher; CPU processes where there is no GPU) or by
 torchrun. --resume continues from the last checkpoint in train.output_dir; on a CPU the loss curve is then bit-identical
 to that of a run that was never stopped. The record of the last evaluation goes into train.output_dir, or with --row
-into results/.
+into results/; that of the best by train.best_metric stays beside its weights, model_best.pth.
 """
 
 import argparse

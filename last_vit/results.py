@@ -63,17 +63,12 @@ def make_record(
     metrics: Mapping[str, float],
     *,
     n_images: int,
-    dataset: str,
     config: Mapping[str, Any],
-    checkpoint_sha256: str | None,
     seconds: float,
     device: torch.device | str,
-    table: str | None = None,
-    row: str | None = None,
-    by_layer: list[dict[str, float | str]] | None = None,
-    details: list[list[float | str]] | None = None,
+    **about: Any,
 ) -> ResultRecord:
-    """A record of what this process has just measured; the other fields of `ResultRecord` are filled in here.
+    """A record of what this process has just measured; `about` are the fields of `ResultRecord` that it cannot know.
 
     ValueError for a metric that is NaN or infinite, no images, no time.
     """
@@ -86,9 +81,7 @@ def make_record(
         name=name,
         metrics={key: round(float(value), 4) for key, value in metrics.items()},
         n_images=n_images,
-        dataset=dataset,
         config=_hide_in_values(dict(config)),
-        checkpoint_sha256=checkpoint_sha256,
         git_commit=git_commit(),
         command=run_command(),
         device=describe_device(device),
@@ -96,10 +89,7 @@ def make_record(
         seconds=round(seconds, 3),
         images_per_second=round(n_images / seconds, 2),
         date=datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        table=table,
-        row=row,
-        by_layer=by_layer,
-        details=details,
+        **about,
     )
 
 

@@ -66,7 +66,7 @@ def render_table(table: ResultsTable, records: Sequence[ResultRecord], to_result
     records = [_with_layers(record) for record in records]
     if not table.apart:
         return _one_table(table, records, to_results)
-    inputs = sorted({record.dataset for record in records}, key=lambda text: (_first_place(table.apart, text), text))
+    inputs = sorted({record.dataset for record in records}, key=lambda text: (_place(table.apart, text), text))
     parts = []
     for each in inputs:
         own = [record for record in records if record.dataset == each]
@@ -97,7 +97,7 @@ def _one_table(table: ResultsTable, records: Sequence[ResultRecord], to_results:
         *cells, source = ours(first)
         lines.append(_line([*first, f"{paper.value:.1f}", *cells, "; ".join(filter(None, (paper.source, source)))]))
         lines.extend(_line([*key, "", *ours(key)]) for key in others)
-    ordered = sorted(groups, key=lambda key: _last_place(table.order, key[0]))
+    ordered = sorted(groups, key=lambda key: _place(table.order, key[0]))
     lines.extend(_line([*key[: len(names)], *[""] * len(published), *ours(key)]) for key in ordered)
     known = {key: value for record in records for key, value in record.metrics.items()}
     for label, ending in table.references.items():
@@ -107,12 +107,7 @@ def _one_table(table: ResultsTable, records: Sequence[ResultRecord], to_results:
     return "\n".join(lines) + "\n"
 
 
-def _first_place(words: Sequence[str], text: str) -> int:
-    """Of the first word that a text begins with."""
-    return next((place for place, word in enumerate(words) if text.startswith(word)), len(words))
-
-
-def _last_place(words: Sequence[str], text: str) -> int:
+def _place(words: Sequence[str], text: str) -> int:
     """Of the last word that stands in a text."""
     return max((place for place, word in enumerate(words) if word in text), default=len(words))
 

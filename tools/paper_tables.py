@@ -27,7 +27,7 @@ class ResultsTable:
     paper: tuple[PaperRow, ...] = ()  # the paper's rows, in the order of display; empty for no such column
     decimals: Mapping[str, int] = field(default_factory=dict)  # of a metric that one digit behind the point would hide
     records_of: str | None = None  # the table whose records it shows, where it is another view of them
-    apart: tuple[str, ...] = ()  # each data set and input is a table of its own, in the order of how they begin here
+    apart: tuple[str, ...] = ()  # words of data sets; each data set and input is a table of its own, in this order
     order: tuple[str, ...] = ()  # of rows: by the last of these words that stands in a label
     references: Mapping[str, str] = field(default_factory=dict)  # last rows: label -> what follows a metric's name
 

@@ -24,6 +24,7 @@ from point_in_box_protocol import BoxedImages, is_numbered, open_imagenet
 from score_distribution import auroc, min_max
 from torch import Tensor
 from torch.nn import functional as F
+from vote_statistics import best_inside
 
 from last_vit.boxes import box_iou, is_small_box, largest_component, patch_box, resize_crop_box
 from last_vit.dense import dense_batches, dense_forward
@@ -245,13 +246,6 @@ class LayerStatistics:
         metrics["high_norm_block"] = int(most["layer"])
         rows = [{key: value if key == "layer" else round(value, 4) for key, value in row.items()} for row in rows]
         return metrics, rows, int(totals["counts"][0, 0])
-
-
-def best_inside(scores: Tensor, inside: Tensor, known: Tensor) -> Tensor:
-    """Whether the best known patch is inside, where several tie the share of them: [B, R, N], bool [B, N] -> [B, R]."""
-    scores = scores.masked_fill(~known[:, None], -torch.inf)
-    is_best = (scores == scores.amax(dim=2, keepdim=True)).double()
-    return (is_best * inside[:, None]).sum(dim=2) / is_best.sum(dim=2)
 
 
 def _overlaps(scores: Tensor, areas: Tensor | None) -> tuple[Tensor, Tensor]:

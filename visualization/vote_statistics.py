@@ -129,6 +129,13 @@ class VoteStatistics:
         return found | {"num_object_images": num_object_images}
 
 
+def best_inside(scores: Tensor, inside: Tensor, known: Tensor) -> Tensor:
+    """Whether the best known patch is inside, where several tie the share of them: [B, R, N], bool [B, N] -> [B, R]."""
+    scores = scores.masked_fill(~known[:, None], -torch.inf)
+    is_best = (scores == scores.amax(dim=2, keepdim=True)).double()
+    return (is_best * inside[:, None]).sum(dim=2) / is_best.sum(dim=2)
+
+
 def _object_sums(share: Tensor, above: Tensor, is_foreground: Tensor, is_known: Tensor) -> dict[str, Tensor]:
     """Sums over the images that show both object and background, in pairs (background, object).
 
@@ -136,13 +143,12 @@ def _object_sums(share: Tensor, above: Tensor, is_foreground: Tensor, is_known: 
     """
     groups, shows_both = patch_groups(is_foreground, is_known)
     groups = (groups & shows_both[:, None, None]).double()
-    best = share.masked_fill(~is_known, -1.0)
-    is_top = (best == best.amax(dim=1, keepdim=True)).double()
+    is_top_inside = best_inside(share[:, None], is_foreground & is_known, is_known)[:, 0]
     return {
         "num_object_images": shows_both.sum(),
         "votes": torch.einsum("bn,bgn->g", share, groups),
         "patches": groups.sum(dim=(0, 2)),
-        "top": ((is_top * groups[:, 1]).sum(dim=1) / is_top.sum(dim=1)).sum(),
+        "top": (is_top_inside * shows_both).sum(),
         "level_patches": torch.einsum("bln,bgn->lg", above.double(), groups),
     }
 

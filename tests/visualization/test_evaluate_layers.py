@@ -10,7 +10,7 @@ import pytest
 import torch
 from coarse_seg import CoarseSegmentation
 from diagnostic_parts import IMAGENET, IMAGES, LAST, MASKS, RESNET, VIT, read_by_hand
-from layer_statistics import LayerScores, LayerStatistics, best_inside, find_truth
+from layer_statistics import LayerScores, LayerStatistics, find_truth
 from layer_tokens import layer_tokens
 
 from last_vit.boxes import box_iou, resize_crop_box
@@ -90,17 +90,6 @@ def test_a_learned_read_out_is_none_of_blocks(name):
         nullcontext() if name == "test_vit2" else pytest.raises(ValueError, match=r"learned pool .AttentionPoolLatent")
     ):
         LayerScores(trained, [1], torch.device("cpu"))
-
-
-def test_the_best_patch_does_not_depend_on_the_order_of_patches():
-    """Votes are whole numbers that tie: the patches at the maximum share the hit."""
-    draw = torch.Generator().manual_seed(0)
-    votes = torch.randint(4, (5, 2, 30), generator=draw).float()
-    inside, known = torch.rand(2, 5, 30, generator=draw) < 0.6
-    found, order = best_inside(votes, inside & known, known), torch.randperm(30, generator=draw)
-    assert torch.equal(best_inside(votes[:, :, order], (inside & known)[:, order], known[:, order]), found)
-    best = [known[0] & (row == row[known[0]].max()) for row in votes[0]]
-    assert found[0].tolist() == pytest.approx([float(inside[0][each].float().mean()) for each in best])
 
 
 def test_boxes_are_those_of_object_discovery(call):

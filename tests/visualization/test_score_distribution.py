@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 import visualize_patch_score_distribution
-from diagnostic_parts import BOXES, LAST, MASKS, RESNET, VIT, read_by_hand
+from diagnostic_parts import LAST, MASKS, VIT, read_by_hand
 from score_distribution import TOP_PERCENTS, ScoreDistribution
 
 from last_vit import last_pool
@@ -153,13 +153,3 @@ def test_the_command_against_pairs_counted_by_hand(call, text, token, capsys):
     assert (record["config"]["num_no_foreground"], record["config"]["objects"]) == (1, "masks")
     printed = capsys.readouterr().out
     assert all(word in printed for word in (f"{expected['auroc']:.1f}", "1 no object patch", "written results/"))
-
-
-def test_boxes_are_the_masks_here(call):
-    """The masks are filled boxes, so that both say the same; one record per model."""
-    masks = call(visualize_patch_score_distribution, *MASKS, "--table", models=(VIT, RESNET))
-    boxes = call(visualize_patch_score_distribution, *BOXES, "--output", "mine", models=(VIT, RESNET))
-    assert {record["row"] for record in masks} == {"ViT", "ResNet"}
-    assert all(record["name"].startswith("mine_") and record["config"]["objects"] == "boxes" for record in boxes)
-    by_model = [{record["config"]["model"]: record["metrics"] for record in records} for records in (masks, boxes)]
-    assert by_model[0] == by_model[1]

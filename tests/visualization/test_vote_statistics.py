@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from vote_statistics import LEVELS, VoteStatistics, vote_levels
+from vote_statistics import LEVELS, VoteStatistics, best_inside, vote_levels
 
 from last_vit import last_select, vote_count
 
@@ -103,3 +103,14 @@ def test_without_objects_only_what_needs_none():
     unseen = torch.tensor([[0, 0, 9, 0]])  # every vote on an unknown patch: no share of anything
     front, known = torch.tensor([[True, False, False, False]]), torch.tensor([[True, True, False, True]])
     assert statistics(unseen, front, known, sizes=(1,), grid_hw=(2, 2)).compute().keys() == expected
+
+
+def test_the_best_patch_does_not_depend_on_the_order_of_patches():
+    """Votes are whole numbers that tie: the patches at the maximum share the hit."""
+    draw = torch.Generator().manual_seed(0)
+    votes = torch.randint(4, (5, 2, 30), generator=draw).float()
+    inside, known = torch.rand(2, 5, 30, generator=draw) < 0.6
+    found, order = best_inside(votes, inside & known, known), torch.randperm(30, generator=draw)
+    assert torch.equal(best_inside(votes[:, :, order], (inside & known)[:, order], known[:, order]), found)
+    best = [known[0] & (row == row[known[0]].max()) for row in votes[0]]
+    assert found[0].tolist() == pytest.approx([float(inside[0][each].float().mean()) for each in best])

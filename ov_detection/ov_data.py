@@ -73,8 +73,9 @@ class OvImageSet(Dataset):
     """The images of a JSON file (see `load_ov_json`), brought to a square of `size` pixels, one sample per image.
 
     With `train` samples are augmented and have `instances` (gt_boxes, gt_classes; with `masks` gt_masks) of base
-    classes; `augment=False` trains on images as they are tested, so that every epoch sees the same pixels. `max_images`
-    keeps the first ones by image id, `antialias` is `FitSquare`'s. Random numbers come from torch's generator alone.
+    classes; `augment=False` trains on images as they are tested, so that every epoch sees the same pixels, and `keep`
+    then makes each sample once per process. `max_images` keeps the first ones by image id, `antialias` is
+    `FitSquare`'s. Random numbers come from torch's generator alone.
 
     An image that cannot be read, of another size than its record says, or with a broken mask is a ValueError when it is
     asked for.
@@ -91,12 +92,16 @@ class OvImageSet(Dataset):
         augment: bool = True,
         max_images: int | None = None,
         antialias: bool = False,
+        keep: bool = False,
     ) -> None:
         for name, value in (("size", size), ("max_images", max_images)):
             if value is not None and value < 1:
                 raise ValueError(f"{name} must be at least 1, got {value}")
         self._train, self._masks = train, masks and train
         augment = augment and train
+        if keep and augment:
+            raise ValueError("keep=True would show the same crops in every epoch: it is for augment=False")
+        self._kept: dict[int, dict[str, Any]] | None = {} if keep else None
         steps = [FitSquare(size, SCALES if augment else (1.0, 1.0), antialias)]
         steps += [T.RandomCrop("absolute", (size, size)), T.RandomFlip()] if augment else []
         self._augment = T.AugmentationList(steps)
@@ -114,13 +119,18 @@ class OvImageSet(Dataset):
         return len(self._records)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
+        if self._kept is not None and index in self._kept:
+            return self._kept[index]
         record = self._records[index]
         try:
-            return self._sample(record)
+            sample = self._sample(record)
         except FileNotFoundError as error:
             raise FileNotFoundError(f"no image {record['file_name']}") from error
         except (ValueError, OSError) as error:
             raise ValueError(f"image {record['file_name']} cannot be used: {error}") from error
+        if self._kept is not None:
+            self._kept[index] = sample
+        return sample
 
     def _sample(self, record: dict[str, Any]) -> dict[str, Any]:
         sample = {name: value for name, value in record.items() if name != "annotations"}

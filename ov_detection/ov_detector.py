@@ -3,7 +3,8 @@
     {"model": {key: tensor}, "detector": {"clip": {"arch", "weights", "dense", "blocks"}, "base_names": [...]}, ...}
 
 "detector" says which frozen CLIP the weights belong to, which they do not hold, and which classes had boxes in
-training. Files without it (converted ones) are taken as they are.
+training; of a Mask R-CNN which classes it has, and what its backbone was. Files without it (converted ones) are taken
+as they are.
 """
 
 from collections.abc import Sequence
@@ -13,6 +14,8 @@ from typing import Any
 import torch
 from class_embeddings import ClassEmbeddings, embed_class_names, load_class_embeddings
 from fvit.fvit_model import FViT
+from ov_classes import OvClasses
+from square_detector import SquareDetector
 from torch import Tensor
 
 from last_vit.checkpoint import load_strict, read_checkpoint
@@ -45,29 +48,40 @@ def build_detector(cfg: Any, vocabulary: ClassEmbeddings, is_base: Tensor) -> FV
     return build_model({**{name: cfg.model[name] for name in cfg.model}, "vocabulary": vocabulary, "is_base": is_base})
 
 
-def about_detector(model: FViT) -> dict[str, Any]:
-    """What `load_detector` compares, for a checkpoint of this detector's weights."""
-    return {"detector": {"clip": model.backbone.clip.source, "base_names": sorted(model.base_names)}}
+def detector_of(cfg: Any, classes: OvClasses, device: torch.device, has_weights: bool = False) -> SquareDetector:
+    """The config's detector of a test set's classes: with a `vocabulary` F-ViT, without one Mask R-CNN.
+
+    `has_weights` is for one whose weights will be loaded: its backbone need not be trained before.
+    Errors are `read_vocabulary`'s and `build_detector`'s.
+    """
+    if "vocabulary" in cfg:
+        return build_detector(cfg, read_vocabulary(cfg, classes.names, device), classes.is_base).to(device)
+    node = {**{name: cfg.model[name] for name in cfg.model}, "names": classes.names}
+    if has_weights and not cfg.model.frozen:
+        node["init"] = None
+    return build_model(node).to(device)
 
 
-def load_detector(model: FViT, path: str | Path, content: dict[str, Any] | None = None) -> dict[str, Any]:
+def load_detector(model: SquareDetector, path: str | Path, content: dict[str, Any] | None = None) -> dict[str, Any]:
     """Load a checkpoint of lazy_train.py or convert_fvit_checkpoint.py into a detector; returns the file's content.
 
     `content` is given where the file has been read already.
-    FileNotFoundError: No such file. ValueError: Unreadable, another architecture, or another CLIP; the message names
-    the file.
+    FileNotFoundError: No such file. ValueError: Unreadable, or another architecture, CLIP, backbone or classes; the
+    message names the file.
     """
     content = content or read_checkpoint(path)
     weights = content.get("model")
     if not isinstance(weights, dict):
         raise ValueError(f"{path} holds no detector: expected a checkpoint of lazy_train.py, or a converted one")
-    trained_on, own = content.get("detector", {}).get("clip"), model.backbone.clip.source
-    if trained_on is not None and trained_on != own:
-        differing = [name for name in own if trained_on.get(name) != own[name]]
-        words = "; ".join(f"{name} {trained_on.get(name)!r}, now {own[name]!r}" for name in differing)
-        raise ValueError(f"{path} was trained on another frozen CLIP ({words}): set model.clip to its own")
+    for part, (what, remedy) in model.belongs_to.items():
+        trained_on, own = content.get("detector", {}).get(part), model.about[part]
+        if trained_on is not None and trained_on != own:
+            differing = [name for name in own if trained_on.get(name) != own[name]]
+            words = "; ".join(f"{name} {trained_on.get(name)!r}, now {own[name]!r}" for name in differing[:4])
+            raise ValueError(f"{path} was trained on another {what} ({words}): {remedy}")
     try:
         load_strict(model, weights)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
+    model.take(content.get("detector", {}))
     return content

@@ -25,6 +25,7 @@ from ov_classes import OvClasses, read_instances
 from last_vit.checkpoint import shorten
 
 MIN_SIDE = 32
+_NO_MASK = "object without a mask"
 
 
 class OvImages(NamedTuple):
@@ -67,6 +68,11 @@ def load_ov_json(
                     left_out[found] += 1
                 else:
                     record["annotations"].append(found)
+            if left_out[_NO_MASK] and not any(record["annotations"] for record in records):
+                raise ValueError(
+                    f"none of its {left_out[_NO_MASK]} objects has a mask: train without a mask head "
+                    "(model.roi_heads.masks=False evaluation.kinds=[box]), or take a file with segmentations"
+                )
             records = [record for record in records if _is_usable(record, annotated, left_out)]
         if not records:
             raise ValueError(f"no image is left to train on ({dict(left_out)})")
@@ -104,7 +110,7 @@ def _object(entry: Mapping[str, Any], label: int, record: Mapping[str, Any], mas
         if isinstance(segmentation, list):
             segmentation = [part for part in segmentation if isinstance(part, list) and len(part) >= 6]
         if not segmentation:
-            return "object without a mask"
+            return _NO_MASK
         kept["segmentation"] = segmentation
     return kept
 

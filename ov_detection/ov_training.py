@@ -3,6 +3,7 @@
 import argparse
 import shutil
 import time
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,13 +13,13 @@ from detection_dump import open_dump
 from detectron2.config import instantiate
 from detectron2.engine import SimpleTrainer
 from detectron2.utils import comm
-from fvit.fvit_model import FViT
 from omegaconf import OmegaConf
 from ov_classes import check_same_classes
 from ov_data import OvImageSet
-from ov_detector import about_detector, build_detector, load_detector, read_vocabulary
+from ov_detector import detector_of, load_detector
 from ov_evaluator import OvEvaluator
 from ov_schedule import BatchGroups, plan_run
+from square_detector import SquareDetector
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
@@ -77,10 +78,11 @@ def train_or_evaluate(args: argparse.Namespace) -> None:
 
 
 def _train(cfg: Any, device: torch.device, resume: bool, row: str | None) -> None:
-    train_loader, test_loader = instantiate(cfg.dataloader.train), instantiate(cfg.dataloader.test)
-    check_same_classes(train_loader.dataset.dataset.classes, test_loader.dataset.dataset.classes)
+    train_loader, test_loaders = instantiate(cfg.dataloader.train), _test_loaders(cfg)
+    classes = train_loader.dataset.dataset.classes
+    check_same_classes(classes, test_loaders[""].dataset.dataset.classes)
     torch.manual_seed(cfg.train.seed)
-    model = _detector_for(cfg, test_loader, device)
+    model = detector_of(cfg, classes, device, has_weights=bool(cfg.train.init_checkpoint))
     cfg.optimizer.params.model = model
     options = {name: cfg.train[name] for name in ("seed", "bf16", "clip_grad_norm")}
     per_iteration, epoch_length = plan_run(cfg, len(train_loader.dataset.dataset), world_size())
@@ -91,11 +93,11 @@ def _train(cfg: Any, device: torch.device, resume: bool, row: str | None) -> Non
     num_images = cfg.dataloader.train.batch_size * world_size() * per_iteration
     _scale_lr(trainer.optimizer, num_images, cfg.train.lr_batch_size)
     load = partial(load_detector, model)
-    checkpoints = RunCheckpoints(trainer, cfg.train.output_dir, about_detector(model), load)
+    checkpoints = RunCheckpoints(trainer, cfg.train.output_dir, {"detector": model.about}, load)
 
     def now() -> OvEvaluation:
         logger.info("Evaluation after %.4g epochs", min(trainer.iter + 1, cfg.train.max_iter) / epoch_length)
-        return evaluate(model, test_loader, device, cfg.evaluation, cfg.train.bf16)
+        return _evaluate_all(cfg, model, test_loaders, device)
 
     def write(result: OvEvaluation, checkpoint: Path, is_best: bool) -> None:
         _write_evaluation(result, cfg, model, checkpoint, device, row, trainer.seconds, is_best)
@@ -108,24 +110,42 @@ def evaluate_checkpoint(cfg: Any, device: torch.device, row: str | None = None) 
 
     ValueError: As `train_or_evaluate`.
     """
-    loader, checkpoint = instantiate(cfg.dataloader.test), Path(cfg.train.init_checkpoint)
-    model = _detector_for(cfg, loader, device)
+    loaders, checkpoint = _test_loaders(cfg), Path(cfg.train.init_checkpoint)
+    model = detector_of(cfg, loaders[""].dataset.dataset.classes, device, has_weights=True)
     load_detector(model, checkpoint)
     model.roi_heads.mask_on &= "mask" in cfg.evaluation.kinds
-    result = evaluate(model, loader, device, cfg.evaluation, cfg.train.bf16)
+    result = _evaluate_all(cfg, model, loaders, device)
     _write_evaluation(result, cfg, model, checkpoint, device, row)
     return result.metrics
 
 
-def evaluate(model: nn.Module, loader: DataLoader, device: torch.device, settings: Any, bf16: bool) -> OvEvaluation:
+def _test_loaders(cfg: Any) -> dict[str, DataLoader]:
+    """The test set under "", and where a config has `dataloader.seen`, images of the training, under "seen_"."""
+    found = {"": instantiate(cfg.dataloader.test)}
+    return {**found, "seen_": instantiate(cfg.dataloader.seen)} if "seen" in cfg.dataloader else found
+
+
+def _evaluate_all(cfg: Any, model: nn.Module, loaders: dict[str, DataLoader], device: torch.device) -> OvEvaluation:
+    """`evaluate` on each set; metrics of the others stand beside the test set's, their names before them."""
+    found = {}
+    for name, loader in loaders.items():
+        settings = {**cfg.evaluation, "dump": None} if name else cfg.evaluation
+        found[name] = evaluate(model, loader, device, settings, cfg.train.bf16)
+    metrics = {f"{name}{key}": value for name, each in found.items() for key, value in each.metrics.items()}
+    return found[""]._replace(metrics=metrics)
+
+
+def evaluate(
+    model: nn.Module, loader: DataLoader, device: torch.device, settings: Mapping[str, Any], bf16: bool
+) -> OvEvaluation:
     """Detect on this process's share of the images, and evaluate in the main process; the model stays in eval mode.
 
     `settings` are the config's `evaluation`.
     """
     model.eval()
     dataset: OvImageSet = loader.dataset.dataset  # the loader takes a Subset of the data set
-    dump = open_dump(model, settings.dump, settings.dump_regions) if settings.get("dump") else None
-    evaluator = OvEvaluator(dataset.json_file, tuple(settings.kinds), dataset.novel, dataset.image_ids, dump)
+    dump = open_dump(model, settings["dump"], settings["dump_regions"]) if settings.get("dump") else None
+    evaluator = OvEvaluator(dataset.json_file, tuple(settings["kinds"]), dataset.novel, dataset.image_ids, dump)
     start = time.perf_counter()
     with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16, enabled=bf16):
         for batch in progress(loader, "evaluate"):
@@ -134,12 +154,6 @@ def evaluate(model: nn.Module, loader: DataLoader, device: torch.device, setting
     comm.synchronize()
     seconds = time.perf_counter() - start
     return OvEvaluation(found.get("detection", {}), evaluator.num_images, seconds, dataset.size, found.get("per_class"))
-
-
-def _detector_for(cfg: Any, loader: DataLoader, device: torch.device) -> FViT:
-    """The config's detector of a test set's classes."""
-    classes = loader.dataset.dataset.classes
-    return build_detector(cfg, read_vocabulary(cfg, classes.names, device), classes.is_base).to(device)
 
 
 def _scale_lr(optimizer: torch.optim.Optimizer, batch_size: int, lr_batch_size: int) -> None:
@@ -153,7 +167,7 @@ def _scale_lr(optimizer: torch.optim.Optimizer, batch_size: int, lr_batch_size: 
 def _write_evaluation(
     result: OvEvaluation,
     cfg: Any,
-    model: FViT,
+    model: SquareDetector,
     checkpoint: Path,
     device: torch.device,
     row: str | None,
@@ -166,7 +180,6 @@ def _write_evaluation(
     numbers = {**result.metrics, "images": result.num_images}
     if not is_best:
         print_table([(name, f"{n:.2f}" if isinstance(n, float) else str(n)) for name, n in numbers.items()])
-    words = model.vocabulary
     path = write_run_record(
         cfg,
         cfg.evaluation.table,
@@ -177,10 +190,8 @@ def _write_evaluation(
         n_images=result.num_images,
         dataset=f"{cfg.evaluation.dataset}, {result.size} px",
         config={
-            "clip": model.backbone.clip.source,
-            "vocabulary": {"tower": words.tower, "prompts": words.prompts, "classes": len(words)},
+            **model.described,
             "model": OmegaConf.to_container(cfg.model.roi_heads, resolve=True),
-            "vision_language_score": cfg.model.vision_language_score,
         },
         checkpoint_sha256=file_sha256(checkpoint)[:16],
         seconds=result.seconds,

@@ -1,20 +1,12 @@
-"""The frozen CLIP image tower under the detector: block outputs for the pyramid, the dense map for the second score.
+"""The frozen CLIP image tower under the detector: block outputs for the pyramid, the dense map for the second score."""
 
-Frozen in every way: no gradient is recorded, parameters ask for none, train() leaves it in eval mode, the optimizer
-does not see it. By default it is not even a submodule, so a checkpoint holds what was trained and nothing else (B/16:
-86M numbers less); the tower's weights are the CLIP file that the configuration names.
-"""
-
-from __future__ import annotations
-
-import hashlib
 import math
-from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from torch import Tensor, nn
+from frozen_tower import FeatureCache, FrozenTower
+from torch import Tensor
 from torch.nn import functional as F
 
 from last_vit.clip_dense import clip_block_features, clip_dense_forward
@@ -32,48 +24,7 @@ class ClipFeatures(NamedTuple):
     dense: Tensor | None  # [B, E, h, w] of length 1 in the space of the text embeddings; None where not asked for
 
 
-class ClipFeatureCache:
-    """Block features per image, on the CPU: for short schedules without augmentation.
-
-    Images are known by their pixels (as normalised and padded), not by an id: a flipped image is another image, so
-    augmentation costs the cache its use, never the training its correctness. The first images are kept and no later
-    one replaces them: epochs visit images in turn, where replacing the oldest would have dropped each just before its
-    return. A B/16 at 640 pixels takes 20 MB per image (4 maps of 768 x 40 x 40 in float32), 10 MB in bfloat16.
-
-    `max_images` are kept, in `dtype`; later ones are computed every time.
-    """
-
-    def __init__(self, max_images: int, dtype: torch.dtype) -> None:
-        self.max_images = max_images
-        self.dtype = dtype
-        self._maps: dict[bytes, tuple[Tensor, ...]] = {}
-
-    def __len__(self) -> int:
-        return len(self._maps)
-
-    def get(self, images: Tensor, compute: Callable[[Tensor], tuple[Tensor, ...]]) -> tuple[Tensor, ...]:
-        """Features of images [B, 3, H, W]: maps [B, D, h, w], float32, on the images' device.
-
-        Only the images that are not there are computed, together, by `compute`: [M, 3, H, W] -> maps [M, D, h, w].
-        """
-        keys = [_fingerprint(image) for image in images]
-        missing = [place for place, key in enumerate(keys) if key not in self._maps]
-        found: dict[bytes, tuple[Tensor, ...]] = {}
-        if missing:
-            computed = compute(images[missing])
-            for row, place in enumerate(missing):
-                # stored values are what every later step gets, so the first one gets them as well
-                maps = tuple(level[row].to(self.dtype) for level in computed)
-                found[keys[place]] = maps
-                if len(self._maps) < self.max_images:
-                    self._maps[keys[place]] = tuple(level.cpu() for level in maps)
-        rows = [found.get(key) or self._maps[key] for key in keys]
-        return tuple(
-            torch.stack([level.to(images.device) for level in levels]).float() for levels in zip(*rows, strict=True)
-        )
-
-
-class FrozenClip(nn.Module):
+class FrozenClip(FrozenTower):
     """A CLIP image tower that is only read.
 
     `arch` is an open_clip architecture or JSON config (F-ViT: EVA02-B-16, EVA02-L-14-336), and `checkpoint` or
@@ -83,7 +34,7 @@ class FrozenClip(nn.Module):
     attention (F-ViT's, for towers whose patches were not trained); or "plain": the last block as it is (LaSt's patches
     are the features). With `bf16` it runs in bfloat16 autocast and answers in float32; F-ViT trains in float16.
     `in_checkpoint` says whether the detector's state dict holds the tower too, for one file that needs no other, and
-    `cache_images` of how many images block features are kept in training (`ClipFeatureCache`).
+    `cache_images` of how many images block features are kept in training (`FeatureCache`).
 
     `source` is what a trained detector belongs to: arch, weights (16 hex digits, or the seed), dense, blocks.
     """
@@ -105,11 +56,7 @@ class FrozenClip(nn.Module):
             raise ValueError(f"dense must be one of {', '.join(DENSE)}, got {dense!r}")
         loaded = load_clip(arch, checkpoint, random_seed=random_seed)
         tower = loaded.model.visual
-        tower.eval().requires_grad_(False)
-        if in_checkpoint:
-            self.tower = tower
-        else:
-            vars(self)["tower"] = tower  # no submodule: state dict, optimizer and DDP do not find it
+        self.hold(tower, in_checkpoint)
         self.dense, self.bf16 = dense, bf16
         trunk = getattr(tower, "trunk", None)
         depth = len(tower.transformer.resblocks if trunk is None else trunk.blocks)
@@ -123,7 +70,7 @@ class FrozenClip(nn.Module):
             "dense": dense,
             "blocks": list(self.blocks),
         }
-        self.cache = ClipFeatureCache(cache_images, torch.bfloat16 if bf16 else torch.float32)
+        self.cache = FeatureCache(cache_images, torch.bfloat16 if bf16 else torch.float32)
         probe = self(torch.zeros(1, 3, 2 * self.patch_size, 2 * self.patch_size))
         self.width, self.embed_dim = probe.blocks[0].shape[1], probe.dense.shape[1]
 
@@ -131,8 +78,7 @@ class FrozenClip(nn.Module):
     def forward(self, images: Tensor, with_dense: bool = True) -> ClipFeatures:
         """[B, 3, H, W] normalised, of any size -> `ClipFeatures`, float32."""
         if not with_dense:
-            use_cache = self.training and self.cache.max_images
-            return ClipFeatures(self.cache.get(images, self._run) if use_cache else self._run(images), None)
+            return ClipFeatures(self.cache.get(images, self._run) if self.training else self._run(images), None)
         with self._autocast(images):
             out = clip_dense_forward(self.tower, images, self.blocks, DENSE[self.dense], "fvit")
         dense = F.normalize(out.features.float(), dim=2).transpose(1, 2).unflatten(2, out.grid_hw)
@@ -145,19 +91,3 @@ class FrozenClip(nn.Module):
 
     def _autocast(self, images: Tensor) -> torch.autocast:
         return torch.autocast(images.device.type, torch.bfloat16, enabled=self.bf16)
-
-    def train(self, mode: bool = True) -> FrozenClip:
-        """Switch the detector around the tower; the tower stays in eval mode."""
-        super().train(mode)
-        self.tower.eval()
-        return self
-
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> FrozenClip:
-        if "tower" in vars(self):
-            self.tower._apply(fn, recurse)  # .to(device) reaches it all the same
-        return super()._apply(fn, recurse)
-
-
-def _fingerprint(image: Tensor) -> bytes:
-    pixels = image.detach().float().cpu().contiguous()
-    return hashlib.blake2b(pixels.numpy().tobytes() + str(tuple(pixels.shape)).encode(), digest_size=16).digest()

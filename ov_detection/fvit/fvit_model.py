@@ -7,20 +7,19 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from class_embeddings import ClassEmbeddings
-from detectron2.modeling.meta_arch.rcnn import GeneralizedRCNN
-from detectron2.structures import ImageList
 from fvit.clip_pyramid import FViTBackbone
 from fvit.frozen_clip import FrozenClip
 from fvit.fvit_roi_heads import build_roi_heads
 from fvit.fvit_rpn import build_rpn
 from fvit.text_classifier import TextClassifier
+from square_detector import SquareDetector
 from torch import Tensor
 
 # F-ViT normalises with ImageNet's statistics, in training and test, though its CLIP was trained with CLIP's own.
 IMAGENET_MEAN, IMAGENET_STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
 
 
-class FViT(GeneralizedRCNN):
+class FViT(SquareDetector):
     """F-ViT (arXiv:2310.01403) on detectron2: dictionaries in, losses or `Instances` out.
 
     Inputs are detectron2's: "image" uint8 or float [3, H, W] RGB in 0-255, "instances" with gt_boxes, gt_classes and,
@@ -45,19 +44,22 @@ class FViT(GeneralizedRCNN):
             return answers
         return [{**answer, "regions": own} for answer, own in zip(answers, self.roi_heads.regions, strict=True)]
 
-    def preprocess_image(self, batched_inputs: list[dict[str, Any]]) -> ImageList:
-        """Normalise, then pad with zeros, the mean colour, at the right and the bottom.
+    @property
+    def belongs_to(self) -> dict[str, tuple[str, str]]:
+        """See `SquareDetector`."""
+        return {"clip": ("frozen CLIP", "set model.clip to its own")}
 
-        ValueError: An image larger than the backbone's square, which detectron2 would cut without a word.
-        """
-        square = self.backbone.square_size
-        for sample in batched_inputs:
-            if 0 < square < max(sample["image"].shape[1:]):
-                raise ValueError(
-                    f"image {sample.get('file_name', 'without name')} is {tuple(sample['image'].shape[1:])} (height, "
-                    f"width), larger than the backbone's square_size {square}: resize it to fit, or set square_size=0"
-                )
-        return super().preprocess_image(batched_inputs)
+    @property
+    def about(self) -> dict[str, Any]:
+        """See `SquareDetector`."""
+        return {"clip": self.backbone.clip.source, "base_names": sorted(self.base_names)}
+
+    @property
+    def described(self) -> dict[str, Any]:
+        """See `SquareDetector`."""
+        words = {"tower": self.vocabulary.tower, "prompts": self.vocabulary.prompts, "classes": len(self.vocabulary)}
+        score = {"vision_language_score": self.backbone.dense}
+        return {"clip": self.backbone.clip.source, "vocabulary": words, **score}
 
 
 def build_fvit(

@@ -5,7 +5,8 @@ import json
 
 import pytest
 import torch
-from fvit.frozen_clip import ClipFeatureCache, FrozenClip
+from frozen_tower import FeatureCache
+from fvit.frozen_clip import FrozenClip
 from torch import nn
 from torch.nn import functional as F
 
@@ -142,7 +143,7 @@ class Counting:
 
 
 def test_cache_computes_each_image_once():
-    cache, compute = ClipFeatureCache(10, torch.float32), Counting()
+    cache, compute = FeatureCache(10, torch.float32), Counting()
     images = torch.randn(4, 3, 8, 8)
     for batch in (images[:2], images[1:3], images[:4], images[[0, 0]]):
         maps = cache.get(batch, compute)
@@ -155,7 +156,7 @@ def test_cache_computes_each_image_once():
 
 
 def test_cache_keeps_the_first_images_in_its_own_type():
-    cache, compute, images = ClipFeatureCache(2, torch.bfloat16), Counting(), torch.randn(5, 3, 8, 8)
+    cache, compute, images = FeatureCache(2, torch.bfloat16), Counting(), torch.randn(5, 3, 8, 8)
     first, *again = (torch.cat([cache.get(image[None], compute)[0] for image in images]) for _ in range(3))
     assert first.dtype == torch.float32
     assert all(torch.equal(first, later) for later in again)

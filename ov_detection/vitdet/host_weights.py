@@ -1,0 +1,105 @@
+"""From a trained ViT of timm, torchvision or DINO to detectron2's `ViT`, ViTDet's backbone: every tensor or an error.
+
+The model is built by its text (`last_vit.models`), so whatever file can be read can start a detector. Left out on
+purpose, and logged: class token, registers, final norm and head, for ViTDet's attention sees patches alone and its
+pyramid takes the last block as it is. Positions of patches are brought to the grid of the detector's own embedding
+(its pretrain_img_size), bicubic; relative positions are new and start as the detector drew them, at zero.
+"""
+
+import re
+
+import torch
+from detectron2.modeling.backbone.vit import ViT
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from last_vit.adapters import find_adapter, unwrap_host
+from last_vit.checkpoint import load_strict, shorten
+from last_vit.models import parse_model_argument
+from last_vit.train_lib import logger
+from last_vit.weights import TrainedModel
+
+# torchvision's names -> those of timm and DINO, which are detectron2's
+_TORCHVISION = {
+    "conv_proj.": "patch_embed.proj.",
+    "encoder.pos_embedding": "pos_embed",
+    "encoder.layers.encoder_layer_": "blocks.",
+    ".ln_1.": ".norm1.",
+    ".ln_2.": ".norm2.",
+    ".self_attention.in_proj_": ".attn.qkv.",
+    ".self_attention.out_proj.": ".attn.proj.",
+    ".mlp.0.": ".mlp.fc1.",
+    ".mlp.3.": ".mlp.fc2.",
+}
+_LEFT_OUT = re.compile(
+    r"cls_token|class_token|dist_token|reg_token|register_tokens|(norm|fc_norm|encoder\.ln|head|heads|head_dist)\..+"
+)
+
+
+def start_from(vit: ViT, init: str) -> TrainedModel:
+    """Load the weights of the model that a text names into a `ViT` without a class token's position, in place.
+
+    ValueError: A model of another width, depth, patch size or number of heads, or with parts that `ViT` has not; the
+    message names what is missing, left over and of another shape. FileNotFoundError: No such file.
+    """
+    trained = parse_model_argument(init).load()
+    host = unwrap_host(trained.model)
+    own = host.state_dict()
+    left_out = [name for name in own if _LEFT_OUT.fullmatch(name)]
+    weights = {_renamed(name): value for name, value in own.items() if name not in left_out}
+    fresh = {name: value for name, value in vit.state_dict().items() if ".rel_pos_" in name}
+    words = ""
+    try:
+        if {"pos_embed", "patch_embed.proj.weight"} <= weights.keys():
+            grid = trained.preprocessing.crop // weights["patch_embed.proj.weight"].shape[-1]
+            side = round(vit.pos_embed.shape[1] ** 0.5)
+            weights["pos_embed"] = _resized(weights["pos_embed"], grid, side)
+            words = f", positions {grid} x {grid} -> {side} x {side}"
+        load_strict(vit, {**weights, **fresh})
+        _check_same_blocks(vit, find_adapter(host).blocks(host).modules)
+    except ValueError as error:
+        raise ValueError(f"model.init={init} cannot be the backbone that model.net describes: {error}") from error
+    logger.info(
+        "Backbone from %s: %d tensors%s; left out on purpose: %s; new: %d relative positions",
+        *(init, len(weights), words, shorten(left_out, 20), len(fresh)),
+    )
+    return trained
+
+
+def _renamed(name: str) -> str:
+    for theirs, ours in _TORCHVISION.items():
+        name = name.replace(theirs, ours)
+    return name
+
+
+def _resized(positions: Tensor, grid: int, side: int) -> Tensor:
+    """[1, P + grid^2, D], P prefix tokens first -> [1, side^2, D], those of the patches, bicubic."""
+    if positions.shape[1] < grid**2:
+        raise ValueError(f"{positions.shape[1]} positions do not fill a grid of {grid} x {grid} patches")
+    patches = positions[:, positions.shape[1] - grid**2 :]
+    if grid == side:
+        return patches
+    maps = patches.unflatten(1, (grid, grid)).permute(0, 3, 1, 2)
+    return F.interpolate(maps, (side, side), mode="bicubic").flatten(2).transpose(1, 2)
+
+
+@torch.no_grad()
+def _check_same_blocks(vit: ViT, blocks: tuple[nn.Module, ...]) -> None:
+    """Names and shapes do not tell the number of heads, the activation or a norm's epsilon: the numbers do.
+
+    On a grid that one window fills, and with relative positions of zero, ViTDet's blocks are plain ones.
+    """
+    was_training, side = vit.training, max(block.window_size for block in vit.blocks) or 7
+    generator = torch.Generator().manual_seed(0)
+    theirs = torch.randn(1, side * side, vit.pos_embed.shape[2], generator=generator)
+    ours = theirs.unflatten(1, (side, side))
+    vit.eval()
+    for own, block in zip(vit.blocks, blocks, strict=True):
+        ours, theirs = own(ours), block(theirs)
+    vit.train(was_training)
+    error = (ours.flatten(1, 2) - theirs).norm() / theirs.norm()
+    if not error < 1e-4:
+        raise ValueError(
+            f"all tensors fit, but blocks compute something else (relative error {error:.1e}): another number of "
+            "heads, activation, or epsilon of the norms"
+        )

@@ -13,9 +13,9 @@ from typing import Any
 
 import torch
 from class_embeddings import ClassEmbeddings, embed_class_names, load_class_embeddings
+from fvit.fvit_layers import SquareDetector
 from fvit.fvit_model import FViT
 from ov_classes import OvClasses
-from square_detector import SquareDetector
 from torch import Tensor
 
 from last_vit.checkpoint import load_strict, read_checkpoint

@@ -13,13 +13,13 @@ from detection_dump import open_dump
 from detectron2.config import instantiate
 from detectron2.engine import SimpleTrainer
 from detectron2.utils import comm
+from fvit.fvit_layers import SquareDetector
 from omegaconf import OmegaConf
 from ov_classes import check_same_classes
 from ov_data import OvImageSet
 from ov_detector import detector_of, load_detector
 from ov_evaluator import OvEvaluator
 from ov_schedule import BatchGroups, plan_run
-from square_detector import SquareDetector
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 

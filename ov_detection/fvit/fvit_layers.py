@@ -1,14 +1,16 @@
-"""Parts of detectron2 that F-ViT (mmdet) has in another way: norms, assignment of boxes, their decoding, RoIAlign."""
+"""Parts of detectron2 that are another here: F-ViT's norms, assignment, decoding and RoIAlign; images in a square."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import torch
 from detectron2.layers import NaiveSyncBatchNorm
 from detectron2.modeling.box_regression import Box2BoxTransform
 from detectron2.modeling.matcher import Matcher
+from detectron2.modeling.meta_arch.rcnn import GeneralizedRCNN
 from detectron2.modeling.poolers import convert_boxes_to_pooler_format
-from detectron2.structures import Boxes
+from detectron2.structures import Boxes, ImageList
 from detectron2.utils import comm
 from torch import Tensor, nn
 from torchvision.ops import roi_align
@@ -122,3 +124,33 @@ class PyramidRoIAlign(nn.Module):
                 cells = roi_align(features.float(), regions[mine], size, 1 / stride, aligned=True)
                 pooled = pooled.index_put((mine,), cells)
         return pooled
+
+
+class SquareDetector(GeneralizedRCNN):
+    """`GeneralizedRCNN` on RGB images, whose backbone pads them to a square (see detectron2's `padding_constraints`).
+
+    A subclass says in `about` what its weights were trained with, which a checkpoint records as "detector", in
+    `belongs_to` which parts of that must be the same for weights to be loaded: part -> (what it is, what to do); and in
+    `described` what a result's record says of it.
+    """
+
+    about: Mapping[str, Any]
+    belongs_to: Mapping[str, tuple[str, str]]
+    described: Mapping[str, Any]
+
+    def take(self, about: Mapping[str, Any]) -> None:
+        """Told what the weights that were just loaded were trained with."""
+
+    def preprocess_image(self, batched_inputs: list[dict[str, Any]]) -> ImageList:
+        """Normalise, then pad with zeros, the mean colour, at the right and the bottom.
+
+        ValueError: An image larger than the backbone's square, which detectron2 would cut without a word.
+        """
+        square = self.backbone.padding_constraints["square_size"]
+        for sample in batched_inputs:
+            if 0 < square < max(sample["image"].shape[1:]):
+                raise ValueError(
+                    f"image {sample.get('file_name', 'without name')} is {tuple(sample['image'].shape[1:])} (height, "
+                    f"width), larger than the backbone's square_size {square}: resize it to fit, or set square_size=0"
+                )
+        return super().preprocess_image(batched_inputs)

@@ -20,10 +20,9 @@ from detectron2.modeling.roi_heads.fast_rcnn import FastRCNNOutputLayers
 from detectron2.modeling.roi_heads.mask_head import MaskRCNNConvUpsampleHead
 from detectron2.modeling.roi_heads.roi_heads import StandardROIHeads
 from detectron2.solver.build import get_default_optimizer_params
-from square_detector import SquareDetector
+from fvit.fvit_layers import SquareDetector
 from torch import nn
-from vitdet.frozen_host import FrozenHost
-from vitdet.host_weights import start_from
+from vitdet.host_backbone import FrozenHost, start_from
 
 from last_vit.models import parse_model_argument
 from last_vit.preprocessing import Preprocessing

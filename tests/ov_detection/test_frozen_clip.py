@@ -5,8 +5,7 @@ import json
 
 import pytest
 import torch
-from frozen_tower import FeatureCache
-from fvit.frozen_clip import FrozenClip
+from fvit.frozen_clip import FeatureCache, FrozenClip
 from torch import nn
 from torch.nn import functional as F
 

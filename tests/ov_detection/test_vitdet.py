@@ -15,8 +15,8 @@ from ov_parts import coco_categories, random_content, write_images, write_json
 from timm.models.vision_transformer import VisionTransformer as TimmViT
 from torch.nn import LayerNorm
 from torchvision.models import VisionTransformer
-from vitdet import host_weights
-from vitdet.frozen_host import FrozenHost
+from vitdet import host_backbone
+from vitdet.host_backbone import FrozenHost
 from vitdet.mask_rcnn import build_mask_rcnn
 
 from last_vit.dense import attach_pool, dense_forward
@@ -70,7 +70,7 @@ def as_init(monkeypatch):
     def give(host, side=SIDE):
         trained = TrainedModel(host.eval(), Preprocessing().resized(side), {}, "", "0" * 16, 5)
         argument = type("Argument", (), {"load": lambda self, *size: trained})
-        monkeypatch.setattr(host_weights, "parse_model_argument", lambda text: argument())
+        monkeypatch.setattr(host_backbone, "parse_model_argument", lambda text: argument())
         return trained
 
     return give
@@ -78,7 +78,7 @@ def as_init(monkeypatch):
 
 def without_class_token(host, images):
     """A host's blocks on its patches and their positions alone, [B, h, w, D], before the final norm."""
-    named = {host_weights._renamed(name): value for name, value in host.state_dict().items()}
+    named = {host_backbone._renamed(name): value for name, value in host.state_dict().items()}
     stem = torch.nn.functional.conv2d(
         images, named["patch_embed.proj.weight"], named["patch_embed.proj.bias"], stride=16
     )
@@ -98,7 +98,7 @@ def test_backbone_computes_what_the_host_does_on_patches(name, windows, as_init,
     vit = ViT(img_size=SIDE, pretrain_use_cls_token=False, norm_layer=partial(LayerNorm, eps=1e-6), **NET, **windows)
     monkeypatch.setattr(logging.getLogger("detectron2"), "propagate", True)
     with caplog.at_level("INFO", "detectron2"):
-        host_weights.start_from(vit, "text")
+        host_backbone.start_from(vit, "text")
     images = torch.randn(2, 3, SIDE, SIDE, dtype=torch.float64)
     with torch.no_grad():
         ours = vit.double().eval()(images)["last_feat"].permute(0, 2, 3, 1)
@@ -217,26 +217,26 @@ def small_coco(tmp_path, monkeypatch):
     return [*words, "dataloader.train.batch_size=2"], content
 
 
-FROZEN = "model.init=dino:vit_mini/16@random"
-TINY = "model.net={patch_size: 16, embed_dim: 24, depth: 2, num_heads: 3, window_size: 2, window_block_indexes: [0]}"
+FROZEN = ["model.frozen=True", "model.init=dino:vit_mini/16@random"]
+TINY = ["model.net={patch_size: 16, embed_dim: 24, depth: 2, num_heads: 3, window_size: 2, window_block_indexes: [0]}"]
 
 
-@pytest.mark.parametrize(("name", "backbone"), [("coco_mini_probe", FROZEN), ("coco_mini_vitdet_ti", TINY)])
-def test_it_trains_resumes_and_is_evaluated(name, backbone, small_coco):
+@pytest.mark.parametrize("backbone", [FROZEN, TINY], ids=["frozen", "trained"])
+def test_it_trains_resumes_and_is_evaluated(backbone, small_coco):
     """Two halves are the whole, bit by bit; the checkpoint alone evaluates to the same numbers."""
     options, _ = small_coco
-    lazy, config = LazyTrain("ov_detection"), COCO / f"{name}.py"
-    assert lazy.run(*options, backbone, "train.output_dir=whole", config=config) == 0
-    half = [*options, backbone, "train.output_dir=half"]
+    lazy, config = LazyTrain("ov_detection"), COCO / "coco_mini.py"
+    assert lazy.run(*options, *backbone, "train.output_dir=whole", config=config) == 0
+    half = [*options, *backbone, "train.output_dir=half"]
     assert lazy.run(*half, "train.max_iter=2", config=config) == 0
     assert lazy.run("--resume", *half, "train.max_iter=3", config=config) == 0
     first, second = losses("whole"), losses("half")
     assert set(first) == set(second) == {0, 1, 2}
     content = torch.load("whole/model_final.pth", weights_only=True)
     assert content["detector"]["names"] == {"0": "lamp", "1": "tree", "2": "owl"}
-    assert any("net.blocks" in key for key in content["model"]) == (name == "coco_mini_vitdet_ti")
+    assert any("net.blocks" in key for key in content["model"]) == (backbone is TINY)
     checkpoint = "train.init_checkpoint=whole/model_final.pth"
-    assert lazy.run("--eval-only", *options, backbone, checkpoint, "train.output_dir=again", config=config) == 0
+    assert lazy.run("--eval-only", *options, *backbone, checkpoint, "train.output_dir=again", config=config) == 0
     trained, again = record("whole/train_whole.json"), record("again/eval_again.json")
     assert trained["metrics"] == again["metrics"]
     assert {"ap_all", "mask_ap_all", "seen_ap_all", "seen_mask_ap_all"} <= set(trained["metrics"])
@@ -246,8 +246,8 @@ def test_it_trains_resumes_and_is_evaluated(name, backbone, small_coco):
 def test_files_that_do_not_fit(small_coco, capsys):
     """Masks that a file has not, other classes than a checkpoint's, another frozen backbone; kept crops."""
     options, content = small_coco
-    lazy, config = LazyTrain("ov_detection"), COCO / "coco_mini_probe.py"
-    assert lazy.run(*options, FROZEN, "train.max_iter=1", "train.output_dir=run", config=config) == 0
+    lazy, config = LazyTrain("ov_detection"), COCO / "coco_mini.py"
+    assert lazy.run(*options, *FROZEN, "train.max_iter=1", "train.output_dir=run", config=config) == 0
     test = ["--eval-only", *options, "train.init_checkpoint=run/model_final.pth"]
     for entry in content["annotations"]:
         del entry["segmentation"]
@@ -255,13 +255,13 @@ def test_files_that_do_not_fit(small_coco, capsys):
     content["categories"][0]["name"] = "crow"
     write_json(Path("other.json"), content)
     for words, message in (
-        ([*options, FROZEN, "dataloader.train.dataset.json_file=bare.json"], "none of its 30 objects has a mask"),
+        ([*options, *FROZEN, "dataloader.train.dataset.json_file=bare.json"], "none of its 30 objects has a mask"),
         (
-            [*test, FROZEN, "dataloader.test.dataset.json_file=other.json"],
+            [*test, *FROZEN, "dataloader.test.dataset.json_file=other.json"],
             "was trained on another set of classes (0 'lamp'",
         ),
         (
-            [*test, 'model.init="dino:vit_mini/16@random,seed=1"'],
+            [*test, *FROZEN, 'model.init="dino:vit_mini/16@random,seed=1"'],
             "was trained on another frozen backbone (weights 'random, seed 0'",
         ),
     ):

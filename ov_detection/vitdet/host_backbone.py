@@ -1,4 +1,4 @@
-"""From a trained ViT of timm, torchvision or DINO to detectron2's `ViT`, ViTDet's backbone: every tensor or an error.
+"""A trained model as a detector's backbone: its weights in detectron2's `ViT`, every tensor or an error, or frozen.
 
 The model is built by its text (`last_vit.models`), so whatever file can be read can start a detector. Left out on
 purpose, and logged: class token, registers, final norm and head, for ViTDet's attention sees patches alone and its
@@ -9,12 +9,15 @@ pyramid takes the last block as it is. Positions of patches are brought to the g
 import re
 
 import torch
+from detectron2.modeling.backbone import Backbone
 from detectron2.modeling.backbone.vit import ViT
+from fvit.frozen_clip import FeatureCache, FrozenTower
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from last_vit.adapters import find_adapter, unwrap_host
 from last_vit.checkpoint import load_strict, shorten
+from last_vit.dense import dense_forward, find_patch_size
 from last_vit.models import parse_model_argument
 from last_vit.train_lib import logger
 from last_vit.weights import TrainedModel
@@ -103,3 +106,31 @@ def _check_same_blocks(vit: ViT, blocks: tuple[nn.Module, ...]) -> None:
             f"all tensors fit, but blocks compute something else (relative error {error:.1e}): another number of "
             "heads, activation, or epsilon of the norms"
         )
+
+
+class FrozenHost(FrozenTower, Backbone):
+    """Any model that `last_vit.models` reads, on squares of `image_size` pixels; nothing of it is trained or changed.
+
+    Its patch tokens are those that every diagnostic here reads: of its own forward, class token and registers
+    included, after its final norm. The first `cache_images` images are kept (`FeatureCache`).
+    """
+
+    def __init__(self, init: str, image_size: int, cache_images: int = 0) -> None:
+        super().__init__()
+        self.trained = parse_model_argument(init).load(image_size)
+        self.hold(self.trained.model)
+        self.cache = FeatureCache(cache_images)
+        with torch.no_grad():
+            width = dense_forward(self.tower, torch.zeros(1, 3, image_size, image_size)).patch_tokens.shape[2]
+        self._out_features = ["last_feat"]
+        self._out_feature_channels = {"last_feat": width}
+        self._out_feature_strides = {"last_feat": find_patch_size(self.tower, image_size)}
+
+    def forward(self, images: Tensor) -> dict[str, Tensor]:
+        """[B, 3, S, S] normalised -> "last_feat" [B, D, S / patch, S / patch], float32."""
+        return {"last_feat": self.cache.get(images, self._run)[0]}
+
+    @torch.no_grad()
+    def _run(self, images: Tensor) -> tuple[Tensor, ...]:
+        out = dense_forward(self.tower, images)
+        return (out.patch_tokens.float().transpose(1, 2).unflatten(2, out.grid_hw),)

@@ -7,7 +7,7 @@ from figure_style import house_style, model_color, new_figure
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from last_vit.evaluation import print_table
+from last_vit.evaluation import print_metrics
 
 _PANELS = {
     "point_in_box": "Point-in-Box (%)",
@@ -28,6 +28,15 @@ _COLUMNS = {
     "high_norm_share": "high norm %",
     "high_norm_inside": "of them in box %",
     "high_norm_chance": "by chance %",
+}
+_ENDS = {
+    "acc1": "top-1",
+    "point_in_box": "PiB",
+    "point_in_box_small": "small",
+    "auroc": "AUROC",
+    "corloc": "CorLoc",
+    "jaccard": "Jaccard",
+    "votes_inside": "votes inside %",
 }
 
 
@@ -82,37 +91,27 @@ def _references(measure: str, metrics: Mapping[str, float]) -> list[tuple[str, f
 
 
 def print_layers(views: Sequence[LayerView]) -> None:
-    """A table of every model's layers, and one of what ranks patches at the end."""
+    """A table of every model's layers, and one of what ranks patches at the end, beside what a patch at random does."""
     for view in views:
-        _print_model(view)
-    _print_ends(views)
-
-
-def _print_model(view: LayerView) -> None:
-    keys = [key for key in _COLUMNS if any(key in row for row in view.by_layer)]
-    lines = [(f"block {row['layer']}".replace("block norm", "final norm"), row) for row in view.by_layer]
-    lines += [(what, {key: view.metrics.get(f"{key}_{what}") for key in keys}) for what in ("random", "center", "max")]
-    print(f"\n{view.name}")
-    cells = [[name, *("-" if row.get(key) is None else f"{row[key]:.1f}" for key in keys)] for name, row in lines]
-    print_table([["after", *(_COLUMNS[key] for key in keys)], *cells])
-
-
-def _print_ends(views: Sequence[LayerView]) -> None:
-    """What ranks patches at the end, one line each."""
-    titles = {"point_in_box": "PiB", "point_in_box_small": "small", "auroc": "AUROC"}
-    titles |= {"corloc": "CorLoc", "jaccard": "Jaccard"}
-    cells = [["model", "top-1", "ranked by", *titles.values(), "votes inside %"]]
-    ends = [
-        (view.name, view.metrics, key.removeprefix("auroc"))
-        for view in views
-        for key in view.metrics
-        if key.startswith("auroc") and not key.startswith("auroc_small")
+        rows = []
+        for row in view.by_layer:
+            name = f"block {row['layer']}".replace("block norm", "final norm")
+            rows.append(([name], {key: row[key] for key in _COLUMNS if key in row}))
+        rows += [([what], _ending(view, f"_{what}", _COLUMNS)) for what in ("random", "center", "max")]
+        print(f"\n{view.name}")
+        print_metrics(["after"], _COLUMNS, rows, ".1f")
+    ends = [(view, key.removeprefix("auroc")) for view in views for key in view.metrics if key.startswith("auroc")]
+    ends += [(views[0]._replace(name="any"), what) for what in ("_random", "_center", "_everything")]
+    rows = [
+        ([view.name, (what or "_score")[1:].replace("_", ", K = ")], _ending(view, what, _ENDS))
+        for view, what in ends
+        if not what.startswith("_small")
     ]
-    whole = {"votes_inside_random": views[0].metrics["point_in_box_random"], **views[0].metrics, "acc1": None}
-    ends += [("any", whole, what) for what in ("_random", "_center", "_everything")]
-    for name, metrics, what in ends:
-        keys = ["acc1", *(f"{key}{what}" for key in titles), f"votes_inside{what.removeprefix('_votes')}"]
-        top1, *shown = ["-" if metrics.get(key) is None else f"{metrics[key]:.1f}" for key in keys]
-        cells.append([name, top1, (what or "_score")[1:].replace("_", ", K = "), *shown])
     print()
-    print_table(cells)
+    print_metrics(["model", "ranked by"], _ENDS, [row for row in rows if row[1]], ".1f")
+
+
+def _ending(view: LayerView, what: str, columns: Mapping[str, str]) -> dict[str, float]:
+    """The metrics of what ranks patches, or of a reference."""
+    names = {key: f"{key}{what}".replace("inside_votes", "inside") for key in columns}
+    return {key: view.metrics[name] for key, name in names.items() if name in view.metrics}

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from figure_style import save_figure
-from foreground_images import patch_areas, patch_foreground
+from foreground_images import patch_areas, patch_foreground, patch_groups
 from layer_figures import LayerView, draw_layers, print_layers
 from layer_tokens import LayerTokens, count_layers, layer_tokens
 from measured_models import Measurement, Subject, check_image_flags, image_set_name, measure_models, open_images
@@ -151,8 +151,8 @@ class LayerStatistics:
     def update(self, scores: Tensor, norms: Tensor, votes: Tensor, truth: Truth, crop: int) -> None:
         """Count one batch, as `LayerScores` reads it, of images of `crop` pixels."""
         inside, known, counts = truth.inside, truth.known, truth.counts.double()
-        groups = torch.stack([known & ~inside, known & inside], dim=1)
-        pairs = counts * groups.any(dim=2).all(dim=1)
+        groups, shows_both = patch_groups(inside, known)
+        pairs = counts * shows_both
         area = auroc(scores.flatten(0, 1), groups.repeat_interleave(scores.shape[1], dim=0)).view(scores.shape[:2])
         share = inside.sum(dim=1) / known.sum(dim=1).clamp(min=1).double()
         center, any_inside = truth.center.reshape(-1, 1), inside.any(dim=1, keepdim=True)

@@ -22,9 +22,9 @@ def randomised(tower: nn.Module, seed: int = 0) -> nn.Module:
 
 
 def native_tower(**changes) -> VisionTransformer:
-    """32 x 32 pixels, 4 x 4 patches, width 16, 2 heads, 3 blocks, embedding 12."""
-    settings = {"width": 16, "layers": 3, "heads": 2, "mlp_ratio": 2.0, "output_dim": 12, "act_layer": QuickGELU}
-    return randomised(VisionTransformer(32, 8, norm_layer=LayerNorm, **{**settings, **changes}))
+    """32 x 32 pixels, 4 x 4 patches, width 16, 2 heads, 3 blocks with layer scale, embedding 12."""
+    settings = {"width": 16, "layers": 3, "heads": 2, "mlp_ratio": 2.0, "output_dim": 12, "ls_init_value": 0.5}
+    return randomised(VisionTransformer(32, 8, norm_layer=LayerNorm, act_layer=QuickGELU, **{**settings, **changes}))
 
 
 def eva_tower(**changes) -> TimmModel:

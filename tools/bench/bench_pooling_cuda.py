@@ -1,8 +1,8 @@
 """LaSt pooling's CUDA kernels against one read of x and the straightforward version.
 
-What is counted, not measured, for B=256, N=196, D=768 in bfloat16 stands in docs/speed.md. First both sides must agree
-with float64, in every type; times are CUDA events around one call, after the caches were flushed, ours also as a CUDA
-graph (without the time that Python takes to launch) and under torch.compile.
+What is counted, not measured, for B=256, N=196, D=768 in bfloat16 stands in docs/speed.md. Times are CUDA events around
+one call, after the caches were flushed, ours also as a CUDA graph (without the time that Python takes to launch).
+Whether both sides agree is for tests/last_vit/test_kernels_cuda.py to say, which looks at more of it on a GPU.
 """
 
 import statistics
@@ -13,14 +13,12 @@ from bench_pooling import straightforward_pool
 from bench_report import BenchReport, ratio
 from torch import Tensor
 
-from last_vit import last_pool, last_select, use_fused_pool
-from last_vit.pooling import low_pass
+from last_vit import last_pool, use_fused_pool
 
 B, N, D = 256, 196, 768
 TOP_K = (1, 7, 98, N)
 READS = {1: 1.5, 98: 4.0}  # at most so many times one read of x
 SPEEDUP = 10.0
-TYPES = (torch.bfloat16, torch.float16, torch.float32)
 FLUSH_BYTES = 1 << 32  # a millisecond of writing
 
 
@@ -53,35 +51,13 @@ def as_graph(function: Callable[[], object]) -> Callable[[], None]:
     return graph.replay
 
 
-def check_parity(device: torch.device) -> None:
-    """Refuse to go on when the kernels' choice is worse than the formulas' in float64 scores, or the means differ."""
-    for dtype in TYPES:
-        x = torch.randn(4, N, D, device=device).to(dtype)
-        wide = x.double()
-        scores = wide / (low_pass(wide).double() - wide).abs().clamp_min(1e-12)
-        for top_k in TOP_K[:-1]:
-            topk_idx = last_select(x, top_k)
-            kept = scores.gather(1, topk_idx).amin(1)
-            best_left = scores.scatter(1, topk_idx, -torch.inf).amax(1)
-            worse = ((best_left - kept) / best_left.abs()).clamp_min(0)
-            mean = wide.gather(1, topk_idx).mean(1)
-            off = float((last_pool(x, top_k).double() - mean).abs().max() / mean.abs().max())
-            if float(worse.quantile(0.999)) > 1e-4 or off > max(1e-6, torch.finfo(dtype).eps):
-                raise ValueError(
-                    f"the kernels disagree with float64 at K={top_k}, {dtype}: a patch that was left scores up to "
-                    f"{float(worse.max()):.1e} better than a kept one, tokens are off by {off:.1e}"
-                )
-    print("  every type agrees with float64")
-
-
 def bench(report: BenchReport) -> None:
-    """Parity, then the goals: against one read of x and against the straightforward version."""
+    """The goals: against one read of x and against the straightforward version."""
     if report.device.type != "cuda":
         raise ValueError("bench_pooling_cuda needs a CUDA GPU, and there is none here; bench_pooling is for CPUs")
     words = f"random tokens [{B}, {N}, {D}], bfloat16"
     report.describe(words, dataset=words, n_images=B)
     use_fused_pool(True)
-    check_parity(report.device)
     x = torch.randn(B, N, D, device=report.device).bfloat16()
     leaf, copied = x.clone().requires_grad_(), torch.empty_like(x)
 

@@ -127,17 +127,6 @@ def test_options_are_the_configs_and_state_the_files(tmp_path):
         with_own_options(torch.optim.SGD(nn.Linear(2, 1).parameters()), first.optimizer.state_dict())
 
 
-def test_what_a_file_holds(tmp_path):
-    run, checkpoints = run_of(tmp_path, [])
-    assert checkpoints.get_checkpoint_file() == ""
-    assert checkpoints.resume() == 0
-    run.iter = 7
-    checkpoints.save("model_final", iteration=7)
-    assert set(read_checkpoint(tmp_path / "model_final.pth")) == {"model", "trainer", "iteration", "pooling"}
-    assert {path.name for path in tmp_path.iterdir()} == {"model_final.pth", "last_checkpoint"}
-    assert (tmp_path / "last_checkpoint").read_text() == "model_final.pth"
-
-
 def test_weights_that_are_not_finite_replace_nothing(tmp_path):
     trainer, checkpoints = run_of(tmp_path, [])
     trainer.iter = 0

@@ -72,7 +72,8 @@ class MeanIoU:
         confusion = pairs.reshape(size, size)
         if not confusion.any():
             raise ValueError("mIoU of zero pixels is undefined: no image was counted, or every pixel is ignored")
-        iou, recall = _iou(confusion)
+        hits, labelled, predicted = confusion.diagonal().double(), confusion.sum(1), confusion.sum(0)
+        iou, recall = hits / (labelled + predicted - hits), hits / labelled  # NaN is 0/0
         return {
             "miou": float(100 * iou.nanmean()),
             "pixel_accuracy": float(100 * confusion.trace() / confusion.sum()),
@@ -80,9 +81,3 @@ class MeanIoU:
             "num_absent": int(iou.isnan().sum()),
             "iou": [None if value != value else 100 * value for value in iou.tolist()],
         }
-
-
-def _iou(confusion: Tensor) -> tuple[Tensor, Tensor]:
-    """IoU and recall per class, float64 [C]; NaN is 0/0."""
-    hits, labelled, predicted = confusion.diagonal().double(), confusion.sum(1), confusion.sum(0)
-    return hits / (labelled + predicted - confusion.diagonal()), hits / labelled

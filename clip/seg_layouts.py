@@ -1,18 +1,9 @@
 """Where the segmentation benchmarks keep images and labels: their official archives' layouts and mmsegmentation's.
 
-| data set   | images                                   | labels, the first that is there                             |
-|------------|------------------------------------------|-------------------------------------------------------------|
-| voc*       | VOC2012/JPEGImages                       | SegmentationClass; list in ImageSets/Segmentation           |
-| context*   | VOC2010/JPEGImages                       | SegmentationClassContext, list ImageSets/SegmentationContext|
-| coco_*     | images/val2017 or val2017                | annotations/val2017/*_labelTrainIds.png (COCO-Object:       |
-|            |                                          | *_instanceTrainIds.png); raw: stuffthingmaps/val2017 or     |
-|            |                                          | annotations/val2017                                         |
-| ade20k     | ADEChallengeData2016/images/validation   | annotations/validation                                      |
-| cityscapes | leftImg8bit/val/<city>/*_leftImg8bit.png | gtFine/val/<city>/*_gtFine_labelTrainIds.png, *_labelIds.png|
-
-Raw maps (official ids) are read through a table, so converting them is a choice, not a need; Context's annotations are
-one JSON file and need clip/convert_context59.py. Below a root the first of a layout's folders that holds it counts.
-The layouts are in seg_layouts.json; "custom" is a folder of one's own.
+Of labels the first that is there: converted (`*TrainIds.png`) before raw maps, whose official ids are read through a
+table; Context's annotations are one JSON file and need clip/convert_context59.py. Below a root the first of a layout's
+folders that holds it counts. The layouts are in seg_layouts.json, for people in docs/data.md; "custom" is a folder of
+one's own.
 """
 
 import json

@@ -1,9 +1,8 @@
 """Pictures of a segmentation: the image, the ground truth if there is one, the prediction; colours and a legend.
 
-Drawn without pyplot, so no display is needed and no state is left behind. A class has the same colour in every picture
-of its data set: VOC20 and VOC21 have their official ones, the other sets the same in the order of their classes, and
-Cityscapes its own, which people know. The legend names the classes of the picture, largest first, each with its IoU in
-this image, or without ground truth its share of it.
+A class has the same colour in every picture of its data set: VOC20 and VOC21 have their official ones, the other sets
+the same in the order of their classes, and Cityscapes its own. The legend names the classes of the picture, largest
+first, each with its IoU in this image, or without ground truth its share of it.
 """
 
 from collections.abc import Iterator, Sequence

@@ -4,9 +4,8 @@ Lists come from VOC, COCO and ImageNet layouts; every annotation is read when on
 stops before any model runs. Which objects count is the protocol of LOST, which the field's CorLoc numbers share: VOC's
 difficult and truncated ones do, COCO's crowd regions do not, and COCO's boxes are rounded to whole pixels.
 
-No image is cropped, nor resized unless asked for. Zeros (the mean colour, for they come after normalisation) are added
-at the right and at the bottom up to whole patches, as LOST does, so pixels keep their coordinates. A batch holds images
-of one padded size.
+No image is cropped, nor resized unless asked for. Zeros (the mean colour) are added at the right and at the bottom up
+to whole patches, as LOST does. A batch holds images of one padded size.
 
 Letters: M objects of one image.
 """

@@ -1,10 +1,7 @@
 """Queries, keys and values of a ViT's last attention layer, and what its class token attends to, in one dense pass.
 
-What LOST and TokenCut (keys, if not told otherwise) and DINO's pictures (attention of the class token) are made of.
 Read with one forward hook during an ordinary pass, so a host's attention may stay fused; only the class token's row of
-the attention is computed anew, from query and keys.
-
-Knows two kinds of attention layers: timm's `Attention` (DINO and other plain timm ViTs, also inside open_clip), and
+the attention is computed anew. Knows timm's `Attention` (DINO and other plain timm ViTs, also inside open_clip), and
 torch's `MultiheadAttention` (torchvision, native open_clip).
 """
 

@@ -1,9 +1,8 @@
 """Any folder of images with what is object on them, in pixels and in patches: what the diagnostics look at.
 
 The annotation goes through exactly the image's geometry (shorter side resized, centre cropped), and comes out in the
-crop's pixels. A resized mask takes the nearest pixel; a box covers the pixels whose centres it contains. Padding, where
-an image is smaller than the crop, is no image content: unknown. Crowd regions are unknown, except where an object lies
-on them.
+crop's pixels. A resized mask takes the nearest pixel; a box covers the pixels whose centres it contains. Padding is
+unknown, and so are crowd regions, except where an object lies on them.
 
 Letters: B images, S the crop's side in pixels, N = h * w patches in row-major order.
 """
@@ -145,7 +144,7 @@ class ForegroundImages(Dataset):
                 f"{len(alone)} of {len(pairs)} images have no annotation": alone,
                 f"{len(unused)} of {len(self._source.names)} annotations have no image": unused,
             }
-            words = "; ".join(f"{fault} ({_first(names)})" for fault, names in faults.items() if names)
+            words = "; ".join(f"{fault} (such as {names[0]})" for fault, names in faults.items() if names)
             raise FileNotFoundError(
                 f"images {self.folder} and annotations {self._annotations}: {words}. Complete them, or if one is meant "
                 "to be a part of the other, leave out and count the rest with skip_broken"
@@ -253,7 +252,3 @@ def _draw_mask(foreground: Tensor, mask: Tensor, image_hw: tuple[int, int], resi
     picture = resize(Image.fromarray(mask.numpy()), resized, InterpolationMode.NEAREST)
     # the frame is 0 now and takes the mask's values; the padding is all ones and stays
     foreground |= torch.from_numpy(np.array(center_crop(picture, len(foreground))))
-
-
-def _first(names: list[Path]) -> str:
-    return ", ".join(str(name) for name in names[:3]) + (", ..." if len(names) > 3 else "")

@@ -1,7 +1,4 @@
-"""What is object on an image, from any of the four places where that is written down.
-
-COCO's instances as boxes or as masks, a folder of XML boxes (VOC, ImageNet), a folder of one mask per image. None opens
-an image.
+"""What is object on an image: from COCO's instances as boxes or as masks, or a folder of XML boxes or of masks.
 
 Letters: M objects of one image.
 """

@@ -8,9 +8,8 @@ for DINOv2-g. "Can vary across models", so here it is stated, or fitted by a rul
     high norm = yes, if at least 0.5 % of all patches lie at or above the cut-off
 
 Quartiles do not see a cluster of a few percent, and a normal distribution has 1 in 10^6 above the far fence. Twice the
-median is for norms that are nearly equal, as after a LayerNorm, where the fence falls onto the median. What the rule
-cannot see is a second mode with a quarter of the patches or more; look at the histogram and state the cut-off. And a
-yes means outliers: a heavy tail that far out says yes without a second mode.
+median is for norms that are nearly equal, as after a LayerNorm. What the rule cannot see is a second mode with a
+quarter of the patches or more. And a yes means outliers: a heavy tail that far out says yes without a second mode.
 
 Nothing is kept but a histogram: 4000 bins from 0.001 to 100 000, equal on a log scale, each 0.46 % wide. Quartiles and
 maximum are exact to half a bin, outlier shares are exact for the cut-off that is reported.
@@ -87,7 +86,7 @@ class PatchNorms:
         front, back = known & is_foreground, known & ~is_foreground
         num_bins = len(self._edges) - 1
         group = torch.where(known, front.long(), 2)
-        means = [_masked_mean(norms, mask) for mask in (back, front)]
+        means = [(norms * mask).sum(dim=1) / mask.sum(dim=1).clamp_min(1) for mask in (back, front)]
         is_split = back.any(dim=1) & front.any(dim=1)
         self._sums.add(
             patches=count_bins(group * num_bins + bin_index(norms, edges), 3 * num_bins).reshape(3, num_bins),
@@ -185,11 +184,6 @@ class PatchNorms:
         if num_outliers:
             found["outliers_in_background"] = 100 * float(background[cut:].sum()) / num_outliers
         return found
-
-
-def _masked_mean(values: Tensor, mask: Tensor) -> Tensor:
-    """Mean over the marked patches of each image, 0 where none is: two [B, N] -> float64 [B]."""
-    return (values * mask).sum(dim=1) / mask.sum(dim=1).clamp_min(1)
 
 
 class MapCorrelation:

@@ -1,7 +1,6 @@
 """What a report shows of one model: the numbers over all images, and the maps of the images in the gallery.
 
-One pass per model. Statistics stream and keep nothing; the gallery keeps a few numbers per patch of its own images. All
-of it is computed by the package's metrics; here they are only fed together.
+One pass per model. Statistics stream and keep nothing; the gallery keeps a few numbers per patch of its own images.
 
 Letters: N = h * w patches in row-major order.
 """

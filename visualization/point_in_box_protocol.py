@@ -5,17 +5,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
+import measured_models as measured
 import torch
 from layer_tokens import layer_tokens
-from measured_models import (
-    Measurement,
-    Subject,
-    check_image_flags,
-    image_set_name,
-    measure_models,
-    models_of,
-    open_images,
-)
 from patch_norms import PatchNorms, token_norms
 from torch import Tensor, nn
 from torch.utils.data import Dataset, Subset
@@ -61,7 +53,7 @@ def run(args: argparse.Namespace) -> None:
     if args.imagenet_meta is not None and not args.imagenet_meta.is_file():
         raise FileNotFoundError(f"no file at --imagenet-meta {args.imagenet_meta}; it is not needed, leave it out")
     arguments = asked_models(args)
-    check_image_flags(args)
+    measured.check_image_flags(args)
     images = open_folder(args) if args.imagenet_root is None else open_imagenet(args)
     shown = measure_on_boxes(args, arguments, images)
     if shown:  # else another process prints
@@ -75,7 +67,7 @@ def measure_on_boxes(
 ) -> list[tuple[str, dict[str, float], str]]:
     """Name, metrics and words of every model, as `measure_models`."""
     args.dataset_name = images.name
-    return measure_models(args, "point_in_box", measure, arguments, images.for_model)
+    return measured.measure_models(args, "point_in_box", measure, arguments, images.for_model)
 
 
 def asked_models(args: argparse.Namespace) -> list[ModelArgument]:
@@ -83,7 +75,7 @@ def asked_models(args: argparse.Namespace) -> list[ModelArgument]:
 
     With --global-token last, --top-k and --variant shape that token and not the pooling, unless that is LaSt's as well.
     """
-    arguments = models_of(args)
+    arguments = measured.models_of(args)
     asked = {key: getattr(args, key) for key in ("pool", "top_k", "variant") if getattr(args, key) is not None}
     if len(arguments) > 1 and (asked or args.opts):
         raise ValueError(
@@ -112,16 +104,16 @@ def open_imagenet(args: argparse.Namespace) -> BoxedImages:
 
 def open_folder(args: argparse.Namespace) -> BoxedImages:
     """The single-object images of any folder with boxes; none is a ValueError."""
-    images = open_images(args, Preprocessing())
+    images = measured.open_images(args, Preprocessing())
     kept, left_out = images.single_objects(args.max_box_area)
     if not kept:
         raise ValueError(
             f"no image of {args.images} has exactly one object, with a box below --max-box-area: {dict(left_out)}"
         )
-    return BoxedImages(Subset(images, kept), image_set_name(args), {**left_out, **images.skipped}, images)
+    return BoxedImages(Subset(images, kept), measured.image_set_name(args), {**left_out, **images.skipped}, images)
 
 
-def measure(subject: Subject) -> tuple[tuple[str, dict[str, float], str], list[Measurement]]:
+def measure(subject: measured.Subject) -> tuple[tuple[str, dict[str, float], str], list[measured.Measurement]]:
     """One pass of a model, every image once over all processes: its name, its metrics, and what it is in words.
 
     Metrics are those of `PointInBox`, of `TopK` where the labels are those of the model's head, and "outlier_share"
@@ -146,7 +138,7 @@ def measure(subject: Subject) -> tuple[tuple[str, dict[str, float], str], list[M
     pooling = pooling_words(trained.pooling, trained.pooling_source)
     kept = {key: value for key, value in metrics.items() if key != "num_images"}
     words = f"{protocol}; weights {trained.checkpoint_sha256}; {pooling}{note}"
-    return (argument.name, metrics, words), [Measurement(kept, metrics["num_images"], protocol, config)]
+    return (argument.name, metrics, words), [measured.Measurement(kept, metrics["num_images"], protocol, config)]
 
 
 @torch.inference_mode()

@@ -34,14 +34,20 @@ _FIELDS = ("boxes", "det_logits", "cosines")
 
 
 class DumpWriter:
-    """Writes one folder; every process has its own. `scoring` is the predictor's, None for other detectors."""
+    """Writes one folder; every process has its own. Of F-ViT the heads keep regions from now on.
 
-    def __init__(self, folder: str | Path, scoring: Mapping[str, Any] | None) -> None:
-        self.folder, self.scoring = Path(folder), scoring
-        self.shards: list[str] = []
-        self.is_complete = True  # all regions of all images
+    ValueError for a negative number of regions.
+    """
+
+    def __init__(self, folder: str | Path, heads: nn.Module | None = None, dump_regions: int = 0) -> None:
+        if dump_regions < 0:
+            raise ValueError(f"evaluation.dump_regions must be at least 0, got {dump_regions}")
+        self.folder, self.scoring = Path(folder), None
+        if isinstance(heads, FViTRoIHeads):
+            heads.keep_regions, self.scoring = dump_regions, heads.box_predictor.scoring()
+        self._shards: list[str] = []
         self._images: list[tuple[int, Regions]] = []
-        self._bytes = 0
+        self._bytes, self._is_complete = 0, True
         self.folder.mkdir(parents=True, exist_ok=True)
         if is_main_process():
             for name in ("dump.json", "record.json"):
@@ -51,26 +57,23 @@ class DumpWriter:
         """The regions of one image."""
         self._images.append((image_id, regions))
         self._bytes += sum(4 * getattr(regions, name).numel() for name in _FIELDS)
-        self.is_complete &= regions.is_complete
+        self._is_complete &= regions.is_complete
         if self._bytes >= _SHARD_BYTES:
-            self._flush()
+            self.close()
 
     def close(self) -> tuple[list[str], bool]:
-        """Write the last regions; returns this process's files, and whether every image has all its regions."""
+        """Write what is left; returns this process's files, and whether all its images have all their regions."""
         if self._images:
-            self._flush()
-        return self.shards, self.is_complete
-
-    def _flush(self) -> None:
-        regions = [each for _, each in self._images]
-        content = {name: torch.cat([getattr(each, name) for each in regions]).contiguous() for name in _FIELDS}
-        content["image_ids"] = torch.tensor([image_id for image_id, _ in self._images])
-        content["counts"] = torch.tensor([len(each.boxes) for each in regions])
-        content["input_sizes"] = torch.tensor([each.input_size for each in regions])
-        self.shards.append(f"regions_{rank()}_{len(self.shards)}.safetensors")
-        with atomic_file(self.folder / self.shards[-1]) as file:
-            file.write(save(content))
-        self._images, self._bytes = [], 0
+            regions = [each for _, each in self._images]
+            content = {name: torch.cat([getattr(each, name) for each in regions]) for name in _FIELDS}
+            content["image_ids"] = torch.tensor([image_id for image_id, _ in self._images])
+            content["counts"] = torch.tensor([len(each.boxes) for each in regions])
+            content["input_sizes"] = torch.tensor([each.input_size for each in regions])
+            self._shards.append(f"regions_{rank()}_{len(self._shards)}.safetensors")
+            with atomic_file(self.folder / self._shards[-1]) as file:
+                file.write(save(content))
+            self._images, self._bytes = [], 0
+        return self._shards, self._is_complete
 
     def finish(
         self,
@@ -82,8 +85,6 @@ class DumpWriter:
     ) -> None:
         """In the main process, with what `close` gave in each: the detections of every image, and `about` the dump."""
         lines = [json.dumps(entry) for image in detections for entry in _results(image, classes)]
-        with atomic_file(self.folder / "detections.json") as file:
-            file.write(("[" + ",\n".join(lines) + "]\n").encode("ascii"))
         about = {
             **about,
             "regions": [name for names, _ in closed for name in names],
@@ -95,19 +96,9 @@ class DumpWriter:
             "num_detections": len(lines),
             "image_ids": [image.image_id for image in detections],
         }
-        with atomic_file(self.folder / "dump.json") as file:
-            file.write((json.dumps(about) + "\n").encode("ascii"))
-
-
-def open_dump(model: nn.Module, folder: str, dump_regions: int) -> DumpWriter:
-    """For a detector's next evaluation; ValueError for a negative number of regions."""
-    if dump_regions < 0:
-        raise ValueError(f"evaluation.dump_regions must be at least 0, got {dump_regions}")
-    heads = model.roi_heads
-    if not isinstance(heads, FViTRoIHeads):
-        return DumpWriter(folder, None)
-    heads.keep_regions = dump_regions
-    return DumpWriter(folder, heads.box_predictor.scoring())
+        for name, text in (("detections", "[" + ",\n".join(lines) + "]"), ("dump", json.dumps(about))):
+            with atomic_file(self.folder / f"{name}.json") as file:
+                file.write(f"{text}\n".encode("ascii"))
 
 
 class Dump:

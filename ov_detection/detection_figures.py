@@ -22,19 +22,17 @@ from last_vit.data.image_files import load_pixels
 
 # Okabe and Ito's colours, told apart also by the colour-blind
 ALL, BASE, NOVEL = "#000000", "#0072b2", "#d55e00"
-GOOD, BAD = "#009e73", "#d55e00"
-_MOST_CLASSES = 100  # bars; of more only the best and worst halves are drawn
+MATCHED, UNMATCHED = "#009e73", "#d55e00"
+_MOST_CLASSES = 100  # bars
 
 
 def inspect(args: Namespace) -> None:
-    """Draw and write; whatever the user can mend is refused before.
+    """Draw and write.
 
     ValueError or FileNotFoundError for a threshold outside [0, 1], a kind that was not evaluated, or as `Dump`.
     """
     if not 0 <= args.threshold <= 1:
         raise ValueError(f"--threshold must be in [0, 1], got {args.threshold}")
-    if args.image_root is not None and not args.image_root.is_dir():
-        raise FileNotFoundError(f"--image-root {args.image_root} is no folder")
     dump = Dump(args.dump, args.json)
     if args.kind not in dump.about["kinds"]:
         raise ValueError(f"--kind {args.kind} was not evaluated, only {', '.join(dump.about['kinds'])}")
@@ -53,7 +51,7 @@ def inspect(args: Namespace) -> None:
 
 
 def draw_per_class(class_ap: ClassAP, classes: OvClasses, kind: str) -> Figure:
-    """AP as bars and AR as ticks, best class first; base and novel classes have their own colour."""
+    """AP as bars and AR as ticks, best class first; of more than 100 classes the best and the worst 50."""
     order = np.argsort(-class_ap.ap, kind="stable")[: int((~np.isnan(class_ap.ap)).sum())]  # NaN comes last
     title = f"{kind} AP (bar) and AR (tick), IoU 0.5 to 0.95; {len(order)} classes with objects"
     if len(order) > _MOST_CLASSES:
@@ -63,7 +61,7 @@ def draw_per_class(class_ap: ClassAP, classes: OvClasses, kind: str) -> Figure:
     figure = Figure(figsize=(7, 1.2 + 0.15 * len(order)), dpi=150, layout="constrained")
     axes, places = figure.subplots(), np.arange(len(order))
     axes.barh(places, 100 * class_ap.ap[order], color=colors, height=0.75)
-    axes.scatter(100 * class_ap.ar[order], places, marker="|", color=colors, s=30)
+    axes.scatter(100 * class_ap.ar[order], places, marker="|", color=ALL, s=30)
     axes.set_yticks(places, [classes.names[label] for label in order.tolist()], fontsize=7)
     axes.set(ylim=(len(order) - 0.5, -0.5), xlim=(0, None), xlabel="percent")
     axes.set_title(title, fontsize=9)
@@ -74,23 +72,18 @@ def draw_per_class(class_ap: ClassAP, classes: OvClasses, kind: str) -> Figure:
 def draw_curves(class_ap: ClassAP, classes: OvClasses, kind: str) -> Figure:
     """Precision over recall at IoU 0.5 and 0.75, means over the classes with objects of each group."""
     has_objects, is_base = ~np.isnan(class_ap.ap), classes.is_base.numpy()
-    groups = {
-        "all": (ALL, has_objects),
-        "base": (BASE, has_objects & is_base),
-        "novel": (NOVEL, has_objects & ~is_base),
-    }
+    groups = [("base", BASE, has_objects & is_base), ("novel", NOVEL, has_objects & ~is_base)]
+    groups.append(("all", ALL, has_objects))
     figure = Figure(figsize=(8, 3.6), dpi=150, layout="constrained")
-    for place, (axes, iou) in enumerate(zip(figure.subplots(1, 2, sharey=True), (0.5, 0.75), strict=True)):
-        for name, (color, mask) in groups.items():
+    for place, axes in enumerate(figure.subplots(1, 2, sharey=True)):
+        for name, color, mask in groups:
             if mask.any():
                 curve = 100 * class_ap.curves[mask, place].mean(axis=0)
-                axes.plot(
-                    np.linspace(0, 100, 101), curve, color=color, label=f"{name} ({mask.sum()}): {curve.mean():.1f}"
-                )
-        axes.set(xlim=(0, 100), ylim=(0, 100), xlabel="recall, percent")
-        axes.set_title(f"{kind}, IoU {iou}; the area is AP", fontsize=9)
+                label = f"{name}, {mask.sum()} classes: {curve.mean():.1f}"
+                axes.plot(curve, color=color, label=label, linestyle="--" if name == "all" else "-")
+        axes.set(xlim=(0, 100), ylim=(0, 100), xlabel="recall, percent", ylabel="" if place else "precision, percent")
+        axes.set_title(f"{kind}, IoU {(0.5, 0.75)[place]}; the area is AP", fontsize=9)
         axes.legend(fontsize=8)
-    figure.axes[0].set_ylabel("precision, percent")
     return figure
 
 
@@ -101,45 +94,40 @@ def draw_misses(
 
     ValueError for a set without objects; FileNotFoundError for an image that is not there.
     """
-    sure = [image.scores >= threshold for image in detections]
-    kept = [
-        replace(image, boxes_xyxy=image.boxes_xyxy[own], scores=image.scores[own], labels=image.labels[own], masks=None)
-        for image, own in zip(detections, sure, strict=True)
-    ]
+    kept = []
+    for image in detections:
+        sure = image.scores >= threshold
+        parts = {name: getattr(image, name)[sure] for name in ("boxes_xyxy", "scores", "labels")}
+        kept.append(replace(image, masks=None, **parts))
     objects_of, found_of = defaultdict(list), defaultdict(list)
-    for of_image, entries in zip(
-        (objects_of, found_of), match_boxes(dump.content, dump.classes, kept, dump.about["max_dets"]), strict=True
-    ):
+    both = match_boxes(dump.content, dump.classes, kept, dump.about["max_dets"])
+    for of_image, entries in zip((objects_of, found_of), both, strict=True):
         for entry in entries:
             of_image[entry["image_id"]].append(entry)
     if not objects_of:
         raise ValueError(f"{dump.about['json']} has no objects that could be missed")
-
-    def badness(image_id: int) -> tuple[float, int]:
-        missed = sum("match" not in entry for entry in objects_of[image_id])
-        return missed / len(objects_of[image_id]), missed
-
-    worst = sorted(objects_of, key=badness, reverse=True)[:num_images]
-    entries = {entry["id"]: entry for entry in dump.content["images"]}
+    missed = {number: sum("match" not in each for each in entries) for number, entries in objects_of.items()}
+    worst = sorted(missed, key=lambda number: (-missed[number] / len(objects_of[number]), -missed[number]))
+    worst, entries = worst[:num_images], {entry["id"]: entry for entry in dump.content["images"]}
     figure = Figure(figsize=(12, 4.6 * len(worst)), dpi=100, layout="constrained")
-    for (left, right), image_id in zip(figure.subplots(len(worst), 2, squeeze=False), worst, strict=True):
-        pixels = load_pixels(image_record(entries[image_id], image_root, dump.classes.is_lvis)["file_name"])
-        missed, wrong = (sum("match" not in each for each in side[image_id]) for side in (objects_of, found_of))
-        left.set_title(f"image {image_id}: {missed} of {len(objects_of[image_id])} objects missed", fontsize=10)
-        right.set_title(f"{len(found_of[image_id])} detections of {threshold} or more, {wrong} wrong", fontsize=10)
+    for (left, right), number in zip(figure.subplots(len(worst), 2, squeeze=False), worst, strict=True):
+        pixels = load_pixels(image_record(entries[number], image_root, dump.classes.is_lvis)["file_name"])
+        wrong = sum("match" not in each for each in found_of[number])
+        left.set_title(f"image {number}: {missed[number]} of {len(objects_of[number])} objects missed", fontsize=10)
+        right.set_title(f"{len(found_of[number])} detections of {threshold} or more, {wrong} wrong", fontsize=10)
         for axes, side in ((left, objects_of), (right, found_of)):
-            axes.imshow(_picture(pixels, side[image_id], dump.classes).permute(1, 2, 0))
+            axes.imshow(_picture(pixels, side[number], dump.classes).permute(1, 2, 0))
             axes.axis("off")
     return figure
 
 
 def _picture(pixels: np.ndarray, entries: Sequence[Mapping[str, Any]], classes: OvClasses) -> torch.Tensor:
-    """The image with boxes: green where they are matched, red where not; the best are on top."""
+    """The image with boxes, named and coloured by whether they are matched; the best are on top."""
     entries = sorted(entries, key=lambda entry: -entry.get("score", 0.0))
-    instances = Instances(pixels.shape[:2])
     boxes = torch.tensor([entry["shape"] for entry in entries]).reshape(-1, 4)
-    instances.pred_boxes = Boxes(torch.cat([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]], dim=1))
+    boxes = Boxes(torch.cat([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]], dim=1))
     names = [classes.names[classes.label_of[entry["category_id"]]] for entry in entries]
     scores = [f" {entry['score']:.2f}" if "score" in entry else "" for entry in entries]
-    colors = [GOOD if "match" in entry else BAD for entry in entries]
-    return draw_instances(pixels, instances, [n + score for n, score in zip(names, scores, strict=True)], colors)
+    colors = [MATCHED if "match" in entry else UNMATCHED for entry in entries]
+    texts = [name + score for name, score in zip(names, scores, strict=True)]
+    return draw_instances(pixels, Instances(pixels.shape[:2], pred_boxes=boxes), texts, colors)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from detection_dump import open_dump
+from detection_dump import DumpWriter
 from detectron2.config import instantiate
 from detectron2.engine import SimpleTrainer
 from detectron2.utils import comm
@@ -144,7 +144,9 @@ def evaluate(
     """
     model.eval()
     dataset: OvImageSet = loader.dataset.dataset  # the loader takes a Subset of the data set
-    dump = open_dump(model, settings["dump"], settings["dump_regions"]) if settings.get("dump") else None
+    dump = None
+    if settings.get("dump"):
+        dump = DumpWriter(settings["dump"], model.roi_heads, settings["dump_regions"])
     evaluator = OvEvaluator(dataset.json_file, tuple(settings["kinds"]), dataset.novel, dataset.image_ids, dump)
     start = time.perf_counter()
     with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16, enabled=bf16):

@@ -57,7 +57,7 @@ def rescore(args: Namespace) -> None:
         device="cpu",
         details=[[*NAMES, *names], *([round(value, 4) for value in row] for row in rows)],
     )
-    print(f"written to {path}")
+    print(f"{len(dump.sizes)} images at {len(points)} settings in {seconds:.1f} s; written to {path}")
 
 
 def score_points(own: dict[str, Any], grid: Mapping[str, Sequence[float]]) -> list[dict[str, Any]]:

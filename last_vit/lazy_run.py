@@ -27,7 +27,7 @@ def run_iterations(
     trainer: SimpleTrainer,
     checkpoints: RunCheckpoints,
     evaluate: Callable[[], Any],
-    write: Callable[[Any, Path, bool], Path],
+    write: Callable[[Any, Path, bool], None],
     start_from: Callable[[str], Any],
     resume: bool,
 ) -> None:
@@ -82,7 +82,7 @@ def run_iterations(
 class _Best:
     """The evaluation with the highest `train.best_metric` so far, as model_best.pth and best_<run>.json."""
 
-    def __init__(self, cfg: Any, checkpoints: RunCheckpoints, write: Callable[[Any, Path, bool], Path]) -> None:
+    def __init__(self, cfg: Any, checkpoints: RunCheckpoints, write: Callable[[Any, Path, bool], None]) -> None:
         self._metric, self._value = cfg.train.get("best_metric", ""), -math.inf
         self._record = Path(cfg.train.output_dir) / f"{_run_name(cfg, 'best')}.json"
         self._checkpoints, self._write = checkpoints, write
@@ -96,9 +96,7 @@ class _Best:
         """Keep an evaluation if it is better than those before."""
         value = result.metrics.get(self._metric)
         if self._metric and value is None:
-            logger.warning(
-                "No evaluation is kept as the best: train.best_metric %r is none of its numbers", self._metric
-            )
+            logger.warning("No best evaluation is kept: train.best_metric %r is none of its numbers", self._metric)
         elif value is not None and value > self._value:
             self._value = value
             self._write(result, self._checkpoints.save_weights("model_best", iteration=iteration), True)
@@ -106,15 +104,14 @@ class _Best:
 
 
 def _check_numbers(train: Any) -> None:
-    """detectron2's hooks divide by these; only train.eval_period may be 0, for no evaluation before the end."""
+    """Hooks divide by these; only the last two may be 0."""
     numbers = (train.max_iter, train.log_period, train.checkpointer.period)
     for name, number in zip(("max_iter", "log_period", "checkpointer.period"), numbers, strict=True):
         if number < 1:
             raise ValueError(f"train.{name} must be at least 1 iteration, got {number}")
-    if train.eval_period < 0:
-        raise ValueError(f"train.eval_period must be 0 (none before the end) or more, got {train.eval_period}")
-    if train.get("save_period", 0) < 0:
-        raise ValueError(f"train.save_period must be 0 (never) or more, got {train.save_period}")
+    for name in ("eval_period", "save_period"):
+        if train.get(name, 0) < 0:
+            raise ValueError(f"train.{name} must be 0 (none before the end) or more, got {train[name]}")
 
 
 class _Writer(hooks.PeriodicWriter):

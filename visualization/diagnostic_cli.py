@@ -49,6 +49,12 @@ def add_imagenet_flags(
     )
 
 
+def add_checkpoint_flag(parser: argparse.ArgumentParser) -> None:
+    """The released scripts' own way to name weights."""
+    what = "weights of the one --model that names none; without --model of torchvision:vit_b_16, as released"
+    parser.add_argument("--checkpoint", type=Path, help=what)
+
+
 def add_hit_rule_flag(parser: argparse.ArgumentParser) -> None:
     """--hit-rule, as `last_vit.metrics.box_patch_mask` takes it."""
     parser.add_argument(

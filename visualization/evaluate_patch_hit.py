@@ -19,7 +19,7 @@ classes. Of several models each is loaded and run on one image before any is mea
 import argparse
 from pathlib import Path
 
-from diagnostic_cli import add_image_flags, add_protocol_flags
+from diagnostic_cli import add_checkpoint_flag, add_image_flags, add_protocol_flags
 
 from last_vit.command_line import add_model_flags, add_running_flags, add_token_flag, command, patch_count
 from last_vit.names import POOLS, VARIANTS
@@ -30,11 +30,7 @@ def main(parser: argparse.ArgumentParser) -> None:
     """The command line; its flags for checkpoint, ImageNet, batches and device are the released script's."""
     add = parser.add_argument
     add_model_flags(parser, required=False)
-    add(
-        "--checkpoint",
-        type=Path,
-        help="weights of the one --model that names none; without --model of torchvision:vit_b_16, as released",
-    )
+    add_checkpoint_flag(parser)
     add("--opts", nargs="+", default=[], metavar="KEY=VALUE", help="overrides for a <config>.py")
     add(
         "--pool",

@@ -156,27 +156,20 @@ class ForegroundImages(Dataset):
     def _leave_out_broken(self) -> None:
         kept = []
         for path, pair in progress(list(zip(self.image_paths, self._pairs, strict=True)), "checking images", "file"):
-            reason = self._fault(path, pair)
-            if reason is None:
+            fault = "broken image"
+            try:
+                image_hw = verify_image(path)
+                if self._source is not None:
+                    fault = "broken annotation"
+                    objects = self._source.read(pair)
+                    fault = "image and annotation of different shape"
+                    _check_shape(path, image_hw, objects)
                 kept.append((path, pair))
-            else:
-                self.skipped[reason] += 1
+            except ValueError:
+                self.skipped[fault] += 1
         if not kept:
             raise ValueError(f"no image of {self.folder} is left: skipped {dict(self.skipped)}")
         self.image_paths, self._pairs = map(list, zip(*kept, strict=True))
-
-    def _fault(self, path: Path, pair: int | None) -> str | None:
-        reason = "broken image"
-        try:
-            image_hw = verify_image(path)
-            if self._source is not None:
-                reason = "broken annotation"
-                objects = self._source.read(pair)
-                reason = "image and annotation of different shape"
-                _check_shape(path, image_hw, objects)
-        except ValueError:
-            return reason
-        return None
 
 
 def patch_foreground(foreground: Tensor, grid_hw: tuple[int, int]) -> tuple[Tensor, Tensor]:

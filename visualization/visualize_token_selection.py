@@ -19,9 +19,8 @@ the top left corner.
 """
 
 import argparse
-from pathlib import Path
 
-from diagnostic_cli import add_figure_flag, add_image_flags
+from diagnostic_cli import add_checkpoint_flag, add_figure_flag, add_image_flags
 
 from last_vit.command_line import add_model_flags, add_running_flags, command, patch_count, positive
 
@@ -34,11 +33,7 @@ def main(parser: argparse.ArgumentParser) -> None:
     add_running_flags(parser)
     add_figure_flag(parser, "results/token_selection.png")
     add = parser.add_argument
-    add(
-        "--checkpoint",
-        type=Path,
-        help="weights of the one --model that names none; without --model of torchvision:vit_b_16, as released",
-    )
+    add_checkpoint_flag(parser)
     add(
         "--k",
         nargs="+",

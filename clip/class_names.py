@@ -149,10 +149,8 @@ def _pick(entries: Sequence[_Entry], folders: Sequence[str] | None) -> list[_Ent
         raise ValueError("its classes are keyed by class folders, which this data has not; give one class per line")
     missing = [folder for folder in folders if folder not in by_folder]
     if missing:
-        raise ValueError(
-            f"{len(missing)} of the {len(folders)} class folders are not in it, for example {missing[0]!r}; it holds "
-            f"{len(by_folder)}, for example {entries[0][0]!r}"
-        )
+        first = f"for example {missing[0]!r}; it holds {len(by_folder)}, for example {entries[0][0]!r}"
+        raise ValueError(f"{len(missing)} of the {len(folders)} class folders are not in it, {first}")
     return [by_folder[folder] for folder in folders]
 
 

@@ -51,8 +51,7 @@ def convert(
     what, official = f"{dataset} {split}", find_split(dataset, split)[1]
     if len(sources) != official and not args.any_count:
         raise ValueError(
-            f"{what}: found {len(sources)} files (the official set has {official}): is a part missing? To convert "
-            f"these: --any-count"
+            f"{what}: found {len(sources)} files (the official set has {official}); to convert a part: --any-count"
         )
     waiting = [(source, target) for target, source in sources.items() if args.overwrite or not target.is_file()]
     for _ in open_loader(Conversion(waiting, read), what, batch_size=1, num_workers=args.num_workers, collate=list):
@@ -78,10 +77,7 @@ def convert_cityscapes(args: argparse.Namespace) -> None:
         folder = args.root / "gtFine" / split
         files = list_files(folder, (_LABEL_IDS.lower(),))
         if not files:
-            raise FileNotFoundError(
-                f"no *{_LABEL_IDS} below {folder}; expected gtFine_trainvaltest.zip of "
-                "https://www.cityscapes-dataset.com"
-            )
+            raise FileNotFoundError(f"no *{_LABEL_IDS} below {folder}; expected Cityscapes' gtFine_trainvaltest.zip")
         names = [path.relative_to(folder).with_name(path.name.removesuffix(_LABEL_IDS) + _TRAIN_IDS) for path in files]
         sources = {args.output / "gtFine" / split / name: path for name, path in zip(names, files, strict=True)}
         convert(sources, partial(look_up, table=cityscapes_table()), "cityscapes", split, args)
@@ -142,8 +138,7 @@ def _convert_raw_maps(args: argparse.Namespace, dataset: str, suffix: str, table
             found = {folder: maps} if maps else found
         if not found:
             raise FileNotFoundError(
-                f"no raw maps (*.png) in {', '.join(map(str, folders))}; expected stuffthingmaps_trainval2017.zip of "
-                "https://github.com/nightrome/cocostuff, unpacked to stuffthingmaps/"
+                f"no raw maps (*.png) in {', '.join(map(str, folders))}; expected stuffthingmaps_trainval2017.zip's"
             )
         ((folder, maps),) = found.items()
         sources = {args.output / "annotations" / folder.name / f"{path.stem}{suffix}": path for path in maps}

@@ -74,8 +74,7 @@ def own_pool(model: nn.Module) -> TokenPool:
     own = getattr(tower, "pool_type", getattr(tower, "global_pool", None))
     if own not in _OWN_READ_OUTS:
         raise ValueError(
-            f"{class_names(tower)[0]} reads its tokens in its own way ({own!r}), which no pool here stands for; "
-            "supported are towers with pool_type or global_pool 'tok', 'token' or 'avg'"
+            f"{class_names(tower)[0]} reads its tokens in its own way ({own!r}), not by 'tok', 'token' or 'avg'"
         )
     return TokenPool(_OWN_READ_OUTS[own])
 

@@ -134,8 +134,7 @@ def _pair(layout: Layout, root: Path, word: str, images: dict[PurePath, Path]) -
     unused = sorted(set(range(len(paths))).difference(pairs))
     if unused:
         raise ValueError(
-            f"{len(unused)} of the {len(paths)} labels in {folder} have no image, such as {paths[unused[0]]}; are "
-            "images missing?"
+            f"{len(unused)} of the {len(paths)} labels in {folder} have no image, such as {paths[unused[0]]}"
         )
     table = _TABLES[source.table]() if source.table is not None else None
     return SegmentationFiles(list(images.values()), [paths[pair] for pair in pairs], [str(n) for n in names], table)

@@ -204,8 +204,7 @@ def pad_to_patch(image: Tensor, patch_size: int, name: str = "the image") -> Ten
     height, width = image.shape[-2:]
     if min(height, width) < patch_size:
         raise ValueError(
-            f"{name} is {width} x {height} pixels (width x height), less than a patch of {patch_size} x "
-            f"{patch_size}: nothing can be found on it; leave it out of the list or the annotations"
+            f"{name} is {width} x {height} pixels (width x height), less than a patch of {patch_size}: leave it out"
         )
     return F.pad(image, (0, -width % patch_size, 0, -height % patch_size))
 

@@ -137,9 +137,8 @@ def fitting_patch_size(name: str, model: nn.Module, side: int, sizes: Mapping[st
         height, width = sizes[other[0]]
         raise ValueError(
             f"model {name!r} takes {side} x {side} pixels only, and {len(other)} of {len(sizes)} images are of other "
-            f"sizes, such as {other[0]} ({width} x {height}, width x height): give --resize {side} {side}; "
-            "dino:<arch>/<patch>@FILE takes any size and reads the weights of DINO and of timm's plain ViTs without "
-            "classifier"
+            f"sizes, such as {other[0]} ({width} x {height}, width x height): give --resize {side} {side}, or "
+            "dino:<arch>/<patch>@FILE, which takes any size and reads the weights of timm's plain ViTs, too"
         )
     return patch_size
 

@@ -79,8 +79,7 @@ def open_splits(
         only_val = sorted(set(val.classes) - set(train.classes))
         raise ValueError(
             f"{train.folder} has {len(train.classes)} classes, {val.folder} {len(val.classes)}: only in train "
-            f"{only_train[:3] or 'none'}, only in val {only_val[:3] or 'none'}. Labels count the class folders, so "
-            f"both splits need the same ones"
+            f"{only_train[:3] or 'none'}, only in val {only_val[:3] or 'none'}; both splits need the same ones"
         )
     return train, val
 
@@ -210,8 +209,7 @@ def load_features(folder: Path, split: str, of: Mapping[str, Any], total: int) -
     different = differences({name: stored.get(name) for name in of}, of)
     if different or len(features) != total:
         raise ValueError(
-            f"{path} holds features of something else: {different or f'{len(features)} rows'}. Make them anew: "
-            "--dump_features in place of --load_features"
+            f"{path} holds other features ({different or f'{len(features)} rows'}): make them anew, --dump_features"
         )
     share = process_share(total, rank())
     return features[share.start : share.stop].clone() if len(share) < total else features

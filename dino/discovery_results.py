@@ -48,8 +48,12 @@ def run(args: argparse.Namespace) -> None:
             methods = choose_methods(args, trained)
             prep = trained.preprocessing
             images = native.DiscoveryImages(objects, prep.mean, prep.std, args.resize)
-            start = time.perf_counter()
-            patch_size, runs = evaluate(args, argument, trained, images, methods, device)
+            start, model = time.perf_counter(), trained.model.to(device)
+            sizes = {each.path.name: native.resized_hw(each.frame_hw, args.resize) for each in objects.images}
+            patch_size = fitting_patch_size(argument.name, model, prep.crop, sizes)
+            batches = native.build_native_loader(images, patch_size, args.batch_size, args.num_workers)
+            batches, dtype = progress(batches, argument.name), getattr(torch, args.dtype)
+            runs = discover_boxes(model, batches, methods, patch_size, device, dtype)
             seconds = time.perf_counter() - start
             saved[argument.name] = {
                 each.method.name: {images.names[i]: in_file(images, i, found) for i, found in each.found.items()}
@@ -107,22 +111,6 @@ def choose_methods(args: argparse.Namespace, trained: TrainedModel) -> list[know
     if any(method.needs_attention for method in methods):
         find_attention_layer(trained.model)
     return methods
-
-
-def evaluate(
-    args: argparse.Namespace,
-    argument: ModelArgument,
-    trained: TrainedModel,
-    images: native.DiscoveryImages,
-    methods: list[known.DiscoveryMethod],
-    device: torch.device,
-) -> tuple[int, list[MethodRun]]:
-    """The model's patch size in pixels, and what every method did on all images."""
-    model = trained.model.to(device)
-    sizes = {each.path.name: native.resized_hw(each.frame_hw, args.resize) for each in images.objects.images}
-    patch_size = fitting_patch_size(argument.name, model, trained.preprocessing.crop, sizes)
-    batches = progress(native.build_native_loader(images, patch_size, args.batch_size, args.num_workers), argument.name)
-    return patch_size, discover_boxes(model, batches, methods, patch_size, device, getattr(torch, args.dtype))
 
 
 def fitting_patch_size(name: str, model: nn.Module, side: int, sizes: Mapping[str, tuple[int, int]]) -> int:

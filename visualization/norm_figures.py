@@ -70,7 +70,10 @@ def run(args: argparse.Namespace) -> None:
     if not shown:  # another process draws and prints
         return
     views, examples = zip(*shown, strict=True)
-    _print_rows({view.name: view.stats for view in views})
+    print_metrics(["model"], _COLUMNS, [([view.name], view.stats) for view in views], ".4g")
+    for name, stats in ((view.name, view.stats) for view in views):
+        line = f"{name}: {int(stats['num_images'])} images, {int(stats['num_patches'])} patches"
+        print(line + "".join(f", {stats[key]:g} {words}" for key, words in _NOTES.items() if stats.get(key)))
     style.save_figure(draw_norms(views), args.figure)
     if args.examples != 0:
         path = args.figure.with_stem(f"{args.figure.stem}_examples")
@@ -111,13 +114,6 @@ def measure(subject: Subject) -> tuple[tuple[NormView, NormsOnImages | None], li
     protocol = "cut-off fitted" if args.cutoff is None else f"cut-off {args.cutoff:g}"
     config = {**{key: stats[key] for key in stats if key in _COUNTS}, "num_layers": num_layers}
     return (view, examples), [Measurement(metrics, int(stats["num_images"]), protocol, config)]
-
-
-def _print_rows(rows: Mapping[str, Mapping[str, float]]) -> None:
-    print_metrics(["model"], _COLUMNS, [([name], stats) for name, stats in rows.items()], ".4g")
-    for name, stats in rows.items():
-        line = f"{name}: {int(stats['num_images'])} images, {int(stats['num_patches'])} patches"
-        print(line + "".join(f", {stats[key]:g} {words}" for key, words in _NOTES.items() if stats.get(key)))
 
 
 def draw_norms(views: Sequence[NormView]) -> Figure:

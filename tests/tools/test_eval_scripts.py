@@ -16,6 +16,7 @@ from torchvision.models import vit_b_16
 
 from last_vit.data.synthetic import SyntheticObjects, write_imagenet
 from last_vit.models import build_model, parse_model_argument
+from last_vit.results import read_results
 
 TOOLS = Path(__file__).resolve().parents[2] / "tools"
 SCRIPTS = [*sorted(TOOLS.glob("eval_*.sh")), TOOLS / "reproduce_analysis.sh"]
@@ -64,8 +65,8 @@ def test_point_in_box_of_what_is_there(imagenet, tmp_path):
         assert f"left out: weights/{name} is not there" in done.stdout
     assert "\nViT-B/16, LaSt, released " in done.stdout
     assert "\nEfficientNet-Lite0 " in done.stdout
-    records = [json.loads(path.read_text()) for path in Path("output/point_in_box").glob("*.json")]
-    assert {(each["config"]["model"], each["config"]["global_token"]) for each in records} == {
+    records = read_results(Path("output/point_in_box"))
+    assert {(each.config["model"], each.config["global_token"]) for each in records} == {
         ("torchvision:vit_b_16", "cls"),
         ("torchvision:vit_b_16", "trained"),
         ("timm:tf_efficientnet_lite0", "trained"),

@@ -82,7 +82,7 @@ def report_content(
     """
     all_measures = [measures for *_, measures in measured]
     grids = [measures.grid_hw for measures in all_measures]
-    decimals = [min(norm_decimals(list(measures.views.values())) for measures in all_measures)] * len(measured)
+    decimals = min(norm_decimals(list(measures.views.values())) for measures in all_measures)
     gallery = []
     for index in chosen:
         views = [measures.views[index] for measures in all_measures]
@@ -104,10 +104,7 @@ def report_content(
             "skipped": dict(images.skipped),
             "seed": args.seed,
         },
-        "models": [
-            _model_content(place, *entry, num_decimals)
-            for place, (entry, num_decimals) in enumerate(zip(measured, decimals, strict=True))
-        ],
+        "models": [_model_content(place, *entry, decimals) for place, entry in enumerate(measured)],
         "gallery": gallery,
     }
 
@@ -149,15 +146,15 @@ def _model_content(
     }
 
 
-def pack_image(picture: Image.Image, views: Sequence[ImageView], decimals: Sequence[int]) -> dict[str, Any]:
-    """Everything that the page draws of one image, with as many decimals of each model's norms as `norm_decimals` says.
+def pack_image(picture: Image.Image, views: Sequence[ImageView], decimals: int) -> dict[str, Any]:
+    """Everything that the page draws of one image, with so many decimals of the norms.
 
     "thumbnails" are JPEG data URIs, one per crop that differs by a pixel or more; "views" one mapping per model.
     """
     thumbnails: list[str] = []
     frames: list[tuple[float, ...]] = []
     packed = []
-    for view, num_decimals in zip(views, decimals, strict=True):
+    for view in views:
         same = [i for i, frame in enumerate(frames) if math.dist(frame, view.frame_xyxy) < _SAME_FRAME]
         if not same:
             frames.append(view.frame_xyxy)
@@ -169,7 +166,7 @@ def pack_image(picture: Image.Image, views: Sequence[ImageView], decimals: Seque
                 "box": None if view.box_xyxy is None else [round(value, 5) for value in view.box_xyxy],
                 "score": _pack(view.score.double() * 10**SCORE_DECIMALS, "<i2"),
                 "votes": _pack(view.votes, "<u2"),
-                "norm": _pack(view.norm.double() * 10.0**num_decimals, "<u2"),
+                "norm": _pack(view.norm.double() * 10.0**decimals, "<u2"),
                 "rgb": None if view.rgb is None else _pack(view.rgb * 255, "u1"),
                 "object": None if view.is_foreground is None else _pack(view.is_foreground, "u1"),
                 "best": view.best,

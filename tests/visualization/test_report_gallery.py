@@ -47,7 +47,7 @@ def test_norms_fit_into_16_bits_with_as_many_decimals_as_there_is_room_for():
 def test_models_with_one_crop_share_a_thumbnail():
     picture = Image.new("RGB", (80, 60))
     frame, almost, other = (0.1, 0.0, 0.9, 1.0), (0.1005, 0.0, 0.9005, 1.0), (0.2, 0.1, 0.8, 0.9)
-    packed = pack_image(picture, [view([0.1], f) for f in (frame, other, almost)], [3] * 3)
+    packed = pack_image(picture, [view([0.1], f) for f in (frame, other, almost)], 3)
     assert [entry["thumbnail"] for entry in packed["views"]] == [0, 1, 0]
     assert all(uri.startswith("data:image/jpeg;base64,") for uri in packed["thumbnails"])
 

@@ -2,7 +2,7 @@
 
 The kernels read x once. For K above 1 the scores of all patches stay in one block's registers, so more than 256 patches
 are left to the formulas. Beside the result they write the kept patch (K = 1) or one bit per value of x, which is all
-that the backward pass needs, so x need not be kept for it. To torch.compile each function is one operator; no call
+that the backward pass needs, so x need not be kept for it. To torch.compile pooling is one operator; no call
 waits for the GPU, so it can be captured in a CUDA graph once it has run outside of one (that compiles the kernels and
 makes the tap matrix).
 
@@ -53,7 +53,12 @@ def pool(patch_tokens: Tensor, k: int, sigma: float, variant: str) -> Tensor:
 
 def select(patch_tokens: Tensor, k: int, sigma: float, variant: str) -> Tensor:
     """`pooling.last_select` for checked input: long [B, K, D], patches in rising order."""
-    return torch.ops.last_vit.select_on_gpu(patch_tokens.detach(), k, sigma, variant)
+    _, kept = torch.ops.last_vit.pool_on_gpu(patch_tokens.detach(), k, sigma, variant)
+    if k == 1:
+        return kept.long()[:, None]
+    bits = (kept[:, :, None] >> torch.arange(32, device=kept.device)[:, None]) & 1  # [B, words, 32, D]
+    is_kept = bits.flatten(1, 2)[:, : patch_tokens.shape[1]]
+    return is_kept.argsort(dim=1, descending=True, stable=True)[:, :k]
 
 
 @torch.library.custom_op("last_vit::pool_on_gpu", mutates_args=())
@@ -97,26 +102,6 @@ def spread_on_gpu(grad: Tensor, kept: Tensor, k: int, num_patches: int) -> Tenso
 @spread_on_gpu.register_fake
 def _(grad: Tensor, kept: Tensor, k: int, num_patches: int) -> Tensor:
     return grad.new_empty(grad.shape[0], num_patches, grad.shape[1])
-
-
-@torch.library.custom_op("last_vit::select_on_gpu", mutates_args=())
-def select_on_gpu(x: Tensor, k: int, sigma: float, variant: str) -> Tensor:
-    """The kept patches themselves, long [B, k, D]."""
-    _, kept = pool_on_gpu(x, k, sigma, variant)
-    if k == 1:
-        return kept.long()[:, None]
-    batch, num_patches, num_channels = x.shape
-    topk_idx = kept.new_empty(batch, k, num_channels, dtype=torch.long)
-    if batch:
-        grid = (-(-num_channels // _SPREAD_CHANNELS), batch)
-        with torch.cuda.device_of(x):
-            kernels.list_kept[grid](kept, topk_idx, num_patches, k, D=num_channels, BLOCK=_SPREAD_CHANNELS)
-    return topk_idx
-
-
-@select_on_gpu.register_fake
-def _(x: Tensor, k: int, sigma: float, variant: str) -> Tensor:
-    return x.new_empty(x.shape[0], k, x.shape[2], dtype=torch.long)
 
 
 def _keep_for_backward(ctx: torch.autograd.function.FunctionCtx, inputs: tuple, output: tuple) -> None:

@@ -1,9 +1,9 @@
 """Triton kernels that choose in one pass over x, the best patch of any number and the best K of at most 256.
 
-Then others that read what was kept, for the gradient or as a list of patches. For K = 1 that is a number, int32 [B, D].
-For more, one bit per value of x: patch n of channel d is bit n % 32 of word [b, n // 32, d]. That is 1/16 of x in
-bfloat16, written and read once, where int16 indices would be K / N of x, and choosing again in the backward pass would
-read x once more and keep it alive until then. The letters are those of kernels/scores.py.
+Then one that spreads the gradient to what was kept. For K = 1 that is the patch's number, int32 [B, D]. For more, one
+bit per value of x: patch n of channel d is bit n % 32 of word [b, n // 32, d]. That is 1/16 of x in bfloat16, written
+and read once, where int16 indices would be K / N of x, and choosing again in the backward pass would read x once more
+and keep it alive until then. The letters are those of kernels/scores.py.
 """
 
 import triton
@@ -185,22 +185,3 @@ def spread_gradient(
     out = (image * num_patches + patches[:, None]) * D + channels[None, :]
     mask = (patches < num_patches)[:, None] & (channels < D)[None, :]
     tl.store(out_ptr + out, tl.where(is_kept, grad[None, :], 0.0), mask=mask)
-
-
-@triton.jit(do_not_specialize=["num_patches", "k"])
-def list_kept(
-    kept_ptr: tl.tensor, index_ptr: tl.tensor, num_patches: tl.tensor, k: tl.tensor,
-    D: tl.constexpr, BLOCK: tl.constexpr,
-) -> None:  # fmt: skip
-    """Kept bits -> int64 [B, K, D] patches in rising order. Grid (blocks of channels, B)."""
-    image = tl.program_id(1).to(tl.int64)
-    channels = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
-    rank = tl.zeros([BLOCK], tl.int64)
-    num_words = tl.cdiv(num_patches, 32)
-    for word in range(num_words):
-        words = tl.load(kept_ptr + (image * num_words + word) * D + channels, mask=channels < D, other=0)
-        for bit in range(32):
-            is_kept = (words >> bit) & 1
-            patch = tl.zeros([BLOCK], tl.int64) + word * 32 + bit
-            tl.store(index_ptr + (image * k + rank) * D + channels, patch, mask=is_kept == 1)
-            rank += is_kept

@@ -56,7 +56,7 @@ def test_compiles_for_hopper(compiled, monkeypatch, dtype, shape, k, selecting):
     variant = "paper" if k == 9 else "release"
     cuda.pool(x, k, shape[2] ** 0.5, variant).sum().backward()
     cuda.select(x, k, shape[2] ** 0.5, variant)
-    assert compiled.keys() == selecting | {"spread_gradient"} | ({"list_kept"} if k > 1 else set())
+    assert compiled.keys() == selecting | {"spread_gradient"}
     for name, kernel in compiled.items():
         assert kernel.metadata.shared <= SHARED_BYTES
         uses_tensor_cores = "wgmma" in kernel.asm["ptx"]

@@ -188,7 +188,6 @@ def test_the_input_is_not_kept_for_the_backward_pass():
 def test_operators_keep_their_promises():
     x = rand(1, 9, 24)
     torch.library.opcheck(cuda.pool_on_gpu, (x.clone().requires_grad_(), 3, 5.0, "release"))
-    torch.library.opcheck(cuda.select_on_gpu, (x, 1, 5.0, "paper"))
     _, kept = cuda.pool_on_gpu(x, 1, 5.0, "release")
     torch.library.opcheck(cuda.spread_on_gpu, (rand(1, 24), kept, 1, 9))
 

@@ -129,8 +129,8 @@ def test_module_names_are_unique_and_allowed():
 def test_the_house_keeps_its_budget():
     """What no longer fits makes room first."""
     package, source = tracked("last_vit"), [path for folder in SOURCE for path in tracked(folder)]
-    assert len(package) <= 62
-    assert num_lines(package) <= 9_450
+    assert len(package) <= 60
+    assert num_lines(package) <= 9_000
     assert len(source) <= 260
     assert num_lines(source) <= 28_700  # may only fall: 25,000 for the paper, 2,000 for what its users asked for since
     assert num_lines(tracked("tests")) <= 20_200  # may only fall: 17,000 is the aim

@@ -97,7 +97,7 @@ def _one_table(table: ResultsTable, records: Sequence[ResultRecord], to_results:
         *cells, source = ours(first)
         lines.append(_line([*first, f"{paper.value:.1f}", *cells, "; ".join(filter(None, (paper.source, source)))]))
         lines.extend(_line([*key, "", *ours(key)]) for key in others)
-    ordered = sorted(groups, key=lambda key: _place(table.order, key[0]))
+    ordered = sorted(groups, key=lambda key: (_place(table.order, key[0]), key[0]))
     lines.extend(_line([*key[: len(names)], *[""] * len(published), *ours(key)]) for key in ordered)
     known = {key: value for record in records for key, value in record.metrics.items()}
     for label, ending in table.references.items():

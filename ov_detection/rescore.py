@@ -6,9 +6,10 @@
         --alpha 0 0.1 0.2 --beta 0.5 0.6 0.7 0.8 --vlm-temperature 50 75
 
 Scores are fused, cut off, suppressed and limited as the detector does it. The first line of the table is the run's own
-setting, and exact. The others are exact if the dump has all regions (evaluation.dump_regions=1000); otherwise they lack
-regions that were not among the run's own detections, nor among the dump_regions of the highest scores of either side.
-AP is of boxes: masks are made after the choice. The record goes to output/ or with --row into results/.
+setting, exact to the rounding of scores and IoUs. So are the others if the dump has all regions
+(evaluation.dump_regions=1000); otherwise they lack regions that were not among the run's own detections, nor among the
+dump_regions of the highest scores of either side. AP is of boxes: masks are made after the choice. The record goes to
+output/ or with --row into results/.
 """
 
 from argparse import ArgumentParser

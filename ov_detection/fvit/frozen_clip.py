@@ -172,4 +172,6 @@ class FrozenClip(FrozenTower):
 
 def _fingerprint(image: Tensor) -> bytes:
     pixels = image.detach().float().cpu().contiguous()
-    return hashlib.blake2b(pixels.numpy().tobytes() + str(tuple(pixels.shape)).encode(), digest_size=16).digest()
+    digest = hashlib.blake2b(str(tuple(pixels.shape)).encode(), digest_size=16)
+    digest.update(pixels.numpy())
+    return digest.digest()

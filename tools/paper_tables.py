@@ -1,4 +1,4 @@
-"""The tables of README and docs/: their metrics, and published numbers, never ours: make_results_tables.py adds those."""
+"""The tables of README and docs/: their metrics, and published numbers, never ours (make_results_tables.py adds them)."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field

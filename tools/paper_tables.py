@@ -1,4 +1,4 @@
-"""The tables of README and docs/: their metrics, and published numbers, never ours (make_results_tables.py adds them)."""
+"""The tables of README and docs/: their metrics, and published numbers, never ours (make_results_tables.py adds it)."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field

@@ -158,7 +158,7 @@ def start_tiny_dino(*launch, **environment):
     """tiny_dino.py, in the current folder, in a process of its own."""
     Path("tiny_dino.py").write_text(TINY_SCRIPT)
     folders = os.pathsep.join(map(str, (REPO, REPO / "dino", REPO / "tests" / "parts")))
-    environment |= {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": folders}
+    environment = {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": folders, **environment}
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     return subprocess.Popen([sys.executable, *launch], env={**os.environ, **environment}, **pipes)
 
@@ -183,7 +183,8 @@ def test_ctrl_c_saves_at_the_step_border_and_the_named_command_goes_on():
     options = {"pooling": "last", "top_k": 0.5, "num_workers": 1}
     assert run(**options, output_dir="whole") == 0
     words = ["tiny_dino.py", *arguments(**options)]
-    process = start_tiny_dino(*words, stop="")
+    same_sums = f"{torch.get_num_threads()}"
+    process = start_tiny_dino(*words, stop="", OMP_NUM_THREADS=same_sums)
     _, errors = process.communicate(timeout=240)
     assert process.returncode == 130, errors
     line = errors.splitlines()[-1]

@@ -117,7 +117,7 @@ class OpenVocabularyPredictor(FastRCNNOutputLayers):
         """The settings that `fuse_regions` takes."""
         names = "score_thresh", "nms_thresh", "detections_per_image"
         limits = self.test_score_thresh, self.test_nms_thresh, self.test_topk_per_image
-        trained = float(self.classifier.temperature.detach())
+        trained = torch.as_tensor(self.classifier.factor).item()
         temperatures = {"vlm_temperature": self.vlm_temperature, "det_temperature": trained}
         return {**self.fusion, **temperatures, "trained_temperature": trained, **dict(zip(names, limits, strict=True))}
 

@@ -58,6 +58,11 @@ class TextClassifier(nn.Module):
         self.register_buffer("class_weights", weights, persistent=False)
         self.register_buffer("is_base", is_base, persistent=False)
 
+    @property
+    def factor(self) -> Tensor | float:
+        """Of the cosines, learned or fixed."""
+        return self.temperature if self.fixed_temperature is None else self.fixed_temperature
+
     def cosines(self, features: Tensor) -> Tensor:
         """[R, E] of any length and dtype -> float32 [R, C + 1], background last."""
         with torch.autocast(features.device.type, enabled=False):  # bfloat16 cosines times 50 are off by tenths
@@ -65,8 +70,7 @@ class TextClassifier(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         """[R, E] -> logits, float32 [R, C + 1], background last."""
-        factor = self.temperature if self.fixed_temperature is None else self.fixed_temperature
-        return self.cosines(features) * factor
+        return self.cosines(features) * self.factor
 
     def loss(self, logits: Tensor, labels: Tensor) -> Tensor:
         """Softmax cross entropy: the sum of weight times loss, over the number of regions; 0 for none.

@@ -94,9 +94,9 @@ def test_other_settings_are_those_of_a_forward_pass_when_all_regions_are_there(d
     for point, images in zip(points, detections_at(dump, points, 1), strict=True):
         monkeypatch.setattr(detector.predictor, "fusion", {n: point[n] for n in ("alpha", "beta", "fusion")})
         monkeypatch.setattr(detector.predictor, "vlm_temperature", point["vlm_temperature"])
-        with torch.no_grad():
-            detector.predictor.classifier.temperature.fill_(point["det_temperature"])
+        monkeypatch.setattr(detector.predictor.classifier, "fixed_temperature", point["det_temperature"])
         _, fresh = detector.dump(tmp_path / "fresh")
+        assert fresh.scoring()["det_temperature"] == point["det_temperature"]
         is_rounded = point["det_temperature"] != points[0]["det_temperature"]  # logits are kept, not cosines
         assert_same(images, fresh.detections(), rtol=1e-5 if is_rounded else 0)
         firsts.append(images[3].scores.tolist())

@@ -23,7 +23,9 @@ _WORKER_ERROR = re.compile(r"Caught (\w+) in DataLoader .*\n(?:[\w.]+\.)?\1: (.*
 
 
 def seed_everything(seed: int) -> None:
-    """Seed Python, numpy and torch (all devices) with the same number, of which numpy says what it must be."""
+    """Seed Python, numpy and torch (all devices) with the same number in [0, 2**32)."""
+    if not 0 <= seed < 2**32:
+        raise ValueError(f"seed must be in [0, 2**32), got {seed}")
     np.random.seed(seed)
     random.seed(seed)
     torch.manual_seed(seed)

@@ -30,7 +30,7 @@ def test_seed_covers_every_generator():
     first = draw()
     seed_everything(3)
     assert draw() == first
-    with pytest.raises(ValueError, match="seed must be in .*, got -1"):
+    with pytest.raises(ValueError, match=r"seed must be in .*, got -1"):
         seed_everything(-1)
 
 

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from functools import lru_cache
 
 POOLS = ("cls", "mean", "max", "attention", "last")
-VARIANTS = ("release", "paper", "foreground")  # the last is an experiment, see pooling
+VARIANTS = ("release", "paper")
 # The token that patches are compared with; "trained" is the one that the model is pooled with.
 GLOBAL_TOKENS = ("trained", "cls", "last", "mean")
 # How a CLIP tower's last block is read densely: see clip_dense.

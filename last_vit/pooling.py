@@ -93,25 +93,11 @@ def last_pool(patch_tokens: Tensor, top_k: int | float, sigma: float | None = No
     """
     sigma = _check(patch_tokens, sigma, variant)
     k = resolve_top_k(top_k, patch_tokens.shape[1])
-    if variant == "foreground":
-        return _foreground_pool(patch_tokens, k, sigma)
     if k == patch_tokens.shape[1]:
         return patch_tokens.mean(dim=1)  # every patch is kept, whatever its score
     if kernels := _faster_way(patch_tokens, k, sigma, variant):
         return kernels.pool(patch_tokens, k, sigma, variant)
     return patch_tokens.gather(1, last_select(patch_tokens, k, sigma, variant)).mean(dim=1)
-
-
-def _foreground_pool(patch_tokens: Tensor, k: int, sigma: float) -> Tensor:
-    """An experiment: K of an image is the number of its patches with more votes, at K = `k`, than chance has."""
-    batch_size, num_patches, num_channels = patch_tokens.shape
-    with torch.no_grad(), _without_autocast(patch_tokens):
-        order = raw_score(patch_tokens.detach(), sigma, "release").argsort(dim=1, descending=True)
-        votes = vote_count(order[:, :k], num_patches)
-        is_foreground = votes * num_patches > k * num_channels
-        kept = is_foreground.sum(1).clamp_(min=1).view(batch_size, 1, 1)
-        weight = (torch.arange(num_patches, device=order.device).view(1, -1, 1) < kept) / kept
-    return (patch_tokens.gather(1, order) * weight).sum(dim=1).to(patch_tokens.dtype)
 
 
 def vote_count(topk_idx: Tensor, num_patches: int) -> Tensor:
@@ -168,7 +154,7 @@ def _faster_way(patch_tokens: Tensor, k: int, sigma: float, variant: str) -> Mod
         except ModuleNotFoundError:  # no such folder, or no numpy
             KERNELS[device] = None
     kernels = KERNELS.get(device)
-    return kernels if variant != "foreground" and kernels is not None and kernels.takes(patch_tokens, k, sigma, variant) else None
+    return kernels if kernels is not None and kernels.takes(patch_tokens, k, sigma, variant) else None
 
 
 def raw_score(x: Tensor, sigma: float, variant: str, eps: float = EPS) -> Tensor:
@@ -194,7 +180,7 @@ def half_gain(num_channels: int, sigma: float, variant: str, device: torch.devic
     """
     freq = torch.arange(num_channels // 2 + 1, dtype=torch.float64, device=device)
     # The release centres its kernel on the fftshifted axis with integer division: even D puts the peak at f = -1.
-    offset = 1.0 if variant != "paper" and num_channels % 2 == 0 else 0.0
+    offset = 1.0 if variant == "release" and num_channels % 2 == 0 else 0.0
     left, right = (torch.exp(-0.5 * ((freq + shift) / sigma) ** 2) for shift in (-offset, offset))
     gain = 0.5 * (left + right)
     if num_channels % 2 == 0:

@@ -1,9 +1,6 @@
 """PASCAL-Context's regions, from the JSON of the PASCAL in Detail API: what convert_context59.py does."""
 
 import argparse
-import json
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,7 +10,7 @@ from label_conversion import convert
 from seg_id_tables import CONTEXT59_IDS
 
 from last_vit.atomic_file import atomic_file
-from last_vit.data.coco import decode_segmentations
+from last_vit.data.coco import decode_segmentations, naming_entry, read_coco_json
 
 _EXPECTED = "expected trainval_merged.json of the PASCAL in Detail API, with the lists images and annos_segmentation"
 
@@ -31,25 +28,17 @@ class ContextImage:
 
 def read_context(path: Path) -> list[ContextImage]:
     """The images of all phases with their regions; ValueError that names the entry for what is not this format."""
-    try:
-        with path.open(encoding="utf-8-sig") as file:
-            content = json.load(file)
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path} is not readable JSON ({error}); {_EXPECTED}") from error
-    lists = [content.get(key) if isinstance(content, dict) else None for key in ("images", "annos_segmentation")]
-    if not all(isinstance(entries, list) for entries in lists):
-        raise ValueError(f"{path} lacks one of its lists; {_EXPECTED}")
-    images: dict[Any, ContextImage] = {}
-    for place, entry in enumerate(lists[0]):
-        with _naming(f"{path}: images[{place}]"):
+    content, images = read_coco_json(path, ("images", "annos_segmentation"), _EXPECTED), {}
+    for place, entry in enumerate(content["images"]):
+        with naming_entry(path, "images", place, _EXPECTED):
             size = (entry["height"], entry["width"])
             if not all(type(side) is int and side > 0 for side in size):
                 raise ValueError(f"height and width are {size}")
             images[entry["image_id"]] = ContextImage(str(entry["file_name"]), *size, entry["phase"])
-    if len(images) < len(lists[0]):
-        raise ValueError(f"{path} lists {len(lists[0])} images, but {len(images)} different image_ids")
-    for place, entry in enumerate(lists[1]):
-        with _naming(f"{path}: annos_segmentation[{place}]"):
+    if len(images) < len(content["images"]):
+        raise ValueError(f"{path} lists {len(content['images'])} images, but {len(images)} different image_ids")
+    for place, entry in enumerate(content["annos_segmentation"]):
+        with naming_entry(path, "annos_segmentation", place, _EXPECTED):
             image_id, category_id = entry["image_id"], entry["category_id"]
             if image_id not in images:
                 raise ValueError(f"image {image_id} is not in the list of images")
@@ -57,17 +46,6 @@ def read_context(path: Path) -> list[ContextImage]:
                 raise ValueError(f"category {category_id} is none of the 59")
             images[image_id].regions.append((category_id, entry["segmentation"]))
     return list(images.values())
-
-
-@contextmanager
-def _naming(place: str) -> Iterator[None]:
-    """Say which entry is malformed."""
-    try:
-        yield
-    except KeyError as error:
-        raise ValueError(f"{place} has no {error.args[0]}; {_EXPECTED}") from error
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"{place}: {error}; {_EXPECTED}") from error
 
 
 def draw_context(image: ContextImage) -> np.ndarray:

@@ -29,6 +29,7 @@ def main(parser: argparse.ArgumentParser) -> None:
     add_image_flags(parser)
     add_running_flags(parser, batch_size=64)
     parser.add_argument("--per-class", type=Path, metavar="FILE.csv", help="write the accuracy of every class here")
+    parser.set_defaults(pool=(), point_in_box=False, max_box_area=1.0)
 
 
 if __name__ == "__main__":

@@ -8,8 +8,7 @@ Definition, that of mmsegmentation and so of all published numbers:
   in a prediction, of which one that is only predicted has IoU 0. A class that occurs in neither has no IoU (0/0) and is
   left out; `num_absent` says how many are, on the full data sets none.
 
-Counts are int64, so the result does not depend on how the data set is split. They stay on the predictions' device, so
-counting never waits for a GPU; a label that is no class therefore shows in `compute`.
+Counting never waits for a GPU; a label that is no class therefore shows in `compute`.
 """
 
 from typing import Any
@@ -18,7 +17,7 @@ import torch
 from seg_id_tables import IGNORED
 from torch import Tensor
 
-from last_vit.runtime import all_reduce_sum
+from last_vit.metrics.summed_counters import SummedTensors
 
 
 class MeanIoU:
@@ -35,8 +34,8 @@ class MeanIoU:
 
     def __init__(self, num_classes: int) -> None:
         self.num_classes = num_classes
-        # [C * C + 3]: truth x prediction row by row, then ignored pixels, labels and predictions that are no class
-        self._counts: Tensor | None = None
+        # truth x prediction row by row, then ignored pixels, labels and predictions that are no class
+        self._counts = SummedTensors(pixels=(num_classes**2 + 3,))
 
     def update(self, prediction: Tensor, label: Tensor) -> None:
         """Count one image: two integer tensors of one shape; the label may be the ignored one."""
@@ -51,7 +50,7 @@ class MeanIoU:
         # not bincount, which asks a GPU for the largest value and waits for the answer
         counts = torch.zeros(size * size + 3, dtype=torch.int64, device=bins.device)
         counts.scatter_add_(0, bins, counts.new_ones(1).expand_as(bins))
-        self._counts = counts if self._counts is None else self._counts + counts
+        self._counts.add(pixels=counts)
 
     def compute(self) -> dict[str, Any]:
         """The result over everything counted by all processes; every process must call this together.
@@ -61,18 +60,17 @@ class MeanIoU:
         or a label or a prediction was no class.
         """
         size = self.num_classes
-        local = torch.zeros(size * size + 3, dtype=torch.int64) if self._counts is None else self._counts
-        pairs, others = all_reduce_sum(local).cpu().split([size * size, 3])
+        pairs, others = self._counts.totals()["pixels"].split([size * size, 3])
         for name, number in zip(("labels", "predictions"), others[1:].tolist(), strict=True):
             if number:
                 raise ValueError(
-                    f"{number} pixels have {name} that are no class: there are {size} (0 to {size - 1}) and "
+                    f"{number:.0f} pixels have {name} that are no class: there are {size} (0 to {size - 1}) and "
                     f"{IGNORED}, ignored; check the label maps and the data set's name"
                 )
         confusion = pairs.reshape(size, size)
         if not confusion.any():
             raise ValueError("mIoU of zero pixels is undefined: no image was counted, or every pixel is ignored")
-        hits, labelled, predicted = confusion.diagonal().double(), confusion.sum(1), confusion.sum(0)
+        hits, labelled, predicted = confusion.diagonal(), confusion.sum(1), confusion.sum(0)
         iou, recall = hits / (labelled + predicted - hits), hits / labelled  # NaN is 0/0
         return {
             "miou": float(100 * iou.nanmean()),

@@ -21,7 +21,7 @@ from last_vit.command_line import add_running_flags, command, patch_count
 from last_vit.names import POOLS
 
 
-@command("read_outs:run")
+@command("zero_shot_classification:run")
 def main(parser: argparse.ArgumentParser) -> None:
     """The command line."""
     add_clip_flags(parser)
@@ -43,6 +43,7 @@ def main(parser: argparse.ArgumentParser) -> None:
     )
     add_image_flags(parser)
     add_running_flags(parser, batch_size=64)
+    parser.set_defaults(per_class=None)
 
 
 if __name__ == "__main__":

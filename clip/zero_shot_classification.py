@@ -1,19 +1,31 @@
-"""Zero-shot classification: an image belongs to the class whose name's embedding is nearest."""
+"""Zero-shot classification: an image belongs to the class whose name's embedding is nearest.
+
+`run` is eval_zero_shot_cls.py, and top_k_table.py, which reads every model in several ways.
+"""
 
 import argparse
 import csv
 import time
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import torch
 from class_names import ClassNames, find_class_names
-from torch import Tensor
+from read_outs import attach_read_outs, dense_read_outs, list_pools
+from torch import Tensor, nn
 from torch.nn import functional as F
-from zero_shot_models import describe_clip, embed_images, encode_names, load_clip_argument, zero_shot_scores
+from zero_shot_models import (
+    as_weights,
+    describe_clip,
+    embed_images,
+    encode_names,
+    load_clip_argument,
+    read_once,
+    zero_shot_scores,
+)
 
-from last_vit.clip_models import LoadedClip
+from last_vit.adapters import DenseOutput
+from last_vit.boxes import is_small_box
 from last_vit.clip_text import read_templates
 from last_vit.data.imagenet import ImageNetDataset
 from last_vit.dense import dense_batches
@@ -22,18 +34,26 @@ from last_vit.evaluation import (
     folder_name,
     open_loader,
     pooling_words,
-    print_table,
+    print_metrics,
     say_left_out,
     write_record,
 )
-from last_vit.metrics import TopK
+from last_vit.metrics import PointInBox, TopK
 from last_vit.metrics.summed_counters import SummedTensors
-from last_vit.models import ModelArgument, parse_model_arguments
+from last_vit.models import ModelArgument, naming, parse_model_arguments
+from last_vit.patch_scores import patch_score
 from last_vit.results import dataset_name
 from last_vit.runtime import describe_device, is_main_process, process_group
 
-TABLE = "zero_shot_cls"
-_COLUMNS = {"acc1": "top-1", "acc5": "top-5", "class_mean_acc1": "mean of classes"}
+_COLUMNS = {
+    "acc1": "top-1",
+    "acc5": "top-5",
+    "class_mean_acc1": "mean of classes",
+    "point_in_box": "PiB",
+    "point_in_box_random": "random patch",
+    "point_in_box_center": "image centre",
+    "point_in_box_max": "attainable",
+}
 
 
 class ClassAccuracy:
@@ -69,75 +89,33 @@ class ClassAccuracy:
         ]
 
 
-def open_class_images(args: argparse.Namespace, boxes: bool = False) -> ImageNetDataset:
-    """The labelled images of the flags, without a transform yet; says what was left out."""
-    root, split = (args.images, None) if args.imagenet_root is None else (args.imagenet_root, "val")
-    images = ImageNetDataset(root, split, boxes=boxes, skip_broken=args.skip_broken)
-    if not images.classes:
-        raise ValueError(f"{images.folder} holds images without labels; sort them into a folder per class")
-    say_left_out(images.skipped)
-    return images
-
-
-def images_name(args: argparse.Namespace) -> str:
-    """What results call the images, such as "ImageNet-1k val" or "flowers/test"."""
-    if args.imagenet_root is None:
-        return args.dataset_name or folder_name(args.images)
-    return f"{args.dataset_name or dataset_name(args.imagenet_root, 'val')} val"
-
-
-def open_clip_loader(args: argparse.Namespace, images: ImageNetDataset, clip: LoadedClip, title: str) -> Any:
-    """Batches of this process's share of the images, as the model takes them."""
-    images.transform = eval_transform(clip.preprocessing)
-    return open_loader(images, title, args.batch_size, args.num_workers)
-
-
-def write_model_record(
-    args: argparse.Namespace,
-    argument: ModelArgument,
-    clip: LoadedClip,
-    metrics: Mapping[str, float],
-    label: str,
-    config: Mapping[str, Any],
-    **run: Any,
-) -> Path:
-    """`write_record` of one model or read-out; `config` is what the numbers depend on beside model and prompts."""
-    templates = read_templates(args.templates)
-    prompts = f"{len(templates)} prompts" if len(templates) > 1 else f"prompt {templates[0]!r}"
-    return write_record(
-        args,
-        TABLE,
-        label,
-        metrics,
-        dataset=f"{images_name(args)}, {clip.preprocessing.crop} px, {prompts}",
-        config={
-            **describe_clip(argument, clip, args),
-            "class_names": str(args.class_names or "imagenet"),
-            **config,
-        },
-        checkpoint_sha256=clip.checkpoint_sha256,
-        **run,
-    )
-
-
 def run(args: argparse.Namespace) -> None:
-    """All models of eval_zero_shot_cls.py; ValueError and OSError for whatever the user can mend."""
+    """All models of the flags; ValueError and OSError for whatever the user can mend."""
     arguments = parse_model_arguments(args.model)
+    if not 0 < args.max_box_area <= 1:
+        raise ValueError(f"--max-box-area is a share of the image in (0, 1], got {args.max_box_area}")
+    if args.point_in_box and args.imagenet_root is None:
+        raise ValueError("--point-in-box needs ImageNet's boxes: give --imagenet-root in place of --images")
     with process_group(args.device) as device:
-        images = open_class_images(args)
+        root, split = (args.images, None) if args.imagenet_root is None else (args.imagenet_root, "val")
+        images = ImageNetDataset(root, split, boxes=args.point_in_box, skip_broken=args.skip_broken)
+        if not images.classes:
+            raise ValueError(f"{images.folder} holds images without labels; sort them into a folder per class")
+        say_left_out(images.skipped)
         names = find_class_names(args.class_names, images.classes)
-        lines, per_class = [["model", *_COLUMNS.values(), "images/s"]], []
+        rows, per_class = [], []
         for argument in arguments:
-            metrics, rows, speed = measure_model(argument, args, images, names, device)
-            lines.append([argument.name, *(f"{metrics[key]:.2f}" for key in _COLUMNS), f"{speed:.1f}"])
-            per_class += [
-                {"model": argument.name, "folder": folder, "names": "; ".join(own), **row}
-                for folder, own, row in zip(images.classes, names, rows, strict=True)
-            ]
+            for label, metrics, classes in measure_model(argument, args, images, names, device):
+                rows.append(([label], metrics))
+                per_class += [
+                    {"model": label, "folder": folder, "names": "; ".join(own), **row}
+                    for folder, own, row in zip(images.classes, names, classes, strict=True)
+                ]
         if not is_main_process():
             return
-        print_table(lines)
-        print(f"{images_name(args)}: {len(images)} images, {len(images.classes)} classes; percent")
+        print_metrics(["model"], _COLUMNS, rows)
+        boxes = f", {rows[0][1]['num_boxes']} with one small box" if args.point_in_box else ""
+        print(f"{images_name(args)}: {len(images)} images{boxes}, {len(images.classes)} classes; percent")
         if args.per_class is not None:
             args.per_class.parent.mkdir(parents=True, exist_ok=True)
             with args.per_class.open("w", newline="", encoding="utf-8") as file:
@@ -147,30 +125,79 @@ def run(args: argparse.Namespace) -> None:
             print(f"written {args.per_class}")
 
 
+def read_images(model: nn.Module, images: Tensor) -> list[DenseOutput]:
+    """`dense_read_outs` in the dtype of the model."""
+    return dense_read_outs(model, as_weights(model, images))
+
+
+def images_name(args: argparse.Namespace) -> str:
+    """What results call the images, such as "ImageNet-1k val" or "flowers/test"."""
+    if args.imagenet_root is None:
+        return args.dataset_name or folder_name(args.images)
+    return f"{args.dataset_name or dataset_name(args.imagenet_root, 'val')} val"
+
+
 def measure_model(
     argument: ModelArgument,
     args: argparse.Namespace,
     images: ImageNetDataset,
     names: ClassNames,
     device: torch.device,
-) -> tuple[dict[str, float], list[dict[str, float | int | None]], float]:
-    """One model over all images, and its record: metrics, `ClassAccuracy.per_class`, and images per second."""
-    clip = load_clip_argument(argument, args.precision, device)
+) -> list[tuple[str, Mapping[str, float], list[dict[str, Any]]]]:
+    """One model in one pass over the images, and its records: label, metrics and `per_class` of each read-out."""
+    clip, pools = load_clip_argument(argument, args.precision, device), []
+    if args.pool or args.point_in_box:
+        with naming(argument):
+            pools = list_pools(clip.model, args.pool, args.top_k)
+            attach_read_outs(clip.model, pools)
+            read_once(clip, device, read_images)
+    words = [pool.kind if pool.top_k is None else f"{pool.kind} K={pool.top_k}" for pool in pools]
+    labels = [argument.name, *(f"{argument.name}, read with {each}" for each in words[1:])]
+    prep, templates = clip.preprocessing, read_templates(args.templates)
+    accuracies = [ClassAccuracy(len(images.classes)) for _ in labels]
+    hits = [PointInBox(prep.crop, prep.resize) for _ in labels if args.point_in_box]
     text, class_of_name = encode_names(clip, names, args, device)
-    accuracy = ClassAccuracy(len(images.classes))
-    loader = open_clip_loader(args, images, clip, argument.name)
+    images.transform = eval_transform(prep)
+    loader = open_loader(images, argument.name, args.batch_size, args.num_workers)
     start = time.perf_counter()
-    for embeddings, batch in dense_batches(clip.model, loader, device, embed_images):
-        accuracy.update(zero_shot_scores(embeddings, text, class_of_name), batch["label"])
-    metrics = accuracy.compute()
+    for found, batch in dense_batches(clip.model, loader, device, read_images if pools else embed_images):
+        embeddings = [output.logits for output in found] if pools else [found]
+        for accuracy, embedding in zip(accuracies, embeddings, strict=True):
+            accuracy.update(zero_shot_scores(embedding, text, class_of_name), batch["label"])
+        for hit, output in zip(hits, found, strict=False):  # no hits without --point-in-box
+            is_small = is_small_box(batch["box_xyxy"], batch["image_hw"], args.max_box_area)
+            boxes = batch["box_xyxy"].masked_fill(~is_small[:, None], float("nan"))
+            hit.update(patch_score(output.patch_tokens, output.global_token), boxes, batch["image_hw"], output.grid_hw)
+    results = [accuracy.compute() for accuracy in accuracies]
+    for metrics, hit in zip(results, hits, strict=False):
+        boxed = hit.compute()
+        metrics |= {"num_boxes": boxed.pop("num_images"), **boxed}
     seconds = time.perf_counter() - start
-    num_images = metrics.pop("num_images")
     if is_main_process():
         print(f"{argument.name}: {clip.arch}, pooling {pooling_words(clip.pooling, clip.pooling_source)}")
         print("".join(f"  {note}\n" for note in clip.notes), end="")
-        print(f"  {len(class_of_name)} class names, {num_images} images in {seconds:.1f} s, {describe_device(device)}")
-        config = {"num_classes": len(images.classes), "num_class_names": len(class_of_name)}
-        counts = {"n_images": num_images, "seconds": seconds, "device": device}
-        path = write_model_record(args, argument, clip, metrics, argument.name, config, **counts)
-        print(f"  written {path}")
-    return metrics, accuracy.per_class(), num_images / seconds
+        speed = f"{len(images) / seconds:.1f} images/s, {describe_device(device)}"
+        print(f"  {len(class_of_name)} class names, {len(images)} images, {speed}")
+        prompts = f"{len(templates)} prompts" if len(templates) > 1 else f"prompt {templates[0]!r}"
+        config = {"class_names": str(args.class_names or "imagenet")}
+        config |= {"num_classes": len(images.classes), "num_class_names": len(class_of_name)}
+        if pools:
+            config |= {"read_outs_of_the_pass": len(pools), "max_box_area": args.max_box_area}
+        for label, metrics, pool in zip(labels, results, pools or [None], strict=True):
+            if pool is not None:
+                read_out = {"pool": pool.kind, "top_k": pool.top_k, "sigma": pool.sigma, "variant": pool.variant}
+                config |= {"read_out": read_out}
+            path = write_record(
+                args,
+                "zero_shot_cls",
+                label,
+                metrics,
+                dataset=f"{images_name(args)}, {prep.crop} px, {prompts}",
+                n_images=metrics.pop("num_images"),
+                config={**describe_clip(argument, clip, args), **config},
+                checkpoint_sha256=clip.checkpoint_sha256,
+                seconds=seconds,
+                device=device,
+            )
+            print(f"  written {path}")
+    return list(zip(labels, results, [accuracy.per_class() for accuracy in accuracies], strict=True))

@@ -8,7 +8,7 @@ import torchvision
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from last_vit.dense import attach_pool, dense_forward, pooling_of
+from last_vit.dense import attach_pool, pooling_of
 from last_vit.dino_vit import DINO_VITS, DinoVisionTransformer, build_dino_vit
 
 
@@ -53,9 +53,9 @@ def attach_pooling(
     """
     if pooling == "cls" and not isinstance(backbone, DinoVisionTransformer):
         return {"pool": "host"}
-    if pooling == "last" and isinstance(top_k, int):
-        _check_top_k(backbone, top_k, crop_sizes)
     attach_pool(backbone, pooling, top_k=top_k, variant=variant)
+    if isinstance(top_k, int):
+        _check_top_k(backbone, crop_sizes)
     return pooling_of(backbone)
 
 
@@ -65,15 +65,12 @@ def has_batch_norm(model: nn.Module) -> bool:
 
 
 @torch.no_grad()
-def _check_top_k(backbone: nn.Module, top_k: int, crop_sizes: tuple[int, ...]) -> None:
-    """Compare K with the patches of every crop size, before training meets the first small crop."""
+def _check_top_k(backbone: nn.Module, crop_sizes: tuple[int, ...]) -> None:
+    """Pool a crop of every size, before training meets the first small one."""
     backbone.eval()
-    counts = {size: dense_forward(backbone, torch.zeros(1, 3, size, size)).patch_tokens.shape[1] for size in crop_sizes}
+    try:
+        for size in crop_sizes:
+            backbone(torch.zeros(1, 3, size, size))
+    except ValueError as error:
+        raise ValueError(f"--top_k does not fit crops of {size} pixels: {error}") from error
     backbone.train()
-    if top_k > min(counts.values()):
-        sizes = ", ".join(f"{count} in a crop of {size} pixels" for size, count in counts.items())
-        share = min(1.0, top_k / max(counts.values()))
-        raise ValueError(
-            f"--top_k {top_k} is more patches than the smallest crop has ({sizes}): give a share of the patches, such "
-            f"as --top_k {share:.2g}, or a number up to {min(counts.values())}"
-        )

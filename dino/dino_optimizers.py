@@ -90,11 +90,7 @@ def clip_each_gradient(parameters: Iterable[Tensor], max_norm: float) -> None:
     if not gradients:
         return
     factors = (max_norm / (torch.stack(torch._foreach_norm(gradients)) + 1e-6)).clamp(max=1.0)
-    if factors.device.type == "cpu":  # to look at them costs nothing here, and most gradients are short
-        for index in (factors < 1).nonzero().flatten().tolist():
-            gradients[index].mul_(factors[index])
-    else:
-        torch._foreach_mul_(gradients, list(factors.unbind()))
+    torch._foreach_mul_(gradients, list(factors.unbind()))
 
 
 def drop_last_layer_gradients(model: nn.Module) -> None:

@@ -15,6 +15,7 @@ import torch
 from dino_backbone import build_backbone
 from eval_options import RANDOM
 from torch import Tensor, nn
+from torch.nn import functional as F
 from torch.utils.data import Dataset
 
 from last_vit.checkpoint import load_checkpoint, read_checkpoint, read_weights, save_checkpoint
@@ -24,15 +25,14 @@ from last_vit.dense import pooling_of
 from last_vit.dino_vit import DinoVisionTransformer
 from last_vit.evaluation import open_loader, write_record
 from last_vit.models import TrainedModel, attach_trained_pooling
-from last_vit.preprocessing import Preprocessing, trained_img_size
+from last_vit.preprocessing import Preprocessing, check_whole_patches, trained_img_size
 from last_vit.results import dataset_name
-from last_vit.runtime import all_gather, is_main_process, rank, seeded_weights, world_size
+from last_vit.runtime import all_gather, rank, seeded_weights, world_size
 from last_vit.token_pool import TokenPool
 
 Reader = Callable[[nn.Module, Tensor], Tensor]
 _IMAGE_SIZE = 224
 _RANDOM_SEED = 0
-_ROWS = 8192  # that processes send each other at a time
 
 
 def load_backbone(args: argparse.Namespace, image_size: int | None = None, resize: int | None = None) -> TrainedModel:
@@ -54,12 +54,9 @@ def load_backbone(args: argparse.Namespace, image_size: int | None = None, resiz
     if not is_random:
         load_checkpoint(model, checkpoint)
     source = attach_trained_pooling(model, checkpoint, args.pooling, args.top_k, args.variant)
-    crop = image_size or trained_size
-    if isinstance(model, DinoVisionTransformer) and crop % args.patch_size:
-        raise ValueError(f"--image_size must be a multiple of --patch_size {args.patch_size}, got {crop} pixels")
-    preprocessing = Preprocessing(resize=resize or round(crop * 256 / 224), crop=crop, interpolation="bicubic")
-    if preprocessing.resize < crop:
-        raise ValueError(f"--resize must not be smaller than --image_size, got {resize} and {crop} pixels")
+    preprocessing = Preprocessing(interpolation="bicubic").resized(image_size or trained_size, resize)
+    if isinstance(model, DinoVisionTransformer):
+        check_whole_patches(preprocessing.crop, args.patch_size)
     try:
         pooling = pooling_of(model)
     except ValueError:  # XCiT, to which nothing can be attached, pools in its own way
@@ -220,21 +217,8 @@ def differences(there: Mapping[str, Any], here: Mapping[str, Any]) -> str:
     return "; ".join(f"{name} {there[name]} there, {here[name]} here" for name in there if there[name] != here[name])
 
 
-def gather_rows(rows: Tensor, total: int, everywhere: bool = True) -> Tensor | None:
-    """Put the shares [share, F] of all processes together, [total, F]; every process must call this.
-
-    With `everywhere` off the main process alone gets it, which spares the others the memory.
-    """
-    if world_size() == 1:
-        return rows
+def gather_rows(rows: Tensor, total: int) -> Tensor:
+    """Put the shares [share, F] of all processes together, [total, F]; every process must call this, and gets it."""
     shares = [process_share(total, process) for process in range(world_size())]
-    whole = rows.new_empty((total, rows.shape[1])) if everywhere or is_main_process() else None
-    longest = max(map(len, shares))
-    for start in range(0, longest, _ROWS):
-        block = rows[start : start + _ROWS]
-        padded = nn.functional.pad(block, (0, 0, 0, min(_ROWS, longest - start) - len(block)))
-        for share, part in zip(shares, all_gather(padded), strict=True):
-            kept = part[: max(0, len(share) - start)]
-            if whole is not None:
-                whole[share.start + start :][: len(kept)] = kept
-    return whole
+    padded = F.pad(rows, (0, 0, 0, max(map(len, shares)) - len(rows)))
+    return torch.cat([part[: len(share)] for share, part in zip(shares, all_gather(padded), strict=True)])

@@ -1,7 +1,7 @@
 """Weighted k-NN classification as in DINO, in blocks, over any number of processes.
 
 Memory: the bank once, the queries once, and a block of similarities: below 3 GiB for ImageNet's 1,281,167 x 384 float32
-features. Under torchrun each process holds only its share of the bank.
+features. Under torchrun each process holds only its share of the bank, but all of it while it is written to a cache.
 
 Letters: Q queries, M features in the bank, D channels, C classes.
 """
@@ -90,7 +90,7 @@ def split_features(
     trained.model.to(device)
     features = frozen.extract_features(trained, images, _unit_token, args, device)
     if args.dump_features is not None:
-        whole = frozen.gather_rows(features, len(images), everywhere=False)
+        whole = frozen.gather_rows(features, len(images))
         if is_main_process():
             frozen.dump_features(args.dump_features, split, of, whole)
     return features

@@ -77,6 +77,8 @@ def _ending(error: BaseException) -> tuple[int, str]:
         return 130, "stopped by Ctrl-C"
     if isinstance(error, ImportError):  # perhaps torch itself, without which runtime.py is not to be had
         return 2, f"error: {error}"
+    if isinstance(error, RuntimeError) and str(error).startswith("DataLoader worker"):  # killed, says torch
+        return 2, f"error: {error} Is there memory enough? Fewer loading processes need less"
     if not isinstance(error, (ValueError, OSError, FloatingPointError)):
         return 0, ""
     from last_vit.runtime import error_text

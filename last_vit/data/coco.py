@@ -76,7 +76,7 @@ class CocoInstances:
     def _read_categories(self, entries: list[Any]) -> dict[int, str]:
         categories: dict[int, str] = {}
         for place, entry in enumerate(entries):
-            with _naming(self.path, "categories", place):
+            with naming_entry(self.path, "categories", place):
                 category_id, name = _whole(entry, "id"), str(entry["name"])
                 if category_id in categories:
                     raise ValueError(f"id {category_id} is that of {categories[category_id]!r}, too")
@@ -89,7 +89,7 @@ class CocoInstances:
         index_of: dict[int, int] = {}
         sizes = []
         for place, entry in enumerate(entries):
-            with _naming(self.path, "images", place):
+            with naming_entry(self.path, "images", place):
                 image_id, name, size = _whole(entry, "id"), entry["file_name"], (entry["height"], entry["width"])
                 if not isinstance(name, str) or not name:
                     raise ValueError(f"file_name is {name!r}")
@@ -110,7 +110,7 @@ class CocoInstances:
         rows: list[list[tuple[float, ...]]] = [[] for _ in sizes]  # x1, y1, x2, y2, category id, is crowd
         segmentations: list[list[str]] = [[] for _ in sizes]
         for place, entry in enumerate(entries):
-            with _naming(self.path, "annotations", place):
+            with naming_entry(self.path, "annotations", place):
                 number, image_id, category_id = (_whole(entry, name) for name in ("id", "image_id", "category_id"))
                 crowd = entry.get("iscrowd", 0)
                 if number in seen:
@@ -133,19 +133,20 @@ class CocoInstances:
         self._segmentations = [f"[{','.join(each)}]".encode() for each in segmentations]
 
 
-def read_coco_json(path: Path) -> dict[str, Any]:
-    """The content of a COCO or LVIS file of instances, of which no more is known than its three lists.
+def read_coco_json(
+    path: Path, lists: Sequence[str] = ("images", "annotations", "categories"), expected: str = _EXPECTED
+) -> dict[str, Any]:
+    """The content of a file like COCO's or LVIS's instances, of which no more is known than its lists.
 
     ValueError for what is not readable JSON or lacks one of the lists.
     """
     try:
         content = json.loads(path.read_bytes())
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path} is not readable JSON ({error}); {_EXPECTED}") from error
-    names = ("images", "annotations", "categories")
-    missing = [name for name in names if not isinstance(content, dict) or not isinstance(content.get(name), list)]
+        raise ValueError(f"{path} is not readable JSON ({error}); {expected}") from error
+    missing = [name for name in lists if not isinstance(content, dict) or not isinstance(content.get(name), list)]
     if missing:
-        raise ValueError(f"{path} has no list {' and '.join(missing)}; {_EXPECTED}")
+        raise ValueError(f"{path} has no list {' and '.join(missing)}; {expected}")
     return content
 
 
@@ -174,12 +175,12 @@ def encode_segmentation(segmentation: Any, height: int, width: int) -> dict[str,
 
 
 @contextmanager
-def _naming(path: Path, section: str, place: int) -> Iterator[None]:
+def naming_entry(path: Path, section: str, place: int, expected: str = _EXPECTED) -> Iterator[None]:
     """Turn what a malformed entry raises into a ValueError that says where it stands."""
     try:
         yield
     except KeyError as error:
-        raise ValueError(f"{path}: {section}[{place}] has no {error.args[0]}; {_EXPECTED}") from error
+        raise ValueError(f"{path}: {section}[{place}] has no {error.args[0]}; {expected}") from error
     except (ValueError, TypeError, AttributeError) as error:
         raise ValueError(f"{path}: {section}[{place}]: {error}") from error
 

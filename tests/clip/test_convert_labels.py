@@ -1,15 +1,18 @@
 """The converters of COCO-Stuff, COCO-Object, Cityscapes and PASCAL-Context on files in the official formats."""
 
 import json
+import os
+import signal
 from functools import partial
 
 import convert_cityscapes
 import convert_coco_object
 import convert_coco_stuff
 import convert_context59
+import label_conversion
 import numpy as np
 import pytest
-from seg_parts import HW, make_cityscapes, make_coco, read, refusal, save_image
+from seg_parts import HW, make_cityscapes, make_coco, read, refusal, save_image, save_label
 from seg_sets import SegmentationSet
 from seg_settings import display_names
 
@@ -23,7 +26,7 @@ CITY_SUFFIX = "_gtFine_labelTrainIds.png"
 
 
 def run(tool, *arguments, count="--any-count"):
-    tool.main([str(argument) for argument in (*arguments, *([count] if count else []), "--num-workers", 0)])
+    tool.main([str(argument) for argument in ("--num-workers", 0, *arguments, *([count] if count else []))])
 
 
 @COCO_TOOLS
@@ -58,6 +61,31 @@ def test_coco_beside_the_raw_maps_and_again_and_what_is_refused(tool, tmp_path, 
         assert message in refusal(capsys, partial(run, tool, *arguments))
     few = partial(run, tool, "--root", root, "--output", tmp_path / "out", count=None)
     assert "found 1 files (the official set has 5000)" in refusal(capsys, few)
+
+
+def test_a_stopped_run_goes_on_and_loading_processes_fail_in_one_line(tmp_path, capsys, monkeypatch):
+    root = make_coco(tmp_path, {str(stem): [stem, 91] for stem in range(5)})
+    broken, written = root / "stuffthingmaps/val2017/3.png", tmp_path / "out/annotations/val2017"
+    content = broken.read_bytes()
+    broken.write_bytes(b"broken")
+    arguments = ["--root", root, "--output", tmp_path / "out"]
+    assert "3.png cannot be read" in refusal(capsys, partial(run, convert_coco_stuff, *arguments))
+    times = {path: path.stat().st_mtime_ns for path in written.iterdir()}
+    assert [path.stem[:1] for path in sorted(times)] == ["0", "1", "2"]
+    broken.write_bytes(content)
+    run(convert_coco_stuff, *arguments)
+    assert "5 converted: 2 now, 3 before" in capsys.readouterr().out
+    assert {path: path.stat().st_mtime_ns for path in times} == times
+    min(times).write_bytes(b"old")
+    run(convert_coco_stuff, *arguments, "--overwrite")
+    assert read(min(times))[0].shape == HW
+    save_label(broken, [11])
+    more = ["--overwrite", "--num-workers", "2"]
+    assert "3.png: it holds the ids 11," in refusal(capsys, partial(run, convert_coco_stuff, *arguments, *more))
+    monkeypatch.setattr(label_conversion, "look_up", lambda *_, **__: os.kill(os.getpid(), signal.SIGKILL))
+    line = refusal(capsys, partial(run, convert_coco_stuff, *arguments, *more))
+    assert line.startswith("convert_coco_stuff.py: error: DataLoader worker (pid")
+    assert line.endswith("Fewer loading processes need less")
 
 
 def test_coco_objects_from_instances(tmp_path, capsys):
@@ -183,7 +211,7 @@ def test_malformed_context_files(context, tmp_path, capsys):
     (tmp_path / "text.json").write_text("no JSON")
     assert "is not readable JSON" in refused(tmp_path / "text.json")
     for change, message in (
-        (lambda e: e.pop("annos_segmentation"), "lacks one of its lists; expected trainval_merged.json"),
+        (lambda e: e.pop("annos_segmentation"), "has no list annos_segmentation; expected trainval_merged"),
         (lambda e: e["images"][1].pop("phase"), "images[1] has no phase; expected"),
         (lambda e: e["images"][0].update(height=0), "images[0]: height and width are (0, 6)"),
         (lambda e: e["images"].append(e["images"][0]), "lists 5 images, but 4 different image_ids"),

@@ -1,10 +1,9 @@
-"""mIoU by hand, against a plain float64 loop, over images, processes and labels that do not count."""
+"""mIoU by hand, against a plain float64 loop over images, and labels that do not count."""
 
 import numpy as np
 import pytest
 import torch
 from miou import MeanIoU
-from torch import multiprocessing
 
 
 def plain_miou(pairs, num_classes, ignored=255):
@@ -60,26 +59,6 @@ def test_it_is_the_plain_version(num_classes, last_label):
     assert found["miou"] == pytest.approx(np.nanmean(expected))
     assert found["num_absent"] == np.isnan(expected).sum()
     np.testing.assert_allclose(np.array(found["iou"], dtype=float), expected, rtol=1e-12)
-
-
-def _distributed_worker(rank, init_file, results):
-    torch.distributed.init_process_group("gloo", init_method=f"file://{init_file}", rank=rank, world_size=2)
-    pairs = random_pairs(5, 9)
-    for share in (pairs[rank::2], pairs[rank * 5 :]):  # the second time, one process has no image at all
-        metric = MeanIoU(9)
-        for pair in share:
-            metric.update(*pair)
-        results.put(metric.compute())
-    torch.distributed.destroy_process_group()
-
-
-def test_two_processes_give_what_one_gives(tmp_path):
-    results = multiprocessing.get_context("spawn").SimpleQueue()
-    multiprocessing.spawn(_distributed_worker, (str(tmp_path / "init"), results), nprocs=2)
-    metric = MeanIoU(9)
-    for pair in random_pairs(5, 9):
-        metric.update(*pair)
-    assert [results.get() for _ in range(4)] == [metric.compute()] * 4
 
 
 def test_errors_say_what_is_wrong():

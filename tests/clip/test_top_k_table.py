@@ -43,21 +43,18 @@ def run(*arguments: str) -> dict[str, dict]:
     return {record["row"]: record for record in records}
 
 
-def test_rows_equal_runs_of_their_own(here, capsys):
+def test_rows_equal_runs_of_their_own(here):
     rows = run("--model", A, "--pool", "cls", "mean", "last", "--top-k", "5", "0.5", "1.0")
-    printed = capsys.readouterr().out
     labels = ["mean", *(f"last K={k}" for k in ("5", "0.5", "1.0"))]
     # as trained is cls, which is not measured again
     assert sorted(rows) == sorted(["A", *(f"A, read with {label}" for label in labels)])
-    assert "as trained: cls" in printed
     names = ("--class-names", "drawn/LOC_synset_mapping.txt")
     for label, options in {"": "", **{label: f",pool={label.replace(' K', ',top_k')}" for label in labels}}.items():
         shutil.rmtree("output", ignore_errors=True)
         eval_zero_shot_cls.main(["--imagenet-root", "drawn", *names, *CPU, "--model", A + options])
         (alone,) = [json.loads(path.read_text()) for path in Path("output").rglob("*.json")]
         row = rows[f"A, read with {label}" if label else "A"]
-        assert row["metrics"] == {key: alone["metrics"][key] for key in ("acc1", "acc5")}
-        assert row["dataset"] == alone["dataset"]
+        assert (row["metrics"], row["dataset"]) == (alone["metrics"], alone["dataset"])
         if label:
             kind, _, k = label.partition(" K=")
             assert (row["config"]["read_out"]["pool"], str(row["config"]["read_out"]["top_k"] or "")) == (kind, k)

@@ -297,7 +297,10 @@ def test_resuming_another_run(capsys):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"pooling": "last", "top_k": 5}, "16 in a crop of 32 pixels, 4 in a crop of 16 pixels.*--top_k 0.31"),
+        (
+            {"pooling": "last", "top_k": 5},
+            r"does not fit crops of 16 pixels: top_k must be in \[1, 4\].* as a share",
+        ),
         ({"pooling": "last", "top_k": "1.5"}, r"top_k.* 1\.5"),
         ({"local_crop_size": 4}, "crop is smaller than a patch"),
         ({"batch_size_per_gpu": 13}, "synthetic has 12 images, less than one step takes"),
@@ -329,7 +332,7 @@ def test_other_architectures(arch):
 def test_last_on_a_convnet_counts_its_cells(capsys):
     options = {"arch": "shufflenet_v2_x0_5", "global_crop_size": 64, "local_crop_size": 32, "pooling": "last"}
     assert run(**options, epochs=1, top_k=2) == 2
-    assert "4 in a crop of 64 pixels, 1 in a crop of 32 pixels" in capsys.readouterr().err
+    assert "does not fit crops of 32 pixels: top_k must be in [1, 1]" in capsys.readouterr().err
     assert run(**options, epochs=1, top_k=0.5) == 0
     assert read()["pooling"]["pool"] == "last"
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 from frozen_parts import COLOURS, only_record, records, write_run
 from PIL import Image
-from script_parts import run_two, run_two_ranks
+from script_parts import run_two_ranks
 from torch.nn import functional as F
 from torchvision import transforms
 
@@ -81,21 +81,14 @@ def test_classes_without_votes_are_no_hits():
         assert score == {"knn_2": 100 * (label == 3), "knn_2_top5": 100 * (label in (3, 5))}
 
 
-@pytest.mark.parametrize("rows", [1, 3, 8192])
-def test_shares_are_put_together_in_order_and_read_apart(monkeypatch, tmp_path, rows):
-    """Three processes' shares of 11 rows (3, 4 and 4), sent so many rows at a time."""
+def test_shares_are_put_together_in_order_and_read_apart(monkeypatch, tmp_path):
+    """Three processes' shares of 11 rows: 3, 4 and 4."""
     whole = torch.arange(22.0).reshape(11, 2)
-    shares, starts = [whole[0:3], whole[3:7], whole[7:11]], iter(range(0, 99 * rows, rows))
-
-    def all_gather(own):
-        start = next(starts)
-        parts = [share[start : start + len(own)] for share in shares]
-        return [F.pad(part, (0, 0, 0, len(own) - len(part)), value=-1) for part in parts]
-
+    shares = [whole[0:3], whole[3:7], whole[7:11]]
+    padded = [F.pad(share, (0, 0, 0, 4 - len(share)), value=-1) for share in shares]
     for module in (loaders, frozen_features):
         monkeypatch.setattr(module, "world_size", lambda: 3)
-    monkeypatch.setattr(frozen_features, "all_gather", all_gather)
-    monkeypatch.setattr(frozen_features, "_ROWS", rows)
+    monkeypatch.setattr(frozen_features, "all_gather", lambda own: [padded[0][: len(own)], *padded[1:]])
     assert torch.equal(frozen_features.gather_rows(shares[0], 11), whole)
     frozen_features.dump_features(tmp_path, "val", {}, whole)
     monkeypatch.setattr(frozen_features, "rank", lambda: 1)
@@ -205,12 +198,11 @@ def test_a_cache_needs_no_pass_and_one_of_something_else_is_refused(run, flags, 
     assert "no checkpoint file at cache/train.pth" in load()
 
 
-@pytest.mark.parametrize("run_both", [run_two, run_two_ranks])
-def test_two_processes_equal_one(run, flags, run_both):
+def test_two_processes_equal_one(run, flags):
     more = ["--nb_knn", "1", "12"]  # 12 is more than a process's share, 9 of 18
     alone = run(*more, "--dump_features", "one")
     more += ["--dump_features", "two", "--output", "two", "--batch_size_per_gpu", "5"]
-    run_both("dino/eval_knn.py", *flags, *more)
+    run_two_ranks("dino/eval_knn.py", *flags, *more)
     (two,) = [record for record in records() if record["name"].startswith("two")]
     assert two["metrics"] == alone["metrics"]
     assert (two["n_images"], two["num_processes"]) == (9, 2)
@@ -231,8 +223,8 @@ def test_two_processes_equal_one(run, flags, run_both):
         (["--checkpoint_key", "model"], "has no entry 'model'; it holds student, teacher"),
         (["--arch", "vit_nope"], "'vit_nope' is not supported"),
         (["--arch", "vit_tiny"], "does not fit"),
-        (["--image_size", "36"], "must be a multiple of --patch_size 8, got 36"),
-        (["--resize", "20"], "--resize must not be smaller"),
+        (["--image_size", "36"], "must be a multiple of the patch size 8, got 36"),
+        (["--resize", "20"], "got crop 32 and resize 20 pixels"),
         (["--top_k", "3"], "for pool 'last'"),
         (["--pooling", "last", "--top_k", "17"], "17"),
         (["--device", "tpu"], "device must be"),

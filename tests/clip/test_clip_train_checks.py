@@ -66,7 +66,7 @@ def test_activation_and_towers_of_files():
     assert not Path("logs/gelu").exists()
 
 
-NAMED, DRAWN = ["--model", "ViT-B-32"], ["--dataset-type", "synthetic", "--train-num-samples"]
+NAMED, DRAWN = ["--model", "tiny_vit_clip.json"], ["--dataset-type", "synthetic", "--train-num-samples"]
 
 
 @pytest.mark.parametrize(
@@ -78,8 +78,8 @@ NAMED, DRAWN = ["--model", "ViT-B-32"], ["--dataset-type", "synthetic", "--train
         ([*NAMED, "--torchscript"], "--torchscript cannot hold LaSt"),
         ([*NAMED, "--trace"], "--trace cannot hold LaSt"),
         ([*NAMED, "--pooling", "cls", "--top-k", "2"], "belong to --pooling last"),
-        ([*NAMED, "--top-k", "50"], "top_k must be in [1, 49]"),
-        ([*NAMED, "--top-k", "30", "--force-patch-dropout", "0.5"], "top_k must be in [1, 24]"),
+        ([*NAMED, "--top-k", "17"], "top_k must be in [1, 16]"),
+        ([*NAMED, "--top-k", "9", "--force-patch-dropout", "0.5"], "top_k must be in [1, 8]"),
         ([*NAMED, "--class-names", "x"], "belong to --dataset-type class-folder"),
         ([*NAMED, "--lock-text"], "--lock-text-freeze-layer-norm"),
         ([*NAMED, "--imagenet-val", "x"], "No such file or directory: 'x'"),

@@ -3,7 +3,6 @@
 import json
 import os
 import signal
-from functools import partial
 
 import convert_cityscapes
 import convert_coco_object
@@ -12,7 +11,7 @@ import convert_context59
 import label_conversion
 import numpy as np
 import pytest
-from seg_parts import HW, make_cityscapes, make_coco, read, refusal, save_image, save_label
+from seg_parts import HW, make_cityscapes, make_coco, read, save_image, save_label
 from seg_sets import SegmentationSet
 from seg_settings import display_names
 
@@ -25,8 +24,11 @@ COCO_TOOLS = pytest.mark.parametrize("tool", list(RESULTS), ids=lambda tool: too
 CITY_SUFFIX = "_gtFine_labelTrainIds.png"
 
 
-def run(tool, *arguments, count="--any-count"):
-    tool.main([str(argument) for argument in ("--num-workers", 0, *arguments, *([count] if count else []))])
+PART = ("--any-count", "--num-workers", 0)
+
+
+def run(tool, *arguments):
+    tool.main([str(argument) for argument in (*PART, *arguments)])
 
 
 @COCO_TOOLS
@@ -47,29 +49,28 @@ def test_raw_maps_of_coco_wherever_they_lie(tool, folder, tmp_path, capsys):
 
 
 @COCO_TOOLS
-def test_coco_beside_the_raw_maps_and_again_and_what_is_refused(tool, tmp_path, capsys):
+def test_coco_beside_the_raw_maps_and_again_and_what_is_refused(tool, tmp_path, capsys, refused):
     root = make_coco(tmp_path, {"7": RAW}, "annotations/val2017")
     for _ in range(2):  # the second run must not take the first one's files for raw maps
         run(tool, "--root", root, "--output", root)
     assert sorted(path.name for path in (root / "annotations/val2017").iterdir()) == ["7.png", f"7{RESULTS[tool][0]}"]
     assert "1 converted: 0 now, 1 before" in capsys.readouterr().out
     make_coco(tmp_path / "bad", {"7": [0, 11]})
-    for arguments, message in (
-        (["--root", tmp_path / "absent", "--output", tmp_path / "out"], "no raw maps (*.png) in"),
-        (["--root", tmp_path / "bad", "--output", tmp_path / "out"], "7.png: it holds the ids 11,"),
+    for message, *arguments in (
+        ("no raw maps (*.png) in", *PART, "--root", tmp_path / "absent"),
+        ("7.png: it holds the ids 11,", *PART, "--root", tmp_path / "bad"),
+        ("found 1 files (the official set has 5000)", "--root", root),
     ):
-        assert message in refusal(capsys, partial(run, tool, *arguments))
-    few = partial(run, tool, "--root", root, "--output", tmp_path / "out", count=None)
-    assert "found 1 files (the official set has 5000)" in refusal(capsys, few)
+        assert message in refused(tool.main, *arguments, "--output", tmp_path / "out")
 
 
-def test_a_stopped_run_goes_on_and_loading_processes_fail_in_one_line(tmp_path, capsys, monkeypatch):
+def test_a_stopped_run_goes_on_and_loading_processes_fail_in_one_line(tmp_path, capsys, monkeypatch, refused):
     root = make_coco(tmp_path, {str(stem): [stem, 91] for stem in range(5)})
     broken, written = root / "stuffthingmaps/val2017/3.png", tmp_path / "out/annotations/val2017"
     content = broken.read_bytes()
     broken.write_bytes(b"broken")
     arguments = ["--root", root, "--output", tmp_path / "out"]
-    assert "3.png cannot be read" in refusal(capsys, partial(run, convert_coco_stuff, *arguments))
+    assert "3.png cannot be read" in refused(convert_coco_stuff.main, *PART, *arguments)
     times = {path: path.stat().st_mtime_ns for path in written.iterdir()}
     assert [path.stem[:1] for path in sorted(times)] == ["0", "1", "2"]
     broken.write_bytes(content)
@@ -80,15 +81,15 @@ def test_a_stopped_run_goes_on_and_loading_processes_fail_in_one_line(tmp_path, 
     run(convert_coco_stuff, *arguments, "--overwrite")
     assert read(min(times))[0].shape == HW
     save_label(broken, [11])
-    more = ["--overwrite", "--num-workers", "2"]
-    assert "3.png: it holds the ids 11," in refusal(capsys, partial(run, convert_coco_stuff, *arguments, *more))
+    command = [convert_coco_stuff.main, *PART, *arguments, "--overwrite", "--num-workers", 2]
+    assert "3.png: it holds the ids 11," in refused(*command)
     monkeypatch.setattr(label_conversion, "look_up", lambda *_, **__: os.kill(os.getpid(), signal.SIGKILL))
-    line = refusal(capsys, partial(run, convert_coco_stuff, *arguments, *more))
-    assert line.startswith("convert_coco_stuff.py: error: DataLoader worker (pid")
-    assert line.endswith("Fewer loading processes need less")
+    error = refused(*command)
+    assert "convert_coco_stuff.py: error: DataLoader worker (pid" in error
+    assert "Fewer loading processes need less" in error
 
 
-def test_coco_objects_from_instances(tmp_path, capsys):
+def test_coco_objects_from_instances(tmp_path, capsys, refused):
     """A small cat on a large person above a crowd, and an image without objects; then files that do not fit."""
 
     def polygon(x1, y1, x2, y2):
@@ -110,36 +111,33 @@ def test_coco_objects_from_instances(tmp_path, capsys):
     }
     path = tmp_path / "instances_val2017.json"
     path.write_text(json.dumps(content))
-    call = partial(run, convert_coco_object, "--instances", path)
-    call("--output", tmp_path)
+    run(convert_coco_object, "--instances", path, "--output", tmp_path)
     expected = np.full(HW, 80, dtype=np.uint8)
     expected[:3, :5] = 1
     expected[1:3, 1:3] = 16
     assert np.array_equal(read(tmp_path / "annotations/val2017/7_instanceTrainIds.png")[0], expected)
     assert not read(tmp_path / "annotations/val2017/8_instanceTrainIds.png")[0].any()
     assert "2 files found (the official set has 5000), 2 converted: 2 now" in capsys.readouterr().out
-    for arguments, message in (
-        (["--output", tmp_path, "--split", "train", "val"], "one file of one --split"),
-        (["--output", tmp_path, "--root", tmp_path], "not allowed with argument"),
-    ):
-        assert message in refusal(capsys, partial(call, *arguments))
+    command = [convert_coco_object.main, *PART, "--instances", path, "--output", tmp_path]
+    assert "one file of one --split" in refused(*command, "--split", "train", "val")
+    assert "not allowed with argument" in refused(*command, "--root", tmp_path)
     path.write_text(path.read_text().replace('"id": 90, "name"', '"id": 91, "name"'))
     path.write_text(path.read_text().replace('"category_id": 90', '"category_id": 91'))
-    assert "category 91 (toothbrush) is none of COCO's 80" in refusal(capsys, partial(call, "--output", tmp_path))
+    assert "category 91 (toothbrush) is none of COCO's 80" in refused(*command)
 
 
-def test_cityscapes_label_ids(tmp_path, capsys):
+def test_cityscapes_label_ids(tmp_path, capsys, refused):
     root = make_cityscapes(tmp_path / "in", {"ulm/a": [7, 8, 9, 33], "bonn/b": [0, 26]})
-    call = partial(run, convert_cityscapes, "--root", root)
-    call("--output", tmp_path / "out")
+    run(convert_cityscapes, "--root", root, "--output", tmp_path / "out")
     folder = tmp_path / "out/gtFine/val"
     assert read(folder / f"ulm/a{CITY_SUFFIX}")[0].flatten()[:5].tolist() == [0, 1, 255, 18, 18]
     assert read(folder / f"bonn/b{CITY_SUFFIX}")[0].flatten()[:2].tolist() == [255, 13]
     assert not list(root.rglob(f"*{CITY_SUFFIX}"))
     assert "cityscapes val: 2 files found (the official set has 500), 2 converted: 2 now" in capsys.readouterr().out
-    call("--output", root)  # beside the sources, as mmsegmentation wants them
+    run(convert_cityscapes, "--root", root, "--output", root)  # beside the sources, as mmsegmentation wants them
     assert len(list((root / "gtFine/val").glob(f"*/*{CITY_SUFFIX}"))) == 2
-    assert "no *_gtFine_labelIds.png below" in refusal(capsys, partial(call, "--output", root, "--split", "train"))
+    train = ["--root", root, "--output", root, "--split", "train"]
+    assert "no *_gtFine_labelIds.png below" in refused(convert_cityscapes.main, *train)
 
 
 @pytest.fixture
@@ -202,14 +200,12 @@ def test_context_maps_and_lists(context, tmp_path, capsys):
     assert [sets["context59"].label(i).unique().tolist() for i in (0, 1)] == [[0, 36, 55], [255]]
 
 
-def test_malformed_context_files(context, tmp_path, capsys):
-    def refused(path, **more):
-        return refusal(capsys, partial(run, convert_context59, "--json", path, "--output", tmp_path / "out", **more))
-
-    assert "context59 train: found 1 files (the official set has 4996)" in refused(context(), count=None)
-    assert "No such file" in refused(tmp_path / "absent.json")
+def test_malformed_context_files(context, tmp_path, refused):
+    command = [convert_context59.main, "--output", tmp_path / "out", "--json"]
+    assert "context59 train: found 1 files (the official set has 4996)" in refused(*command, context())
+    assert "No such file" in refused(*command, tmp_path / "absent.json")
     (tmp_path / "text.json").write_text("no JSON")
-    assert "is not readable JSON" in refused(tmp_path / "text.json")
+    assert "is not readable JSON" in refused(*command, tmp_path / "text.json")
     for change, message in (
         (lambda e: e.pop("annos_segmentation"), "has no list annos_segmentation; expected trainval_merged"),
         (lambda e: e["images"][1].pop("phase"), "images[1] has no phase; expected"),
@@ -218,7 +214,9 @@ def test_malformed_context_files(context, tmp_path, capsys):
         (lambda e: e["annos_segmentation"][1].update(category_id=3), "[1]: category 3 is none of the"),
         (lambda e: e["annos_segmentation"][2].update(image_id=5), "[2]: image 5 is not in the list"),
     ):
-        assert message in refused(context(change))
+        assert message in refused(*command, context(change))
     assert not (tmp_path / "out").exists()
     size = context(lambda e: e["annos_segmentation"][0]["segmentation"].update(size=[1, 1]))
-    assert "2008_000002.jpg: region of category 440: run lengths of a mask of size [1, 1]" in refused(size)
+    assert "2008_000002.jpg: region of category 440: run lengths of a mask of size [1, 1]" in refused(
+        *command, size, *PART
+    )

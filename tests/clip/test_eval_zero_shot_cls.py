@@ -6,7 +6,6 @@ import json
 import os
 import shutil
 import subprocess
-from functools import partial
 from pathlib import Path
 
 import eval_zero_shot_cls
@@ -17,7 +16,6 @@ from clip_parts import tiny_clip, tiny_tokenizer, write_clip
 from open_clip_train import zero_shot
 from PIL import Image
 from script_parts import run_two
-from seg_parts import refusal
 from torch.utils.data import DataLoader
 from torchvision.datasets import ImageFolder
 
@@ -148,14 +146,9 @@ def test_two_processes_count_every_image_once(here):
     assert len(list(Path("cache").glob("*.safetensors"))) == 1
 
 
-def test_errors_are_one_line(here, capsys):
+def test_errors_are_one_line(here, capsys, refused):
     Path("names.txt").write_text("a\nb\n")
     imagenet, shapes, model = ("--imagenet-root", "imagenet"), ("--images", "shapes"), ("--model", MODEL)
-
-    def stop(*flags):
-        line = refusal(capsys, partial(eval_zero_shot_cls.main, flags))
-        assert line.startswith("eval_zero_shot_cls.py: error: ")
-        return line
 
     for flags, message in (
         ((*shapes, *model), "what to call the classes must be said"),
@@ -166,13 +159,13 @@ def test_errors_are_one_line(here, capsys):
         ((*imagenet, "--model", f"A={MODEL},pool=last,top_k=17"), "model 'A': top_k must be in [1, 16]"),
         ((*shapes, "--class-names", "names.txt", *model), "names 2 classes, the data has 7"),
     ):
-        assert message in stop(*flags, *CPU)
+        assert message in refused(eval_zero_shot_cls.main, *flags, *CPU)
     assert not Path("cache").exists()  # known before any text was encoded
     assert not results()
     broken = next(Path("shapes").rglob("*.png"))
     broken.write_bytes(broken.read_bytes()[:200])
     flags = [*shapes, "--class-names", "folders", "--templates", "{}", *model, *CPU]
-    assert str(broken) in stop(*flags)
+    assert str(broken) in refused(eval_zero_shot_cls.main, *flags)
     eval_zero_shot_cls.main([*flags, "--skip-broken"])
     assert "left out: 1 broken image" in capsys.readouterr().out
     (record,) = results().values()

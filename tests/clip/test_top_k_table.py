@@ -1,18 +1,19 @@
-"""The K table: every row is what its pool gives alone, and Point-in-Box of each token."""
+"""Many poolings of one pass: every row is what its pool gives alone, for every host, and Point-in-Box of each token."""
 
+import copy
 import json
 import shutil
-from functools import partial
 from pathlib import Path
 
 import eval_zero_shot_cls
 import open_clip
 import pytest
-import read_outs
 import top_k_table
 import torch
 from clip_parts import tiny_clip, write_clip
-from seg_parts import refusal
+from host_parts import IMAGES, NATIVE, TINY_TIMM
+from read_outs import attach_read_outs, dense_read_outs, list_pools, own_pool
+from timm.models.vision_transformer import VisionTransformer as TimmViT
 
 from last_vit.data.imagenet import ImageNetDataset
 from last_vit.data.synthetic import SyntheticObjects, write_imagenet
@@ -20,9 +21,42 @@ from last_vit.data.transforms import EvalTransform
 from last_vit.dense import attach_last, attach_pool, dense_forward
 from last_vit.metrics import PointInBox
 from last_vit.patch_scores import patch_score
+from last_vit.token_pool import TokenPool
 
 CPU = ("--device", "cpu", "--num-workers", "0", "--text-cache", "cache", "--templates", "a {}")
 A = "A=open_clip:clip_tiny.json@clip_tiny.pt"
+
+
+POOLS = [("cls", None), ("mean", None), ("max", None), ("last", 3, None, "paper"), ("last", 0.5)]
+
+
+@pytest.mark.parametrize("name", [name for name, host in NATIVE.items() if host.has_cls])
+def test_every_read_out_is_that_of_the_pool_alone(name):
+    torch.manual_seed(0)
+    model = NATIVE[name].build().eval()
+    pools = [TokenPool(*pool) for pool in POOLS]
+    if name != "torchvision":
+        assert own_pool(model).kind == NATIVE[name].own
+    with torch.inference_mode():
+        alone = []
+        for pool in pools:
+            single = attach_pool(copy.deepcopy(model), pool.kind, pool.top_k, variant=pool.variant or "release")
+            alone.append(dense_forward(single, IMAGES))
+        together = dense_read_outs(attach_read_outs(model, pools), IMAGES)
+    assert len(alone) == len(together) == len(pools)
+    for one, other in zip(alone, together, strict=True):
+        assert torch.equal(one.global_token, other.global_token)
+        torch.testing.assert_close(one.logits, other.logits, rtol=1e-5, atol=1e-6)  # a larger matmul
+        assert torch.equal(one.patch_tokens, other.patch_tokens)
+        assert one.grid_hw == other.grid_hw
+    assert not torch.equal(together[0].global_token, together[1].global_token)
+
+
+def test_hosts_and_pools_that_do_not_go_together():
+    with pytest.raises(ValueError, match="its own way"):
+        own_pool(TimmViT(**TINY_TIMM, global_pool="avgmax"))
+    with pytest.raises(ValueError, match="needs a class token"):
+        attach_read_outs(NATIVE["timm-no-cls"].build(), [TokenPool("mean"), TokenPool("cls")])
 
 
 @pytest.fixture
@@ -65,7 +99,7 @@ def test_rows_equal_runs_of_their_own(here):
 
 def test_read_outs_of_a_last_model_keep_its_variant():
     model = attach_last(tiny_clip(), 2, sigma=3.0, variant="paper")
-    pools = read_outs.list_pools(model, ["last", "cls"], [1, 2, 1.0])
+    pools = list_pools(model, ["last", "cls"], [1, 2, 1.0])
     found = [(pool.kind, pool.top_k, pool.sigma, pool.variant) for pool in pools]
     assert found == [
         ("last", 2, 3.0, "paper"),
@@ -98,13 +132,13 @@ def test_point_in_box_of_every_token(here):
         assert rows[row]["n_images"] == 24
 
 
-def test_errors_are_one_line(here, capsys):
+def test_errors_are_one_line(here, refused):
+    names = ("--class-names", "drawn/LOC_synset_mapping.txt")
     for flags, message in (
-        (("--pool", "last", "--top-k", "4", "17"), "model 'A': top_k must be in [1, 16]"),
-        (("--max-box-area", "0"), "(0, 1]"),
+        (("--imagenet-root", "drawn", "--pool", "last", "--top-k", "4", "17"), "model 'A': top_k must be in [1, 16]"),
+        (("--imagenet-root", "drawn", "--max-box-area", "0"), "(0, 1]"),
+        (("--images", "drawn/val", "--point-in-box"), "needs ImageNet's boxes"),
     ):
-        assert message in refusal(capsys, partial(run, "--model", A, *flags))
+        assert message in refused(top_k_table.main, *names, *CPU, "--model", A, *flags)
     assert not Path("cache").exists()
-    assert not Path("results").exists()
-    without_boxes = partial(top_k_table.main, ["--images", "drawn/val", "--model", A, "--point-in-box"])
-    assert "needs ImageNet's boxes" in refusal(capsys, without_boxes)
+    assert not Path("output").exists()

@@ -18,7 +18,6 @@ from caption_sources import COCO
 from clip_train_parts import (
     CHECKPOINTS,
     arguments,
-    assert_equal,
     encoded,
     logging_restored,
     picture,
@@ -29,13 +28,14 @@ from clip_train_parts import (
     write_csv,
     write_shard,
 )
+from torch.testing import assert_close
 
 from last_vit.data.synthetic import SyntheticObjects, write_imagenet
 from last_vit.dense import attach_pool
 
 REPO = Path(__file__).resolve().parents[2]
 SCRIPT = REPO / "clip" / "train_clip.py"
-
+EXACTLY = {"rtol": 0, "atol": 0}
 
 pytestmark = pytest.mark.usefixtures("training_folder")
 
@@ -78,7 +78,7 @@ def test_cls_is_open_clip_bit_by_bit_and_checkpoints_serve_open_clip(capsys):
     with logging_restored():
         open_clip_train.main.main(arguments(train_data="data.csv", model="tiny_vit_clip", name="plain"))
     plain = torch.load("logs/plain/checkpoints/epoch_2.pt", weights_only=True)
-    assert_equal(weights("logs/cls/checkpoints/epoch_2.pt"), plain["state_dict"])
+    assert_close(weights("logs/cls/checkpoints/epoch_2.pt"), plain["state_dict"], **EXACTLY)
     assert run(train_data="data.csv", top_k=3, variant="paper") == 0
     trained = weights()
     assert trained.keys() == plain["state_dict"].keys()
@@ -90,7 +90,7 @@ def test_cls_is_open_clip_bit_by_bit_and_checkpoints_serve_open_clip(capsys):
     assert inside == {**pooling, "sigma": None}
     assert json.loads((CHECKPOINTS / "tiny_vit_clip.json").read_text())["embed_dim"] == 16
     model = open_clip.create_model("tiny_vit_clip", pretrained=str(CHECKPOINTS / "epoch_2.pt"))
-    assert_equal(model.state_dict(), trained)
+    assert_close(model.state_dict(), trained, **EXACTLY)
     options = {"train_data": "data.csv", "top_k": 3, "variant": "paper"}
     for change, what in (
         ({"pooling": "cls", "top_k": None, "variant": None}, "pool 'last' -> 'cls'"),
@@ -137,7 +137,7 @@ def test_stopped_within_an_epoch_and_resumed_is_the_uninterrupted_run_bit_by_bit
     (CHECKPOINTS / "tmp.pt").write_bytes(b"half of a checkpoint")
     assert run(resume="latest", **{**options, "workers": 2}) == 0
     assert "epoch_latest.pt' (epoch 1)" in log()
-    assert_equal(weights(), weights("logs/whole/checkpoints/epoch_2.pt"))
+    assert_close(weights(), weights("logs/whole/checkpoints/epoch_2.pt"), **EXACTLY)
     Path("logs/run/run.lock").write_text(json.dumps({"process": 1, "host": "another"}))
     assert run(resume="latest", **options) == 2
     assert "process 1 on another" in capsys.readouterr().err
@@ -188,8 +188,8 @@ def test_loss_and_weights_that_are_not_finite_stop_the_run_and_keep_the_checkpoi
 
 
 def test_checkpointing_compiling_and_bf16(monkeypatch):
-    # traced and differentiated as a whole; the code generator alone would take two minutes
-    monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend="aot_eager"))
+    # traced; the code generator alone would take two minutes
+    monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend="eager"))
     write_csv(count=4)
     options = {"train_data": "data.csv", "top_k": 4, "epochs": 1, "warmup": 0}
     assert run(**options) == 0
@@ -197,7 +197,7 @@ def test_checkpointing_compiling_and_bf16(monkeypatch):
     for flag, tolerance in (("grad_checkpointing", (1e-4, 1e-5)), ("torchcompile", (1e-3, 1e-4))):
         assert run(**options, name=flag, **{flag: True}) == 0
         same = weights(f"logs/{flag}/checkpoints/epoch_1.pt")
-        assert_equal(free, same, rtol=tolerance[0], atol=tolerance[1])
+        assert_close(free, same, rtol=tolerance[0], atol=tolerance[1])
     # from a file without the bias of a sigmoid loss, which begins at zero
     sigmoid = {"siglip": True, "pretrained": "logs/run/checkpoints/epoch_1.pt", "precision": "amp_bf16"}
     assert run(**options, name="sigmoid", **sigmoid) == 0
@@ -218,7 +218,7 @@ def test_two_processes_train_like_one():
     assert done.returncode == 0, done.stderr[-3000:]
     assert done.stderr.count("Start epoch 0") == 1  # each line once
     two = {name.removeprefix("module."): tensor for name, tensor in weights("logs/two/checkpoints/epoch_1.pt").items()}
-    assert_equal(weights("logs/run/checkpoints/epoch_1.pt"), two, rtol=1e-3, atol=1e-5)
+    assert_close(weights("logs/run/checkpoints/epoch_1.pt"), two, rtol=1e-3, atol=1e-5)
     assert "Training data: 0 skipped" in log("logs/two")
 
 

@@ -20,17 +20,6 @@ def test_golden_head():
         torch.testing.assert_close(head(vectors["native_forward"]), vectors["head_out"], atol=1e-5, rtol=0)
 
 
-def test_names_are_those_of_dinos_checkpoints():
-    names = list(tiny_network().state_dict())
-    assert names[0] == "backbone.cls_token"
-    assert names[-2:] == ["head.last_layer.weight_g", "head.last_layer.weight_v"]
-    assert all(name.startswith(("backbone.", "head.")) for name in names)
-    with_norm = DinoHead(8, 4, use_bn=True, hidden_dim=8, bottleneck_dim=4).state_dict()
-    assert {name.rsplit(".", 1)[0] for name in with_norm} == {
-        "mlp.0", "mlp.1", "mlp.3", "mlp.4", "mlp.6", "last_layer",
-    }  # fmt: skip
-
-
 def test_initial_values():
     torch.manual_seed(0)
     head = DinoHead(192, 128)

@@ -62,7 +62,7 @@ def test_blocks_change_nothing_and_are_as_small_as_asked(monkeypatch):
     monkeypatch.setattr(
         knn_search, "_nearest_in", lambda q, block, k: sizes.append(len(q) * len(block)) or search(q, block, k)
     )
-    for at_once, width in ((60, 1000), (60, 999), (60, 17), (7, 33), (1, 1)):
+    for at_once, width in ((60, 1000), (60, 999), (60, 117), (7, 233)):
         sizes.clear()
         found = knn_search.find_nearest(queries, bank, bank_labels, 30, block_bytes=4 * 60 * width)
         assert (max(sizes), sum(sizes)) == (60 * width, 60 * 1000)

@@ -214,7 +214,11 @@ def test_torchrun_draws_every_box_once(run, layouts):
         (None, ["--coco-images", "nowhere", "--coco-json", "no.json"], "no.json"),
         ("voc", ["--voc-split", "trainval"], "no image list"),
         ("voc", ["--num-images", "99"], "more than the 7 images"),
-        ("voc", ["--method", "dino-seg"], "--dino-seg-head 4, counted from 0, is none"),
+        (
+            "voc",
+            ["--method", "dino-seg"],
+            ".jpg: --dino-seg-head 4, counted from 0, is none of the",
+        ),
         ("voc", ["--model", "B=dino:vit_mini/56@random"], "less than a patch of 56"),
         ("voc", ["--model", "B=dino:vit_mini/16@random,pool=last,top_k=20"], "top_k"),
         ("voc", ["--model", "B=timm:vit_tiny_patch16_224@random"], "7 of 7 images are of other sizes"),

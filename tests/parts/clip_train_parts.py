@@ -86,14 +86,6 @@ def weights(path="logs/run/checkpoints/epoch_2.pt"):
     return torch.load(path, weights_only=True)["state_dict"]
 
 
-def assert_equal(a, b, **tolerance):
-    assert a.keys() == b.keys()
-    for name in a:
-        torch.testing.assert_close(
-            a[name], b[name], **(tolerance or {"rtol": 0, "atol": 0}), msg=lambda m, n=name: n + m
-        )
-
-
 def picture(seed, mode="RGB", side=40):
     pixels = np.random.default_rng(seed).integers(0, 256, (side, side, 3), dtype=np.uint8)
     return Image.fromarray(pixels).convert(mode)

@@ -3,7 +3,6 @@
 from pathlib import Path
 
 import numpy as np
-import pytest
 from PIL import Image
 
 HW = (4, 6)
@@ -59,11 +58,3 @@ def read(path):
     """All of a label file as an array, with its mode."""
     with Image.open(path) as image:
         return np.array(image), image.mode
-
-
-def refusal(capsys, command):
-    """The last line of a command that stops with status 2."""
-    with pytest.raises(SystemExit) as stop:
-        command()
-    assert stop.value.code == 2
-    return capsys.readouterr().err.strip().splitlines()[-1]

@@ -13,11 +13,9 @@ from detectron2.config import instantiate
 from detectron2.engine import SimpleTrainer
 from torch import Tensor
 
-from last_vit.adapters import find_adapter, unwrap_host
-from last_vit.checkpoint import find_classifier, load_checkpoint, load_strict, read_checkpoint
+from last_vit.checkpoint import load_checkpoint, load_strict, read_checkpoint
 from last_vit.lazy_config import build_model, launch_run, set_up_run
 from last_vit.lazy_run import run_iterations
-from last_vit.pooling import LaStPool, resolve_top_k
 from last_vit.train_lib import RepeatableSteps, RunCheckpoints, average_gradients, micro_batches
 
 logger = logging.getLogger("detectron2")
@@ -26,33 +24,15 @@ logger = logging.getLogger("detectron2")
 class ClsTrainer(RepeatableSteps, SimpleTrainer):
     """Trains on dicts with "image" float [B, 3, H, W] and "label" long [B].
 
-    A process's batch is split into `accumulation_steps` micro-batches; the gradient is that of the whole. After
-    `head_warmup` iterations the weights below the head begin to learn. `anneal_top_k` is the share of the iterations in
-    which LaSt's K falls evenly from all patches to the model's own, which takes (images, labels) -> a dict of losses.
+    A process's batch is split into `accumulation_steps` micro-batches; the gradient is that of the whole. The model
+    takes (images, labels) -> a dict of losses.
     """
 
-    def __init__(
-        self, *, accumulation_steps: int = 1, head_warmup: int = 0, anneal_top_k: float = 0.0, **kwargs: Any
-    ) -> None:
+    def __init__(self, *, accumulation_steps: int = 1, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         if accumulation_steps < 1:
             raise ValueError(f"train.accumulation_steps must be at least 1, got {accumulation_steps}")
-        self.accumulation_steps, self._head_warmup, self._anneal_top_k = accumulation_steps, head_warmup, anneal_top_k
-        host = unwrap_host(self.model)
-        head, pool = find_classifier(host.state_dict()), find_adapter(host).attached(host)
-        if head_warmup < 0 or (head_warmup and head is None):
-            raise ValueError(f"train.head_warmup must be at least 0, above it for a known head, got {head_warmup}")
-        if not 0 <= anneal_top_k <= 1 or (anneal_top_k and (pool is None or pool.last_pool is None)):
-            raise ValueError(f"train.anneal_top_k must be a share in [0, 1], above 0 for LaSt, got {anneal_top_k}")
-        names = () if head is None else (head, head.removesuffix("weight") + "bias")
-        self._below_head = [weight for name, weight in host.named_parameters() if name not in names]
-        if anneal_top_k:
-            pool.last_pool.register_forward_pre_hook(partial(self._set_top_k, pool.top_k))
-
-    def _set_top_k(self, top_k: int | float, pool: LaStPool, args: tuple[Tensor]) -> None:
-        num_patches = args[0].shape[1]
-        done = min(1.0, self.iter / (self._anneal_top_k * self.max_iter))
-        pool.top_k = round(num_patches + (resolve_top_k(top_k, num_patches) - num_patches) * done)
+        self.accumulation_steps = accumulation_steps
 
     def backward(self, batch: dict[str, Tensor]) -> tuple[dict[str, Tensor], int]:
         """Gradients of the mean loss over the batch."""
@@ -64,9 +44,6 @@ class ClsTrainer(RepeatableSteps, SimpleTrainer):
             (sum(losses.values()) * share).backward()
             for name, value in losses.items():
                 totals[name] = totals.get(name, 0.0) + value.detach() * share
-        if self.iter < self._head_warmup:
-            for weight in self._below_head:
-                weight.grad = None
         return totals, len(images)
 
 
@@ -92,10 +69,7 @@ def _train(cfg: Any, model: ClassificationNet, device: torch.device, resume: boo
     check_classes(model.num_classes, train_loader, test_loader, is_taught=model.teacher is not None)
     if cfg.train.compile:
         model.compile()
-    if cfg.train.compile and cfg.train.anneal_top_k:
-        raise ValueError("train.anneal_top_k changes K on the way, which train.compile would compile anew each time")
-    switches = ("seed", "bf16", "clip_grad_norm", "accumulation_steps", "head_warmup", "anneal_top_k")
-    options = {name: cfg.train[name] for name in switches}
+    options = {name: cfg.train[name] for name in ("seed", "bf16", "clip_grad_norm", "accumulation_steps")}
     parallel = average_gradients(model, cfg.train.get("gradient_compression", "none"))
     trainer = ClsTrainer(model=parallel, data_loader=train_loader, optimizer=optimizer, **options)
     load = partial(load_same_pooling, model)

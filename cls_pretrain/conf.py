@@ -8,7 +8,7 @@ top-5 with model.top_k=1 and 67.6 / 87.8 with model.top_k=7. Plain cross-entropy
 parameter; no mixup, smoothing, EMA, clipping or drop path. The validation root follows the training root unless given.
 
 Switches that the release has not, off here: train.bf16, train.compile, train.fused_pool, optimizer.fused,
-train.clip_grad_norm, train.gradient_compression, train.accumulation_steps, train.head_warmup, train.anneal_top_k.
+train.clip_grad_norm, train.gradient_compression, train.accumulation_steps.
 `dataloader.test.dataset.boxes=True` adds Point-in-Box to every evaluation (paper Fig. 3) and needs ImageNet's XML
 annotations beside the images.
 """
@@ -99,6 +99,4 @@ train = dict(
     clip_grad_norm=0.0,
     gradient_compression="none",  # between GPUs; fp16 and bf16 send half the bytes
     accumulation_steps=1,
-    head_warmup=0,  # first iterations, in which the head alone learns
-    anneal_top_k=0.0,  # share of the iterations in which K falls evenly from all patches to model.top_k
 )

@@ -17,7 +17,6 @@ from trained_net import TrainedNet, layer_decay_params
 from last_vit.data.synthetic import SyntheticObjects, write_imagenet
 from last_vit.dense import dense_forward
 from last_vit.models import parse_model_argument
-from last_vit.pooling import LaStPool
 
 CURE, TUNE = (REPO / "cls_pretrain" / "configs" / f"{name}.py" for name in ("cure", "finetune_vit_tiny"))
 IMAGES = torch.randn(3, 3, 32, 32, generator=torch.Generator().manual_seed(1))
@@ -123,21 +122,6 @@ def test_a_folder_without_labels_is_enough(cure, init):
     assert record("run/eval_run.json")["metrics"] == kept["metrics"]
 
 
-def test_k_falls_from_all_patches_and_the_head_learns_first(cure, init, monkeypatch):
-    """4 patches: K is the mean's at first, from half of the way on the model's own, also in what is recorded."""
-    seen, pool = [], LaStPool.forward
-    monkeypatch.setattr(LaStPool, "forward", lambda self, tokens: seen.append(self.top_k) or pool(self, tokens))
-    words = ("train.anneal_top_k=0.5", "train.head_warmup=2", "train.max_iter=6", "model.top_k=1")
-    assert cure(*words, "train.checkpointer.max_to_keep=3") == 0
-    assert seen == [4, 3, 2, 1, 1, 1, 1, 1, 1]  # the last three are the evaluation's
-    assert torch.load("run/model_final.pth")["pooling"]["top_k"] == 1
-    given = load_file(init.partition("@")[2])
-    for name, is_frozen in (("model_0000001", True), ("model_0000003", False)):
-        weights = torch.load(f"run/{name}.pth")["model"]
-        same = {key for key, tensor in given.items() if torch.equal(weights[f"model.{key}"], tensor)}
-        assert same == (given.keys() - {"head.weight", "head.bias", "pos_embed"} if is_frozen else set())
-
-
 def test_registers_act_through_attention_alone_and_are_saved(init, tmp_path):
     net, plain = (TrainedNet(init, image_size=32, num_registers=number, pool="cls") for number in (3, 0))
     assert set(net.state_dict()) - set(plain.state_dict()) == {"model.reg_token"}
@@ -189,9 +173,6 @@ def test_resumes_bit_identically(cure, config, words):
         (["model.top_k=5"], "any", r"top_k must be in \[1, 4\]"),
         (["model.num_registers=-1"], "any", "num_registers=-1 is for a ViT with"),
         (["model.init=timm:test_resnet@random", "model.num_registers=1"], "any", "num_registers=1 is for a ViT with"),
-        (["train.head_warmup=-1"], "any", "head_warmup must be at least 0"),
-        (["train.anneal_top_k=1.5"], "any", r"anneal_top_k must be a share in \[0, 1\]"),
-        (["train.anneal_top_k=0.5", "model.pool=mean"], "any", "above 0 for LaSt"),
         (["model.init=torchvision:vit_b_16@random"], "any", "model.init must be a timm model"),
         (["model.init=timm:no_such_vit@random"], "any", "no_such_vit"),
         (["model.init=timm:vit_small_patch16_224.dino@random", "model.temperature=null"], "imagenet", "has no head to"),

@@ -24,8 +24,8 @@ def add_register_tokens(model: nn.Module, num_registers: int = 4) -> nn.Module:
     torch.compile take it. ValueError for another host, one that has registers, or no positive number of them.
     """
     check_host(model, "register tokens")
-    if num_registers < 1:
-        raise ValueError(f"num_registers must be at least 1 (4 in Darcet et al.), got {num_registers}")
+    if type(num_registers) is not int or num_registers < 1:
+        raise ValueError(f"num_registers must be an int of at least 1 (4 in Darcet et al.), got {num_registers!r}")
     if hasattr(model, "register_tokens"):
         raise ValueError(f"this model has {model.register_tokens.shape[1]} register tokens already")
     registers = model.class_token.new_empty(1, num_registers, model.hidden_dim).normal_(std=1e-6)
@@ -66,9 +66,10 @@ def add_window_attention(model: nn.Module, layers: Sequence[int], window_size: i
     """
     check_host(model, "window attention")
     blocks = list(model.encoder.layers)
-    if not layers or len(set(layers)) < len(layers) or any(layer not in range(len(blocks)) for layer in layers):
+    known = [i for i in layers if type(i) is int and 0 <= i < len(blocks)] if isinstance(layers, Sequence) else []
+    if not known or len(set(known)) < len(layers):
         raise ValueError(f"window layers must be a list of different blocks in [0, {len(blocks) - 1}], got {layers!r}")
-    if window_size < 1:
+    if type(window_size) is not int or window_size < 1:
         raise ValueError(f"window_size must be a number of patches, at least 1, got {window_size!r}")
     attentions = [blocks[layer].self_attention for layer in layers]
     if any(hasattr(attention, "window_size") for attention in attentions):

@@ -183,9 +183,12 @@ def test_weights_do_not_load_across_windows():
 
 
 BAD = [
-    (add_register_tokens, (0,), "num_registers must be at least 1"),
-    *((add_window_attention, (layers,), r"different blocks in \[0, 1\]") for layers in ([], [2], [-1], [0, 0], [0.5])),
-    (add_window_attention, ([0], 0), "window_size must be a number"),
+    *((add_register_tokens, (number,), "num_registers must be an int of at least 1") for number in (0, 2.0, True, "4")),
+    *(
+        (add_window_attention, (layers,), r"different blocks in \[0, 1\], got")
+        for layers in ([], [2], [-1], [0, 0], [True], [0.5], 3, "all")
+    ),
+    *((add_window_attention, ([0], window), "window_size must be a number") for window in (0, 2.0, True, None)),
 ]
 
 

@@ -39,7 +39,26 @@ class ImageDetections:
     boxes_xyxy: np.ndarray  # float [n, 4]
     scores: np.ndarray  # float [n]
     labels: np.ndarray  # int [n], in [0, C)
-    masks: list[dict[str, Any]] | None = None  # n run lengths as pycocotools encodes them; None without masks
+    masks: list[dict[str, Any]] | None = None  # n run lengths, "counts" as text, as JSON has them; None without masks
+
+    def as_results(self, classes: OvClasses) -> list[dict[str, Any]]:
+        """COCO's results: image_id, category_id, bbox (x, y, width, height), score and, with masks, segmentation."""
+        boxes = self.boxes_xyxy.astype(np.float64)
+        boxes[:, 2:] -= boxes[:, :2]
+        results = [
+            {"image_id": self.image_id, "category_id": classes.category_ids[label], "bbox": box, "score": score}
+            for label, box, score in zip(self.labels.tolist(), boxes.tolist(), self.scores.tolist(), strict=True)
+        ]
+        for entry, mask in zip(results if self.masks is not None else (), self.masks or (), strict=True):
+            entry["segmentation"] = mask
+        return results
+
+    def select(self, chosen: np.ndarray) -> "ImageDetections":
+        """Some of them, by places or by truth values."""
+        masks = self.masks
+        if masks is not None:
+            masks = [masks[place] for place in np.arange(len(masks))[chosen].tolist()]
+        return ImageDetections(self.image_id, self.boxes_xyxy[chosen], self.scores[chosen], self.labels[chosen], masks)
 
 
 class ClassAP(NamedTuple):
@@ -135,8 +154,10 @@ def _parts(
         if counted is not None:
             order = order[:max_dets]
             order = order[[label in counted[image.image_id] for label in image.labels[order].tolist()]]
-        for label, entry in zip(image.labels[order].tolist(), _found(image, order, classes, kind), strict=True):
-            guesses[label].append(entry)
+        counting, shape = image.select(order), "bbox" if kind == "box" else "segmentation"
+        for label, entry in zip(counting.labels.tolist(), counting.as_results(classes), strict=True):
+            area = entry["bbox"][2] * entry["bbox"][3]
+            guesses[label].append({**entry, "shape": entry[shape], "area": area, "iscrowd": 0})
     categories = {entry["id"]: entry for entry in content["categories"]}
     for start in range(0, len(classes), _CLASSES_AT_A_TIME):
         part = slice(start, start + _CLASSES_AT_A_TIME)
@@ -202,20 +223,6 @@ def _object(entry: Mapping[str, Any], kind: str, image: Mapping[str, Any]) -> di
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(f"annotation {entry.get('id')} has no usable {kind} or area: {error}") from error
     return {**kept, "shape": shape, "iscrowd": entry.get("iscrowd", 0)}
-
-
-def _found(image: ImageDetections, order: np.ndarray, classes: OvClasses, kind: str) -> _Entries:
-    """The chosen detections of one image."""
-    x1, y1, x2, y2 = image.boxes_xyxy[order].astype(np.float64).T
-    boxes = np.stack([x1, y1, x2 - x1, y2 - y1], axis=1)
-    shapes = boxes.tolist() if kind == "box" else [image.masks[place] for place in order.tolist()]
-    categories = [classes.category_ids[label] for label in image.labels[order].tolist()]
-    columns = (categories, shapes, image.scores[order].tolist(), (boxes[:, 2] * boxes[:, 3]).tolist())
-    number = image.image_id
-    return [
-        {"image_id": number, "category_id": category, "shape": shape, "score": score, "area": area, "iscrowd": 0}
-        for category, shape, score, area in zip(*columns, strict=True)
-    ]
 
 
 def _counted_labels(content: Mapping[str, Any], classes: OvClasses) -> dict[int, set[int]]:

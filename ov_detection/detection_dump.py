@@ -1,7 +1,7 @@
 """Detections on disk, to be looked into, and scored anew without the detector (rescore.py, inspect_detections.py).
 
     detections.json        COCO's results: image_id, category_id, bbox (x, y, w, h), score, masks' segmentation
-    regions_*.safetensors  what F-ViT's scores are fused from, before threshold, NMS and limit; see `Regions`
+    regions_*.zip          what F-ViT's scores are fused from, before threshold, NMS and limit: `Regions` per image
     dump.json              of which file, images and settings; written last, so a dump without it is not whole
     record.json            the run's record, once it has ended
 
@@ -14,6 +14,7 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile, ZipFile
 
 import numpy as np
 import torch
@@ -21,16 +22,13 @@ from detection_ap import ImageDetections
 from fvit.box_predictor import Regions
 from fvit.fvit_roi_heads import FViTRoIHeads
 from ov_classes import OvClasses, read_instances
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
+from safetensors import SafetensorError
+from safetensors.torch import load, save
 from torch import nn
 
 from last_vit.atomic_file import atomic_file
 from last_vit.checkpoint import file_sha256, shorten
 from last_vit.runtime import is_main_process, rank
-
-_SHARD_BYTES = 2**28
-_FIELDS = ("boxes", "det_logits", "cosines")
 
 
 class DumpWriter:
@@ -42,52 +40,42 @@ class DumpWriter:
     def __init__(self, folder: str | Path, heads: nn.Module | None = None, dump_regions: int = 0) -> None:
         if dump_regions < 0:
             raise ValueError(f"evaluation.dump_regions must be at least 0, got {dump_regions}")
-        self.folder, self.scoring = Path(folder), None
+        self.folder, self.scoring, self._heads = Path(folder), None, None
         if isinstance(heads, FViTRoIHeads):
-            heads.keep_regions, self.scoring = dump_regions, heads.box_predictor.scoring()
-        self._shards: list[str] = []
-        self._images: list[tuple[int, Regions]] = []
-        self._bytes, self._is_complete = 0, True
+            heads.keep_regions, self.scoring, self._heads = dump_regions, heads.box_predictor.scoring(), heads
         self.folder.mkdir(parents=True, exist_ok=True)
         if is_main_process():
             for name in ("dump.json", "record.json"):
                 (self.folder / name).unlink(missing_ok=True)
+        self._file, self._is_complete = ZipFile(self.folder / f"regions_{rank()}.zip", "w"), True
 
-    def add(self, image_id: int, regions: Regions) -> None:
-        """The regions of one image."""
-        self._images.append((image_id, regions))
-        self._bytes += sum(4 * getattr(regions, name).numel() for name in _FIELDS)
-        self._is_complete &= regions.is_complete
-        if self._bytes >= _SHARD_BYTES:
-            self.close()
+    def add(self, image_ids: Sequence[int]) -> None:
+        """The regions, if there are some, of the images that the heads saw last."""
+        if self._heads is None or self._heads.regions is None:
+            return
+        for image_id, regions in zip(image_ids, self._heads.regions, strict=True):
+            parts = {name: torch.as_tensor(part) for name, part in regions._asdict().items()}
+            self._file.writestr(f"{image_id}.safetensors", save(parts))
+            self._is_complete &= regions.is_complete
 
-    def close(self) -> tuple[list[str], bool]:
-        """Write what is left; returns this process's files, and whether all its images have all their regions."""
-        if self._images:
-            regions = [each for _, each in self._images]
-            content = {name: torch.cat([getattr(each, name) for each in regions]) for name in _FIELDS}
-            content["image_ids"] = torch.tensor([image_id for image_id, _ in self._images])
-            content["counts"] = torch.tensor([len(each.boxes) for each in regions])
-            content["input_sizes"] = torch.tensor([each.input_size for each in regions])
-            self._shards.append(f"regions_{rank()}_{len(self._shards)}.safetensors")
-            with atomic_file(self.folder / self._shards[-1]) as file:
-                file.write(save(content))
-            self._images, self._bytes = [], 0
-        return self._shards, self._is_complete
+    def close(self) -> tuple[str | None, bool]:
+        """This process's file, None if nothing is in it, and whether all its images have all their regions."""
+        self._file.close()
+        return (Path(self._file.filename).name if self._file.namelist() else None), self._is_complete
 
     def finish(
         self,
         detections: Sequence[ImageDetections],
         classes: OvClasses,
         json_file: Path,
-        closed: Sequence[tuple[list[str], bool]],
+        closed: Sequence[tuple[str | None, bool]],
         about: Mapping[str, Any],
     ) -> None:
         """In the main process, with what `close` gave in each: the detections of every image, and `about` the dump."""
-        lines = [json.dumps(entry) for image in detections for entry in _results(image, classes)]
+        lines = [json.dumps(entry) for image in detections for entry in image.as_results(classes)]
         about = {
             **about,
-            "regions": [name for names, _ in closed for name in names],
+            "regions": [name for name, _ in closed if name],
             "all_regions": all(is_complete for _, is_complete in closed),
             "json": json_file.name,
             "json_sha256": file_sha256(json_file),
@@ -153,19 +141,16 @@ class Dump:
     def regions(self) -> Iterator[tuple[int, Regions]]:
         """Image ids and regions, one by one; ValueError for a file that is cut or missing."""
         left = set(self.about["image_ids"])
-        for name in self.about["regions"]:
-            try:
-                with safe_open(self.folder / name, "pt") as file:
-                    content = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (no mapping)
-            except (OSError, SafetensorError) as error:
-                raise ValueError(f"{self.folder / name} is cut or missing ({error}): evaluate again") from error
-            counts = content["counts"].tolist()
-            parts = zip(*(content[field].split(counts) for field in _FIELDS), strict=True)
-            sizes = content["input_sizes"].tolist()
-            for number, size, part in zip(content["image_ids"].tolist(), sizes, parts, strict=True):
-                if number in left:  # samplers may fill up with repeats
-                    left.remove(number)
-                    yield number, Regions(*part, tuple(size), self.about["all_regions"])
+        try:
+            for name in self.about["regions"]:
+                with ZipFile(self.folder / name) as file:
+                    for number in (int(Path(entry).stem) for entry in file.namelist()):
+                        if number in left:  # samplers may fill up with repeats
+                            left.remove(number)
+                            parts = load(file.read(f"{number}.safetensors"))
+                            yield number, Regions(**parts | {"input_size": tuple(parts["input_size"].tolist())})
+        except (OSError, BadZipFile, SafetensorError) as error:
+            raise ValueError(f"{self.folder / name} is cut or missing ({error}): evaluate again") from error
         if left:
             raise ValueError(f"{self.folder} has no regions of {len(left)} images, such as {shorten(sorted(left), 3)}")
 
@@ -177,18 +162,6 @@ def only_images(content: Mapping[str, Any], image_ids: set[int]) -> dict[str, An
         raise ValueError(f"{len(image_ids) - len(images)} of the images to be evaluated are not in the file")
     annotations = [entry for entry in content["annotations"] if entry["image_id"] in image_ids]
     return {**content, "images": images, "annotations": annotations}
-
-
-def _results(image: ImageDetections, classes: OvClasses) -> Iterator[dict[str, Any]]:
-    """COCO's results of one image; numbers are written in full, so that what is read is what was evaluated."""
-    boxes = image.boxes_xyxy.astype(np.float64)
-    boxes[:, 2:] -= boxes[:, :2]
-    columns = (image.labels.tolist(), boxes.tolist(), image.scores.tolist(), image.masks or [None] * len(boxes))
-    for label, box, score, mask in zip(*columns, strict=True):
-        entry = {"image_id": image.image_id, "category_id": classes.category_ids[label], "bbox": box, "score": score}
-        if mask is not None:
-            entry["segmentation"] = {"size": list(mask["size"]), "counts": mask["counts"].decode("ascii")}
-        yield entry
 
 
 def _from_results(image_id: int, entries: Sequence[Mapping[str, Any]], classes: OvClasses) -> ImageDetections:

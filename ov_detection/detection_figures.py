@@ -3,7 +3,6 @@
 from argparse import Namespace
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -94,11 +93,7 @@ def draw_misses(
 
     ValueError for a set without objects; FileNotFoundError for an image that is not there.
     """
-    kept = []
-    for image in detections:
-        sure = image.scores >= threshold
-        parts = {name: getattr(image, name)[sure] for name in ("boxes_xyxy", "scores", "labels")}
-        kept.append(replace(image, masks=None, **parts))
+    kept = [image.select(image.scores >= threshold) for image in detections]
     objects_of, found_of = defaultdict(list), defaultdict(list)
     both = match_boxes(dump.content, dump.classes, kept, dump.about["max_dets"])
     for of_image, entries in zip((objects_of, found_of), both, strict=True):

@@ -79,7 +79,7 @@ def build_like(weights: Mapping[str, Tensor], arch: str | None) -> nn.Module:
     embed_dim = shape("roi_heads.box_predictor.cls_fc.weight")[0]
     width = shape("backbone.fpn.bottom_up.level0.0.weight")[0]
     if arch is None:
-        clip = SimpleNamespace(width=width, embed_dim=embed_dim, patch_size=16)  # no tensor depends on the patch
+        clip = SimpleNamespace(width=width, embed_dim=embed_dim, patch_size=16, source=None)
     else:
         clip = FrozenClip(arch, random_seed=0, in_checkpoint=True)
         if (clip.width, clip.embed_dim) != (width, embed_dim):

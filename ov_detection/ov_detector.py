@@ -7,16 +7,13 @@ training; of a Mask R-CNN which classes it has, and what its backbone was. Files
 as they are.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from class_embeddings import ClassEmbeddings, embed_class_names, load_class_embeddings
 from fvit.fvit_layers import SquareDetector
-from fvit.fvit_model import FViT
-from ov_classes import OvClasses
-from torch import Tensor
 
 from last_vit.checkpoint import load_strict, read_checkpoint
 from last_vit.clip_models import load_clip
@@ -39,27 +36,24 @@ def read_vocabulary(cfg: Any, names: Sequence[str] | None, device: torch.device)
     return embed_class_names(clip.model, clip.tokenizer, names, tower, cfg.vocabulary.prompts, cache=default_cache())
 
 
-def build_detector(cfg: Any, vocabulary: ClassEmbeddings, is_base: Tensor) -> FViT:
-    """The config's model with a vocabulary, which a config cannot hold.
+def detector_of(
+    cfg: Any, names: Sequence[str] | None, base_names: Collection[str], device: torch.device, has_weights: bool = False
+) -> SquareDetector:
+    """The config's detector of some classes: with a `vocabulary` F-ViT, without one Mask R-CNN.
 
-    FileNotFoundError: No CLIP where the config says. ValueError: Arguments that the model refuses, whatever it raises
-    for them.
-    """
-    return build_model({**{name: cfg.model[name] for name in cfg.model}, "vocabulary": vocabulary, "is_base": is_base})
-
-
-def detector_of(cfg: Any, classes: OvClasses, device: torch.device, has_weights: bool = False) -> SquareDetector:
-    """The config's detector of a test set's classes: with a `vocabulary` F-ViT, without one Mask R-CNN.
-
+    F-ViT scores classes that are none of `base_names` as novel ones; `names` may be None, as in `read_vocabulary`.
     `has_weights` is for one whose weights will be loaded: its backbone need not be trained before.
-    Errors are `read_vocabulary`'s and `build_detector`'s.
+    FileNotFoundError: No CLIP or backbone where the config says. ValueError: As `read_vocabulary`; arguments that the
+    model refuses, whatever it raises for them.
     """
+    node = {**cfg.model}
     if "vocabulary" in cfg:
-        return build_detector(cfg, read_vocabulary(cfg, classes.names, device), classes.is_base).to(device)
-    node = {**{name: cfg.model[name] for name in cfg.model}, "names": classes.names}
+        vocabulary = read_vocabulary(cfg, names, device)
+        is_base = torch.tensor([name in base_names for name in vocabulary.names])
+        return build_model({**node, "vocabulary": vocabulary, "is_base": is_base}).to(device)
     if has_weights and not cfg.model.frozen:
         node["init"] = None
-    return build_model(node).to(device)
+    return build_model({**node, "names": names}).to(device)
 
 
 def load_detector(model: SquareDetector, path: str | Path, content: dict[str, Any] | None = None) -> dict[str, Any]:
@@ -70,11 +64,11 @@ def load_detector(model: SquareDetector, path: str | Path, content: dict[str, An
     message names the file.
     """
     content = content or read_checkpoint(path)
-    weights = content.get("model")
+    weights, trained = content.get("model"), content.get("detector", {})
     if not isinstance(weights, dict):
         raise ValueError(f"{path} holds no detector: expected a checkpoint of lazy_train.py, or a converted one")
     for part, (what, remedy) in model.belongs_to.items():
-        trained_on, own = content.get("detector", {}).get(part), model.about[part]
+        trained_on, own = trained.get(part), model.about[part]
         if trained_on is not None and trained_on != own:
             differing = [name for name in own if trained_on.get(name) != own[name]]
             words = "; ".join(f"{name} {trained_on.get(name)!r}, now {own[name]!r}" for name in differing[:4])
@@ -83,5 +77,6 @@ def load_detector(model: SquareDetector, path: str | Path, content: dict[str, An
         load_strict(model, weights)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
-    model.take(content.get("detector", {}))
+    if "backbone" in trained:
+        model.about["backbone"] = trained["backbone"]
     return content

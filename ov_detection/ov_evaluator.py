@@ -35,8 +35,7 @@ class OvEvaluator(DatasetEvaluator):
     """AP50 of all, base and novel classes (COCO and others), or AP, APr, APc, APf (LVIS), of boxes and of masks.
 
     `kinds` are "box", "mask" or both, `novel` is as in `read_ov_classes`, `image_ids` are the images to be evaluated
-    (None for all of the file). With a `dump`, what was found is written there, and the "regions" of answers that have
-    them.
+    (None for all of the file). With a `dump`, what was found is written there.
     ValueError: As `read_instances`; an unknown kind or image.
     """
 
@@ -77,8 +76,8 @@ class OvEvaluator(DatasetEvaluator):
                     f"{tuple(instances.image_size)}: give height and width with each input"
                 )
             self._found.append(to_detections(number, instances, "mask" in self._kinds))
-            if self._dump is not None and "regions" in output:
-                self._dump.add(number, output["regions"])
+        if self._dump is not None:
+            self._dump.add([sample["image_id"] for sample in inputs])
 
     def evaluate(self) -> dict[str, Any]:
         """Gather and evaluate; every process must call this together.
@@ -172,7 +171,8 @@ def to_detections(image_id: int, instances: Instances, masks: bool) -> ImageDete
             )
         # pycocotools wants the pixels of a column together: put so where the masks are, before they leave a GPU
         columns = instances.pred_masks.transpose(1, 2).contiguous().cpu().view(torch.uint8)
-        run_lengths = mask_tools.encode(columns.numpy().transpose(2, 1, 0))
+        codes = mask_tools.encode(columns.numpy().transpose(2, 1, 0))
+        run_lengths = [{**code, "counts": code["counts"].decode("ascii")} for code in codes]
     return ImageDetections(
         image_id,
         instances.pred_boxes.tensor.float().cpu().numpy(),

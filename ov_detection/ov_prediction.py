@@ -9,13 +9,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from class_embeddings import ClassEmbeddings, split_names
+from class_embeddings import split_names
 from detectron2.structures import Instances
-from fvit.fvit_model import FViT
+from fvit.fvit_layers import SquareDetector
 from ov_data import FitSquare
-from ov_detector import build_detector, load_detector, read_vocabulary
+from ov_detector import detector_of, load_detector
+from ov_evaluator import to_detections
 from PIL import Image, ImageOps
-from pycocotools import mask as mask_tools
 from torch import Tensor
 from torch.nn.functional import max_pool2d
 from torchvision.transforms import InterpolationMode
@@ -45,14 +45,8 @@ def predict(args: Namespace) -> None:
     twice = [stem for stem, count in Counter(path.stem for path in args.image).items() if count > 1]
     if twice:
         raise ValueError(f"several images are called {twice[0]!r}, as would be their pictures: use several --output")
-    names = None if args.vocabulary is None else split_names(args.vocabulary)
-    if names is None and args.embeddings is None:
-        raise ValueError("name what to look for: --vocabulary, --embeddings, or both")
-    cfg = read_config(args.config_file, args.opts, "in ov_detection/configs/")
-    cfg.vocabulary.path = str(args.embeddings or "")
-    device = select_device(args.device)
-    vocabulary = read_vocabulary(cfg, names, device)
-    model = load_predictor(cfg, args.checkpoint, vocabulary).to(device)
+    cfg, device = read_config(args.config_file, args.opts, "in ov_detection/configs/"), select_device(args.device)
+    model = load_predictor(cfg, args, device)
     tested = cfg.dataloader.test.dataset
     fit = FitSquare(tested.size, antialias=tested.get("antialias", False))
     images, photos = [], progress(args.image, "predict", "image")
@@ -64,30 +58,42 @@ def predict(args: Namespace) -> None:
         with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16, enabled=cfg.train.bf16):
             instances = model([sample])[0]["instances"].to("cpu")
         instances = instances[instances.scores >= args.threshold]
-        found = _describe(instances, vocabulary.names)
-        _draw(pixels, instances, vocabulary.names, args.output / f"{path.stem}.png")
+        found = _describe(instances, model.names)
+        _draw(pixels, instances, model.names, args.output / f"{path.stem}.png")
         images.append({"image": path.name, "height": height, "width": width, "detections": found})
         counts = Counter(entry["class"] for entry in found)
         photos.write(f"{path.name}: {', '.join(f'{n} {name}' for name, n in counts.most_common()) or 'nothing'}")
     with atomic_file(args.output / "detections.json") as file:
-        file.write((json.dumps({"vocabulary": vocabulary.names, "images": images}, indent=2) + "\n").encode("ascii"))
+        file.write((json.dumps({"vocabulary": model.names, "images": images}, indent=2) + "\n").encode("ascii"))
     print(f"written to {args.output}")
 
 
-def load_predictor(cfg: Any, checkpoint: Path, vocabulary: ClassEmbeddings) -> FViT:
-    """The trained detector with a vocabulary of which the classes that it was trained on are base.
+def load_predictor(cfg: Any, args: Namespace, device: torch.device) -> SquareDetector:
+    """The trained detector of --checkpoint: F-ViT of any vocabulary, a Mask R-CNN of its own classes.
 
-    ValueError: As `load_detector`; a checkpoint that does not say which classes it was trained on.
+    ValueError: As `detector_of` and `load_detector`; flags that do not say what F-ViT is to look for, or say it to a
+    Mask R-CNN; a checkpoint that does not say which classes it was trained on.
     """
-    content = read_checkpoint(checkpoint)
-    trained_on = content.get("detector", {}).get("base_names")
+    names = None if args.vocabulary is None else split_names(args.vocabulary)
+    is_named, has_vocabulary = names is not None or args.embeddings is not None, "vocabulary" in cfg
+    if has_vocabulary and not is_named:
+        raise ValueError("name what to look for: --vocabulary, --embeddings, or both")
+    if is_named and not has_vocabulary:
+        raise ValueError("a Mask R-CNN finds the classes of its training: leave out --vocabulary and --embeddings")
+    content = read_checkpoint(args.checkpoint)
+    trained_on = content.get("detector", {}).get("base_names" if has_vocabulary else "names")
     if trained_on is None:
         raise ValueError(
-            f"{checkpoint} does not say which classes it was trained on, which are scored differently from others: "
-            f"convert it with ov_detection/convert_fvit_checkpoint.py --json, an annotation file of its training set"
+            f"{args.checkpoint} does not say which classes it was trained on, which are scored differently from "
+            f"others: convert it with ov_detection/convert_fvit_checkpoint.py --json, an annotation file of its "
+            f"training set"
         )
-    model = build_detector(cfg, vocabulary, torch.tensor([name in trained_on for name in vocabulary.names]))
-    load_detector(model, checkpoint, content)
+    if has_vocabulary:
+        cfg.vocabulary.path = str(args.embeddings or "")
+    else:
+        names = list(trained_on.values())
+    model = detector_of(cfg, names, trained_on, device, has_weights=True)
+    load_detector(model, args.checkpoint, content)
     return model.eval()
 
 
@@ -102,18 +108,14 @@ def _read_upright(path: Path) -> np.ndarray:
 
 def _describe(instances: Instances, names: Sequence[str]) -> list[dict[str, Any]]:
     """Detections of one image, best first, as JSON values: class, score, box_xyxy and, with masks, segmentation."""
-    found = []
-    for place in range(len(instances)):
-        entry: dict[str, Any] = {
-            "class": names[int(instances.pred_classes[place])],
-            "score": round(float(instances.scores[place]), 4),
-            "box_xyxy": [round(side, 2) for side in instances.pred_boxes.tensor[place].tolist()],
-        }
-        if instances.has("pred_masks"):
-            code = mask_tools.encode(np.asfortranarray(instances.pred_masks[place].numpy().astype(np.uint8)))
-            entry["segmentation"] = {"size": list(code["size"]), "counts": code["counts"].decode("ascii")}
-        found.append(entry)
-    return found
+    found = to_detections(0, instances, instances.has("pred_masks"))
+    boxes = [[round(side, 2) for side in box] for box in found.boxes_xyxy.tolist()]
+    described = []
+    for place, (label, score, box) in enumerate(zip(found.labels, found.scores.tolist(), boxes, strict=True)):
+        described.append({"class": names[label], "score": round(score, 4), "box_xyxy": box})
+        if found.masks is not None:
+            described[-1]["segmentation"] = found.masks[place]
+    return described
 
 
 def _draw(pixels: np.ndarray, instances: Instances, names: Sequence[str], target: Path) -> None:

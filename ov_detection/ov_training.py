@@ -55,7 +55,6 @@ class OvEvaluation(NamedTuple):
     metrics: dict[str, float]  # as `OvEvaluator.evaluate` names them; {} in every process but the main one
     num_images: int  # all processes together
     seconds: float  # wall time of detection and AP
-    size: int  # side of the square that images were brought to, in pixels
     per_class: list[list[float | str]] | None  # of `OvEvaluator.evaluate`; None where metrics are {}
 
 
@@ -82,7 +81,7 @@ def _train(cfg: Any, device: torch.device, resume: bool, row: str | None) -> Non
     classes = train_loader.dataset.dataset.classes
     check_same_classes(classes, test_loaders[""].dataset.dataset.classes)
     torch.manual_seed(cfg.train.seed)
-    model = detector_of(cfg, classes, device, has_weights=bool(cfg.train.init_checkpoint))
+    model = detector_of(cfg, classes.names, classes.base_names, device, has_weights=bool(cfg.train.init_checkpoint))
     cfg.optimizer.params.model = model
     options = {name: cfg.train[name] for name in ("seed", "bf16", "clip_grad_norm")}
     per_iteration, epoch_length = plan_run(cfg, len(train_loader.dataset.dataset), world_size())
@@ -111,7 +110,8 @@ def evaluate_checkpoint(cfg: Any, device: torch.device, row: str | None = None) 
     ValueError: As `train_or_evaluate`.
     """
     loaders, checkpoint = _test_loaders(cfg), Path(cfg.train.init_checkpoint)
-    model = detector_of(cfg, loaders[""].dataset.dataset.classes, device, has_weights=True)
+    classes = loaders[""].dataset.dataset.classes
+    model = detector_of(cfg, classes.names, classes.base_names, device, has_weights=True)
     load_detector(model, checkpoint)
     model.roi_heads.mask_on &= "mask" in cfg.evaluation.kinds
     result = _evaluate_all(cfg, model, loaders, device)
@@ -155,7 +155,7 @@ def evaluate(
     found = evaluator.evaluate()
     comm.synchronize()
     seconds = time.perf_counter() - start
-    return OvEvaluation(found.get("detection", {}), evaluator.num_images, seconds, dataset.size, found.get("per_class"))
+    return OvEvaluation(found.get("detection", {}), evaluator.num_images, seconds, found.get("per_class"))
 
 
 def _scale_lr(optimizer: torch.optim.Optimizer, batch_size: int, lr_batch_size: int) -> None:
@@ -190,8 +190,9 @@ def _write_evaluation(
         train_seconds,
         is_best,
         n_images=result.num_images,
-        dataset=f"{cfg.evaluation.dataset}, {result.size} px",
+        dataset=f"{cfg.evaluation.dataset}, {cfg.dataloader.test.dataset.size} px",
         config={
+            **{part: source for part, source in model.about.items() if not part.endswith("names")},
             **model.described,
             "model": OmegaConf.to_container(cfg.model.roi_heads, resolve=True),
         },

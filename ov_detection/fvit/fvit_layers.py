@@ -129,17 +129,29 @@ class PyramidRoIAlign(nn.Module):
 class SquareDetector(GeneralizedRCNN):
     """`GeneralizedRCNN` on RGB images, whose backbone pads them to a square (see detectron2's `padding_constraints`).
 
-    A subclass says in `about` what its weights were trained with, which a checkpoint records as "detector", in
-    `belongs_to` which parts of that must be the same for weights to be loaded: part -> (what it is, what to do); and in
-    `described` what a result's record says of it.
+    Inputs are detectron2's: "image" uint8 or float [3, H, W] RGB in 0-255, "instances" with gt_boxes, gt_classes and,
+    with a mask head, gt_masks in training, "height" and "width" for the answer's size in test. Answers have
+    pred_boxes, scores, pred_classes (places in `names`) and, with a mask head, pred_masks.
+
+    Args:
+        names: Its classes.
+        about: What its weights are trained with, which a checkpoint records as "detector".
+        belongs_to: What of that must be the same for weights to be loaded: part -> (what it is, what to do).
+        described: What a result's record says of it, besides.
+        parts: As `GeneralizedRCNN`.
     """
 
-    about: Mapping[str, Any]
-    belongs_to: Mapping[str, tuple[str, str]]
-    described: Mapping[str, Any]
-
-    def take(self, about: Mapping[str, Any]) -> None:
-        """Told what the weights that were just loaded were trained with."""
+    def __init__(
+        self,
+        names: Sequence[str],
+        *,
+        about: dict[str, Any],
+        belongs_to: Mapping[str, tuple[str, str]],
+        described: Mapping[str, Any],
+        **parts: Any,
+    ) -> None:
+        super().__init__(**parts, input_format="RGB")
+        self.names, self.about, self.belongs_to, self.described = tuple(names), about, belongs_to, described
 
     def preprocess_image(self, batched_inputs: list[dict[str, Any]]) -> ImageList:
         """Normalise, then pad with zeros, the mean colour, at the right and the bottom.

@@ -1,24 +1,17 @@
-"""Mask R-CNN on a plain ViT (ViTDet, Li et al., ECCV 2022), of detectron2's own parts: COCO's detection and masks.
+"""Mask R-CNN on a plain ViT (ViTDet, Li et al., ECCV 2022), as detectron2's model zoo has it: COCO's boxes and masks.
 
 `build_mask_rcnn` puts the detector together; a LazyConfig writes it as `L(build_mask_rcnn)(init=..., net=dict(...))`.
 """
 
 from collections.abc import Mapping, Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any
 
+import detectron2
+from detectron2.config import LazyConfig, instantiate
 from detectron2.layers import ShapeSpec
-from detectron2.modeling.anchor_generator import DefaultAnchorGenerator
-from detectron2.modeling.backbone.fpn import LastLevelMaxPool
-from detectron2.modeling.backbone.vit import SimpleFeaturePyramid, ViT, get_vit_lr_decay_rate
-from detectron2.modeling.box_regression import Box2BoxTransform
-from detectron2.modeling.matcher import Matcher
-from detectron2.modeling.poolers import ROIPooler
-from detectron2.modeling.proposal_generator.rpn import RPN, StandardRPNHead
-from detectron2.modeling.roi_heads.box_head import FastRCNNConvFCHead
-from detectron2.modeling.roi_heads.fast_rcnn import FastRCNNOutputLayers
-from detectron2.modeling.roi_heads.mask_head import MaskRCNNConvUpsampleHead
-from detectron2.modeling.roi_heads.roi_heads import StandardROIHeads
+from detectron2.modeling.backbone.vit import get_vit_lr_decay_rate
 from detectron2.solver.build import get_default_optimizer_params
 from fvit.fvit_layers import SquareDetector
 from torch import nn
@@ -29,40 +22,8 @@ from last_vit.preprocessing import Preprocessing
 from last_vit.weights import TrainedModel
 
 _PATCH = 16  # pixels
-
-
-class MaskRCNN(SquareDetector):
-    """A detector of the classes `names`, whose backbone began as `source` (None: with random weights).
-
-    Inputs and answers are detectron2's, as in `FViT`. The pixels' mean and std are those of the backbone's training
-    and part of the state dict.
-    """
-
-    def __init__(self, names: Sequence[str], source: Mapping[str, str] | None, frozen: bool, **parts: Any) -> None:
-        super().__init__(**parts, input_format="RGB")
-        self.names, self.source, self.frozen = tuple(names), source, frozen
-        for name in ("pixel_mean", "pixel_std"):
-            self.register_buffer(name, getattr(self, name), persistent=True)
-
-    @property
-    def belongs_to(self) -> dict[str, tuple[str, str]]:
-        """See `SquareDetector`."""
-        backbone = {"backbone": ("frozen backbone", "set model.init to its own")} if self.frozen else {}
-        return {"names": ("set of classes", "give the images that it was trained for"), **backbone}
-
-    @property
-    def about(self) -> dict[str, Any]:
-        """See `SquareDetector`."""
-        return {"names": {str(label): name for label, name in enumerate(self.names)}, "backbone": self.source}
-
-    @property
-    def described(self) -> dict[str, Any]:
-        """See `SquareDetector`."""
-        return {"backbone": self.source, "frozen": self.frozen, "classes": len(self.names)}
-
-    def take(self, about: Mapping[str, Any]) -> None:
-        """See `SquareDetector`."""
-        self.source = about.get("backbone", self.source)
+# the file itself: detectron2.model_zoo warns of pkg_resources
+_ZOO = Path(detectron2.__file__).parent / "model_zoo" / "configs" / "common" / "models" / "mask_rcnn_vitdet.py"
 
 
 def build_mask_rcnn(
@@ -75,19 +36,19 @@ def build_mask_rcnn(
     square_size: int = 1024,
     channels: int = 256,
     scale_factors: Sequence[float] = (4.0, 2.0, 1.0, 0.5),
-    norm: str = "LN",
     rpn: Mapping[str, Any] | None = None,
     roi_heads: Mapping[str, Any] | None = None,
-) -> MaskRCNN:
-    """A detector in training mode, with ViTDet's values for COCO where nothing is said.
+) -> SquareDetector:
+    """A detector of the classes `names` in training mode, with ViTDet's values for COCO where nothing is said.
 
     `init` is the trained backbone as a model text (`last_vit.models`), None for random weights. `net` are arguments of
     detectron2's `ViT`; with `frozen` the backbone is the model of `init` itself instead, of which `cache_images` are
-    kept. Images are padded to `square_size` pixels. The pyramid has maps of `channels` at `scale_factors` times the
-    patch grid, the last 0.5, and a coarser one for proposals. `norm` is that of the pyramid and the heads, `rpn` and
-    `roi_heads` are arguments of `build_rpn` and `build_roi_heads` below.
+    kept. Images are padded to `square_size` pixels; their mean and std are those of the backbone's training and part of
+    the state dict. The pyramid has maps of `channels` at `scale_factors` times the patch grid, the last 0.5, and a
+    coarser one for proposals. `rpn` and `roi_heads` are arguments of `_set_rpn` and `_set_roi_heads` below.
     ValueError: A backbone that does not fit, or whose patches are not of 16 pixels, as the pyramid's levels are.
     """
+    zoo = LazyConfig.load(str(_ZOO)).model
     trained: TrainedModel | None = None
     if frozen:
         if init is None:
@@ -95,8 +56,8 @@ def build_mask_rcnn(
         backbone = FrozenHost(init, square_size, cache_images)
         trained = backbone.trained
     else:
-        own = {"img_size": square_size, "pretrain_use_cls_token": False, "norm_layer": partial(nn.LayerNorm, eps=1e-6)}
-        backbone = ViT(**own, **(net or {}))
+        own = {"img_size": square_size, "pretrain_use_cls_token": False, **(net or {})}
+        backbone = instantiate({**zoo.backbone.net, **own})
         trained = start_from(backbone, init) if init else None
     patch = backbone.output_shape()["last_feat"].stride
     if patch != _PATCH or square_size % (2 * _PATCH):
@@ -104,66 +65,54 @@ def build_mask_rcnn(
             f"patches must be of {_PATCH} pixels and two of them fit square_size, got patches of {patch} and a "
             f"square_size of {square_size} pixels"
         )
-    pyramid = SimpleFeaturePyramid(
-        backbone, "last_feat", channels, tuple(scale_factors), LastLevelMaxPool(), norm, square_size
-    )
-    pixels = trained.preprocessing if trained else Preprocessing()
+    sizes = {"out_channels": channels, "scale_factors": tuple(scale_factors), "square_pad": square_size}
+    pyramid = instantiate({**zoo.backbone, "net": backbone, **sizes})
     levels = {name: shape.stride for name, shape in pyramid.output_shape().items()}
-    return MaskRCNN(
+    _set_rpn(zoo.proposal_generator, levels, channels, **(rpn or {}))
+    _set_roi_heads(zoo.roi_heads, levels, channels, num_classes=len(names), **(roi_heads or {}))
+    pixels = trained.preprocessing if trained else Preprocessing()
+    detector = SquareDetector(
         names,
-        source=None if init is None else _source(init, trained),
-        frozen=frozen,
+        about={
+            "names": {str(label): name for label, name in enumerate(names)},
+            "backbone": None if init is None else _source(init, trained),
+        },
+        belongs_to={
+            "names": ("set of classes", "give the images that it was trained for"),
+            **({"backbone": ("frozen backbone", "set model.init to its own")} if frozen else {}),
+        },
+        described={"frozen": frozen, "classes": len(names)},
         backbone=pyramid,
-        proposal_generator=build_rpn(levels, channels, **(rpn or {})),
-        roi_heads=build_roi_heads(len(names), levels, channels, norm, **(roi_heads or {})),
+        proposal_generator=instantiate(zoo.proposal_generator),
+        roi_heads=instantiate(zoo.roi_heads),
         pixel_mean=[255 * value for value in pixels.mean],
         pixel_std=[255 * value for value in pixels.std],
     )
+    for name in ("pixel_mean", "pixel_std"):
+        detector.register_buffer(name, getattr(detector, name), persistent=True)
+    return detector
 
 
-def build_rpn(
-    levels: Mapping[str, int],
-    channels: int = 256,
-    *,
-    num_convs: int = 2,
-    anchor_size: float = 8.0,
-    batch_size_per_image: int = 256,
-    pre_nms_topk: Sequence[int] = (2000, 1000),
-    post_nms_topk: Sequence[int] = (1000, 1000),
-) -> RPN:
-    """detectron2's proposal network over pyramid levels (name -> stride in pixels).
+def _set_rpn(
+    rpn: Any, levels: Mapping[str, int], channels: int, *, num_convs: int = 2, anchor_size: float = 8.0, **options: Any
+) -> None:
+    """The zoo's proposal network for other pyramid levels (name -> stride in pixels).
 
-    A place has anchors of the area of a square of `anchor_size` strides in three shapes. Of `batch_size_per_image`
-    anchors at most half are objects. The best `pre_nms_topk` (training, test) of a level go through the NMS, the best
-    `post_nms_topk` of an image are its proposals.
+    A place has anchors of the area of a square of `anchor_size` strides in three shapes; `options` are detectron2's:
+    batch_size_per_image, and pre_nms_topk and post_nms_topk in training and test.
     """
-    return RPN(
-        in_features=list(levels),
-        head=StandardRPNHead(in_channels=channels, num_anchors=3, conv_dims=[-1] * num_convs),
-        anchor_generator=DefaultAnchorGenerator(
-            sizes=[[anchor_size * stride] for stride in levels.values()],
-            aspect_ratios=[[0.5, 1.0, 2.0]],
-            strides=list(levels.values()),
-            offset=0.0,
-        ),
-        anchor_matcher=Matcher([0.3, 0.7], [0, -1, 1], allow_low_quality_matches=True),
-        box2box_transform=Box2BoxTransform((1.0, 1.0, 1.0, 1.0)),
-        batch_size_per_image=batch_size_per_image,
-        positive_fraction=0.5,
-        pre_nms_topk=tuple(pre_nms_topk),
-        post_nms_topk=tuple(post_nms_topk),
-        nms_thresh=0.7,
-    )
+    strides = list(levels.values())
+    rpn.update(in_features=list(levels), **options)
+    rpn.head.update(in_channels=channels, conv_dims=[-1] * num_convs)
+    rpn.anchor_generator.update(sizes=[[anchor_size * stride] for stride in strides], strides=strides)
 
 
-def build_roi_heads(
-    num_classes: int,
+def _set_roi_heads(
+    heads: Any,
     levels: Mapping[str, int],
-    channels: int = 256,
-    norm: str = "LN",
+    channels: int,
     *,
     masks: bool = True,
-    batch_size_per_image: int = 512,
     fc_width: int = 1024,
     num_convs: int = 4,
     conv_width: int = 256,
@@ -171,48 +120,25 @@ def build_roi_heads(
     score_thresh: float = 0.05,
     nms_thresh: float = 0.5,
     detections_per_image: int = 100,
-) -> StandardROIHeads:
-    """detectron2's region heads on all levels but the coarsest, with ViTDet's box head of convolutions and one FC.
+    **options: Any,
+) -> None:
+    """The zoo's region heads on all levels but the coarsest.
 
-    Of `batch_size_per_image` regions at most a quarter are objects. Both heads have `num_convs` 3x3 convolutions of
-    `conv_width`, the box head an FC of `fc_width` channels. A region of the area of a square of `canonical_box` pixels
-    is read at the patch grid's stride, smaller and larger ones at finer and coarser levels. Without `masks` it is
-    Faster R-CNN.
+    Both heads have 3x3 convolutions of `conv_width`, the box head `num_convs` and an FC of `fc_width` channels, the
+    mask head one more. A region of the area of a square of `canonical_box` pixels is read at the patch grid's stride,
+    smaller and larger ones at finer and coarser levels. Without `masks` it is Faster R-CNN. `options` are detectron2's.
     """
     names, scales = list(levels)[:-1], [1 / stride for stride in list(levels.values())[:-1]]
-    widths = [conv_width] * num_convs
-
-    def pooled(size: int) -> tuple[ROIPooler, ShapeSpec]:
-        pooler = ROIPooler(size, scales, 0, "ROIAlignV2", canonical_box)
-        return pooler, ShapeSpec(channels=channels, height=size, width=size)
-
-    box_pooler, shape = pooled(7)
-    box_head = FastRCNNConvFCHead(shape, conv_dims=widths, fc_dims=[fc_width], conv_norm=norm)
-    mask_parts: dict[str, Any] = {}
-    if masks:
-        mask_pooler, mask_shape = pooled(14)
-        head = MaskRCNNConvUpsampleHead(
-            mask_shape, num_classes=num_classes, conv_dims=[*widths, conv_width], conv_norm=norm
-        )
-        mask_parts = {"mask_in_features": names, "mask_pooler": mask_pooler, "mask_head": head}
-    return StandardROIHeads(
-        num_classes=num_classes,
-        batch_size_per_image=batch_size_per_image,
-        positive_fraction=0.25,
-        proposal_matcher=Matcher([0.5], [0, 1], allow_low_quality_matches=False),
-        box_in_features=names,
-        box_pooler=box_pooler,
-        box_head=box_head,
-        box_predictor=FastRCNNOutputLayers(
-            ShapeSpec(channels=fc_width),
-            box2box_transform=Box2BoxTransform((10.0, 10.0, 5.0, 5.0)),
-            num_classes=num_classes,
-            test_score_thresh=score_thresh,
-            test_nms_thresh=nms_thresh,
-            test_topk_per_image=detections_per_image,
-        ),
-        **mask_parts,
-    )
+    heads.update(box_in_features=names, mask_in_features=names, **options)
+    for kind, size, convs in (("box", 7, num_convs), ("mask", 14, num_convs + 1)):
+        shape = ShapeSpec(channels=channels, height=size, width=size)
+        heads[f"{kind}_pooler"].update(scales=scales, canonical_box_size=canonical_box)
+        heads[f"{kind}_head"].update(input_shape=shape, conv_dims=[conv_width] * convs)
+    heads.box_head.fc_dims = [fc_width]
+    heads.box_predictor.update(input_shape=ShapeSpec(channels=fc_width), test_score_thresh=score_thresh)
+    heads.box_predictor.update(test_nms_thresh=nms_thresh, test_topk_per_image=detections_per_image)
+    if not masks:
+        heads.update(dict.fromkeys(("mask_in_features", "mask_pooler", "mask_head")))
 
 
 def vitdet_params(lr: float, layer_decay: float, depth: int, model: nn.Module | None = None) -> list[dict[str, Any]]:

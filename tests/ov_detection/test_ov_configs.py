@@ -17,11 +17,10 @@ from detectron2.config import LazyConfig, instantiate
 from fvit import frozen_clip
 from fvit.frozen_clip import FrozenClip
 from lazy_parts import REPO
-from ov_detector import build_detector
 from ov_schedule import plan_run
 
 from last_vit.clip_models import load_clip
-from last_vit.lazy_config import apply_overrides, read_config
+from last_vit.lazy_config import apply_overrides, build_model, read_config
 
 FOLDER = REPO / "ov_detection" / "configs"
 SETS = {"ov_coco": 65, "ov_lvis": 1203}
@@ -80,7 +79,7 @@ def test_every_recipe_is_what_its_name_says(path, monkeypatch):
     words = ClassEmbeddings(tuple("abcdefg"), rows[:-1], rows[-1], "random rows", "none")
     is_base = torch.arange(7) % 4 > 0
     with torch.device("meta"):
-        model = build_detector(read_config(str(path), RANDOM, ""), words, is_base)
+        model = build_model({**read_config(str(path), RANDOM, "").model, "vocabulary": words, "is_base": is_base})
     backbone, heads = model.backbone, model.roi_heads
     clip, predictor = backbone.clip, heads.box_predictor
     images = torch.empty(2, 3, 8 * patch, 14 * patch, device="meta")

@@ -4,7 +4,6 @@ import json
 import shutil
 from pathlib import Path
 
-import detection_dump
 import numpy as np
 import pytest
 import rescore
@@ -33,7 +32,8 @@ class Detector:
         self.cfg = read_config(str(DEBUG), ["model.rpn.post_nms_topk=[50,60]", *overrides], "")
         self.loader = instantiate(self.cfg.dataloader.test)
         self.json = self.loader.dataset.dataset.json_file
-        self.model = detector_of(self.cfg, self.loader.dataset.dataset.classes, torch.device("cpu"))
+        classes = self.loader.dataset.dataset.classes
+        self.model = detector_of(self.cfg, classes.names, classes.base_names, torch.device("cpu"))
         self.predictor = self.model.roi_heads.box_predictor
         torch.nn.init.normal_(self.predictor.bbox_pred.weight, std=0.02)
 
@@ -83,10 +83,8 @@ def test_own_settings_are_exact_with_the_regions_of_detections_alone(detector, d
 
 
 def test_other_settings_are_those_of_a_forward_pass_when_all_regions_are_there(detector, tmp_path, monkeypatch):
-    monkeypatch.setattr(detection_dump, "_SHARD_BYTES", 10_000)
     _, dump = detector.dump(tmp_path / "dump", dump_regions=1000)
     assert dump.about["all_regions"]
-    assert len(dump.about["regions"]) > 2
     points = score_points(dump.scoring(), GRID)
     points += score_points(dump.scoring(), {"det_temperature": [10.0]})[1:]
     assert len(points) == 4
@@ -129,8 +127,8 @@ def test_command_prints_the_grid_and_keeps_it(detector, dumped, tmp_path, capsys
         (None, ["--json", "nowhere.json"], "nowhere.json"),
         (lambda: Path("dump/dump.json").unlink(), [], "dump has no dump.json"),
         (lambda: cut("dump/dump.json"), [], "dump.json is damaged"),
-        (lambda: cut("dump/regions_0_0.safetensors"), [], "regions_0_0.safetensors is cut or missing"),
-        (lambda: Path("dump/regions_0_0.safetensors").unlink(), [], "regions_0_0.safetensors is cut or missing"),
+        (lambda: cut("dump/regions_0.zip"), [], "regions_0.zip is cut or missing"),
+        (lambda: Path("dump/regions_0.zip").unlink(), [], "regions_0.zip is cut or missing"),
         (lambda: change_dump(regions=[]), [], "dump has no regions to score anew"),
         (lambda: change_dump(image_ids=[0, 99]), [], "images to be evaluated are not in the file"),
     ],

@@ -24,7 +24,7 @@ class StubClip(nn.Module):
 
     def __init__(self, width=16, embed_dim=8, patch_size=16):
         super().__init__()
-        self.width, self.embed_dim, self.patch_size = width, embed_dim, patch_size
+        self.width, self.embed_dim, self.patch_size, self.source = width, embed_dim, patch_size, {}
         generator = torch.Generator().manual_seed(5)
         self._filters = torch.randn(4 * width + embed_dim, 3, patch_size, patch_size, generator=generator) / patch_size
 

@@ -91,7 +91,8 @@ def random_detections(content, classes, num_dets=40, seed=0, masks=False):
         labels = np.where(rng.random(n) < 0.7, labels, rng.integers(0, len(classes), n))
         scores = (rng.integers(1, 20, n) / 20).astype(np.float32)
         codes = mask_tools.frPyObjects([polygon(*box) for box in boxes.tolist()], HEIGHT, WIDTH) if masks and n else []
-        found.append(ImageDetections(image["id"], boxes.astype(np.float32), scores, labels, codes if masks else None))
+        codes = [{**code, "counts": code["counts"].decode()} for code in codes] if masks else None
+        found.append(ImageDetections(image["id"], boxes.astype(np.float32), scores, labels, codes))
     return found
 
 

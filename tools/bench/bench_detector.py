@@ -20,7 +20,7 @@ from detectron2.structures import BitMasks, Boxes, Instances
 from detectron2.utils.events import EventStorage
 from fvit.frozen_clip import FrozenClip
 from fvit.fvit_layers import SquareDetector
-from fvit.fvit_model import FViT, build_fvit
+from fvit.fvit_model import build_fvit
 
 from last_vit.lazy_config import build_model, read_config
 
@@ -39,7 +39,7 @@ class ThawedClip(FrozenClip):
     forward = FrozenClip.forward.__wrapped__  # without its no_grad
 
 
-def build_detector(clip: FrozenClip, regions: int, device: torch.device) -> FViT:
+def build_detector(clip: FrozenClip, regions: int, device: torch.device) -> SquareDetector:
     """OV-COCO's detector with LVIS's number of classes; the same weights at every call."""
     torch.manual_seed(0)
     words = ClassEmbeddings(

@@ -28,7 +28,6 @@ model = L(build_mask_rcnn)(
     square_size=1024,
     channels=256,
     scale_factors=[4.0, 2.0, 1.0, 0.5],
-    norm="LN",
     rpn=dict(
         num_convs=2, anchor_size=8.0, batch_size_per_image=256, pre_nms_topk=[2000, 1000], post_nms_topk=[1000, 1000]
     ),

@@ -23,6 +23,7 @@ import numpy as np
 import torch
 from detectron2.data import DatasetFromList
 from detectron2.data import transforms as T
+from detectron2.data.build import trivial_batch_collator
 from detectron2.data.detection_utils import annotations_to_instances, check_image_size, transform_instance_annotations
 from ov_json import load_ov_json
 from torch.nn import functional as F
@@ -141,7 +142,11 @@ class OvImageSet(Dataset):
         shape = image.image.shape[:2]
         sample["image"] = torch.from_numpy(image.image.transpose(2, 0, 1).copy())
         if self._train:
-            objects = [_with_run_length(e, record) if self._masks else {**e} for e in record["annotations"]]
+            objects = [{**entry} for entry in record["annotations"]]
+            for entry in (
+                objects if self._masks else ()
+            ):  # cropping polygons would need another library, and loses holes
+                entry["segmentation"] = encode_segmentation(entry["segmentation"], record["height"], record["width"])
             objects = [transform_instance_annotations(entry, transforms, shape) for entry in objects]
             instances = annotations_to_instances(objects, shape, mask_format="bitmask")
             if self._masks and objects:
@@ -182,22 +187,12 @@ def synthetic_ov_set(
 
 def build_ov_train_loader(dataset: OvImageSet, batch_size: int, num_workers: int, seed: int = 0) -> DataLoader:
     """`build_train_loader` with detectron2's batches: lists of samples."""
-    return build_train_loader(dataset, batch_size, num_workers, seed, collate=as_list)
+    return build_train_loader(dataset, batch_size, num_workers, seed, collate=trivial_batch_collator)
 
 
 def build_ov_test_loader(dataset: OvImageSet, batch_size: int, num_workers: int) -> DataLoader:
     """`build_test_loader` with detectron2's batches: lists of samples."""
-    return build_test_loader(dataset, batch_size, num_workers, collate=as_list)
-
-
-def as_list(samples: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The samples, as they are."""
-    return samples
-
-
-def _with_run_length(entry: dict[str, Any], record: dict[str, Any]) -> dict[str, Any]:
-    """The annotation with its mask as run lengths: cropping polygons would need another library, and loses holes."""
-    return {**entry, "segmentation": encode_segmentation(entry["segmentation"], record["height"], record["width"])}
+    return build_test_loader(dataset, batch_size, num_workers, collate=trivial_batch_collator)
 
 
 @contextmanager

@@ -8,7 +8,8 @@
 
 Names are embedded by the text tower of the config's own CLIP, or looked up in --embeddings, a file of
 ov_detection/build_class_embeddings.py or of F-ViT's release; without --vocabulary every class of that file is
-looked for. Classes that had boxes in training are scored as base ones, all others as novel ones. One picture per image
+looked for. Classes that had boxes in training are scored as base ones, all others as novel ones. A Mask R-CNN
+(configs/coco/) finds the classes that it was trained on and takes neither flag. One picture per image
 and detections.json (boxes xyxy in pixels of the upright image, masks as COCO's run lengths) are written to --output.
 """
 

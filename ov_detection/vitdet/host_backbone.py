@@ -10,10 +10,10 @@ import re
 
 import torch
 from detectron2.modeling.backbone import Backbone
+from detectron2.modeling.backbone.utils import get_abs_pos
 from detectron2.modeling.backbone.vit import ViT
 from fvit.frozen_clip import FeatureCache, FrozenTower
 from torch import Tensor
-from torch.nn import functional as F
 
 from last_vit.adapters import unwrap_host
 from last_vit.checkpoint import load_strict, shorten
@@ -56,7 +56,8 @@ def start_from(vit: ViT, init: str) -> TrainedModel:
         if {"pos_embed", "patch_embed.proj.weight"} <= weights.keys():
             grid = trained.preprocessing.crop // weights["patch_embed.proj.weight"].shape[-1]
             side = round(vit.pos_embed.shape[1] ** 0.5)
-            weights["pos_embed"] = _resized(weights["pos_embed"], grid, side)
+            patches = weights["pos_embed"][:, -(grid**2) :]  # prefix tokens come first
+            weights["pos_embed"] = get_abs_pos(patches, False, (side, side)).flatten(1, 2)
             words = f", positions {grid} x {grid} -> {side} x {side}"
         load_strict(vit, {**weights, **fresh})
         heads = {module.num_heads for module in host.modules() if hasattr(module, "num_heads")}  # no shape tells it
@@ -75,17 +76,6 @@ def _renamed(name: str) -> str:
     for theirs, ours in _TORCHVISION.items():
         name = name.replace(theirs, ours)
     return name
-
-
-def _resized(positions: Tensor, grid: int, side: int) -> Tensor:
-    """[1, P + grid^2, D], P prefix tokens first -> [1, side^2, D], those of the patches, bicubic."""
-    if positions.shape[1] < grid**2:
-        raise ValueError(f"{positions.shape[1]} positions do not fill a grid of {grid} x {grid} patches")
-    patches = positions[:, positions.shape[1] - grid**2 :]
-    if grid == side:
-        return patches
-    maps = patches.unflatten(1, (grid, grid)).permute(0, 3, 1, 2)
-    return F.interpolate(maps, (side, side), mode="bicubic").flatten(2).transpose(1, 2)
 
 
 class FrozenHost(FrozenTower, Backbone):

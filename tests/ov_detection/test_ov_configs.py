@@ -80,17 +80,16 @@ def test_every_recipe_is_what_its_name_says(path, monkeypatch):
     is_base = torch.arange(7) % 4 > 0
     with torch.device("meta"):
         model = build_model({**read_config(str(path), RANDOM, "").model, "vocabulary": words, "is_base": is_base})
-    backbone, heads = model.backbone, model.roi_heads
+    backbone, heads = model.backbone.eval(), model.roi_heads
     clip, predictor = backbone.clip, heads.box_predictor
-    images = torch.empty(2, 3, 8 * patch, 14 * patch, device="meta")
-    trained, tested, raw = backbone.train()(images), backbone.eval()(images), clip(images)
     assert (clip.width, clip.embed_dim, clip.patch_size, clip.blocks) == (width, embed_dim, patch, blocks)
     assert sum(weight.numel() for weight in clip.tower.parameters()) / 1e6 == pytest.approx(size, abs=0.2)
-    assert [tuple(block.shape) for block in raw.blocks] == [(2, width, 8, 14)] * 4
     assert list(backbone.strides.values()) == [finest * 2**level for level in range(5)]
-    grids = ((32, 56), (16, 28), (8, 14), (4, 7), (2, 4))
-    assert [tuple(trained[name].shape) for name in backbone.strides] == [(2, 256, *grid) for grid in grids]
-    assert tested["dense"].shape == (2, embed_dim, 8, 14)
+    if not is_lvis:  # whose backbones are the same
+        maps = backbone(torch.empty(2, 3, 8 * patch, 14 * patch, device="meta"))
+        grids = ((32, 56), (16, 28), (8, 14), (4, 7), (2, 4))
+        assert [tuple(maps[name].shape) for name in backbone.strides] == [(2, 256, *grid) for grid in grids]
+        assert maps["dense"].shape == (2, embed_dim, 8, 14)
     assert heads.box_pooler.strides == (finest, 2 * finest, 4 * finest, 8 * finest)
     assert heads.dense_stride == patch
     assert heads.box_head.fc1.weight.shape == (embed_dim, 256 * 7 * 7)

@@ -101,12 +101,9 @@ def of_pycocotools(content, classes, detections, kind, max_dets=1000):
     truth = COCO()
     renumbered = [{**entry, "id": number} for number, entry in enumerate(content["annotations"], start=1)]
     truth.dataset = {**content, "annotations": renumbered}
-    results = []
-    for image in detections:
-        for place, (x1, y1, x2, y2) in enumerate(image.boxes_xyxy.astype(np.float64).tolist()):
-            entry = {"image_id": image.image_id, "category_id": classes.category_ids[image.labels[place]]}
-            shape = {"segmentation": image.masks[place]} if kind == "mask" else {"bbox": [x1, y1, x2 - x1, y2 - y1]}
-            results.append({**entry, **shape, "score": float(image.scores[place])})
+    left_out = "bbox" if kind == "mask" else "segmentation"  # of which loadRes would make areas
+    results = [entry for image in detections for entry in image.as_results(classes)]
+    results = [{key: entry[key] for key in entry if key != left_out} for entry in results]
     with contextlib.redirect_stdout(io.StringIO()):
         truth.createIndex()
         evaluation = COCOeval(truth, truth.loadRes(results), {"box": "bbox", "mask": "segm"}[kind])

@@ -166,6 +166,9 @@ def evaluate(
         maps = {rule: make_maps(rule, args, trained, batch["image"].to(device)) for rule in args.rule}
         for position, index in enumerate(batch["index"].tolist()):
             masks = split.class_mask(index), split.object_mask(index)
+            if masks[0].shape != masks[1].shape:
+                sizes = " and ".join(str(tuple(mask.shape)) for mask in masks)
+                raise ValueError(f"{split.stems[index]} has class and object masks of different sizes, {sizes} (h, w)")
             for (rule, _), metric in metrics.items():
                 grids = maps[rule][position][None].float()  # each pixel takes the patch it lies in
                 metric.update(F.interpolate(grids, masks[0].shape, mode="nearest-exact")[0].bool().cpu(), *masks)

@@ -110,3 +110,8 @@ def test_errors_are_one_line(flags, refused, more, message):
     error = refused(script.main, *flags, *more)
     assert "eval_coarse_segmentation.py: error: " in error
     assert message in error
+
+
+def test_masks_of_two_sizes_are_refused(flags, refused, monkeypatch):
+    monkeypatch.setattr(VocSplit, "object_mask", lambda split, index: split.class_mask(index)[1:])
+    assert "has class and object masks of different sizes, (40, 40) and (39, 40)" in refused(script.main, *flags)

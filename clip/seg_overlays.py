@@ -1,7 +1,7 @@
 """Pictures of a segmentation: the image, the ground truth if there is one, the prediction; colours and a legend.
 
 A class has the same colour in every picture of its data set: VOC20 and VOC21 have their official ones, the other sets
-the same in the order of their classes, and Cityscapes its own. The legend names the classes of the picture, largest
+the same in the order of their classes. The legend names the classes of the picture, largest
 first, each with its IoU in this image, or without ground truth its share of it.
 """
 
@@ -19,11 +19,6 @@ from last_vit.data.voc import voc_colors
 from last_vit.results import result_name
 
 MAX_LEGEND = 18
-_CITYSCAPES = (
-    (128, 64, 128), (244, 35, 232), (70, 70, 70), (102, 102, 156), (190, 153, 153), (153, 153, 153), (250, 170, 30),
-    (220, 220, 0), (107, 142, 35), (152, 251, 152), (70, 130, 180), (220, 20, 60), (255, 0, 0), (0, 0, 142), (0, 0, 70),
-    (0, 60, 100), (0, 80, 100), (0, 0, 230), (119, 11, 32),
-)  # fmt: skip
 _VOID, _OPACITY = 255, 0.6
 _COLUMNS, _PANEL_WIDTH, _MAX_ASPECT = 6, 4.0, 1.5
 
@@ -38,7 +33,7 @@ def draw_overlays(
 ) -> Iterator[Path]:
     """Write up to `number` pictures, evenly spread over the set, and yield them; each goes through the model again."""
     folder.mkdir(parents=True, exist_ok=True)
-    number, colors = min(number, len(images)), palette(len(images.names), setting.has_background, images.dataset)
+    number, colors = min(number, len(images)), palette(len(images.names), setting.has_background)
     for index in (i * len(images) // number for i in range(number)):
         sample = images[index]
         resized = resize_short_side(sample["image"], setting.short_side)
@@ -85,10 +80,8 @@ def draw_overlay(
     return figure
 
 
-def palette(num_classes: int, has_background: bool = False, dataset: str | None = None) -> np.ndarray:
+def palette(num_classes: int, has_background: bool = False) -> np.ndarray:
     """A colour per class: uint8 [C, 3], RGB, all different; black is the background's, and without one no class's."""
-    if dataset == "cityscapes" and num_classes == len(_CITYSCAPES):
-        return np.array(_CITYSCAPES, dtype=np.uint8)
     first = 0 if has_background else 1
     return voc_colors()[first : first + num_classes]
 

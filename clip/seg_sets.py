@@ -3,7 +3,7 @@
 Where files lie is seg_layouts.py's business. Everything that would make a number silently wrong is an error: a set that
 is not whole, labels of another size than their image, ids that are no class, colours in place of indices.
 
-`ResizedImages` are the images as the protocols give them to a model, by mmcv's `imrescale`, whose bilinear
+`resize_short_side` makes of them what the protocols give to a model, by mmcv's `imrescale`, whose bilinear
 interpolation does not smooth before shrinking. Labels stay at their own size.
 """
 
@@ -124,18 +124,9 @@ def resize_short_side(image: Tensor, short_side: int) -> Tensor:
     return resized[0].add_(0.5).to(torch.uint8)
 
 
-class ResizedImages(Dataset):
-    """A segmentation set whose samples have `resized`, uint8 [3, H', W'], the image as the model sees it, for `image`.
+def resize_samples(samples: list[dict[str, Any]], short_side: int) -> list[dict[str, Any]]:
+    """Samples of a `SegmentationSet` whose `image` is uint8 [3, H', W'], as the model sees it: what loaders collate by.
 
     The original is left out: it would be the largest thing that goes from loading processes to a GPU, for nothing.
     """
-
-    def __init__(self, images: Dataset, short_side: int) -> None:
-        self.images, self.short_side = images, short_side
-
-    def __len__(self) -> int:
-        return len(self.images)
-
-    def __getitem__(self, index: int) -> dict[str, Any]:
-        sample = dict(self.images[index])
-        return {"resized": resize_short_side(sample.pop("image"), self.short_side), **sample}
+    return [{**sample, "image": resize_short_side(sample["image"], short_side)} for sample in samples]

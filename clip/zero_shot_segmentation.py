@@ -10,7 +10,7 @@ from class_names import read_class_names
 from label_maps import LabelRule
 from miou import MeanIoU
 from seg_overlays import draw_overlays
-from seg_sets import MAX_LONG_SIDE, ResizedImages, SegmentationSet
+from seg_sets import MAX_LONG_SIDE, SegmentationSet, resize_samples
 from seg_settings import CUSTOM, SegmentationSetting, custom_setting, find_setting
 from sliding_window import plan_windows
 from zero_shot_models import describe_clip, encode_names, load_clip_argument
@@ -50,12 +50,11 @@ def measure_model(
     own = {"class_names": setting.class_names, "zero_label": args.zero_label} if args.dataset == CUSTOM else {}
     images = SegmentationSet(args.dataset, args.root, args.split, any_count=args.any_count, **own)
     segmenter = build_segmenter(args, setting, clip, device)
-    metric = MeanIoU(setting.num_classes)
-    resized = ResizedImages(images, setting.short_side)
+    metric, resize = MeanIoU(setting.num_classes), partial(resize_samples, short_side=setting.short_side)
     start = time.perf_counter()
-    for batch in open_loader(resized, argument.name, args.batch_size, args.num_workers, collate=list):  # sizes differ
+    for batch in open_loader(images, argument.name, args.batch_size, args.num_workers, collate=resize):
         labels = [sample["label"].to(device, non_blocking=True) for sample in batch]
-        found = segmenter([sample["resized"] for sample in batch], [tuple(label.shape) for label in labels])
+        found = segmenter([sample["image"] for sample in batch], [tuple(label.shape) for label in labels])
         for prediction, label in zip(found, labels, strict=True):
             metric.update(prediction, label)
     result, seconds = metric.compute(), time.perf_counter() - start

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import torch
-from object_discovery import Box, DiscoveryMethod, feature_reader
+from object_discovery import Box, DiscoveryMethod, read_features
 from torch import Tensor, distributed, nn
 
 from last_vit.boxes import box_iou
@@ -110,14 +110,14 @@ def discover_boxes(
     One forward pass, under autocast of `dtype`, serves all methods. The first batch warms up and is not timed, unless
     it is the only one. Images that the model cannot take, or a method cannot work on, are named in a ValueError.
     """
-    read, model_watch, whole = feature_reader(methods), Stopwatch(device), {}
+    model_watch, whole = Stopwatch(device), {}
     runs = [(MethodRun(method), Stopwatch(device)) for method in methods]
     for batch in batches:
         names, image_hw = batch["name"], batch["image_hw"]
         truth = list(zip(batch["index"], batch["objects_xyxy"], batch["labels"], strict=True))
         autocast = torch.autocast(device.type, dtype, enabled=dtype != torch.float32)
         with model_watch.lap(len(names)), _naming(names), autocast:
-            features = read(model, batch["image"].to(device, non_blocking=True))
+            features = read_features(model, batch["image"].to(device, non_blocking=True), methods)
         for (height, width), (index, *objects) in zip(image_hw, truth, strict=True):
             whole[index] = score_box((0, 0, width, height), *objects)
         for run, watch in runs:

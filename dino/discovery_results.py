@@ -248,7 +248,7 @@ def find_boxes(
 ) -> list[tuple[Box, known.PatchMask]]:
     """A box and the patches behind it per method, from one forward pass over an image [3, H, W], normalised."""
     padded = native.pad_to_patch(image, patch_size, name)[None].to(next(model.parameters()).device)
-    features = known.feature_reader(methods)(model, padded)
+    features = known.read_features(model, padded, methods)
     return [method.boxes(features, [tuple(image.shape[1:])], patch_size)[0] for method in methods]
 
 

@@ -19,16 +19,16 @@ _TIMM = {"timm.layers.attention.Attention", "timm.models.vision_transformer.Atte
 
 
 class LastAttention(NamedTuple):
-    """One forward pass, read at the last attention layer."""
+    """One forward pass, read at the last attention layer, if asked for."""
 
     output: DenseOutput
     # each [B, N, D] of the patches, heads concatenated, as the layer's projection gives them: before any norm
-    queries: Tensor
-    keys: Tensor
-    values: Tensor
+    queries: Tensor | None = None
+    keys: Tensor | None = None
+    values: Tensor | None = None
     # float32 [B, heads, N], share in [0, 1] of the class token's attention that each patch gets (class token and
     # registers get the rest); None for a host without class token
-    cls_attention: Tensor | None
+    cls_attention: Tensor | None = None
 
 
 def last_attention(model: nn.Module, images: Tensor) -> LastAttention:

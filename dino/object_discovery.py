@@ -23,7 +23,7 @@ from last_attention import LastAttention, last_attention
 from torch import Tensor, nn
 
 from last_vit.boxes import Box, largest_component, patch_box
-from last_vit.dense import DenseOutput, choose_global_token, dense_forward
+from last_vit.dense import choose_global_token, dense_forward
 from last_vit.patch_scores import patch_score, threshold_mask
 from last_vit.pooling import LaStPool
 
@@ -46,19 +46,19 @@ class DiscoveryMethod:
     name: str  # in tables, such as "patch-score, largest"
     protocol: str  # the choices behind it, in a few words
     needs_attention: bool  # reads the last attention layer, else the dense output alone
-    read: Callable[[DenseOutput | LastAttention], Tensor]  # what the masks of a batch are made of: [B, ...]
+    read: Callable[[LastAttention], Tensor]  # what the masks of a batch are made of: [B, ...]
     find: Callable[[Tensor, tuple[int, int]], PatchMask]  # one image's mask, from its part of that and the grid
     clip: bool = True  # whether a box ends where the image ends
 
     def boxes(
-        self, features: DenseOutput | LastAttention, image_hw: Sequence[tuple[int, int]], patch_size: int
+        self, features: LastAttention, image_hw: Sequence[tuple[int, int]], patch_size: int
     ) -> list[tuple[Box, PatchMask]]:
         """The boxes of a batch and the patches behind them; on the CPU, so a GPU has finished when this returns.
 
-        Takes what `feature_reader` gives, and (height, width) of each unpadded image. What the method cannot work on
+        Takes what `read_features` gives, and (height, width) of each unpadded image. What the method cannot work on
         is a ValueError.
         """
-        masks = [self.find(each, _dense_output(features).grid_hw) for each in self.read(features)]
+        masks = [self.find(each, features.output.grid_hw) for each in self.read(features)]
         sizes = zip(masks, image_hw, strict=True)
         return [(patch_box(found.mask, patch_size, size, self.clip), found) for found, size in sizes]
 
@@ -66,8 +66,8 @@ class DiscoveryMethod:
 def patch_score_method(component: str, global_token: str, last_pool: LaStPool) -> DiscoveryMethod:
     """LaSt's: a component of `patch_score_mask`; token and pool as `choose_global_token` takes them."""
 
-    def read(features: DenseOutput | LastAttention) -> Tensor:
-        output = _dense_output(features)
+    def read(features: LastAttention) -> Tensor:
+        output = features.output
         # one transfer per batch: what follows are a few operations on N numbers, which a CPU does sooner
         return patch_score(output.patch_tokens, choose_global_token(output, global_token, last_pool)).cpu()
 
@@ -112,13 +112,11 @@ def tokencut_method(tau: float = TOKENCUT_TAU, eps: float = TOKENCUT_EPS, featur
     return DiscoveryMethod("tokencut", ", ".join(words), True, attrgetter(features), find)
 
 
-def feature_reader(methods: Sequence[DiscoveryMethod]) -> Callable[[nn.Module, Tensor], DenseOutput | LastAttention]:
+def read_features(model: nn.Module, images: Tensor, methods: Sequence[DiscoveryMethod]) -> LastAttention:
     """The cheapest forward pass that serves all methods."""
-    return last_attention if any(method.needs_attention for method in methods) else dense_forward
-
-
-def _dense_output(features: DenseOutput | LastAttention) -> DenseOutput:
-    return features.output if isinstance(features, LastAttention) else features
+    if any(method.needs_attention for method in methods):
+        return last_attention(model, images)
+    return LastAttention(dense_forward(model, images))
 
 
 def patch_score_mask(

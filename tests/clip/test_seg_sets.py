@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 from seg_parts import HW, make_cityscapes, make_coco, make_voc, save_image, save_label
-from seg_sets import ResizedImages, SegmentationSet, resize_short_side
+from seg_sets import SegmentationSet, resize_samples, resize_short_side
 
 from last_vit.data.image_files import load_rgb
 
@@ -54,7 +54,7 @@ def test_official_layouts(dataset, tmp_path):
     assert sample["label"].dtype == sample["image"].dtype == torch.uint8
     assert sample["label"].shape == sample["image"].shape[1:] == HW
     assert sample["label"].flatten()[: len(classes)].tolist() == classes
-    assert torch.equal(ResizedImages(images, 2)[1]["resized"], resize_short_side(sample["image"], 2))
+    assert torch.equal(resize_samples([sample], 2)[0]["image"], resize_short_side(sample["image"], 2))
     stored = np.array(load_rgb(images.files.images[1]))
     assert np.array_equal(sample["image"].permute(1, 2, 0).numpy(), stored)
     in_list_order = dataset.startswith(("voc", "context"))

@@ -8,7 +8,7 @@ import pytest
 import torch
 from discover_boxes import Stopwatch, corloc, corloc_by_class, discover_boxes, score_box
 from discovery_images import DiscoveryImages, ImageObjects, ObjectList, build_native_loader
-from last_attention import last_attention
+from last_attention import LastAttention, last_attention
 from PIL import Image
 from torch.nn import functional as F
 from torchvision.models import VisionTransformer
@@ -71,7 +71,8 @@ def test_every_method_reads_its_own(features, method, mask, clip):
         assert (patches.mask == mask(features, i).mask).all()
         assert box == known.patch_box(patches.mask, 8, IMAGE_HW[i], clip)
     if not method.needs_attention:
-        both = [[box for box, _ in method.boxes(each, IMAGE_HW, 8)] for each in (features.output, features)]
+        alone = LastAttention(features.output)
+        both = [[box for box, _ in method.boxes(each, IMAGE_HW, 8)] for each in (alone, features)]
         assert both[0] == both[1]
 
 

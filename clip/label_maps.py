@@ -61,13 +61,6 @@ def label_pixels(maps: ScoreMaps, rule: LabelRule, chunk_bytes: int = CHUNK_BYTE
     """The class of every pixel: int64 [H, W], 0 to C - 1, on the maps' device.
 
     `maps` are cosines of the rule's names, of which `chunk_bytes` are made at a time; at least one map is.
-
-    Example:
-        >>> from sliding_window import StitchedMaps, plan_windows
-        >>> scores = torch.tensor([[[0.9, 0.1], [0.2, 0.3]]])  # one window of 1 x 2 patches, two names
-        >>> maps = StitchedMaps(scores, plan_windows((16, 32), 0, 0, 16), (1, 2), (1, 2))
-        >>> label_pixels(maps, LabelRule([0, 1], logit_scale=40.0)).tolist()
-        [[0, 1]]
     """
     names = range(len(maps))
     best, name, log_sum = _reduce(maps, names, rule.logit_scale if rule.prob_threshold > 0 else None, chunk_bytes)

@@ -24,12 +24,6 @@ class MeanIoU:
     """Streaming mIoU of C classes, background included, summed over all processes in `compute`.
 
     Labels are 0 to C - 1, and 255 for pixels that do not count.
-
-    Example:
-        >>> metric = MeanIoU(3)
-        >>> metric.update(torch.tensor([0, 1, 1, 1]), torch.tensor([0, 0, 1, 255]))
-        >>> metric.compute()["miou"], metric.compute()["num_absent"]
-        (50.0, 1)
     """
 
     def __init__(self, num_classes: int) -> None:

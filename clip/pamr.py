@@ -25,10 +25,6 @@ class RefinedMaps:
 
     A factor or an offset per channel of the image changes nothing (but for the 1e-8). `maps` are as `ScoreMaps` are
     indexed, or a tensor.
-
-    Example:
-        >>> RefinedMaps(torch.ones(2, 32, 40), torch.rand(3, 32, 40))[:].shape
-        torch.Size([2, 32, 40])
     """
 
     def __init__(

@@ -52,12 +52,6 @@ class CoarseSegmentation:
 
         Takes what the model holds to be foreground, bool [M, H, W], and VOC's SegmentationClass and SegmentationObject,
         uint8 [H, W]: 0 background, 255 void, else the class or the object.
-
-        Example:
-            >>> metric = CoarseSegmentation("union")
-            >>> truth = torch.tensor([[1, 1, 0, 255]], dtype=torch.uint8)
-            >>> metric.update(torch.tensor([[[True, False, False, True]]]), truth, truth)
-            0.5
         """
         jaccard = self._best_jaccard(maps, object_mask if self.protocol == "object" else class_mask)
         score = jaccard.mean() if len(jaccard) else jaccard.sum()

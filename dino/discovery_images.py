@@ -195,12 +195,7 @@ def resize_picture(picture: Image.Image, resize: Sequence[int]) -> Image.Image:
 
 
 def pad_to_patch(image: Tensor, patch_size: int, name: str = "the image") -> Tensor:
-    """[..., H, W] with zeros at the right and at the bottom, up to whole patches of `patch_size` pixels.
-
-    Example:
-        >>> pad_to_patch(torch.ones(3, 17, 32), 16).shape
-        torch.Size([3, 32, 32])
-    """
+    """[..., H, W] with zeros at the right and at the bottom, up to whole patches of `patch_size` pixels."""
     height, width = image.shape[-2:]
     if min(height, width) < patch_size:
         raise ValueError(

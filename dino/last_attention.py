@@ -32,16 +32,7 @@ class LastAttention(NamedTuple):
 
 
 def last_attention(model: nn.Module, images: Tensor) -> LastAttention:
-    """One forward pass over float [B, 3, H, W] images, normalised as the host expects, with its last attention layer.
-
-    Example:
-        >>> import torch
-        >>> from torchvision.models import VisionTransformer
-        >>> vit = VisionTransformer(32, 8, num_layers=2, num_heads=2, hidden_dim=16, mlp_dim=32)
-        >>> found = last_attention(vit, torch.rand(1, 3, 32, 32))
-        >>> found.keys.shape, found.cls_attention.shape
-        (torch.Size([1, 16, 16]), torch.Size([1, 2, 16]))
-    """
+    """One pass over float [B, 3, H, W] images, normalised as the host expects, read at its last attention layer."""
     layer = find_attention_layer(model)
     seen: list[Tensor] = []
     if isinstance(layer, nn.MultiheadAttention):

@@ -127,11 +127,6 @@ def patch_score_mask(
     Takes the cosine of every patch to the global token, float [N]. The paper does not say how the mask becomes one box,
     so `component` does: "peak" is the component that holds the best patch, "largest" the largest, "all" the whole mask.
     Where no patch exceeds the threshold (equal scores), the best patch, which is the seed, stands alone.
-
-    Example:
-        >>> patch_score_mask(torch.tensor([0.0, 0.9, 0.0, 0.0, 0.8, 0.0]), (2, 3)).mask
-        array([[False,  True, False],
-               [False,  True, False]])
     """
     seed = int(score.argmax())
     mask = _to_grid(threshold_mask(score[None].float(), num_std)[0], grid_hw)

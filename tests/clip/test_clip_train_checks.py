@@ -74,7 +74,7 @@ NAMED, DRAWN = ["--model", "tiny_vit_clip.json"], ["--dataset-type", "synthetic"
     [
         (["--model", "RN50"], "ModifiedResNet has no adapter"),
         (["--model", "ViT-B-16-SigLIP"], "AttentionPoolLatent"),
-        (["--model", "coca_ViT-B-32"], "AttentionalPooler"),
+        (["--model", "coca.json"], "AttentionalPooler"),
         ([*NAMED, "--torchscript"], "--torchscript cannot hold LaSt"),
         ([*NAMED, "--trace"], "--trace cannot hold LaSt"),
         ([*NAMED, "--pooling", "cls", "--top-k", "2"], "belong to --pooling last"),
@@ -107,6 +107,7 @@ NAMED, DRAWN = ["--model", "tiny_vit_clip.json"], ["--dataset-type", "synthetic"
 def test_what_cannot_work_is_refused_before_any_work(refused, words, match):
     write_shard("0.tar", {"0": sound(0)})
     write_csv(count=1)
+    write_config("coca.json", vision={"attentional_pool": True})
     Path("val/n01440764").mkdir(parents=True)
     for label in range(1000 if "numbers" in words else 0):
         Path(f"numbers/{label}").mkdir(parents=True)

@@ -2,7 +2,6 @@
 
 import argparse
 import csv
-import json
 import os
 import shutil
 import subprocess
@@ -15,6 +14,7 @@ import torch
 from clip_parts import tiny_clip, tiny_tokenizer, write_clip
 from open_clip_train import zero_shot
 from PIL import Image
+from record_parts import read_records
 from script_parts import run_two
 from torch.utils.data import DataLoader
 from torchvision.datasets import ImageFolder
@@ -48,9 +48,8 @@ def here(tmp_path, monkeypatch):
 
 
 def results() -> dict[str, dict]:
-    """Records by the model's place in the file's name."""
-    found = [*Path("results").glob("*.json"), *Path("output").rglob("*.json")]
-    return {path.stem.split("-")[0]: json.loads(path.read_text()) for path in found}
+    """Records by the first words of their names."""
+    return {record["name"].partition("-")[0]: record for record in read_records()}
 
 
 def test_equals_open_clips_evaluation(here, monkeypatch):

@@ -1,7 +1,5 @@
 """Zero-shot segmentation, of data sets and of photos: numbers against a plain pass, records, pictures, errors."""
 
-import json
-import os
 import shutil
 from dataclasses import replace
 from functools import partial
@@ -19,6 +17,7 @@ from clip_parts import tiny_clip, tiny_tokenizer, write_clip
 from label_maps import LabelRule
 from miou import MeanIoU
 from PIL import Image
+from record_parts import read_records
 from seg_parts import make_voc
 from seg_sets import resize_short_side
 from torch.nn import functional as F
@@ -63,12 +62,7 @@ def here(tmp_path, monkeypatch):
 
 def run(*flags):
     script.main([*CPU, *flags])
-    return results()
-
-
-def results():
-    paths = sorted((*Path("results").glob("*.json"), *Path("output").rglob("*.json")), key=os.path.getmtime)
-    return {path.stem: json.loads(path.read_text()) for path in paths}
+    return read_records()
 
 
 def by_hand(prob_threshold, last_block):
@@ -98,7 +92,7 @@ def test_miou_is_that_of_a_plain_pass(here, prob_threshold, last_block):
     flags = ("--prob-threshold", str(prob_threshold), "--last-block", last_block, "--logit-scale", "40")
     # the pooling takes no part
     models = (*MODEL, "--model", "LaSt=open_clip:clip_tiny.json@clip_tiny.pt,pool=last,top_k=1")
-    record, other = run(*CUSTOM, *SMALL, *models, *flags, "--per-class").values()
+    other, record = run(*CUSTOM, *SMALL, *models, *flags, "--per-class")  # LaSt, Tiny
     assert other["metrics"] == record["metrics"]
     expected = by_hand(prob_threshold, last_block)
     assert record["metrics"]["miou"] == pytest.approx(expected["miou"], abs=0.01)
@@ -113,16 +107,16 @@ def test_records_name_what_made_them(here, capsys):
     found = run(
         *CUSTOM, *flags, *MODEL, "--model", "LaSt=open_clip:clip_tiny.json@clip_tiny.pt,pool=last,top_k=3", *pictures
     )
-    assert {record["row"] for record in found.values()} == {"Tiny", "LaSt"}
+    assert [record["row"] for record in found] == ["LaSt", "Tiny"]
     source = "rooms val, 40 px, clearclip, PAMR, naclip block, crop 32, stride 20, prompts 'a photo of a {}'"
     wanted = {"short_side": 40, "crop": 32, "stride": 20, "logit_scale": 50.0, "pamr": True, "prob_threshold": 0.15}
     wanted |= {"pad_to_patch": True, "protocol": "clearclip", "templates": ["a photo of a {}"]}
-    for record in found.values():
+    for record in found:
         assert (record["dataset"], record["table"]) == (source, "zero_shot_seg")
         assert len(record["checkpoint_sha256"]) == 16
         assert wanted.items() <= record["config"].items()
-    last = next(record for record in found.values() if record["row"] == "LaSt")
-    assert (last["config"]["pooling"]["pool"], last["config"]["pooling"]["top_k"]) == ("last", 3)
+    pooling = found[0]["config"]["pooling"]
+    assert (pooling["pool"], pooling["top_k"]) == ("last", 3)
     assert "trained pooling pool=last, top_k=3" in capsys.readouterr().out
     drawn = sorted(Path("pictures").iterdir())
     assert [path.name for path in drawn] == [f"{name}_rooms_{index}.png" for name in ("LaSt", "Tiny") for index in "02"]
@@ -135,7 +129,7 @@ def test_a_benchmark_in_its_layout_and_whole_images(here, capsys, refused):
     make_voc(here, {"a": [0, 1, 20, 255], "b": [0, 5, 5, 9]})
     flags = ("--dataset", "voc20", "--root", "VOC2012", *SMALL, *MODEL)
     assert "official set 1449" in refused(script.main, *CPU, *flags)
-    (record,) = run(*flags, "--any-count", "--per-class").values()
+    (record,) = run(*flags, "--any-count", "--per-class")
     assert record["dataset"].startswith("VOC20 val, 40 px, sclip, crop 32, stride 20, ")
     assert record["dataset"].endswith(", 2 of 1449 images")
     assert record["config"]["num_classes"] == 20
@@ -145,7 +139,7 @@ def test_a_benchmark_in_its_layout_and_whole_images(here, capsys, refused):
     shutil.rmtree("output")
     (here / "names.txt").write_text("sky; water\nship\ndog\nsand\n")
     flags = ("--class-names", "names.txt", "--short-side", "40", "--crop", "0", *SMALL[-2:])
-    (record,) = run(*CUSTOM[:4], *flags, *MODEL).values()
+    (record,) = run(*CUSTOM[:4], *flags, *MODEL)
     assert record["dataset"] == "rooms val, 40 px, sclip, crop 0, prompts 'a photo of a {}'"
 
 

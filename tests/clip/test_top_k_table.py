@@ -1,7 +1,6 @@
 """Many poolings of one pass: every row is what its pool gives alone, for every host, and Point-in-Box of each token."""
 
 import copy
-import json
 import shutil
 from pathlib import Path
 
@@ -13,6 +12,7 @@ import torch
 from clip_parts import tiny_clip, write_clip
 from host_parts import IMAGES, NATIVE, TINY_TIMM
 from read_outs import attach_read_outs, dense_read_outs, list_pools, own_pool
+from record_parts import read_records
 from timm.models.vision_transformer import VisionTransformer as TimmViT
 
 from last_vit.data.imagenet import ImageNetDataset
@@ -73,8 +73,7 @@ def run(*arguments: str) -> dict[str, dict]:
     shutil.rmtree("results", ignore_errors=True)
     names = ("--class-names", "drawn/LOC_synset_mapping.txt")
     top_k_table.main(["--imagenet-root", "drawn", *names, *CPU, "--table", *arguments])
-    records = [json.loads(path.read_text()) for path in Path("results").glob("zero_shot_cls*.json")]
-    return {record["row"]: record for record in records}
+    return {record["row"]: record for record in read_records("results")}
 
 
 def test_rows_equal_runs_of_their_own(here):
@@ -86,7 +85,7 @@ def test_rows_equal_runs_of_their_own(here):
     for label, options in {"": "", **{label: f",pool={label.replace(' K', ',top_k')}" for label in labels}}.items():
         shutil.rmtree("output", ignore_errors=True)
         eval_zero_shot_cls.main(["--imagenet-root", "drawn", *names, *CPU, "--model", A + options])
-        (alone,) = [json.loads(path.read_text()) for path in Path("output").rglob("*.json")]
+        (alone,) = read_records("output")
         row = rows[f"A, read with {label}" if label else "A"]
         assert (row["metrics"], row["dataset"]) == (alone["metrics"], alone["dataset"])
         if label:
@@ -111,10 +110,10 @@ def test_read_outs_of_a_last_model_keep_its_variant():
 
 
 def test_point_in_box_of_every_token(here):
-    rows = run("--model", A, "--pool", "max", "last", "--top-k", "2", "--point-in-box", "--max-box-area", "0.4")
+    rows = run("--model", A, "--pool", "last", "--top-k", "2", "--point-in-box", "--max-box-area", "0.4")
     images = ImageNetDataset("drawn", "val", EvalTransform(32, 32, open_clip.OPENAI_DATASET_MEAN,
         open_clip.OPENAI_DATASET_STD, "bicubic"), boxes=True)  # fmt: skip
-    for row, pool in {"A": ("cls",), "A, read with max": ("max",), "A, read with last K=2": ("last", 2)}.items():
+    for row, pool in {"A": ("cls",), "A, read with last K=2": ("last", 2)}.items():
         model, metric = attach_pool(tiny_clip(), *pool), PointInBox(32, 32)
         for sample in images:
             x1, y1, x2, y2 = sample["box_xyxy"].tolist()

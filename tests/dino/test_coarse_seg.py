@@ -4,7 +4,7 @@ import eval_coarse_segmentation as script
 import pytest
 import torch
 from coarse_seg import CoarseSegmentation, SegmentationImages
-from frozen_parts import records
+from record_parts import read_records
 
 from last_vit.data.voc import VocSplit
 from last_vit.dense import dense_forward
@@ -70,14 +70,14 @@ def test_the_papers_rule_pixel_by_pixel_whatever_the_batch_size(flags, synthetic
     found = []
     for size in ("1", "7"):
         script.main([*flags, "--rule", "score", "attention", "--batch-size", size, "--output", size, "--table"])
-        found.append({r["dataset"]: r["metrics"] for r in records("results") if r["name"].startswith(size)})
+        found.append({r["dataset"]: r["metrics"] for r in read_records("results") if r["name"].startswith(size)})
     assert found[0] == found[1]
     assert set(found[0]) == {
         f"VOC2012 val, 64 px, {protocol}, {detail}"
         for protocol in ("union", "class", "object")
         for detail in ("trained token", "attention mass 0.6, best head")
     }
-    assert {(record["row"], record["n_images"]) for record in records("results")} == {
+    assert {(record["row"], record["n_images"]) for record in read_records("results")} == {
         ("ViT, score", 7),
         ("ViT, attention", 7),
     }

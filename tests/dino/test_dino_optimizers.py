@@ -1,7 +1,6 @@
 """Schedules and per-tensor clipping (golden), parameter groups, the teacher's average, the frozen layer, LARS."""
 
 import numpy as np
-import pytest
 import torch
 from dino_optimizers import (
     Lars,
@@ -25,12 +24,8 @@ def test_golden_schedules():
     np.testing.assert_allclose(temperature_schedule(0.04, 0.07, 3, 10), vectors["temps"], rtol=1e-12)
 
 
-def test_ends_of_schedules():
-    lr = cosine_schedule(1.0, 0.1, 5, 10, 2)
-    assert (len(lr), lr[0], lr[19], lr[20]) == (50, 0.0, 1.0, 1.0)
-    assert lr[-1] == pytest.approx(0.1, abs=0.01)
-    assert (np.diff(lr[20:]) < 0).all()
-    assert len(cosine_schedule(1.0, 0.1, 2, 10, 2)) == 20  # a warm-up and nothing else
+def test_schedules_of_a_warm_up_and_nothing_else_or_none():
+    assert cosine_schedule(1.0, 0.1, 2, 10, 2)[[0, -1]].tolist() == [0.0, 1.0]
     assert temperature_schedule(0.04, 0.07, 0, 3).tolist() == [0.07] * 3
 
 

@@ -9,8 +9,9 @@ import knn_search
 import numpy as np
 import pytest
 import torch
-from frozen_parts import COLOURS, only_record, records, write_run
+from frozen_parts import COLOURS, only_record, write_run
 from PIL import Image
+from record_parts import read_records
 from script_parts import run_two_ranks
 from torch.nn import functional as F
 from torchvision import transforms
@@ -203,7 +204,7 @@ def test_two_processes_equal_one(run, flags):
     alone = run(*more, "--dump_features", "one")
     more += ["--dump_features", "two", "--output", "two", "--batch_size_per_gpu", "5"]
     run_two_ranks("dino/eval_knn.py", *flags, *more)
-    (two,) = [record for record in records() if record["name"].startswith("two")]
+    (two,) = [record for record in read_records("output") if record["name"].startswith("two")]
     assert two["metrics"] == alone["metrics"]
     assert (two["n_images"], two["num_processes"]) == (9, 2)
     for split in ("train", "val"):

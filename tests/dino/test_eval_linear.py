@@ -11,7 +11,8 @@ import pytest
 import torch
 from dino_parts import golden, tiny_vit
 from frozen_features import layer_reader
-from frozen_parts import only_record, records
+from frozen_parts import only_record
+from record_parts import read_records
 from script_parts import run_two
 from torch import nn
 from torch.nn import functional as F
@@ -178,7 +179,7 @@ def test_killed_and_resumed_is_bit_identical(run, linear, monkeypatch, capsys, r
 def test_two_processes_equal_one_with_the_same_global_batch(run, linear):
     alone = run()
     run_two("dino/eval_linear.py", *linear, "--batch_size_per_gpu", "3", "--output_dir", "two", "--output", "two")
-    (two,) = [record for record in records() if record["name"].startswith("two")]
+    (two,) = [record for record in read_records("output") if record["name"].startswith("two")]
     assert two["metrics"] == alone["metrics"]
     assert (two["num_processes"], two["config"]["batch_size"]) == (2, 6)
     torch.testing.assert_close(probe_file("two")["state_dict"], probe_file()["state_dict"], atol=1e-5, rtol=0)

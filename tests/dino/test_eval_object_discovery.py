@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 import torch
 from defusedxml import ElementTree
-from frozen_parts import records
 from PIL import Image
+from record_parts import read_records
 from script_parts import run_two
 
 from last_vit.data.synthetic import SyntheticObjects, write_voc
@@ -41,7 +41,7 @@ def run(layouts, tmp_path, monkeypatch):
     def call(*arguments: str, layout: str | None = "voc", model: str = ANY_SIZE, into="output") -> dict[str, dict]:
         shutil.rmtree(into, ignore_errors=True)
         eval_object_discovery.main(["--model", model, *FIXED, *layouts[layout], *arguments])
-        return {record["config"]["protocol"]: record for record in records(into)}
+        return {record["config"]["protocol"]: record for record in read_records(into)}
 
     return call
 
@@ -169,7 +169,7 @@ def test_several_models_fixed_sizes_and_trained_weights(run):
     torch.save(vit.state_dict(), "backbone.pth")
     run("--model", "C=dino:vit_mini/16@backbone.pth", "--save-boxes", "boxes.json", "--component", "all")
     assert list(json.loads(Path("boxes.json").read_text())) == ["A", "C"]
-    assert sum(record["checkpoint_sha256"] is not None for record in records()) == 1
+    assert sum(record["checkpoint_sha256"] is not None for record in read_records("output")) == 1
     write_voc(SyntheticObjects(1, "val", image_size=224, num_classes=2), "large")
     methods = ["--method", "patch-score", "lost", "dino-seg", "tokencut", "--dino-seg-head", "1"]
     large = ["--voc-root", "large", "--voc-split", "val"]
@@ -181,12 +181,10 @@ def test_pictures_show_hits_and_misses_half_and_half_where_there_are_enough():
     choose = discovery_results.choose_images
     best_iou = {index: 0.9 if index < 6 else 0.1 for index in range(20)}
     hits, misses = choose(best_iou, 8, seed=0)
-    assert (len(hits), len(misses)) == (4, 4)
     assert max(hits) < 6 <= min(misses)
-    assert (hits, misses) == choose(dict(reversed(best_iou.items())), 8, seed=0)
-    assert (hits, misses) != choose(best_iou, 8, seed=1)
-    assert [len(part) for part in choose(best_iou, 16, seed=0)] == [6, 10]
-    assert [len(part) for part in choose({3: 0.1, 4: 0.2}, 8, seed=0)] == [0, 2]
+    assert (hits, misses) == choose(dict(reversed(best_iou.items())), 8, seed=0) != choose(best_iou, 8, seed=1)
+    for known, number, sizes in ((best_iou, 8, [4, 4]), (best_iou, 16, [6, 10]), ({3: 0.1, 4: 0.2}, 8, [0, 2])):
+        assert [len(part) for part in choose(known, number, seed=0)] == sizes
 
 
 def test_torchrun_draws_every_box_once(run, layouts):
@@ -195,7 +193,7 @@ def test_torchrun_draws_every_box_once(run, layouts):
     more = ["--model", ANY_SIZE, "--num-workers", "0", "--save-boxes", "two.json", "--batch-size", "3"]
     run_two("dino/eval_object_discovery.py", *flags, *layouts["voc"], *more, "--output", "two")
     assert saved_boxes("one.json") == saved_boxes("two.json")
-    two = [record for record in records() if record["name"].startswith("two_")]
+    two = [record for record in read_records("output") if record["name"].startswith("two_")]
     assert len(two) == 2
     for record in two:
         expected = alone[record["config"]["protocol"]]["metrics"]

@@ -1,12 +1,12 @@
 """Parts that the tests of DINO's evaluations share: coloured images in ImageNet's layout, a small ViT, records."""
 
-import json
 import shutil
 from pathlib import Path
 
 import numpy as np
 import torch
 from PIL import Image
+from record_parts import read_records
 
 from last_vit.dense import attach_pool, pooling_of
 from last_vit.dino_vit import build_dino_vit
@@ -42,14 +42,9 @@ def write_run(path: Path, pool: str | None = None, top_k: float | None = None, s
     return path
 
 
-def records(folder: str = "output") -> list[dict]:
-    """All records below a folder of the current one, by name."""
-    return [json.loads(path.read_text()) for path in sorted(Path(folder).rglob("*.json"))]
-
-
 def only_record(main, *arguments, into: str = "output") -> dict:
     """The record that a command writes, into an emptied folder."""
     shutil.rmtree(into, ignore_errors=True)
     main([str(argument) for argument in arguments])
-    (record,) = records(into)
+    (record,) = read_records(into)
     return record

@@ -1,5 +1,6 @@
-"""A results record for tests of records and of tables."""
+"""A results record for tests of records and of tables, and those that a command has written."""
 
+import json
 from pathlib import Path
 
 from last_vit.results import write_result
@@ -19,3 +20,9 @@ def write(directory: Path, name: str = "run", **changes) -> Path:
         **changes,
     }
     return write_result(name, arguments.pop("metrics"), directory=directory, **arguments)
+
+
+def read_records(*folders: str) -> list[dict]:
+    """All records below folders of the current one, by default output/ and results/, by the names of their files."""
+    paths = [path for folder in folders or ("output", "results") for path in Path(folder).rglob("*.json")]
+    return [json.loads(path.read_text()) for path in sorted(paths, key=lambda path: path.name)]

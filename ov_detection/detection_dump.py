@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from detection_ap import ImageDetections
 from fvit.box_predictor import Regions
-from fvit.fvit_roi_heads import FViTRoIHeads
+from fvit.fvit_heads import FViTRoIHeads
 from ov_classes import OvClasses, read_instances
 from safetensors import SafetensorError
 from safetensors.torch import load, save

@@ -11,7 +11,7 @@ from typing import Any
 from detection_ap import ImageDetections, detection_ap
 from detection_dump import Dump
 from detectron2.modeling.postprocessing import detector_postprocess
-from fvit.box_predictor import Regions, fuse_regions
+from fvit.box_predictor import Regions, detect_in
 from ov_evaluator import group_metrics, to_detections
 
 from last_vit.evaluation import print_table, progress, write_record
@@ -80,7 +80,7 @@ def detections_at(
 
     def at_all_points(image: tuple[int, Regions]) -> list[ImageDetections]:
         number, regions = image
-        found = [fuse_regions(regions, dump.classes.is_base, point) for point in points]
+        found = [detect_in(regions, dump.classes.is_base, point)[0] for point in points]
         found = [detector_postprocess(each, *dump.sizes[number]) for each in found]
         return [to_detections(number, each, masks=False) for each in found]
 

@@ -29,9 +29,21 @@ class Regions(NamedTuple):
 
     boxes: Tensor  # float32 [R, 4], x1 y1 x2 y2 as regressed, in pixels of the network's input
     det_logits: Tensor  # float32 [R, C + 1]
-    cosines: Tensor  # float32 [R, C + 1], of the vision-language features
+    cosines: (
+        Tensor | None
+    )  # float32 [R, C + 1], of the vision-language features; without them the detector scores alone
     input_size: tuple[int, int]  # height, width
-    is_complete: bool  # whether these are all regions of the image
+    is_complete: bool = True  # whether these are all regions of the image
+
+    def select(self, kept: Tensor, others: int, vlm_temperature: float) -> "Regions":
+        """Those at the places `kept`, and so many others, those of either branch's highest score; on the CPU."""
+        both = self.det_logits.log_softmax(dim=1), (self.cosines * vlm_temperature).log_softmax(dim=1)
+        best = torch.maximum(*both)[:, :-1].amax(dim=1)
+        best[kept] = torch.inf
+        most = len(kept.unique()) + others
+        chosen = best.topk(min(most, len(best))).indices.sort().values  # in the order that breaks ties
+        parts = [part[chosen].float().cpu() for part in self[:3]]
+        return Regions(*parts, self.input_size, most >= len(best))
 
 
 def fuse_scores(
@@ -56,15 +68,20 @@ def fuse_scores(
     return torch.cat([log_fused[:, :-1], log_det[:, -1:]], dim=1).softmax(dim=-1)
 
 
-def fuse_regions(regions: Regions, is_base: Tensor, scoring: Mapping[str, Any]) -> Instances:
-    """The detections of an image, in its input's pixels, as an `OpenVocabularyPredictor` of such `scoring` has them."""
+def detect_in(regions: Regions, is_base: Tensor, scoring: Mapping[str, Any]) -> tuple[Instances, Tensor]:
+    """The detections of an image, in its input's pixels, and the places of their regions.
+
+    `scoring` is that of an `OpenVocabularyPredictor`, whose temperature the logits have, or another.
+    """
     logits = regions.det_logits
     if scoring["det_temperature"] != scoring["trained_temperature"]:
         logits = logits * (scoring["det_temperature"] / scoring["trained_temperature"])
-    fusion = {name: scoring[name] for name in ("alpha", "beta", "fusion")}
-    scores = fuse_scores(logits, regions.cosines * scoring["vlm_temperature"], is_base, **fusion)
+    scores = logits.softmax(dim=1)
+    if regions.cosines is not None:
+        fusion = {name: scoring[name] for name in ("alpha", "beta", "fusion")}
+        scores = fuse_scores(logits, regions.cosines * scoring["vlm_temperature"], is_base, **fusion)
     limits = (scoring[name] for name in ("score_thresh", "nms_thresh", "detections_per_image"))
-    return fast_rcnn_inference_single_image(regions.boxes.clone(), scores, regions.input_size, *limits)[0]
+    return fast_rcnn_inference_single_image(regions.boxes.clone(), scores, regions.input_size, *limits)
 
 
 class OpenVocabularyPredictor(FastRCNNOutputLayers):
@@ -114,55 +131,23 @@ class OpenVocabularyPredictor(FastRCNNOutputLayers):
         return logits, self.bbox_pred(self.reg_fc(x).relu()).float()
 
     def scoring(self) -> dict[str, Any]:
-        """The settings that `fuse_regions` takes."""
+        """The settings that `detect_in` takes."""
         names = "score_thresh", "nms_thresh", "detections_per_image"
         limits = self.test_score_thresh, self.test_nms_thresh, self.test_topk_per_image
         trained = torch.as_tensor(self.classifier.factor).item()
         temperatures = {"vlm_temperature": self.vlm_temperature, "det_temperature": trained}
         return {**self.fusion, **temperatures, "trained_temperature": trained, **dict(zip(names, limits, strict=True))}
 
-    def scores(self, logits: Tensor, cosines: Tensor | None) -> Tensor:
-        """Class logits and vision-language cosines [R, C + 1] of the same regions -> fused scores [R, C + 1].
-
-        Without cosines, the scores are the detector's alone.
-        """
-        if cosines is None:
-            return logits.softmax(dim=1)
-        return fuse_scores(logits, cosines * self.vlm_temperature, self.classifier.is_base, **self.fusion)
-
     def regions(
-        self,
-        predictions: tuple[Tensor, Tensor],
-        cosines: Tensor,
-        proposals: list[Instances],
-        kept: list[Tensor],
-        others: int,
+        self, predictions: tuple[Tensor, Tensor], cosines: Tensor | None, proposals: list[Instances]
     ) -> list[Regions]:
-        """Of each image the regions that are detections, and so many others, those of either branch's highest score.
-
-        `kept` are the detections' places among the image's proposals, as `inference` gives them.
-        """
-        counts, every = [len(image) for image in proposals], []
-        log_vlm = (cosines * self.vlm_temperature).log_softmax(dim=1)
-        best = torch.maximum(predictions[0].log_softmax(dim=1), log_vlm)[:, :-1].amax(dim=1)
-        columns = zip(
-            *(each.split(counts) for each in (predictions[0], cosines, best)),
-            *(self.predict_boxes(predictions, proposals), proposals, kept),
-            strict=True,
-        )
-        for logits, own_cosines, own_best, boxes, image, places in columns:
-            own_best[places] = torch.inf
-            most = len(places.unique()) + others
-            chosen = own_best.topk(min(most, len(own_best))).indices.sort().values  # in the order that breaks ties
-            chosen_parts = [each[chosen].float().cpu() for each in (boxes, logits, own_cosines)]
-            every.append(Regions(*chosen_parts, image.image_size, most >= len(own_best)))
-        return every
+        """Those of each image, of what `forward` gave and the vision-language cosines [R, C + 1]."""
+        counts = [len(image) for image in proposals]
+        cosines_of = [None] * len(counts) if cosines is None else cosines.split(counts)
+        columns = self.predict_boxes(predictions, proposals), predictions[0].split(counts), cosines_of
+        return [Regions(*parts, image.image_size) for *parts, image in zip(*columns, proposals, strict=True)]
 
     def losses(self, predictions: tuple[Tensor, Tensor], proposals: list[Instances]) -> dict[str, Tensor]:
         """Weighted class loss "loss_cls"; "loss_box_reg", L1 on the deltas of objects over the number of regions."""
         loss_cls = self.classifier.loss(predictions[0], torch.cat([image.gt_classes for image in proposals]))
         return {**super().losses(predictions, proposals), "loss_cls": loss_cls}
-
-    def predict_probs(self, predictions: tuple[Tensor, Tensor], proposals: list[Instances]) -> tuple[Tensor, ...]:
-        """The scores, which stand in the logits' place here, of each image: for detectron2's `inference`."""
-        return predictions[0].split([len(image) for image in proposals])

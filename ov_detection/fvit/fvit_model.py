@@ -9,9 +9,8 @@ from typing import Any
 from class_embeddings import ClassEmbeddings
 from fvit.clip_pyramid import FViTBackbone
 from fvit.frozen_clip import FrozenClip
+from fvit.fvit_heads import build_roi_heads, build_rpn
 from fvit.fvit_layers import SquareDetector
-from fvit.fvit_roi_heads import build_roi_heads
-from fvit.fvit_rpn import build_rpn
 from fvit.text_classifier import TextClassifier
 from torch import Tensor
 

@@ -7,7 +7,7 @@ import torch
 from detectron2.structures import Boxes, Instances
 from detectron2.utils.events import EventStorage
 from fvit.box_predictor import OpenVocabularyPredictor, fuse_scores
-from fvit.fvit_roi_heads import build_roi_heads, region_embeddings
+from fvit.fvit_heads import build_roi_heads, region_embeddings
 from fvit.text_classifier import TextClassifier
 from fvit_parts import BASE, roi_align64, vocabulary
 from torch.nn import functional as F

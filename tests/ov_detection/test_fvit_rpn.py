@@ -6,7 +6,7 @@ import pytest
 import torch
 from detectron2.structures import Boxes, ImageList, Instances
 from detectron2.utils.events import EventStorage
-from fvit.fvit_rpn import ProposalHead, build_rpn
+from fvit.fvit_heads import ProposalHead, build_rpn
 from torch.nn import functional as F
 
 LEVELS = {"p2": 3.5, "p3": 7.0, "p4": 14.0, "p5": 28.0, "p6": 56.0}

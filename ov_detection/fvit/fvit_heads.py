@@ -1,19 +1,98 @@
-"""Region heads: detectron2's standard ones with F-ViT's poolers, text classifier and vision-language score."""
+"""F-ViT's proposals and region heads, which are detectron2's with other parts.
+
+The RPN has F-ViT's head, anchors, assignment and its mean over sampled anchors; the heads have its poolers, text
+classifier and vision-language score.
+"""
 
 from collections.abc import Sequence
 
-from detectron2.layers import ShapeSpec
+import torch
+from detectron2.layers import ShapeSpec, get_norm
+from detectron2.modeling.anchor_generator import DefaultAnchorGenerator
 from detectron2.modeling.poolers import convert_boxes_to_pooler_format
+from detectron2.modeling.proposal_generator.rpn import RPN, StandardRPNHead
 from detectron2.modeling.roi_heads.box_head import FastRCNNConvFCHead
 from detectron2.modeling.roi_heads.mask_head import MaskRCNNConvUpsampleHead
 from detectron2.modeling.roi_heads.roi_heads import StandardROIHeads
 from detectron2.structures import Boxes, Instances
-from fvit.box_predictor import OpenVocabularyPredictor, Regions
-from fvit.fvit_layers import IoUMatcher, PyramidRoIAlign, choose_norm
+from fvit.box_predictor import OpenVocabularyPredictor, Regions, detect_in
+from fvit.fvit_layers import ClampedBoxTransform, IoUMatcher, PyramidRoIAlign, choose_norm
 from fvit.text_classifier import TextClassifier
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torchvision.ops import roi_align
+
+
+class ProposalHead(StandardRPNHead):
+    """detectron2's head of several convolutions (F-ViT: 2), with a norm after each where asked, and float32 answers."""
+
+    def __init__(self, in_channels: int, num_anchors: int, num_convs: int = 2, norm: str = "") -> None:
+        super().__init__(in_channels=in_channels, num_anchors=num_anchors, conv_dims=[-1] * num_convs)
+        convs = [self.conv] if num_convs == 1 else list(self.conv)
+        for conv in convs if norm else ():
+            conv.norm, conv.bias = get_norm(norm, conv.out_channels), None
+
+    def forward(self, features: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
+        """Levels [B, C, h, w] -> per level objectness [B, A, h, w] and deltas [B, 4 A, h, w]."""
+        logits, deltas = super().forward(features)
+        return [level.float() for level in logits], [level.float() for level in deltas]
+
+
+class ProposalNetwork(RPN):
+    """detectron2's RPN whose losses are means over the anchors that were sampled.
+
+    detectron2 divides by the number asked for, which is another where too few anchors are negative or positive.
+    """
+
+    def losses(
+        self,
+        anchors: list[Boxes],
+        pred_objectness_logits: list[Tensor],
+        gt_labels: list[Tensor],
+        pred_anchor_deltas: list[Tensor],
+        gt_boxes: list[Tensor],
+    ) -> dict[str, Tensor]:
+        """See `RPN.losses`."""
+        losses = super().losses(anchors, pred_objectness_logits, gt_labels, pred_anchor_deltas, gt_boxes)
+        asked = self.batch_size_per_image * len(gt_labels)
+        sampled = torch.stack(gt_labels).ge(0).sum().clamp(min=1)  # no number: that would wait for the GPU
+        return {name: loss * (asked / sampled) for name, loss in losses.items()}
+
+
+def build_rpn(
+    levels: dict[str, float],
+    channels: int = 256,
+    *,
+    num_convs: int = 2,
+    norm: str = "",
+    batch_size_per_image: int = 256,
+    pre_nms_topk: Sequence[int] = (2000, 2000),
+    post_nms_topk: Sequence[int] = (1000, 1000),
+) -> ProposalNetwork:
+    """F-ViT's proposal network, a module with detectron2's RPN interface; defaults are OV-COCO's.
+
+    A level (its name and stride in pixels) has three anchors per place, of the area of a square of 8 strides and of
+    heights over widths of 0.5, 1 and 2; their centres lie on the corners of the cells. `norm` is "" on OV-COCO, "auto"
+    on OV-LVIS. Of `batch_size_per_image` anchors at most half are objects. The best `pre_nms_topk` (training, test) of
+    a level go through the NMS, the best `post_nms_topk` of an image are its proposals.
+    """
+    return ProposalNetwork(
+        in_features=list(levels),
+        head=ProposalHead(channels, 3, num_convs, choose_norm(norm)),
+        anchor_generator=DefaultAnchorGenerator(
+            sizes=[[8.0 * stride] for stride in levels.values()],
+            aspect_ratios=[[0.5, 1.0, 2.0]],
+            strides=list(levels.values()),
+            offset=0.0,
+        ),
+        anchor_matcher=IoUMatcher(0.3, 0.7, low_quality=True, min_low_quality=0.3),
+        box2box_transform=ClampedBoxTransform((1.0, 1.0, 1.0, 1.0)),
+        batch_size_per_image=batch_size_per_image,
+        positive_fraction=0.5,
+        pre_nms_topk=tuple(pre_nms_topk),
+        post_nms_topk=tuple(post_nms_topk),
+        nms_thresh=0.7,
+    )
 
 
 def region_embeddings(dense: Tensor, boxes: Sequence[Boxes], stride: float) -> Tensor:
@@ -29,7 +108,7 @@ class FViTRoIHeads(StandardROIHeads):
     """`StandardROIHeads` whose test also looks at the dense vision-language map, on the proposals themselves.
 
     `dense_stride` is the pixels per cell of that map; the `box_predictor` is an `OpenVocabularyPredictor`. While
-    `keep_regions` is a number, `regions` are those of the last batch in test, see `OpenVocabularyPredictor.regions`.
+    `keep_regions` is a number, `regions` are those of the last batch in test: the detections' and so many others.
     """
 
     keep_regions: int | None = None
@@ -52,11 +131,13 @@ class FViTRoIHeads(StandardROIHeads):
         cosines = None
         if dense is not None:
             cosines = self.box_predictor.classifier.cosines(region_embeddings(dense, boxes, self.dense_stride))
-        found, kept = self.box_predictor.inference((self.box_predictor.scores(logits, cosines), deltas), proposals)
+        predictor = self.box_predictor
+        every, scoring = predictor.regions((logits, deltas), cosines, proposals), predictor.scoring()
+        found, kept = zip(*(detect_in(each, predictor.classifier.is_base, scoring) for each in every), strict=True)
         if self.keep_regions is not None and cosines is not None:
-            parts = (logits, deltas), cosines, proposals, kept, self.keep_regions
-            self.regions = self.box_predictor.regions(*parts)
-        return found
+            chosen = zip(every, kept, strict=True)
+            self.regions = [r.select(places, self.keep_regions, predictor.vlm_temperature) for r, places in chosen]
+        return list(found)
 
 
 def build_roi_heads(

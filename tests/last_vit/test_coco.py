@@ -12,7 +12,6 @@ from last_vit.data.coco import CocoInstances
 from last_vit.data.synthetic import SyntheticObjects, write_coco
 
 # pycocotools on numpy 2
-pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 
 HEIGHT, WIDTH = SIZE = [40, 60]
 AREA = HEIGHT * WIDTH

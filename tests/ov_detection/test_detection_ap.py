@@ -20,8 +20,6 @@ from ov_parts import (
 )
 from pycocotools import mask as mask_tools
 
-pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
-
 
 @pytest.mark.parametrize("kind", ["box", "mask"])
 @pytest.mark.parametrize("max_dets", [1000, 4])

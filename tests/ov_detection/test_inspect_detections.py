@@ -22,8 +22,6 @@ from ov_parts import (
     write_json,
 )
 
-pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
-
 
 @pytest.fixture
 def dump(tmp_path, monkeypatch):

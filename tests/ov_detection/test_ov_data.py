@@ -11,7 +11,6 @@ from ov_parts import HEIGHT, WIDTH, all_65, coco_categories, lvis_categories, ra
 from ov_schedule import BatchGroups
 from PIL import Image
 
-pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 SIDE = 64
 
 
@@ -209,13 +208,6 @@ def test_pixels_and_boxes_stay_as_they_are_stored(tmp_path, orientation):
     for box in (sample["instances"].gt_boxes.tensor[0], box_of(sample["image"][0] > 125)):
         assert (box - expected).abs().max() <= 1
     assert torch.equal(sample["image"], one_image(tmp_path, **options, train=False)[0]["image"])
-
-
-@pytest.mark.parametrize("train", [True, False])
-def test_16_bit_grey_is_scaled(tmp_path, train):
-    dataset = one_image(tmp_path, train=train, augment=False)
-    Image.fromarray(np.full((90, 120), 40_000, dtype=np.uint16)).save(tmp_path / "x.png")
-    assert dataset[0]["image"].unique().tolist() == [156]  # of 255
 
 
 def test_pixels_are_opencvs(tmp_path):

@@ -19,8 +19,6 @@ from ov_parts import (
     write_json,
 )
 
-pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
-
 
 def random_ap(num_classes):
     return ClassAP(*np.random.default_rng(0).random((3, num_classes)), np.zeros((num_classes, 2, 101)))

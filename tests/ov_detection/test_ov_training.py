@@ -4,7 +4,6 @@ processes, and every fault."""
 import json
 import os
 import re
-import signal
 import subprocess
 import sys
 import time
@@ -22,6 +21,7 @@ from detectron2.utils.events import EventStorage
 from lazy_parts import ENVIRONMENT, REPO, LazyTrain, losses, record
 from ov_training import OvTrainer, evaluate_checkpoint
 from PIL import Image
+from script_parts import run_two
 
 from last_vit import clip_text
 from last_vit.clip_models import load_clip
@@ -29,18 +29,11 @@ from last_vit.data.synthetic import SyntheticObjects
 from last_vit.evaluation import progress
 from last_vit.lazy_config import read_config
 
-pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 DEBUG = REPO / "ov_detection" / "configs" / "ov_coco" / "debug_synthetic.py"
 SHORT = ["train.output_dir=run", "train.max_iter=4", "train.log_period=1", "train.eval_period=0"]
 SHORT += ["model.rpn.post_nms_topk=[50,20]", "dataloader.train.batch_size=2", "train.checkpointer.period=1"]
 SHORT += ["train.accumulate=2"]  # 20 images are 5 iterations
 LAZY_TRAIN = LazyTrain("ov_detection")
-
-
-def start(*words, cwd):
-    command = [sys.executable, str(LAZY_TRAIN.script), "--config-file", str(DEBUG), *map(str, words)]
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    return subprocess.Popen(command, cwd=cwd, env={**os.environ, **ENVIRONMENT}, **pipes)
 
 
 def run(*words):
@@ -119,13 +112,16 @@ def test_training_leaves_curve_checkpoint_and_record(trained):
     assert str(trained.parent) not in json.dumps(found)
 
 
-def test_sigkill_then_resume_continues_bit_identically(trained, tmp_path):
-    process = start(*SHORT, cwd=tmp_path)
-    pointer, deadline = tmp_path / "run" / "last_checkpoint", time.monotonic() + 600
+def test_sigkill_then_resume_continues_bit_identically(trained):
+    command = [sys.executable, str(LAZY_TRAIN.script), "--config-file", str(DEBUG), *SHORT]
+    process = subprocess.Popen(
+        command, env={**os.environ, **ENVIRONMENT}, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    pointer, deadline = Path("run/last_checkpoint"), time.monotonic() + 600
     while not pointer.exists() and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.005)
-    process.send_signal(signal.SIGKILL)
-    process.communicate()
+    process.kill()
+    process.wait()
     assert pointer.exists(), "no checkpoint was written before the deadline"
     if pointer.read_text() == "model_final.pth":  # it outran the kill: take it back to an earlier checkpoint
         pointer.write_text("model_0000001.pth")
@@ -138,13 +134,11 @@ def test_sigkill_then_resume_continues_bit_identically(trained, tmp_path):
     assert all(torch.equal(final["model"][name], again["model"][name]) for name in final["model"])
 
 
-def test_two_processes_train_and_find_the_ap_of_one(tmp_path):
+def test_two_processes_train_and_find_the_ap_of_one():
     """10 images over 2 processes, one per batch: every image once, so the same numbers. --row shows them in a table."""
     options = ["dataloader.test.batch_size=1", "train.output_dir=run", *SHORT[2:]]
-    compressed = "train.gradient_compression=bf16"
-    process = start("--num-gpus", 2, "train.max_iter=2", compressed, *options, cwd=tmp_path)
-    _, error = process.communicate(timeout=600)
-    assert process.returncode == 0, error
+    words = ["--config-file", DEBUG, "train.max_iter=2", "train.gradient_compression=bf16", *options]
+    run_two("ov_detection/lazy_train.py", *words, **ENVIRONMENT, XDG_CACHE_HOME=os.environ["XDG_CACHE_HOME"])
     assert set(losses("run")) == {0, 1}
     run("--eval-only", "--row", "mine", "train.init_checkpoint=run/model_final.pth", *options)
     (path,) = Path("results").iterdir()

@@ -19,7 +19,6 @@ from score_grid import detections_at, score_points
 
 from last_vit.lazy_config import read_config
 
-pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 DEBUG = REPO / "ov_detection" / "configs" / "ov_coco" / "debug_synthetic.py"
 GRID = {"alpha": [0.0, 0.5], "beta": [1.0], "vlm_temperature": [20.0]}
 

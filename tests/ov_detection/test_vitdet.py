@@ -27,10 +27,6 @@ from last_vit.lazy_config import build_model
 from last_vit.preprocessing import Preprocessing, add_registers
 from last_vit.weights import TrainedModel
 
-pytestmark = [
-    pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning"),
-    pytest.mark.filterwarnings("ignore:Importing from timm.models.layers:FutureWarning"),  # detectron2 does
-]
 COCO = REPO / "ov_detection" / "configs" / "coco"
 NET = {"embed_dim": 24, "depth": 3, "num_heads": 3, "pretrain_img_size": 64, "use_rel_pos": True}
 SIDE, GRID = 64, 4

@@ -14,7 +14,6 @@ from last_vit.data.synthetic import SyntheticObjects, write_coco, write_imagenet
 from last_vit.data.transforms import EvalTransform
 
 # pycocotools on numpy 2
-pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 
 COUNT, SIDE = 5, 32
 AS_IT_IS = EvalTransform(SIDE, SIDE)

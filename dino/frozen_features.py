@@ -194,7 +194,7 @@ def dump_features(folder: Path, split: str, of: Mapping[str, Any], features: Ten
 
 
 def load_features(folder: Path, split: str, of: Mapping[str, Any], total: int) -> Tensor:
-    """Read this process's share of the N = `total` features of one split; each process reads the whole file.
+    """Read the N = `total` features of one split.
 
     A damaged file, or features of something else than `of`, is a ValueError that says in what they differ.
     """
@@ -208,8 +208,7 @@ def load_features(folder: Path, split: str, of: Mapping[str, Any], total: int) -
         raise ValueError(
             f"{path} holds other features ({different or f'{len(features)} rows'}): make them anew, --dump_features"
         )
-    share = process_share(total, rank())
-    return features[share.start : share.stop].clone() if len(share) < total else features
+    return features
 
 
 def differences(there: Mapping[str, Any], here: Mapping[str, Any]) -> str:

@@ -1,7 +1,7 @@
 """Weighted k-NN classification as in DINO, in blocks, over any number of processes.
 
-Memory: the bank once, the queries once, and a block of similarities: below 3 GiB for ImageNet's 1,281,167 x 384 float32
-features. Under torchrun each process holds only its share of the bank, but all of it while it is written to a cache.
+Memory: the bank, the queries and a block of similarities: below 3 GiB for ImageNet's 1,281,167 x 384 float32 features,
+in every process. Processes share the queries.
 
 Letters: Q queries, M features in the bank, D channels, C classes.
 """
@@ -9,7 +9,6 @@ Letters: Q queries, M features in the bank, D channels, C classes.
 import argparse
 import time
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import frozen_features as frozen
 import torch
@@ -21,18 +20,11 @@ from last_vit.data.loaders import process_share
 from last_vit.evaluation import eval_transform, pooling_words, print_table
 from last_vit.metrics.summed_counters import SummedCounters
 from last_vit.models import TrainedModel
-from last_vit.runtime import all_gather, describe_device, is_main_process, process_group, rank
+from last_vit.runtime import describe_device, is_main_process, process_group, rank
 
 BLOCK_BYTES = 2**28
 _QUERIES = 1024
 _TOP = 5
-
-
-class Neighbours(NamedTuple):
-    """The nearest of every query, nearest first."""
-
-    similarity: Tensor  # float32 [Q, k]
-    labels: Tensor  # int64 [Q, k]
 
 
 def run(args: argparse.Namespace) -> None:
@@ -50,12 +42,12 @@ def run(args: argparse.Namespace) -> None:
         bank = split_features(args, trained, "train", train, device)
         queries = split_features(args, trained, "val", val, device)
         where = device if args.use_cuda else torch.device("cpu")
-        share = process_share(len(train), rank())
+        share = process_share(len(val), rank())
         metrics = knn_accuracy(
-            frozen.gather_rows(queries, len(val)).to(where),
-            torch.from_numpy(val.labels).to(where),
+            queries[share.start : share.stop].to(where),
+            torch.from_numpy(val.labels[share.start : share.stop]).to(where),
             bank.to(where),
-            torch.from_numpy(train.labels[share.start : share.stop]).to(where),
+            torch.from_numpy(train.labels).to(where),
             len(train.classes),
             ks,
             args.temperature,
@@ -82,17 +74,15 @@ def run(args: argparse.Namespace) -> None:
 def split_features(
     args: argparse.Namespace, trained: TrainedModel, split: str, images: ImageNetDataset, device: torch.device
 ) -> Tensor:
-    """This process's share of a split's features, cached or computed: float32 [share, D] of length 1, on the CPU."""
+    """The features of a split, cached or computed by all processes: float32 [N, D] of length 1, on the CPU."""
     of = frozen.describe_backbone(args, trained)
     of |= {"num_images": len(images), "files_and_labels": frozen.labels_digest(images)}
     if args.load_features is not None:
         return frozen.load_features(args.load_features, split, of, len(images))
     trained.model.to(device)
-    features = frozen.extract_features(trained, images, _unit_token, args, device)
-    if args.dump_features is not None:
-        whole = frozen.gather_rows(features, len(images))
-        if is_main_process():
-            frozen.dump_features(args.dump_features, split, of, whole)
+    features = frozen.gather_rows(frozen.extract_features(trained, images, _unit_token, args, device), len(images))
+    if args.dump_features is not None and is_main_process():
+        frozen.dump_features(args.dump_features, split, of, features)
     return features
 
 
@@ -113,28 +103,29 @@ def knn_accuracy(
 ) -> dict[str, float]:
     """Accuracy of the classes that the k most similar features vote for, each with exp(similarity / temperature).
 
-    Queries [Q, D] of length 1, with labels int64 [Q], are the same in every process; the bank [M, D], of length 1, and
-    its labels [M] are this process's share. A query counts for top-5 when its class is among the five with most votes,
-    of those that got any (DINO's code may also count one without votes). "knn_<k>" and "knn_<k>_top5" are in percent,
-    the same in every process.
+    Queries [Q, D] of length 1 and their labels, int64 [Q], are this process's share; the bank [M, D], of length 1, and
+    its labels [M] are the same in every process. A query counts for top-5 when its class is among the five with most
+    votes, of those that got any (DINO's code may also count one without votes). "knn_<k>" and "knn_<k>_top5" are in
+    percent, over the queries of all processes.
     """
-    counters = SummedCounters(*(name for k in ks for name in _names(k)))
-    for start in range(0, len(queries), _QUERIES):
-        part = slice(start, start + _QUERIES)
-        found = _merge(find_nearest(queries[part], bank, bank_labels, max(ks), block_bytes), max(ks))
-        if not is_main_process():
-            continue
-        hits = {}
+    counters = SummedCounters("queries", *(name for k in ks for name in _names(k)))
+    for part, labels in zip(queries.split(_QUERIES), query_labels.split(_QUERIES), strict=True):
+        similarity, near_labels = find_nearest(part, bank, bank_labels, max(ks), block_bytes)
+        hits = {"queries": torch.tensor(len(part), device=part.device)}
         for k in ks:
-            top = count_votes(found, k, temperature, num_classes).topk(min(_TOP, num_classes), dim=1)
-            is_hit = (top.indices == query_labels[part, None]) & (top.values > 0)
+            votes = count_votes(similarity[:, :k], near_labels[:, :k], temperature, num_classes)
+            top = votes.topk(min(_TOP, num_classes), dim=1)
+            is_hit = (top.indices == labels[:, None]) & (top.values > 0)
             hits |= dict(zip(_names(k), (is_hit[:, 0].sum(), is_hit.sum()), strict=True))
         counters.add(**hits)
-    return {name: 100.0 * total / len(queries) for name, total in counters.totals().items()}
+    totals = counters.totals()
+    return {name: 100.0 * totals[name] / totals["queries"] for k in ks for name in _names(k)}
 
 
-def find_nearest(queries: Tensor, bank: Tensor, labels: Tensor, k: int, block_bytes: int = BLOCK_BYTES) -> Neighbours:
-    """The min(k, M) features with the largest dot products with each query; of equal ones, any.
+def find_nearest(
+    queries: Tensor, bank: Tensor, labels: Tensor, k: int, block_bytes: int = BLOCK_BYTES
+) -> tuple[Tensor, Tensor]:
+    """The k <= M features with the largest dot products with each query, of equal ones any: products and labels [Q, k].
 
     The bank is searched in parts that give `block_bytes` of similarities at a time, at least 4 * Q.
     """
@@ -146,31 +137,21 @@ def find_nearest(queries: Tensor, bank: Tensor, labels: Tensor, k: int, block_by
         similarity, index = torch.cat((similarity, best), dim=1), torch.cat((index, where + start), dim=1)
         similarity, order = similarity.topk(min(k, similarity.shape[1]), dim=1)
         index = index.gather(1, order)
-    return Neighbours(similarity, labels[index])
+    return similarity, labels[index]
 
 
-def count_votes(found: Neighbours, k: int, temperature: float, num_classes: int) -> Tensor:
-    """Votes of the first k neighbours, up to a factor per query: float64 [Q, C]; 0 for classes not among them."""
-    similarity = found.similarity[:, :k].double()
+def count_votes(similarity: Tensor, labels: Tensor, temperature: float, num_classes: int) -> Tensor:
+    """Votes of neighbours [Q, k], nearest first, up to a factor per query: float64 [Q, C]; 0 for classes without."""
+    similarity = similarity.double()
     # relative to the nearest, so that no temperature overflows; and a vote is never nothing
     weights = ((similarity - similarity[:, :1]) / temperature).exp().clamp_min(torch.finfo(torch.float64).tiny)
     votes = weights.new_zeros((len(weights), num_classes))
-    return votes.scatter_add_(1, found.labels[:, :k], weights)
+    return votes.scatter_add_(1, labels, weights)
 
 
 def _nearest_in(queries: Tensor, block: Tensor, k: int) -> tuple[Tensor, Tensor]:
     """Similarity and place of the best in one block, which is freed on return, before the next is made."""
     return (queries @ block.T).topk(min(k, len(block)), dim=1)
-
-
-def _merge(found: Neighbours, k: int) -> Neighbours:
-    """The k nearest of what all processes found in their shares."""
-    missing = k - found.similarity.shape[1]  # of a share smaller than k
-    similarity = F.pad(found.similarity, (0, missing), value=-torch.inf)
-    similarity = torch.cat(all_gather(similarity), dim=1)
-    labels = torch.cat(all_gather(F.pad(found.labels, (0, missing))), dim=1)
-    similarity, order = similarity.topk(k, dim=1)
-    return Neighbours(similarity, labels.gather(1, order))
 
 
 def _names(k: int) -> tuple[str, str]:

@@ -67,8 +67,8 @@ def test_blocks_change_nothing_and_are_as_small_as_asked(monkeypatch):
         sizes.clear()
         found = knn_search.find_nearest(queries, bank, bank_labels, 30, block_bytes=4 * 60 * width)
         assert (max(sizes), sum(sizes)) == (60 * width, 60 * 1000)
-        torch.testing.assert_close(found.similarity, best, atol=1e-6, rtol=0)
-        assert torch.equal(found.labels, bank_labels[index])
+        torch.testing.assert_close(found[0], best, atol=1e-6, rtol=0)
+        assert torch.equal(found[1], bank_labels[index])
         monkeypatch.setattr(knn_search, "_QUERIES", at_once)
         assert knn_search.knn_accuracy(*data, 7, (10, 30), 0.07, block_bytes=4 * at_once * width) == whole
 
@@ -82,7 +82,7 @@ def test_classes_without_votes_are_no_hits():
         assert score == {"knn_2": 100 * (label == 3), "knn_2_top5": 100 * (label in (3, 5))}
 
 
-def test_shares_are_put_together_in_order_and_read_apart(monkeypatch, tmp_path):
+def test_shares_are_put_together_in_order(monkeypatch):
     """Three processes' shares of 11 rows: 3, 4 and 4."""
     whole = torch.arange(22.0).reshape(11, 2)
     shares = [whole[0:3], whole[3:7], whole[7:11]]
@@ -91,9 +91,6 @@ def test_shares_are_put_together_in_order_and_read_apart(monkeypatch, tmp_path):
         monkeypatch.setattr(module, "world_size", lambda: 3)
     monkeypatch.setattr(frozen_features, "all_gather", lambda own: [padded[0][: len(own)], *padded[1:]])
     assert torch.equal(frozen_features.gather_rows(shares[0], 11), whole)
-    frozen_features.dump_features(tmp_path, "val", {}, whole)
-    monkeypatch.setattr(frozen_features, "rank", lambda: 1)
-    assert torch.equal(frozen_features.load_features(tmp_path, "val", {}, 11), shares[1])
 
 
 @pytest.fixture
@@ -200,7 +197,7 @@ def test_a_cache_needs_no_pass_and_one_of_something_else_is_refused(run, flags, 
 
 
 def test_two_processes_equal_one(run, flags):
-    more = ["--nb_knn", "1", "12"]  # 12 is more than a process's share, 9 of 18
+    more = ["--nb_knn", "1", "12"]
     alone = run(*more, "--dump_features", "one")
     more += ["--dump_features", "two", "--output", "two", "--batch_size_per_gpu", "5"]
     run_two_ranks("dino/eval_knn.py", *flags, *more)

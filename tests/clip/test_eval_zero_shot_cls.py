@@ -12,6 +12,7 @@ import open_clip
 import pytest
 import torch
 from clip_parts import tiny_clip, tiny_tokenizer, write_clip
+from clip_train_seams import _top_k_counts
 from open_clip_train import zero_shot
 from PIL import Image
 from record_parts import read_records
@@ -55,14 +56,9 @@ def results() -> dict[str, dict]:
 def test_equals_open_clips_evaluation(here, monkeypatch):
     """Its classifier, its loop, its transform, on the same model with the same read-out; bfloat16 is near it.
 
-    Its `accuracy` turns one-element arrays into numbers, which numpy 2.4 refuses; the loop looks it up by name.
+    Its `accuracy` turns one-element arrays into numbers, which numpy 2.4 refuses; train_clip.py's takes its place.
     """
-
-    def accuracy(output, target, topk):
-        ranked = output.topk(max(topk), dim=1).indices
-        return [float((ranked[:, :k] == target[:, None]).sum()) for k in topk]
-
-    monkeypatch.setattr(zero_shot, "accuracy", accuracy)
+    monkeypatch.setattr(zero_shot, "accuracy", _top_k_counts)
     flags = ["--imagenet-root", "imagenet", "--model", f"A={MODEL}", "--model", f"B={MODEL},pool=last,top_k=3", *CPU]
     eval_zero_shot_cls.main([*flags, "--table"])
     transform = open_clip.image_transform(32, is_train=False)

@@ -219,9 +219,5 @@ def test_errors_are_one_line(here, refused):
     command = (script.main, *CPU, *CUSTOM, *SMALL, *MODEL)
     for flags, message in ERRORS:
         assert message in refused(*command, *flags)
-    for label, message in (
-        (np.full((80, 50), 9, dtype=np.uint8), "holds 9, which is no class"),
-        (np.zeros((8, 5), dtype=np.uint8), "0.png has 5 x 8 pixels"),
-    ):
-        Image.fromarray(label).save("rooms/labels/0.png")
-        assert message in refused(*command)
+    Image.fromarray(np.full((80, 50), 9, dtype=np.uint8)).save("rooms/labels/0.png")
+    assert "holds 9, which is no class" in refused(*command)

@@ -276,11 +276,6 @@ def test_drawn_images_class_folders_validation_and_a_teacher(monkeypatch):
     assert len(attached) == 1  # the teacher keeps its own pooling
 
 
-def test_accuracy_in_place_of_open_clips():
-    scores = torch.tensor([[0.1, 0.5, 0.4], [0.6, 0.3, 0.1]])
-    assert clip_train_seams._top_k_counts(scores, torch.tensor([2, 0]), (1, 2)) == [1.0, 2.0]
-
-
 def test_flags_of_open_clip_are_shown_and_unknown_ones_refused(capsys):
     assert run("--help-open-clip") == 0
     assert "--gather-with-grad" in capsys.readouterr().out

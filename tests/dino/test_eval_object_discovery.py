@@ -210,7 +210,8 @@ def test_torchrun_draws_every_box_once(run, layouts):
         (None, ["--voc-root", "a", "--coco-list", "b"], "needs both"),
         (None, ["--voc-root", "nowhere"], "nowhere does not exist"),
         (None, ["--coco-images", "nowhere", "--coco-json", "no.json"], "no.json"),
-        ("voc", ["--voc-split", "trainval"], "no image list"),
+        ("coco", ["--coco-list", "no.txt"], "no.txt"),
+        ("voc", ["--voc-split", "trainval"], "trainval.txt; lists there: val"),
         ("voc", ["--num-images", "99"], "more than the 7 images"),
         (
             "voc",

@@ -1,9 +1,10 @@
-"""Keys and class attention of the last layer against the layer computed by hand in float64."""
+"""Keys and class attention of the last layer against the layer computed by hand in float64, and DINO's golden ones."""
 
 import copy
 
 import pytest
 import torch
+from dino_parts import golden, tiny_vit
 from last_attention import find_attention_layer, last_attention
 from torch import nn
 from torchvision.models import VisionTransformer
@@ -89,6 +90,14 @@ def test_against_float64(build, num_prefix):
     assert isinstance(layer, nn.MultiheadAttention) or not layer.qkv._forward_hooks
     assert (rough.keys.dtype, rough.cls_attention.dtype) == (torch.bfloat16, torch.float32)
     torch.testing.assert_close(rough.cls_attention, found.cls_attention, rtol=0, atol=0.03)
+
+
+def test_golden_attention():
+    vectors, model = golden("dino_vit"), tiny_vit().eval()
+    model.load_state_dict(golden("dino_vit_state"))
+    with torch.no_grad():
+        found = last_attention(model, vectors["native_in"]).cls_attention
+    torch.testing.assert_close(found, vectors["native_last_selfattention"][:, :, 0, 1:], atol=1e-5, rtol=0)
 
 
 def test_what_cannot_be_read_is_refused_and_leaves_no_hook():

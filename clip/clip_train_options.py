@@ -8,7 +8,7 @@ from last_vit.names import POOLS, VARIANTS
 HOST_DATASET_TYPES = ("auto", "webdataset", "csv", "synthetic")
 COCO, CLASSES, DRAWN = "coco-captions", "class-folder", "synthetic-captions"
 OUR_DATASET_TYPES = (COCO, CLASSES, DRAWN)
-DEFAULT_TOP_K = 0.5
+DEFAULT_TOP_K = 0.5  # the best of the paper's table 8
 DEFAULT_TEMPLATE = "a photo of a {}"
 
 
@@ -17,17 +17,8 @@ def build_parser(description: str) -> argparse.ArgumentParser:
     parser = command_parser("train_clip.py", description)
     parser.allow_abbrev = False  # an abbreviation of open_clip's flag is not ours to take
     add = parser.add_argument_group("pooling").add_argument
-    add(
-        "--pooling",
-        choices=POOLS,
-        default="last",
-        help="what the image embedding is projected from: LaSt, or a baseline of the paper's ablations; default last",
-    )
-    add(
-        "--top-k",
-        type=patch_count,
-        help=f"of LaSt: patches kept per channel, a number or a share; default {DEFAULT_TOP_K} (best in table 8)",
-    )
+    add("--pooling", choices=POOLS, default="last", help="what the image embedding is projected from; default last")
+    add("--top-k", type=patch_count, help=f"of LaSt: patches per channel, a number or a share; default {DEFAULT_TOP_K}")
     add("--variant", choices=VARIANTS, help="of LaSt: its formula; default release")
     add = parser.add_argument_group("model and data").add_argument
     add(

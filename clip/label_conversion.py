@@ -12,12 +12,12 @@ from typing import Any
 import numpy as np
 from PIL import Image
 from seg_id_tables import apply_table, cityscapes_table, coco_category_classes, coco_object_table, coco_stuff_table
-from seg_layouts import find_split
+from seg_layouts import find_split, named_files
 from torch.utils.data import Dataset
 
 from last_vit.atomic_file import atomic_file
 from last_vit.data.coco import CocoInstances
-from last_vit.data.image_files import list_files, load_mask
+from last_vit.data.image_files import load_mask
 from last_vit.evaluation import open_loader
 
 _RAW_FOLDERS = ("stuffthingmaps", "annotations", ".")
@@ -75,11 +75,10 @@ def convert_cityscapes(args: argparse.Namespace) -> None:
     """The command convert_cityscapes.py."""
     for split in args.split:
         folder = args.root / "gtFine" / split
-        files = list_files(folder, (_LABEL_IDS.lower(),))
-        if not files:
+        maps = named_files(folder, _LABEL_IDS)
+        if not maps:
             raise FileNotFoundError(f"no *{_LABEL_IDS} below {folder}; expected Cityscapes' gtFine_trainvaltest.zip")
-        names = [path.relative_to(folder).with_name(path.name.removesuffix(_LABEL_IDS) + _TRAIN_IDS) for path in files]
-        sources = {args.output / "gtFine" / split / name: path for name, path in zip(names, files, strict=True)}
+        sources = {args.output / "gtFine" / split / f"{name}{_TRAIN_IDS}": path for name, path in maps.items()}
         convert(sources, partial(look_up, table=cityscapes_table()), "cityscapes", split, args)
 
 
@@ -132,14 +131,11 @@ def _convert_raw_maps(args: argparse.Namespace, dataset: str, suffix: str, table
     """COCO-Stuff's maps of all --split by a table; `suffix` ends the written names."""
     for split in args.split:
         folders = [args.root / name / find_split(dataset, split)[0] for name in _RAW_FOLDERS]
-        found = {}
-        for folder in reversed(folders):
-            maps = [path for path in list_files(folder, (".png",)) if not path.name.endswith("TrainIds.png")]
-            found = {folder: maps} if maps else found
-        if not found:
+        maps = next((found for folder in folders if (found := named_files(folder, ".png"))), None)
+        if maps is None:
             raise FileNotFoundError(
                 f"no raw maps (*.png) in {', '.join(map(str, folders))}; expected stuffthingmaps_trainval2017.zip's"
             )
-        ((folder, maps),) = found.items()
-        sources = {args.output / "annotations" / folder.name / f"{path.stem}{suffix}": path for path in maps}
+        target = args.output / "annotations" / folders[0].name
+        sources = {target / f"{name.name}{suffix}": path for name, path in maps.items()}
         convert(sources, partial(look_up, table=table), dataset, split, args)

@@ -79,7 +79,7 @@ def find_files(dataset: str, root: str | Path, split: str) -> SegmentationFiles:
         return _listed_files(layout, root, word)
     for folder in (root / below for below in layout.below):
         candidates = [folder / name.format(split=word) for name in layout.images]
-        images = next((found for each in candidates if (found := _named(each, layout.image_suffix))), None)
+        images = next((found for each in candidates if (found := named_files(each, layout.image_suffix))), None)
         if images is not None:
             return _pair(layout, folder, word, images)
     state = f"holds no images of {word}" if root.is_dir() else "does not exist"
@@ -120,7 +120,7 @@ def _pair(layout: Layout, root: Path, word: str, images: dict[PurePath, Path]) -
     """The labels of images, from the first source that has any."""
     folders = [(source, root / source.folder.format(split=word)) for source in layout.labels]
     for source, folder in folders:
-        labels = _named(folder, source.suffix)
+        labels = named_files(folder, source.suffix)
         if labels:
             break
     else:
@@ -147,7 +147,7 @@ def _check_missing(missing: list[Path], total: int, layout: Layout) -> None:
         )
 
 
-def _named(folder: Path, suffix: str) -> dict[PurePath, Path]:
+def named_files(folder: Path, suffix: str) -> dict[PurePath, Path]:
     """Path below the folder without `suffix` -> file, sorted. Raw maps (".png") are not the converted ones beside."""
     files = list_files(folder, (suffix.lower(),))
     if suffix == ".png":

@@ -35,12 +35,7 @@ def main(parser: argparse.ArgumentParser) -> None:
     add("--n_last_blocks", type=positive, default=4, help="of a ViT: 4 for ViT-S, 1 for ViT-B; default 4")
     add("--avgpool_patchtokens", type=boolean, default=False, help="also the mean of the patches: true for ViT-B")
     add("--epochs", type=positive, default=100, help="default 100")
-    add(
-        "--lr",
-        type=number(sys.float_info.min),
-        default=0.001,
-        help="for 256 images per step, scaled linearly; default 0.001",
-    )
+    add("--lr", type=number(sys.float_info.min), default=0.001, help="of 256 images, scaled linearly; default 0.001")
     add("--val_freq", type=positive, default=1, help="validate every n-th epoch, and after the last; default 1")
     add("--num_labels", type=positive, default=1000, help="classes of the data; default 1000")
     add("--output_dir", type=Path, default=Path("."), help="checkpoint and log.txt; default .")

@@ -14,7 +14,7 @@ from clip_train_options import CLASSES, COCO, DEFAULT_TEMPLATE
 from PIL import Image
 
 from last_vit.data.image_files import load_rgb
-from last_vit.data.imagenet_layout import find_split_folder, list_split
+from last_vit.data.imagenet_layout import find_folder, find_split_folder, has_split, list_split
 from last_vit.data.synthetic import SyntheticObjects
 
 NUM_DRAWN_VAL = 1000
@@ -78,11 +78,9 @@ def class_folder(root: Path, split: str, class_names: str | None, templates: Seq
     for template in templates:
         if template.count("{}") != 1:
             raise ValueError(f"--caption-template must hold {{}} once, for the class, got {template!r}")
-    folder = root.expanduser()
-    has_splits = any((folder / inner / split).is_dir() for inner in (".", "ILSVRC/Data/CLS-LOC", "Data/CLS-LOC"))
-    listing = list_split(find_split_folder(folder, split) if has_splits or not folder.is_dir() else folder)
+    listing = list_split(find_split_folder(root, split) if has_split(root, split) else find_folder(root))
     if not listing.classes:
-        raise ValueError(f"{folder} holds images without class folders, so what is on them is unknown")
+        raise ValueError(f"{root} holds images without class folders, so what is on them is unknown")
     names = find_class_names(class_names, listing.classes)
     captions = [tuple(template.replace("{}", name) for template in templates for name in own) for own in names]
     return CaptionedFiles(listing.image_paths, [captions[label] for label in listing.labels])

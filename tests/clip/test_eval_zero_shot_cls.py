@@ -2,9 +2,8 @@
 
 import argparse
 import csv
-import os
 import shutil
-import subprocess
+from functools import partial
 from pathlib import Path
 
 import eval_zero_shot_cls
@@ -16,7 +15,7 @@ from clip_train_seams import _top_k_counts
 from open_clip_train import zero_shot
 from PIL import Image
 from record_parts import read_records
-from script_parts import run_two
+from script_parts import run_script, run_two
 from torch.utils.data import DataLoader
 from torchvision.datasets import ImageFolder
 
@@ -24,7 +23,6 @@ from last_vit.data.synthetic import SyntheticObjects
 from last_vit.dense import attach_last
 from last_vit.names import imagenet_synsets
 
-REPO = Path(__file__).resolve().parents[2]
 WNIDS = imagenet_synsets()[:7]
 MODEL = "open_clip:clip_tiny.json@clip_tiny.pt"
 CPU = ("--device", "cpu", "--num-workers", "0", "--batch-size", "5", "--text-cache", "cache")
@@ -171,11 +169,7 @@ def test_errors_are_one_line(here, capsys, refused):
 def test_shell_script(here):
     """Left-out weights are named; a --model of one's own is enough; another set than ImageNet-1k is refused."""
 
-    def call(*arguments):
-        command = [str(REPO / "tools/eval_zero_shot_imagenet.sh"), *arguments]
-        environment = {"PATH": os.environ["PATH"], "RUN": "echo"}
-        return subprocess.run(command, capture_output=True, text=True, env=environment, timeout=60)
-
+    call = partial(run_script, "eval_zero_shot_imagenet")
     own = ["--model", f"A={MODEL}"]
     assert "has 7 classes, ImageNet-1k has 1000" in call("imagenet", *own).stderr
     assert "no folder nowhere" in call("nowhere", *own).stderr

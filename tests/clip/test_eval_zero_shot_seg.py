@@ -30,7 +30,6 @@ from last_vit.clip_text import encode_class_names, read_templates
 from last_vit.data.synthetic import SyntheticObjects
 from last_vit.models import parse_model_arguments
 
-REPO = Path(__file__).resolve().parents[2]
 CPU = ("--device", "cpu", "--num-workers", "0", "--text-cache", "cache")
 NAMES = [["a thing", "stuff", "some wall"], ["ship"], ["dog", "cat"], ["table"]]
 CUSTOM = ("--dataset", "custom", "--root", "rooms", "--class-names", "rooms/classes.txt", "--zero-label", "background")

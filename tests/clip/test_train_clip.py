@@ -28,13 +28,12 @@ from clip_train_parts import (
     write_csv,
     write_shard,
 )
+from script_parts import REPO, run_two
 from torch.testing import assert_close
 
 from last_vit.data.synthetic import SyntheticObjects, write_imagenet
 from last_vit.dense import attach_pool
 
-REPO = Path(__file__).resolve().parents[2]
-SCRIPT = REPO / "clip" / "train_clip.py"
 EXACTLY = {"rtol": 0, "atol": 0}
 
 pytestmark = pytest.mark.usefixtures("training_folder")
@@ -211,12 +210,8 @@ def test_two_processes_train_like_one():
     # the gradient of an attention's key bias is zero but for rounding, which Adam would blow up without a large eps
     options = {"train_data": "coco", "dataset_type": COCO, "epochs": 1, "eps": 0.01}
     assert run(**options, batch_size=8) == 0
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", str(SCRIPT)]
-    flags = arguments("--local-loss", "--gather-with-grad", **options, name="two")
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-    done = subprocess.run([*command, *flags], capture_output=True, text=True, timeout=240, env=environment)
-    assert done.returncode == 0, done.stderr[-3000:]
-    assert done.stderr.count("Start epoch 0") == 1  # each line once
+    said = run_two("clip/train_clip.py", *arguments("--local-loss", "--gather-with-grad", **options, name="two"))
+    assert said.count("Start epoch 0") == 1  # each line once
     two = {name.removeprefix("module."): tensor for name, tensor in weights("logs/two/checkpoints/epoch_1.pt").items()}
     assert_close(weights("logs/run/checkpoints/epoch_1.pt"), two, rtol=1e-3, atol=1e-5)
     assert "Training data: 0 skipped" in log("logs/two")

@@ -11,7 +11,6 @@ from record_parts import read_records
 from last_vit.dense import attach_pool, pooling_of
 from last_vit.dino_vit import build_dino_vit
 
-REPO = Path(__file__).resolve().parents[2]
 COLOURS = {"n01": (200, 60, 60), "n02": (60, 200, 60), "n03": (60, 60, 200)}
 MODEL = ("--arch", "vit_mini", "--patch_size", "8")
 

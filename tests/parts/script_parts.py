@@ -16,12 +16,13 @@ def run_script(name, *arguments):
 
 
 def run_two(script, *arguments, **environment):
-    """A script, by its path in the repository, under torchrun with two gloo processes."""
+    """What a script, by its path in the repository, says under torchrun with two gloo processes."""
     launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--standalone"]
     environment = {"PYTHONPATH": str(REPO), "OMP_NUM_THREADS": "1", "PATH": os.environ["PATH"], **environment}
     command = [*launcher, str(REPO / script), *map(str, arguments)]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=240)
     assert done.returncode == 0, done.stderr
+    return done.stderr
 
 
 def run_two_ranks(script, *arguments):

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from last_vit.adapters import DenseOutput, find_adapter, unwrap_host
 from last_vit.adapters.base import class_names
-from last_vit.dense import dense_forward, pooling_of
+from last_vit.dense import dense_forward
 from last_vit.token_pool import TokenPool
 
 # How the hosts call their own read-outs: open_clip's `pool_type`, timm's `global_pool`.
@@ -52,10 +52,9 @@ def dense_read_outs(model: nn.Module, images: Tensor) -> list[DenseOutput]:
 
 def own_pool(model: nn.Module) -> TokenPool:
     """The pool that a model reads with now, also where that is the own read-out of open_clip's or timm's ViT."""
-    pooling = pooling_of(model)
-    if pooling["pool"] != "host":
-        return TokenPool(pooling["pool"], pooling["top_k"], pooling["sigma"], pooling["variant"] or "release")
     host = unwrap_host(model)
+    if (attached := find_adapter(model).attached(host)) is not None:
+        return attached
     tower = getattr(host, "visual", host)
     tower = getattr(tower, "trunk", tower)
     own = getattr(tower, "pool_type", getattr(tower, "global_pool", None))

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import Dataset
 
+from last_vit.adapters import find_adapter
 from last_vit.checkpoint import load_checkpoint, read_checkpoint, read_weights, save_checkpoint
 from last_vit.data.imagenet import ImageNetDataset
 from last_vit.data.loaders import process_share
@@ -147,9 +148,7 @@ def layer_reader(model: nn.Module, num_blocks: int, with_patch_mean: bool) -> Re
         return lambda model, images: model(images).float()
     if num_blocks > len(model.blocks):
         raise ValueError(f"--n_last_blocks {num_blocks} is more than the {len(model.blocks)} blocks of this backbone")
-    pooling = pooling_of(model)
-    kind = "cls" if pooling["pool"] == "host" else pooling["pool"]
-    pool = TokenPool(kind, *(pooling.get(name) for name in ("top_k", "sigma")), pooling.get("variant") or "release")
+    pool = find_adapter(model).attached(model) or TokenPool("cls")
 
     def read(model: nn.Module, images: Tensor) -> Tensor:
         layers = model.forward_intermediates(

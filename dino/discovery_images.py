@@ -133,7 +133,7 @@ class DiscoveryImages(Dataset):
     def __init__(
         self, objects: ObjectList, mean: Sequence[float], std: Sequence[float], resize: Sequence[int] = ()
     ) -> None:
-        self.objects, self.resize = objects, tuple(resize)
+        self.objects, self.resize = objects, list(resize)
         self.mean, self.std = tuple(mean), tuple(std)
         folder = os.path.commonpath([image.path.parent for image in objects.images])
         self.names = [image.path.relative_to(folder).as_posix() for image in objects.images]
@@ -160,7 +160,7 @@ class DiscoveryImages(Dataset):
         known = self.objects.images[index]
         picture = load_rgb(known.path)
         check_frame(known.path, (picture.height, picture.width), known.frame_hw)
-        return resize_picture(picture, self.resize)
+        return functional.resize(picture, self.resize) if self.resize else picture
 
     def file_hw(self, index: int) -> tuple[int, int]:
         """(height, width) of an image file, from its header."""
@@ -173,7 +173,7 @@ class DiscoveryImages(Dataset):
 
 
 def resized_hw(image_hw: tuple[int, int], resize: Sequence[int]) -> tuple[int, int]:
-    """(height, width) for none, one or two numbers: as it is; the shorter side, aspect kept; or height and width.
+    """(height, width) that torchvision's `resize` makes of an image: of none, one or two numbers, as it is for none.
 
     Example:
         >>> resized_hw((300, 400), []), resized_hw((300, 400), [480]), resized_hw((300, 400), [224, 224])
@@ -185,13 +185,6 @@ def resized_hw(image_hw: tuple[int, int], resize: Sequence[int]) -> tuple[int, i
         shorter = min(image_hw)
         resize = [resize[0] if side == shorter else int(resize[0] * side / shorter) for side in image_hw]
     return tuple(resize) or tuple(image_hw)
-
-
-def resize_picture(picture: Image.Image, resize: Sequence[int]) -> Image.Image:
-    """An image at the size of `resized_hw`, bilinear with antialias."""
-    image_hw = (picture.height, picture.width)
-    wanted = resized_hw(image_hw, resize)
-    return picture if wanted == image_hw else functional.resize(picture, list(wanted))
 
 
 def pad_to_patch(image: Tensor, patch_size: int, name: str = "the image") -> Tensor:

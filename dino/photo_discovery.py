@@ -3,12 +3,12 @@
 import argparse
 from collections.abc import Sequence
 
-from discovery_images import resize_picture, resized_hw
+from discovery_images import resized_hw
 from discovery_results import HIT, choose_methods, draw_found_box, draw_mask, find_boxes, fitting_patch_size
 from matplotlib.figure import Figure
 from object_discovery import Box, DiscoveryMethod, PatchMask
 from PIL import Image
-from torchvision.transforms.functional import normalize, to_tensor
+from torchvision.transforms.functional import normalize, resize, to_tensor
 
 from last_vit.data.image_files import load_photos
 from last_vit.models import parse_model_arguments
@@ -29,7 +29,7 @@ def run(args: argparse.Namespace) -> None:
         trained.model.to(device)
         patch_size = fitting_patch_size(argument.name, trained.model, trained.preprocessing.crop, sizes)
         for name, photo in photos.items():
-            seen = resize_picture(photo, args.resize)
+            seen = resize(photo, args.resize) if args.resize else photo
             image = normalize(to_tensor(seen), trained.preprocessing.mean, trained.preprocessing.std)
             found = find_boxes(trained.model, image, methods, patch_size, f"photo {name}")
             args.out.mkdir(parents=True, exist_ok=True)

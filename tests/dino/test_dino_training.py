@@ -297,7 +297,7 @@ def test_resuming_another_run(capsys):
         ({"data_path": "absent/train"}, "no folder .*absent/train: expected"),
         ({"arch": "vit_huge"}, "--arch 'vit_huge' is not supported: vit_.*resnet50"),
         ({"arch": "xcit_small"}, "none of timm's XCiT models.*xcit_small_12_p16"),
-        ({"arch": "vgg11"}, "--arch 'vgg11' is not supported"),
+        ({"arch": "squeezenet1_1"}, "--arch 'squeezenet1_1' is not supported"),
     ],
 )
 def test_faults(capsys, options, message):

@@ -131,7 +131,7 @@ def test_the_peers_options_are_in_the_records(run):
 def test_any_photo_gets_the_boxes_of_the_evaluation_and_upright(run, synthetic_sets, capsys):
     flags = ["--method", "patch-score", "lost", "tokencut", "--which-features", "q", "--resize", "64"]
     run(*flags, "--save-boxes", "boxes.json")
-    paths, exif = sorted((synthetic_sets / "voc/VOC2012/JPEGImages").iterdir()), Image.Exif()
+    paths, exif = sorted((synthetic_sets / "voc/VOC2012/JPEGImages").iterdir())[:2], Image.Exif()
     exif[0x0112] = 8  # to be turned by a quarter anticlockwise
     turned = Image.open(paths[0]).transpose(Image.Transpose.ROTATE_270)
     turned.resize((60 * SIDE, 60 * SIDE), Image.Resampling.NEAREST).save("turned.png", exif=exif)
@@ -140,12 +140,12 @@ def test_any_photo_gets_the_boxes_of_the_evaluation_and_upright(run, synthetic_s
     found = re.findall(r"^A, (\w+): (.+) \[(.*)\]$", capsys.readouterr().out, re.MULTILINE)
     boxes = {(photo, method): [int(edge) for edge in box.split(", ")] for photo, method, box in found}
     for method, by_image in saved_boxes().items():
-        for image, box in by_image.items():
-            assert boxes[Path(image).stem, method] == [int(f"{edge:.0f}") for edge in box]
+        for path in paths:
+            assert boxes[path.stem, method] == [int(f"{edge:.0f}") for edge in by_image[path.name]]
         large = [edge / 60 for edge in boxes["turned", method]]  # in the photo's own pixels
         np.testing.assert_allclose(large, boxes[paths[0].stem, method], atol=0.6)
     widths = [Image.open(path).width for path in Path("output/discover").iterdir()]
-    assert (len(widths), min(widths) > 1000) == (NUMBER + 1, True)
+    assert (len(widths), min(widths) > 1000) == (3, True)
 
 
 @pytest.mark.parametrize(

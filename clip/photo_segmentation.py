@@ -33,10 +33,7 @@ def run(args: argparse.Namespace) -> None:
             image = torch.from_numpy(pixels).permute(2, 0, 1)
             (label,) = segmenter([resize_short_side(image, setting.short_side)], [tuple(image.shape[1:])])
             label = label.cpu().numpy()
-            picture = draw_overlay(pixels, None, label, names, colors)
-            picture.axes[0].set_title(name, fontsize=9)
-            picture.axes[1].set_title(argument.name, fontsize=9)
             file = args.out / f"{result_name(f'{name}_{argument.name}')}.png"
-            picture.savefig(file)
+            draw_overlay([name, argument.name], pixels, None, label, names, colors).savefig(file)
             shares = ", ".join(f"{names[index]} {100 * share:.0f} %" for index, share in class_shares(label))
             print(f"{argument.name}, {name}: {shares}; written {file}")

@@ -40,17 +40,20 @@ def draw_overlays(
         label = sample["label"].numpy().astype(np.int64)
         prediction = segmenter([resized], [label.shape])[0].cpu().numpy()
         path = folder / f"{result_name(f'{model_name}_{setting.name}_' + sample['name'])}.png"
-        picture = draw_overlay(sample["image"].permute(1, 2, 0).numpy(), label, prediction, images.names, colors)
-        picture.axes[0].set_title(sample["name"], fontsize=9)
-        picture.axes[-1].set_title(model_name, fontsize=9)
-        picture.savefig(path)
+        titles, pixels = [sample["name"], "ground truth", model_name], sample["image"].permute(1, 2, 0).numpy()
+        draw_overlay(titles, pixels, label, prediction, images.names, colors).savefig(path)
         yield path
 
 
 def draw_overlay(
-    image: np.ndarray, label: np.ndarray | None, prediction: np.ndarray, names: Sequence[str], palette: np.ndarray
+    titles: Sequence[str],
+    image: np.ndarray,
+    label: np.ndarray | None,
+    prediction: np.ndarray,
+    names: Sequence[str],
+    palette: np.ndarray,
 ) -> Figure:
-    """A picture of three panels, of which the second has a title; of two without a label.
+    """A picture of three panels, of two without a label.
 
     Image and palette are uint8 [H, W, 3] and [C, 3], label (a class or 255) and prediction integer [H, W].
     """
@@ -65,10 +68,10 @@ def draw_overlay(
     panels = [image, *(paint(image, each, palette) for each in painted)]
     size = (len(panels) * _PANEL_WIDTH, panel_height + 0.5 + 0.2 * num_rows)
     figure = Figure(figsize=size, dpi=110, layout="constrained")
-    for axes, panel in zip(figure.subplots(1, len(panels)), panels, strict=True):
+    for axes, panel, title in zip(figure.subplots(1, len(panels)), panels, titles, strict=True):
         axes.imshow(panel, interpolation="nearest")
         axes.set_axis_off()
-    figure.axes[1].set_title("ground truth", fontsize=9)
+        axes.set_title(title, fontsize=9)
     grey = np.full((1, len(names), 3), 128, dtype=np.uint8)
     colors = paint(grey, np.arange(len(names))[None], palette)[0] / 255  # as they look on an image
     handles = [_entry(colors[index], f"{names[index]}, {size}") for index, size in shown[:MAX_LEGEND]]

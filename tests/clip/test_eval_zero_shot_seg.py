@@ -180,7 +180,7 @@ def test_any_photo_is_segmented_as_the_evaluation_does_and_upright(here, monkeyp
     setting = replace(choose_setting(args), class_names=parse_vocabulary(PHOTO[1]))
     image = torch.from_numpy(np.array(photo)).permute(2, 0, 1)
     (expected,) = build_segmenter(args, setting, clip, cpu)([resize_short_side(image, 40)], [image.shape[1:]])
-    for pixels, label, found, classes, _ in drawn:  # the pooling takes no part
+    for _, pixels, label, found, classes, _ in drawn:  # the pooling takes no part
         assert (label, classes) == (None, ["ship", "dog", "table"])
         np.testing.assert_array_equal(pixels, np.array(photo))
         np.testing.assert_array_equal(found, expected)

@@ -3,7 +3,6 @@
 import argparse
 import csv
 import shutil
-from functools import partial
 from pathlib import Path
 
 import eval_zero_shot_cls
@@ -15,7 +14,7 @@ from clip_train_seams import _top_k_counts
 from open_clip_train import zero_shot
 from PIL import Image
 from record_parts import read_records
-from script_parts import run_script, run_two
+from script_parts import run_two
 from torch.utils.data import DataLoader
 from torchvision.datasets import ImageFolder
 
@@ -164,27 +163,3 @@ def test_errors_are_one_line(here, capsys, refused):
     (record,) = results().values()
     assert record["n_images"] == 16
     assert record["dataset"].endswith("shapes, 32 px, prompt '{}'")
-
-
-def test_shell_script(here):
-    """Left-out weights are named; a --model of one's own is enough; another set than ImageNet-1k is refused."""
-
-    call = partial(run_script, "eval_zero_shot_imagenet")
-    own = ["--model", f"A={MODEL}"]
-    assert "has 7 classes, ImageNet-1k has 1000" in call("imagenet", *own).stderr
-    assert "no folder nowhere" in call("nowhere", *own).stderr
-    assert call(*own).returncode == 2
-    for wnid in imagenet_synsets()[7:]:
-        (Path("imagenet/val") / wnid).mkdir()
-    nothing = call("imagenet")
-    assert (nothing.returncode, nothing.stdout.count("left out: weights/")) == (1, 10)
-    assert "no weights in weights and no --model" in nothing.stderr
-    done = [call("imagenet", *own)]
-    Path("weights").mkdir()
-    Path("weights/b16_400m.pt").touch()
-    done.append(call("imagenet"))
-    found = ["--model", "MetaCLIP ViT-B/16, 400M=open_clip:ViT-B-16-quickgelu@weights/b16_400m.pt"]
-    for each, flags in zip(done, (own, found), strict=True):
-        assert each.returncode == 0, each.stderr
-        command = ["clip/eval_zero_shot_cls.py --imagenet-root imagenet --dataset-name ImageNet-1k", *flags]
-        assert each.stdout.endswith(" ".join(command) + "\n")

@@ -9,8 +9,8 @@ Data are made by ov_detection/make_ov_coco.py and ov_detection/make_ov_lvis.py; 
 tools/eval_ov_lvis.sh evaluate. Class embeddings come from vocabulary.path (ov_detection/build_class_embeddings.py) or,
 without one, from the text tower of the config's own CLIP.
 
-Lengths are in epochs (train.epochs, train.eval_epochs, train.checkpoint_epochs, train.lr_steps; ov_schedule.py), and an
-iteration has train.lr_batch_size images on any number of GPUs, by gradient accumulation where there are fewer.
+Lengths are in epochs (train.epochs, train.eval_epochs, train.checkpoint_epochs, train.lr_steps), and an iteration has
+train.lr_batch_size images on any number of GPUs, by gradient accumulation where there are fewer (ov_training.plan_run).
 
 Processes are started by --num-gpus / --num-machines (detectron2's launcher; CPU processes where there is no GPU) or by
 torchrun. --resume continues from the last checkpoint in train.output_dir; on a CPU the loss curve is then bit-identical

@@ -15,9 +15,8 @@ from detectron2.modeling.roi_heads.box_head import FastRCNNConvFCHead
 from detectron2.modeling.roi_heads.mask_head import MaskRCNNConvUpsampleHead
 from detectron2.modeling.roi_heads.roi_heads import StandardROIHeads
 from detectron2.structures import Boxes, Instances
-from fvit.box_predictor import OpenVocabularyPredictor, Regions, detect_in
+from fvit.box_predictor import OpenVocabularyPredictor, Regions, TextClassifier, detect_in
 from fvit.fvit_layers import ClampedBoxTransform, IoUMatcher, PyramidRoIAlign, choose_norm
-from fvit.text_classifier import TextClassifier
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torchvision.ops import roi_align

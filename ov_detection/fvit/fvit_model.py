@@ -7,11 +7,11 @@ from collections.abc import Mapping
 from typing import Any
 
 from class_embeddings import ClassEmbeddings
+from fvit.box_predictor import TextClassifier
 from fvit.clip_pyramid import FViTBackbone
 from fvit.frozen_clip import FrozenClip
 from fvit.fvit_heads import build_roi_heads, build_rpn
 from fvit.fvit_layers import SquareDetector
-from fvit.text_classifier import TextClassifier
 from torch import Tensor
 
 # F-ViT normalises with ImageNet's statistics, in training and test, though its CLIP was trained with CLIP's own.

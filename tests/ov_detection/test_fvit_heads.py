@@ -6,9 +6,8 @@ import pytest
 import torch
 from detectron2.structures import Boxes, ImageList, Instances
 from detectron2.utils.events import EventStorage
-from fvit.box_predictor import OpenVocabularyPredictor, fuse_scores
-from fvit.fvit_heads import ProposalHead, build_roi_heads, build_rpn, region_embeddings
-from fvit.text_classifier import TextClassifier
+from fvit.box_predictor import OpenVocabularyPredictor, TextClassifier, fuse_scores
+from fvit.fvit_heads import build_roi_heads, build_rpn, region_embeddings
 from fvit_parts import BASE, roi_align64, vocabulary
 from torch.nn import functional as F
 
@@ -289,21 +288,3 @@ def test_losses(few):
     assert (sampled < 512) == few
     assert reg > 0
     assert all((image.objectness_logits[:-1] >= image.objectness_logits[1:]).all() for image in proposals)
-
-
-def test_head_with_norm():
-    head = ProposalHead(8, 3, norm="BN")
-    assert {"conv.conv0.weight", "conv.conv0.norm.running_mean", "objectness_logits.bias"} <= set(head.state_dict())
-    assert "conv.conv0.bias" not in head.state_dict()
-    plain = ProposalHead(8, 3)
-    assert "conv.conv1.bias" in plain.state_dict()
-    assert plain.conv.conv0.weight.std().item() == pytest.approx(0.01, rel=0.1)
-
-
-def test_proposal_counts():
-    rpn = build_rpn(RPN_LEVELS, 8, pre_nms_topk=(40, 20), post_nms_topk=(30, 10)).eval()
-    images = ImageList(torch.zeros(1, 3, 112, 112), [(112, 100)])
-    proposals, losses = rpn(images, features((112, 112)))
-    assert losses == {}
-    assert len(proposals[0]) == 10
-    assert proposals[0].proposal_boxes.tensor[:, 2].max() <= 100  # clipped to the image without its padding

@@ -17,7 +17,7 @@ from detectron2.config import LazyConfig, instantiate
 from fvit import frozen_clip
 from fvit.frozen_clip import FrozenClip
 from lazy_parts import REPO
-from ov_schedule import plan_run
+from ov_training import plan_run
 
 from last_vit.clip_models import load_clip
 from last_vit.lazy_config import apply_overrides, build_model, read_config

@@ -8,7 +8,7 @@ from ov_classes import OV_COCO_NOVEL
 from ov_data import FitSquare, OvImageSet, build_ov_train_loader
 from ov_json import clip_box, load_ov_json
 from ov_parts import HEIGHT, WIDTH, all_65, coco_categories, lvis_categories, random_content, write_images, write_json
-from ov_schedule import BatchGroups
+from ov_training import BatchGroups
 from PIL import Image
 
 SIDE = 64

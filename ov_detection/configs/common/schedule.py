@@ -1,4 +1,4 @@
-"""F-ViT's optimiser, OV-COCO's length. ov_schedule.py works out what is None; given, it is in iterations."""
+"""F-ViT's optimiser, OV-COCO's length. ov_training.plan_run works out what is None; given, it is in iterations."""
 
 from detectron2.config import LazyCall as L
 from detectron2.solver import WarmupParamScheduler

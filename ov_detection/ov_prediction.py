@@ -15,7 +15,6 @@ from fvit.fvit_layers import SquareDetector
 from ov_data import FitSquare
 from ov_detector import detector_of, load_detector
 from ov_evaluator import to_detections
-from PIL import Image, ImageOps
 from torch import Tensor
 from torch.nn.functional import max_pool2d
 from torchvision.transforms import InterpolationMode
@@ -24,7 +23,7 @@ from torchvision.utils import draw_bounding_boxes, draw_segmentation_masks
 
 from last_vit.atomic_file import atomic_file
 from last_vit.checkpoint import read_checkpoint
-from last_vit.data.image_files import to_rgb
+from last_vit.data.image_files import load_photo
 from last_vit.evaluation import progress
 from last_vit.lazy_config import read_config
 from last_vit.runtime import select_device
@@ -51,7 +50,7 @@ def predict(args: Namespace) -> None:
     fit = FitSquare(tested.size, antialias=tested.get("antialias", False))
     images, photos = [], progress(args.image, "predict", "image")
     for path in photos:
-        pixels = _read_upright(path)
+        pixels = np.array(load_photo(path))
         height, width = pixels.shape[:2]
         resized = fit.get_transform(pixels).apply_image(pixels)
         sample = {"image": torch.from_numpy(resized.copy()).permute(2, 0, 1), "height": height, "width": width}
@@ -83,11 +82,11 @@ def load_predictor(cfg: Any, args: Namespace, device: torch.device) -> SquareDet
     content = read_checkpoint(args.checkpoint)
     trained_on = content.get("detector", {}).get("base_names" if has_vocabulary else "names")
     if trained_on is None:
-        raise ValueError(
-            f"{args.checkpoint} does not say which classes it was trained on, which are scored differently from "
-            f"others: convert it with ov_detection/convert_fvit_checkpoint.py --json, an annotation file of its "
-            f"training set"
+        remedy = (
+            "convert it with ov_detection/convert_fvit_checkpoint.py --json, an annotation file of its training set"
         )
+        remedy = remedy if has_vocabulary else "expected one of lazy_train.py and this config"
+        raise ValueError(f"{args.checkpoint} does not say which classes it was trained on: {remedy}")
     if has_vocabulary:
         cfg.vocabulary.path = str(args.embeddings or "")
     else:
@@ -95,15 +94,6 @@ def load_predictor(cfg: Any, args: Namespace, device: torch.device) -> SquareDet
     model = detector_of(cfg, names, trained_on, device, has_weights=True)
     load_detector(model, args.checkpoint, content)
     return model.eval()
-
-
-def _read_upright(path: Path) -> np.ndarray:
-    """An image file, upright -> uint8 [H, W, 3] RGB; a ValueError for one that is damaged or none."""
-    try:
-        with Image.open(path) as image:
-            return np.array(to_rgb(ImageOps.exif_transpose(image)))
-    except (OSError, SyntaxError) as error:  # a damaged PNG is a SyntaxError to Pillow
-        raise ValueError(f"image {path} cannot be read: {error}") from error
 
 
 def _describe(instances: Instances, names: Sequence[str]) -> list[dict[str, Any]]:

@@ -156,8 +156,8 @@ def _parts(
             order = order[[label in counted[image.image_id] for label in image.labels[order].tolist()]]
         counting, shape = image.select(order), "bbox" if kind == "box" else "segmentation"
         for label, entry in zip(counting.labels.tolist(), counting.as_results(classes), strict=True):
-            area = entry["bbox"][2] * entry["bbox"][3]
-            guesses[label].append({**entry, "shape": entry[shape], "area": area, "iscrowd": 0})
+            entry.update(shape=entry[shape], area=entry["bbox"][2] * entry["bbox"][3], iscrowd=0)
+            guesses[label].append(entry)
     categories = {entry["id"]: entry for entry in content["categories"]}
     for start in range(0, len(classes), _CLASSES_AT_A_TIME):
         part = slice(start, start + _CLASSES_AT_A_TIME)

@@ -17,6 +17,7 @@ import argparse
 import re
 import statistics
 import subprocess
+import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import cache
@@ -25,6 +26,7 @@ from pathlib import Path
 from paper_tables import SUMMARY, TABLES, ResultsTable
 from speed_ratios import SPEED_TABLE, hardware_words, read_speed_ratios
 
+from last_vit.command_line import command
 from last_vit.results import ROOT, ResultRecord, read_results
 
 PAGES = ("README.md", "docs/results.md", "docs/speed.md")
@@ -205,34 +207,29 @@ def _line(cells: Sequence[str]) -> str:
     return "| " + " | ".join(cells) + " |"
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Command line; returns the exit status."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def run(args: argparse.Namespace) -> None:
+    """Make the tables anew, or say which are stale."""
+    records = read_results(args.root / "results")
+    pages = {args.root / name: (args.root / name).read_text(encoding="utf-8") for name in PAGES}
+    marked = {match["name"] for page in pages.values() for match in MARKED.finditer(page)}
+    unseen = [record.name for record in records if record.table not in marked]
+    if unseen:
+        raise ValueError(f"results/ holds what no table shows: {', '.join(unseen)}; remove it or add its table")
+    to_results = {path: "results" if path.parent == args.root else "../results" for path in pages}
+    new = {path: render_page(page, records, to_results[path]) for path, page in pages.items()}
+    stale = [str(path) for path, page in pages.items() if AGE.sub("", page) != AGE.sub("", new[path])]
+    if args.check and stale:
+        sys.exit(f"stale: {', '.join(stale)}; run: python tools/make_results_tables.py")
+    for path, page in new.items() if not args.check else ():
+        path.write_text(page, encoding="utf-8")
+
+
+@command(run)
+def main(parser: argparse.ArgumentParser) -> None:
+    """The command line."""
     parser.add_argument("--check", action="store_true", help="only say whether the tables are up to date")
     parser.add_argument("--root", type=Path, default=ROOT, help="folder of README.md, docs/ and results/")
-    args = parser.parse_args(argv)
-    try:
-        records = read_results(args.root / "results")
-        pages = {args.root / name: (args.root / name).read_text(encoding="utf-8") for name in PAGES}
-        marked = {match["name"] for page in pages.values() for match in MARKED.finditer(page)}
-        unseen = [record.name for record in records if record.table not in marked]
-        if unseen:
-            raise ValueError(f"results/ holds what no table shows: {', '.join(unseen)}; remove it or add its table")
-        new = {
-            path: render_page(page, records, "results" if path.parent == args.root else "../results")
-            for path, page in pages.items()
-        }
-    except (OSError, ValueError) as error:
-        parser.exit(2, f"make_results_tables.py: error: {error}\n")
-    stale = [path for path, page in pages.items() if AGE.sub("", page) != AGE.sub("", new[path])]
-    if args.check:
-        for path in stale:
-            print(f"{path} is stale; run: python tools/make_results_tables.py")
-        return bool(stale)
-    for path, page in new.items():
-        path.write_text(page, encoding="utf-8")
-    return 0
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    main()

@@ -1,7 +1,7 @@
 """The tables of README and docs/: their metrics, and published numbers, never ours (make_results_tables.py adds it)."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 IMAGENET = "ImageNet-1k val, 224 px"
 
@@ -42,6 +42,20 @@ class Task:
     ours: str  # our model in a few words
 
 
+def _published(source: str, values: Mapping[str, float], dataset: str = IMAGENET) -> tuple[PaperRow, ...]:
+    """Rows of one source on one data set, by label."""
+    return tuple(PaperRow(row, value, source, dataset) for row, value in values.items())
+
+
+def _cls_and_last(source: str, dataset: str, values: Mapping[str, tuple[float, float]]) -> tuple[PaperRow, ...]:
+    """Rows of models, each with the class token and with LaSt."""
+    rows = {
+        f"{model}, {pool}": value for model, pair in values.items() for pool, value in zip(_POOLS, pair, strict=True)
+    }
+    return _published(source, rows, dataset)
+
+
+_POOLS = ("CLS", "LaSt")
 _VOTES = (("1", "1"), ("7", "7"), ("0.5", "N/2"))
 _OF_LAYERS: dict[str, tuple[str, ...]] = {
     "apart": ("tiny-imagenet-100", "coco-mini"),
@@ -61,16 +75,10 @@ TABLES = {
         },
         decimals={"outlier_share": 2},
         paper=(
-            PaperRow("ViT, labels, CLS", 42.7, "paper"),
-            PaperRow("ViT, labels, LaSt", 55.1, "paper"),
+            *_published("paper", {"ViT, labels, CLS": 42.7, "ViT, labels, LaSt": 55.1}),
             PaperRow("DINO, CLS", 44.5, "paper; 45.3 in its table 1"),
-            PaperRow("DINO, LaSt", 69.7, "paper"),
-            PaperRow("CLIP, CLS", 39.8, "paper"),
-            PaperRow("CLIP, LaSt", 50.1, "paper"),
-            PaperRow("ResNet, labels", 68.4, "paper"),
-            PaperRow("DINO ResNet", 71.1, "paper"),
-            PaperRow("CLIP ResNet", 53.9, "paper"),
-            PaperRow("ViT with registers, labels", 41.5, "paper"),
+            *_published("paper", {"DINO, LaSt": 69.7, "CLIP, CLS": 39.8, "CLIP, LaSt": 50.1, "ResNet, labels": 68.4}),
+            *_published("paper", {"DINO ResNet": 71.1, "CLIP ResNet": 53.9, "ViT with registers, labels": 41.5}),
             PaperRow("OpenCLIP with registers", 37.6, "paper"),
             PaperRow("ViT-S, labels, CLS", 50.1, "paper, table 2"),
         ),
@@ -78,14 +86,12 @@ TABLES = {
     "cls_pretrain": ResultsTable(
         metrics={"acc1": "top-1", "acc5": "top-5"},
         paper=(
-            PaperRow("ViT-B/32, attention pooling", 59.1, "paper, table 9"),
-            PaperRow("ViT-B/32, mean", 64.3, "paper, table 9"),
-            PaperRow("ViT-B/32, LaSt K=1", 64.6, "paper, table 9"),
-            PaperRow("ViT-B/32, LaSt K=7", 64.8, "paper, table 9"),
-            PaperRow("ViT-B/32, LaSt K=49", 64.9, "paper, table 9"),
+            *_published("paper, table 9", {"ViT-B/32, attention pooling": 59.1, "ViT-B/32, mean": 64.3}),
+            *_published(
+                "paper, table 9", {f"ViT-B/32, LaSt K={k}": top1 for k, top1 in ((1, 64.6), (7, 64.8), (49, 64.9))}
+            ),
             PaperRow("ViT-S, CLS", 72.3, "paper, table 2"),
-            PaperRow("ViT-B/16, LaSt K=1", 67.4, "release's README"),
-            PaperRow("ViT-B/16, LaSt K=7", 67.6, "release's README"),
+            *_published("release's README", {"ViT-B/16, LaSt K=1": 67.4, "ViT-B/16, LaSt K=7": 67.6}),
         ),
     ),
     "score_distribution": ResultsTable(
@@ -156,16 +162,14 @@ TABLES = {
     ),
     "knn": ResultsTable(
         metrics={f"knn_{k}": f"k = {k}" for k in (20, 10, 100, 200)},
-        paper=(
-            PaperRow("DINO ViT-S/16, CLS, 100 epochs", 69.3, "DINO's repository"),
-            PaperRow("DINO ViT-S/16, CLS, 800 epochs", 74.5, "DINO's repository"),
+        paper=_published(
+            "DINO's repository", {f"DINO ViT-S/16, CLS, {n} epochs": v for n, v in ((100, 69.3), (800, 74.5))}
         ),
     ),
     "linear": ResultsTable(
         metrics={"best_acc1": "best top-1", "acc1": "last top-1"},
-        paper=(
-            PaperRow("DINO ViT-S/16, CLS, 100 epochs", 74.0, "DINO's repository"),
-            PaperRow("DINO ViT-S/16, CLS, 800 epochs", 77.0, "DINO's repository"),
+        paper=_published(
+            "DINO's repository", {f"DINO ViT-S/16, CLS, {n} epochs": v for n, v in ((100, 74.0), (800, 77.0))}
         ),
     ),
     "corloc": ResultsTable(
@@ -183,58 +187,49 @@ TABLES = {
     ),
     "coarse_seg": ResultsTable(
         metrics={"miou": "mIoU"},
+        # the paper names neither size nor ground truth (union, class, object)
         paper=tuple(
-            # the paper names neither size nor ground truth (union, class, object)
-            PaperRow(row, value, "paper, table 6", "VOC12 val, size not given")
-            for row, value in (
-                ("ViT-B/16, labels, CLS, score", 22.3),
-                ("ViT-B/16, labels, LaSt, score", 32.8),
-                ("ViT-S/16, labels, CLS, score", 29.5),
-                ("ViT-S/16, labels, LaSt, score", 41.9),
-                ("DINO ViT-S/16, CLS, score", 47.7),
-                ("DINO ViT-S/16, LaSt, score", 55.1),
+            replace(row, row=f"{row.row}, score")
+            for row in _cls_and_last(
+                "paper, table 6",
+                "VOC12 val, size not given",
+                {"ViT-B/16, labels": (22.3, 32.8), "ViT-S/16, labels": (29.5, 41.9), "DINO ViT-S/16": (47.7, 55.1)},
             )
         ),
     ),
     "zero_shot_cls": ResultsTable(
         metrics={"acc1": "top-1", "acc5": "top-5"},
-        paper=tuple(
-            PaperRow(f"OpenCLIP ViT-B/16, {pooling}", value, "paper, table 8")
-            for pooling, value in (
-                ("CLS", 55.8),
-                ("max", 53.1),
-                ("LaSt K=1", 53.5),
-                ("LaSt K=49", 55.8),
-                ("LaSt K=98", 56.2),
-                ("LaSt K=196", 55.3),
-            )
+        paper=_published(
+            "paper, table 8",
+            {"OpenCLIP ViT-B/16, CLS": 55.8, "OpenCLIP ViT-B/16, max": 53.1}
+            | {f"OpenCLIP ViT-B/16, LaSt K={k}": top1 for k, top1 in ((1, 53.5), (49, 55.8), (98, 56.2), (196, 55.3))},
         ),
     ),
     "zero_shot_seg": ResultsTable(
         metrics={"miou": "mIoU"},
         paper=(
             *(
-                PaperRow(f"CLIP ViT-B/16, {pooling}", value, "paper, table 4", f"{dataset}, {side} px")
-                for dataset, side, values in (
-                    ("VOC20 val", 336, (49.0, 75.0)),
-                    ("Context59 val", 336, (11.2, 15.2)),
-                    ("COCO-Object val", 336, (8.8, 13.3)),
-                    ("COCO-Stuff171 val", 336, (7.2, 11.8)),
-                    ("ADE20K val", 336, (3.1, 8.3)),
-                    ("Cityscapes val", 560, (6.5, 12.1)),
+                row
+                for dataset, values in (
+                    ("VOC20 val, 336 px", (49.0, 75.0)),
+                    ("Context59 val, 336 px", (11.2, 15.2)),
+                    ("COCO-Object val, 336 px", (8.8, 13.3)),
+                    ("COCO-Stuff171 val, 336 px", (7.2, 11.8)),
+                    ("ADE20K val, 336 px", (3.1, 8.3)),
+                    ("Cityscapes val, 560 px", (6.5, 12.1)),
                 )
-                for pooling, value in zip(("CLS", "LaSt"), values, strict=True)
+                for row in _cls_and_last("paper, table 4", dataset, {"CLIP ViT-B/16": values})
             ),
-            *(
-                PaperRow(f"{model}, {pooling}", value, "paper, table 4", "VOC20 val, 336 px")
-                for model, values in (
-                    ("MetaCLIP ViT-B/16", (39.6, 72.8)),
-                    ("EVA02-CLIP ViT-B/16", (56.5, 79.6)),
-                    ("CLIP ViT-L/14", (17.1, 72.4)),
-                    ("MetaCLIP ViT-L/14", (25.7, 75.6)),
-                    ("EVA02-CLIP ViT-L/14", (53.8, 76.4)),
-                )
-                for pooling, value in zip(("CLS", "LaSt"), values, strict=True)
+            *_cls_and_last(
+                "paper, table 4",
+                "VOC20 val, 336 px",
+                {
+                    "MetaCLIP ViT-B/16": (39.6, 72.8),
+                    "EVA02-CLIP ViT-B/16": (56.5, 79.6),
+                    "CLIP ViT-L/14": (17.1, 72.4),
+                    "MetaCLIP ViT-L/14": (25.7, 75.6),
+                    "EVA02-CLIP ViT-L/14": (53.8, 76.4),
+                },
             ),
         ),
     ),
@@ -243,76 +238,39 @@ TABLES = {
     ),
     "ov_coco": ResultsTable(
         metrics={"ap50_novel": "AP50 novel", "ap50_base": "AP50 base", "ap50_all": "AP50 all"},
-        paper=tuple(
-            PaperRow(f"F-ViT, EVA02-CLIP {backbone}, {pooling}", value, "paper, table 5", f"OV-COCO val, {side} px")
-            for backbone, side, values in (("ViT-B/16", 640, (17.5, 33.3)), ("ViT-L/14", 896, (24.7, 39.1)))
-            for pooling, value in zip(("CLS", "LaSt"), values, strict=True)
-        ),
+        paper=_cls_and_last("paper, table 5", "OV-COCO val, 640 px", {"F-ViT, EVA02-CLIP ViT-B/16": (17.5, 33.3)})
+        + _cls_and_last("paper, table 5", "OV-COCO val, 896 px", {"F-ViT, EVA02-CLIP ViT-L/14": (24.7, 39.1)}),
     ),
     "ov_lvis": ResultsTable(
         metrics={"mask_apr": "mask APr", "mask_apc": "APc", "mask_apf": "APf", "mask_ap": "AP"},
-        paper=tuple(
-            PaperRow(f"F-ViT, EVA02-CLIP {backbone}, {pooling}", value, "paper, table 5", f"OV-LVIS val, {side} px")
-            for backbone, side, values in (("ViT-B/16", 1024, (11.5, 22.8)), ("ViT-L/14", 896, (24.2, 32.1)))
-            for pooling, value in zip(("CLS", "LaSt"), values, strict=True)
-        ),
+        paper=_cls_and_last("paper, table 5", "OV-LVIS val, 1024 px", {"F-ViT, EVA02-CLIP ViT-B/16": (11.5, 22.8)})
+        + _cls_and_last("paper, table 5", "OV-LVIS val, 896 px", {"F-ViT, EVA02-CLIP ViT-L/14": (24.2, 32.1)}),
     ),
 }
 
-_CURED = ("CLS", "LaSt K=N/2", "random")
 _TI = "ViT-Ti/16 (AugReg) fine-tuned for one epoch on Tiny-ImageNet-100, 112 px, three seeds"
-_DINO = tuple(f"DINO ViT 1.8M/8, {name}" for name in ("CLS, 1 epoch", "LaSt K=N/4, 1 epoch", "random"))
-_ONE_EPOCH = "DINO, 1.8M parameters, one epoch, one seed"
-_CLIP = tuple(
-    f"CLIP ViT 2.7M/8{name}" for name in (" on Tiny-ImageNet, CLS", " on Tiny-ImageNet, LaSt K=N/2", ", random")
-)
+_DINO, _CLIP = "DINO, 1.8M parameters, one epoch, one seed", "CLIP from scratch, one epoch, one seed"
+_NONE = (None, None)
+_DINO_ROWS = ("DINO ViT 1.8M/8, CLS, 1 epoch", "DINO ViT 1.8M/8, LaSt K=N/4, 1 epoch", "DINO ViT 1.8M/8, random")
+_CORLOC_ROWS, _COARSE_ROWS = (tuple(f"{row}, {what}" for row in _DINO_ROWS) for what in ("patch-score", "score"))
+_TRAINED = "CLIP ViT 2.7M/8 on Tiny-ImageNet"
+_CLIP_ROWS = (f"{_TRAINED}, CLS", f"{_TRAINED}, LaSt K=N/2", "CLIP ViT 2.7M/8, random")
+_CORLOC, _COARSE = "voc-mini trainval, native, largest component", "voc-mini val, 224 px, union"
 
 SUMMARY = (
     *(
-        Task(task, "layers", "tiny-imagenet-100 val, 112 px", metric, paper, (*_CURED[:2], random), _TI)
+        Task(task, "layers", "tiny-imagenet-100 val, 112 px", metric, paper, ("CLS", "LaSt K=N/2", random), _TI)
         for task, metric, paper, random in (
-            ("top-1", "acc1", (None, None), ""),
-            ("Point-in-Box", "point_in_box", (None, None), "random"),
+            ("top-1", "acc1", _NONE, ""),
+            ("Point-in-Box", "point_in_box", _NONE, "random"),
             ("Point-in-Box, boxes under a quarter of the image", "point_in_box_small", (42.7, 55.1), "random"),
-            ("patches of more than three median norms, %", "high_norm_share", (None, None), "random"),
-            ("AUROC of the patch score, box against background", "auroc", (None, None), "random"),
+            ("patches of more than three median norms, %", "high_norm_share", _NONE, "random"),
+            ("AUROC of the patch score, box against background", "auroc", _NONE, "random"),
         )
     ),
-    Task(
-        "CorLoc of the patch score",
-        "corloc",
-        "voc-mini trainval, native, largest component",
-        "corloc",
-        (None, 67.6),
-        tuple(f"{row}, patch-score" for row in _DINO),
-        _ONE_EPOCH,
-    ),
-    Task(
-        "coarse segmentation, mIoU",
-        "coarse_seg",
-        "voc-mini val, 224 px, union",
-        "miou",
-        (47.7, 55.1),
-        tuple(f"{row}, score" for row in _DINO),
-        _ONE_EPOCH,
-    ),
-    Task("k-NN top-1", "knn", "tiny-imagenet-100", "knn_20", (None, None), (*_DINO[:2], ""), _ONE_EPOCH),
-    Task(
-        "zero-shot top-1",
-        "zero_shot_cls",
-        "tiny-imagenet-100",
-        "acc1",
-        (55.8, 56.2),
-        _CLIP,
-        "CLIP from scratch, one epoch, one seed",
-    ),
-    Task(
-        "zero-shot segmentation, mIoU, VOC",
-        "zero_shot_seg",
-        "voc-mini val",
-        "miou",
-        (49.0, 75.0),
-        _CLIP,
-        "CLIP from scratch, one epoch, one seed",
-    ),
+    Task("CorLoc of the patch score", "corloc", _CORLOC, "corloc", (None, 67.6), _CORLOC_ROWS, _DINO),
+    Task("coarse segmentation, mIoU", "coarse_seg", _COARSE, "miou", (47.7, 55.1), _COARSE_ROWS, _DINO),
+    Task("k-NN top-1", "knn", "tiny-imagenet-100", "knn_20", _NONE, (*_DINO_ROWS[:2], ""), _DINO),
+    Task("zero-shot top-1", "zero_shot_cls", "tiny-imagenet-100", "acc1", (55.8, 56.2), _CLIP_ROWS, _CLIP),
+    Task("zero-shot segmentation, mIoU, VOC", "zero_shot_seg", "voc-mini val", "miou", (49.0, 75.0), _CLIP_ROWS, _CLIP),
 )

@@ -6,13 +6,13 @@
 A bar reaches from 1, "as fast as the other side", to the ratio. All other ratios stand in docs/speed.md.
 """
 
-from collections.abc import Sequence
+import argparse
 from pathlib import Path
 
 from matplotlib.figure import Figure
 from speed_ratios import SPEED_TABLE, SpeedRatio, hardware_words, read_speed_ratios
 
-from last_vit.command_line import command_parser, run_command_line
+from last_vit.command_line import command
 from last_vit.results import read_results
 
 SHOWN = (
@@ -25,25 +25,16 @@ SHOWN = (
 )
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    """Command line; exits with status 2 and one line on any error that the user can mend."""
-    parser = command_parser("plot_speed.py", __doc__)
-    parser.add_argument("--results", type=Path, default=Path("results"), help="folder of the records (results/)")
-    parser.add_argument("--figure", type=Path, default=Path("docs/speed.png"), help="default docs/speed.png")
-    run_command_line(parser, lambda args: draw(args.results, args.figure), argv)
-
-
-def draw(results: Path, figure_path: Path) -> None:
-    """Draw and write the picture.
-
-    ValueError: A record or a ratio of `SHOWN` is not there.
-    """
-    records = {record.name: record for record in read_results(results) if record.table == SPEED_TABLE}
+def draw(args: argparse.Namespace) -> None:
+    """Draw and write the picture; a record or a ratio of `SHOWN` that is not there is a ValueError."""
+    records = {record.name: record for record in read_results(args.results) if record.table == SPEED_TABLE}
     ratios: list[SpeedRatio] = []
     for bench, name in SHOWN:
         found = {each.name: each for each in read_speed_ratios(records[bench])} if bench in records else {}
         if name not in found:
-            raise ValueError(f"{results}/{bench}.json has no ratio {name}; run tools/bench/run_all.py {bench} --record")
+            raise ValueError(
+                f"{args.results}/{bench}.json has no ratio {name}; run tools/bench/run_all.py {bench} --record"
+            )
         ratios.append(found[name])
     figure = Figure(figsize=(9, 3.2), dpi=150, layout="constrained")
     axes = figure.subplots()
@@ -64,9 +55,16 @@ def draw(results: Path, figure_path: Path) -> None:
     hardware = sorted({hardware_words(records[bench]) for bench, _ in SHOWN})
     axes.set_xlabel(f"times the other side; thin line: spread, mark: goal; {'; '.join(hardware)}", fontsize=8)
     axes.spines[["top", "right"]].set_visible(False)
-    figure_path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(figure_path)
-    print(f"written {figure_path}")
+    args.figure.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(args.figure)
+    print(f"written {args.figure}")
+
+
+@command(draw)
+def main(parser: argparse.ArgumentParser) -> None:
+    """The command line."""
+    parser.add_argument("--results", type=Path, default=Path("results"), help="folder of the records (results/)")
+    parser.add_argument("--figure", type=Path, default=Path("docs/speed.png"), help="default docs/speed.png")
 
 
 if __name__ == "__main__":

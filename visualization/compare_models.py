@@ -20,7 +20,7 @@ from diagnostic_cli import add_example_flags, add_figure_flag, add_image_flags
 from last_vit.command_line import add_device_flag, add_model_flags, command
 
 
-@command("map_figures:compare")
+@command("model_maps:compare")
 def main(parser: argparse.ArgumentParser) -> None:
     """The command line."""
     add_model_flags(parser)

@@ -16,7 +16,7 @@ from pathlib import Path
 from last_vit.command_line import add_device_flag, add_model_flags, add_photo_flag, command
 
 
-@command("photo_maps:run")
+@command("model_maps:explore")
 def main(parser: argparse.ArgumentParser) -> None:
     """The command line."""
     add_photo_flag(parser, "image")

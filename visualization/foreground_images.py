@@ -36,7 +36,7 @@ class ForegroundImages(Dataset):
     region, is annotated and the annotation tells objects apart (boxes, and COCO's masks).
 
     Files are read when a sample is asked for, so a broken one stops there, by name. `skipped` is what was left out,
-    reason -> count.
+    and `filtered` what `keep_single_objects` leaves out, reason -> count.
 
     `boxes` are COCO's instances_*.json, whose file names are found in depth below `images`; or a folder of XML files,
     one per image of the same name without ending. Corners in an `Annotations` folder beside `JPEGImages` are VOC's
@@ -60,6 +60,7 @@ class ForegroundImages(Dataset):
         self.folder = Path(images).expanduser()
         self.transform = transform
         self.skipped: Counter[str] = Counter()
+        self.filtered: Counter[str] = Counter()
         if not self.folder.is_dir():
             raise FileNotFoundError(f"image folder {self.folder} does not exist or is not a folder")
         self.image_paths = list_files(self.folder, IMAGE_SUFFIXES, self.skipped)
@@ -106,27 +107,32 @@ class ForegroundImages(Dataset):
             "box_xyxy": box,
         }
 
-    def single_objects(self, max_box_area: float | None = None) -> tuple[list[int], Counter[str]]:
-        """The images that Point-in-Box is defined on: exactly one object, with a box below this share of the image.
+    def keep_single_objects(self, max_box_area: float | None = None) -> None:
+        """Keep what Point-in-Box is defined on: exactly one object, with a box below this share of the image.
 
-        Returns indices, and the others as reason -> count; a crowd region counts as several objects. Annotations that
-        do not tell objects apart are a ValueError.
+        The others are counted in `filtered`; a crowd region counts as several objects. ValueError where none is left,
+        and for annotations that do not tell objects apart.
         """
         if self._source is None:
             raise ValueError(f"which images of {self.folder} show one object is not known: give their boxes")
-        kept, left_out = [], Counter()
-        for index, pair in enumerate(self._pairs):
+        kept = []
+        for path, pair in zip(self.image_paths, self._pairs, strict=True):
             objects = self._source.read(pair)
             boxes = objects.boxes_xyxy
             if boxes is None:
                 raise ValueError(f"masks in {self._annotations} do not tell objects apart: give boxes, or COCO's masks")
             if len(boxes) != 1 or objects.is_crowd.any():
-                left_out["several objects" if len(boxes) else "no object"] += 1
+                self.filtered["several objects" if len(boxes) else "no object"] += 1
             elif max_box_area is not None and not is_small_box(boxes, torch.tensor([objects.image_hw]), max_box_area):
-                left_out["large box"] += 1
+                self.filtered["large box"] += 1
             else:
-                kept.append(index)
-        return kept, left_out
+                kept.append((path, pair))
+        if not kept:
+            raise ValueError(
+                f"no image of {self.folder} has exactly one object, with a box below --max-box-area: "
+                f"{dict(self.filtered)}"
+            )
+        self._keep(kept)
 
     def _pair(self, skip_broken: bool) -> None:
         """Give every image its annotation; what has no partner is an error, or left out."""
@@ -150,8 +156,7 @@ class ForegroundImages(Dataset):
                 "to be a part of the other, leave out and count the rest with skip_broken"
             )
         self.skipped += Counter({"no annotation": len(alone), "annotation without image": len(unused)})
-        self.image_paths = [path for path, pair in zip(self.image_paths, pairs, strict=True) if pair is not None]
-        self._pairs = [pair for pair in pairs if pair is not None]
+        self._keep([(path, pair) for path, pair in zip(self.image_paths, pairs, strict=True) if pair is not None])
 
     def _leave_out_broken(self) -> None:
         kept = []
@@ -169,6 +174,9 @@ class ForegroundImages(Dataset):
                 self.skipped[fault] += 1
         if not kept:
             raise ValueError(f"no image of {self.folder} is left: skipped {dict(self.skipped)}")
+        self._keep(kept)
+
+    def _keep(self, kept: list[tuple[Path, int | None]]) -> None:
         self.image_paths, self._pairs = map(list, zip(*kept, strict=True))
 
 

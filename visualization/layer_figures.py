@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from figure_style import house_style, model_color, new_figure
+from figure_style import model_color, new_figure
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
@@ -54,25 +54,24 @@ def draw_layers(views: Sequence[LayerView]) -> Figure:
     The final norm stands apart: it is no block. References are those of the first model's images.
     """
     figure, axes = new_figure(2, 3, width=4.0, height=2.9)
-    with house_style():
-        for panel, (measure, title) in zip(axes.flat, _PANELS.items(), strict=True):
-            for index, view in enumerate(views):
-                for kind, look in (("", {"label": view.name, "marker": "o"}), ("_cls", {"linestyle": ":"})):
-                    key, places = measure + kind, zip(_places(view), view.by_layer, strict=True)
-                    points = [(place, row[key]) for place, row in places if key in row]
-                    panel.plot(*zip(*points, strict=True), color=model_color(index), markersize=3.5, **look)
-            for style, (label, value) in zip(("--", "-."), _references(measure, views[0].metrics), strict=False):
-                panel.axhline(value, color="0.45", linestyle=style, linewidth=1.0, label=label, zorder=0)
-            deepest = max(views, key=lambda view: len(view.by_layer))
-            names, places = [str(row["layer"]) for row in deepest.by_layer], _places(deepest)
-            panel.set_xticks(places, [name.replace("norm", "final\nnorm") for name in names])
-            panel.set(title=title, xlabel="after block", xlim=(0.5, places[-1] + 0.5))
-            if measure != "auroc":
-                panel.set_ylim(bottom=0)
-        handles, _ = axes[0, 0].get_legend_handles_labels()
-        if any("point_in_box_cls" in view.metrics for view in views):
-            handles.append(Line2D([], [], color="0.45", linestyle=":", label="class token that is not read"))
-        figure.legend(handles=handles, loc="outside lower center", ncols=min(len(handles), 5))
+    for panel, (measure, title) in zip(axes.flat, _PANELS.items(), strict=True):
+        for index, view in enumerate(views):
+            for kind, look in (("", {"label": view.name, "marker": "o"}), ("_cls", {"linestyle": ":"})):
+                key, places = measure + kind, zip(_places(view), view.by_layer, strict=True)
+                points = [(place, row[key]) for place, row in places if key in row]
+                panel.plot(*zip(*points, strict=True), color=model_color(index), markersize=3.5, **look)
+        for style, (label, value) in zip(("--", "-."), _references(measure, views[0].metrics), strict=False):
+            panel.axhline(value, color="0.45", linestyle=style, linewidth=1.0, label=label, zorder=0)
+        deepest = max(views, key=lambda view: len(view.by_layer))
+        names, places = [str(row["layer"]) for row in deepest.by_layer], _places(deepest)
+        panel.set_xticks(places, [name.replace("norm", "final\nnorm") for name in names])
+        panel.set(title=title, xlabel="after block", xlim=(0.5, places[-1] + 0.5))
+        if measure != "auroc":
+            panel.set_ylim(bottom=0)
+    handles, _ = axes[0, 0].get_legend_handles_labels()
+    if any("point_in_box_cls" in view.metrics for view in views):
+        handles.append(Line2D([], [], color="0.45", linestyle=":", label="class token that is not read"))
+    figure.legend(handles=handles, loc="outside lower center", ncols=min(len(handles), 5))
     return figure
 
 

@@ -18,9 +18,9 @@ from figure_style import save_figure
 from foreground_images import patch_areas, patch_foreground, patch_groups
 from layer_figures import LayerView, draw_layers, print_layers
 from layer_tokens import LayerTokens, count_layers, layer_tokens
-from measured_models import Measurement, Subject, check_image_flags, image_set_name, measure_models, open_images
+from measured_models import Measurement, Subject, check_image_flags, measure_models, open_boxes, open_images
 from patch_norms import token_norms
-from point_in_box_protocol import BoxedImages, is_numbered, open_imagenet
+from point_in_box_protocol import is_numbered
 from score_distribution import auroc, min_max
 from torch import Tensor
 from torch.nn import functional as F
@@ -265,16 +265,10 @@ def _overlaps(scores: Tensor, areas: Tensor | None) -> tuple[Tensor, Tensor]:
 def run(args: argparse.Namespace) -> None:
     """The command evaluate_layers.py."""
     check_image_flags(args)
-    if args.imagenet_root is not None:
-        args.max_box_area = None
-        images = open_imagenet(args)
-    elif args.boxes is None and args.masks is None:
+    if args.imagenet_root is None and args.boxes is None and args.masks is None:
         raise ValueError("what is object is not known: give --boxes or --masks")
-    else:
-        folder = open_images(args, Preprocessing())
-        images = BoxedImages(folder, image_set_name(args), dict(folder.skipped), folder)
-    args.dataset_name = images.name
-    views = measure_models(args, "layers", measure, open_set=images.for_model)
+    images = open_images(args) if args.imagenet_root is None else open_boxes(args, max_box_area=None)
+    views = measure_models(args, "layers", measure, images)
     if not views:  # another process draws and prints
         return
     print_layers(views)
@@ -284,12 +278,12 @@ def run(args: argparse.Namespace) -> None:
 def measure(subject: Subject) -> tuple[LayerView, list[Measurement]]:
     """One pass of a model over the chosen images."""
     args, argument, trained, images, device = subject
-    prep, dataset = trained.preprocessing, images.dataset
+    prep = trained.preprocessing
     scores = LayerScores(trained, list(dict.fromkeys(args.top_k)), device)
-    statistics, top_k = LayerStatistics(scores), TopK() if is_numbered(dataset, trained) else None
-    number = min(args.max_images or len(dataset), len(dataset))
-    chosen = [place * len(dataset) // number for place in range(number)]
-    for tokens, batch in dense_batches(trained.model, subject.batches(chosen, dataset), device, layer_tokens):
+    statistics, top_k = LayerStatistics(scores), TopK() if is_numbered(images, trained) else None
+    number = min(args.max_images or len(images), len(images))
+    chosen = [place * len(images) // number for place in range(number)]
+    for tokens, batch in dense_batches(trained.model, subject.batches(chosen), device, layer_tokens):
         with torch.inference_mode():
             truth = find_truth(batch, scores.grid_hw, prep, args.hit_rule)
             statistics.update(*scores(tokens), truth, prep.crop)
@@ -300,5 +294,5 @@ def measure(subject: Subject) -> tuple[LayerView, list[Measurement]]:
         metrics |= {key: value for key, value in top_k.compute().items() if key != "num_images"}
     objects = f"{args.hit_rule} rule" if args.imagenet_root is not None else "masks" if args.masks else "boxes"
     config: dict[str, Any] = {key: getattr(args, key) for key in ("top_k", "max_images", "hit_rule", "batch_size")}
-    protocol = f"{objects}, {number:,} of {len(dataset):,} images"
+    protocol = f"{objects}, {number:,} of {len(images):,} images"
     return LayerView(argument.name, metrics, by_layer), [Measurement(metrics, num_images, protocol, config, by_layer)]

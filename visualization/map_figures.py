@@ -1,300 +1,230 @@
-"""Images in rows, maps of their patches in columns, model beside model: scores, votes and norms (paper figure 5).
+"""The images that a figure shows, what models make of them, and both drawn: images in rows, maps of patches in columns.
 
-Letters: M images, S the crop's side in pixels, L levels of votes, h x w patches.
+Letters: M images, S the crop's side in pixels, N = h x w patches in row-major order.
 """
 
-import argparse
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
-import figure_style as style
 import numpy as np
 import torch
-from foreground_images import ForegroundImages, patch_foreground
+from figure_style import COLORMAP, hide_ticks, new_figure
+from foreground_images import ForegroundImages
 from layer_tokens import layer_tokens
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
-from matplotlib.patches import Rectangle
-from measured_models import Subject, check_image_flags, each_model, image_set_name, open_images, vote_selections
 from patch_norms import token_norms
-from torch import Tensor
-from torch.nn.functional import interpolate
-from vote_statistics import LEVELS, vote_levels
+from torch import Tensor, nn
 
-from last_vit.data.imagenet_layout import find_annotation_folder, find_split_folder
-from last_vit.dense import dense_forward
-from last_vit.evaluation import eval_transform
-from last_vit.models import ModelArgument, TrainedModel, naming, parse_model_arguments
 from last_vit.patch_scores import patch_score, peak_index
-from last_vit.pooling import LaStPool, last_select, resolve_top_k, vote_count
+from last_vit.pooling import LaStPool, last_select, vote_count
 from last_vit.preprocessing import Preprocessing
-from last_vit.runtime import select_device
 
+HIT, MISS, BOX = "#3ddc84", "#ff4d4d", "#ffffff"
 # what lies under a best patch -> its mark, colour and words
 _MARKS = {
-    1: ("o", style.HIT, "best patch, on an object"),
-    0: ("D", style.MISS, "best patch, beside"),
-    255: ("s", style.BOX, "best patch, object unknown"),
+    1: ("o", HIT, "best patch, on an object"),
+    0: ("D", MISS, "best patch, beside"),
+    255: ("s", BOX, "best patch, object unknown"),
 }
+_PANEL, _CAPTION = 1.7, 0.2  # inches
+_BATCH_SIZE = 32
 
 
-class ScoreView(NamedTuple):
-    """One model in compare_models.py's picture."""
+class ExampleImages(NamedTuple):
+    """Chosen images as one model takes them."""
 
-    name: str
-    titles: tuple[str, str]  # of its score column and of its vote column
-    counts: tuple[str, str]  # below them, over all rows; empty where nothing is known about objects
-    images: style.ExampleImages
-    scores: Tensor  # [M, h, w]
-    votes: Tensor  # [M, h, w]
-    peaks_xy: Tensor  # [M, 2], centre of the best patch, pixels of the pictures
-    peaks_on: Tensor  # uint8 [M], what lies there: 1 object, 0 background, 255 unknown
+    inputs: Tensor  # float32 [M, 3, S, S], normalised
+    foregrounds: Tensor  # uint8 [M, S, S], as `ForegroundImages` gives them
+    pictures: Tensor  # float32 [M, S, S, 3] in [0, 1], the inputs without their normalisation
 
 
-class VoteView(NamedTuple):
-    """One model in visualize_votes.py's picture."""
+class PatchMaps(NamedTuple):
+    """What one model makes of images."""
+
+    grid_hw: tuple[int, int]
+    tokens: Tensor  # [M, N, D], after the final norm
+    score: Tensor  # float32 [M, N], the cosine to the token that the model is pooled with
+    votes: Tensor  # long [M, N], of a selection
+    norms: Tensor  # float32 [M, N], before the final norm
+
+
+def choose_images(num_images: int, num_chosen: int | None, seed: int, flag: str) -> list[int]:
+    """Indices of the images that a figure shows, ascending: the same for every model of one command.
+
+    Without `num_chosen` 6 are shown, or all where there are fewer; more than there are is an error that names `flag`.
+    """
+    if num_chosen is None:
+        num_chosen = min(6, num_images)
+    if not 0 <= num_chosen <= num_images:
+        raise ValueError(f"{flag} must be in [0, {num_images}] (images), got {num_chosen}")
+    order = torch.randperm(num_images, generator=torch.Generator().manual_seed(seed))
+    return order[:num_chosen].sort().values.tolist()
+
+
+def find_image(images: ForegroundImages, name: str) -> int:
+    """The one image whose path ends in `name`."""
+    found = [index for index, path in enumerate(images.image_paths) if path.match(name)]
+    if len(found) != 1:
+        raise ValueError(f"--only {name} must be one of the {len(images)} images of {images.folder}, is {len(found)}")
+    return found[0]
+
+
+def make_examples(samples: Sequence[dict[str, Any]], preprocessing: Preprocessing) -> ExampleImages:
+    """From samples of `ForegroundImages`, at least one, with the transform of `preprocessing`."""
+    inputs, foregrounds = (torch.stack([sample[key] for sample in samples]) for key in ("image", "foreground"))
+    mean, std = (torch.tensor(values)[:, None, None] for values in (preprocessing.mean, preprocessing.std))
+    return ExampleImages(inputs, foregrounds, (inputs * std + mean).clamp(0, 1).permute(0, 2, 3, 1))
+
+
+def read_maps(model: nn.Module, images: Tensor, selection: LaStPool) -> PatchMaps:
+    """One pass over images [M, 3, S, S]; of a K above N, which is another model's, all patches vote."""
+    tokens = layer_tokens(model, images)
+    output, num_patches = tokens.output, tokens.output.patch_tokens.shape[1]
+    top_k = min(selection.top_k, num_patches)
+    topk_idx = last_select(output.patch_tokens, top_k, selection.sigma, selection.variant)
+    score = patch_score(output.patch_tokens, output.global_token)
+    votes, norms = vote_count(topk_idx, num_patches), token_norms(tokens.layers[-1])
+    return PatchMaps(output.grid_hw, output.patch_tokens, score, votes, norms)
+
+
+@torch.inference_mode()
+def read_examples(model: nn.Module, examples: ExampleImages, selection: LaStPool, device: torch.device) -> PatchMaps:
+    """The maps of a model, on `device`, on the CPU."""
+    parts = [read_maps(model, inputs.to(device), selection) for inputs in examples.inputs.split(_BATCH_SIZE)]
+    _, *values = zip(*parts, strict=True)
+    return PatchMaps(parts[0].grid_hw, *(torch.cat(each).cpu() for each in values))
+
+
+class Column(NamedTuple):
+    """One column of a model: a map or a picture per image."""
 
     title: str
-    images: style.ExampleImages
-    votes: Tensor  # long [M, h, w]
-    above: Tensor  # bool [M, L, h, w], the patches above each of `LEVELS`
-    captions: list[list[str]]  # [M][L + 1]: how much of each map is object, where that is known
+    values: Tensor  # [M, h, w], or colours [M, h, w, 3] in [0, 1]
+    captions: Sequence[str]  # [M], below
+    lowest: float | None = None  # of the map's colours; None is each map's own
+    draw_on: Callable[[Axes, int], None] = lambda axes, image: None  # the rest of an image's panel
 
 
-class NormsOnImages(NamedTuple):
-    """One model in visualize_norms.py's second picture; patches from `cutoff` on are framed."""
+class ModelMaps(NamedTuple):
+    """One model in a figure."""
 
     name: str
-    images: style.ExampleImages
-    scores: Tensor  # [M, h, w]
-    norms: Tensor  # [M, h, w]
-    captions: list[str]
-    cutoff: float
+    examples: ExampleImages
+    columns: Sequence[Column]
 
 
-def compare(args: argparse.Namespace) -> None:
-    """The command compare_models.py."""
-    check_image_flags(args)
-    arguments = parse_model_arguments(args.model)
-    device = select_device(args.device)
-    if args.imagenet_root is not None:
-        args.images = find_split_folder(args.imagenet_root, "val")
-        args.boxes = find_annotation_folder(args.images, "val", args.imagenet_label_dir)
-    images = open_images(args, Preprocessing())
-    shown = range(len(images)) if args.imagenet_root is None else images.single_objects()[0]
-    chosen = [shown[place] for place in style.choose_images(len(shown), args.num_images, args.seed, "--num-images")]
-    if args.only:
-        chosen = [style.find_image(images, shown, name) for name in args.only]
-    models = [argument.load(args.image_size, args.resize) for argument in arguments]
-    views = []
-    for argument, trained, selection in zip(arguments, models, vote_selections(models), strict=True):
-        images.transform = eval_transform(trained.preprocessing)
-        views.append(view_scores(argument.name, trained, images, chosen, device, selection))
-    style.save_figure(draw_scores(views), args.figure)
-    print(f"{len(chosen)} of {len(shown)} images of {image_set_name(args)}")
+def draw_maps(views: Sequence[ModelMaps]) -> Figure:
+    """A row per image: the image with the outline of its objects, and per model its columns, below its name."""
+    figure, axes = _draw_rows([(views, image) for image in range(len(views[0].examples.inputs))])
+    place = {"xycoords": "axes fraction", "xytext": (0, 18), "textcoords": "offset points"}
+    first = 1
+    for view in views:
+        # over all its columns, without widening the first one
+        name = axes[0, first].annotate(view.name, (0, 1), **place, fontsize=10, fontweight="bold")
+        name.set_in_layout(False)
+        first += len(view.columns)
+    return figure
 
 
-def show_votes(args: argparse.Namespace) -> None:
-    """The command visualize_votes.py."""
-    device, views = select_device(args.device), []
-    for argument, trained, images in each_model(args, device):
-        chosen = style.choose_images(len(images), args.num_images, args.seed, "--num-images")
-        views.append(view_votes(argument, trained, images, chosen, device))
-    style.save_figure(draw_votes(views), args.figure)
-    print(f"{len(chosen)} of the {len(images)} images of {image_set_name(args)}")
+def draw_models(views: Sequence[ModelMaps], image: int, title: str) -> Figure:
+    """A row per model, of one image as the model sees it and its columns."""
+    figure, axes = _draw_rows([([view], image) for view in views])
+    axes[0, 0].set_title(title, fontsize=8, fontweight="normal")
+    for panel, view in zip(axes[:, 0], views, strict=True):
+        panel.set_ylabel(view.name, fontsize=9, fontweight="bold")
+        panel.set_xlabel(f"{len(view.examples.foregrounds[image])} px", fontsize=8)
+    return figure
 
 
-def view_scores(
-    name: str,
-    trained: TrainedModel,
-    images: ForegroundImages,
-    chosen: Sequence[int],
-    device: torch.device,
-    selection: LaStPool,
-) -> ScoreView:
-    """Scores and votes of a model on chosen images, which have the transform of its preprocessing."""
-    examples = style.load_examples(images, chosen, trained.preprocessing)
-    with torch.inference_mode():
-        output = dense_forward(trained.model.to(device), examples.inputs.to(device))
-        score = patch_score(output.patch_tokens, output.global_token).cpu()
-        num_patches = score.shape[1]
-        k = min(selection.top_k, num_patches)  # another model's K may be more
-        topk_idx = last_select(output.patch_tokens, k, selection.sigma, selection.variant)
-        votes = vote_count(topk_idx, num_patches).cpu()
-    peak, (height, width) = peak_index(score), output.grid_hw
-    peaks_xy = torch.stack([(peak % width + 0.5) / width, (peak // width + 0.5) / height], dim=1)
-    peaks_xy *= trained.preprocessing.crop
-    column, row = peaks_xy.long().unbind(dim=1)
-    peaks_on = examples.foregrounds[torch.arange(len(chosen)), row, column]
-    is_foreground, is_known = patch_foreground(examples.foregrounds, output.grid_hw)
-    counts = ("", "")
-    if is_foreground.any():
-        inside, known = (float((votes * mask).sum()) for mask in (is_foreground, is_known))
-        area = 100 * float(is_foreground.sum() / is_known.sum())
-        best = f"on an object: {int((peaks_on == 1).sum())} of {int((peaks_on != 255).sum())}"
-        counts = (best, f"{100 * inside / known:.0f} % on objects,\n{area:.0f} % of the patches")
-    return ScoreView(
-        name=name,
-        titles=("patch score", f"votes, K = {resolve_top_k(k, num_patches)} of {num_patches}"),
-        counts=counts,
-        images=examples,
-        scores=score.unflatten(1, output.grid_hw),
-        votes=votes.unflatten(1, output.grid_hw),
-        peaks_xy=peaks_xy,
-        peaks_on=peaks_on,
-    )
-
-
-def view_votes(
-    argument: ModelArgument,
-    trained: TrainedModel,
-    images: ForegroundImages,
-    chosen: Sequence[int],
-    device: torch.device,
-) -> VoteView:
-    """Votes of a model, on `device`, on chosen images; a K above the number of patches is an error that names both."""
-    examples, pool = style.load_examples(images, chosen, trained.preprocessing), trained.selection()
-    with naming(argument), torch.inference_mode():
-        output = dense_forward(trained.model, examples.inputs.to(device))
-        topk_idx = last_select(output.patch_tokens, pool.top_k, pool.sigma, pool.variant)
-    votes = vote_count(topk_idx, output.patch_tokens.shape[1]).cpu()
-    above = vote_levels(votes)
-    is_foreground, is_known = patch_foreground(examples.foregrounds, output.grid_hw)
-    known = torch.cat([above.long(), votes[:, None]], dim=1) * is_known[:, None]
-    shares = zip((known * is_foreground[:, None]).sum(dim=2).tolist(), known.sum(dim=2).tolist(), strict=True)
-    own = "" if trained.pooling["pool"] == "last" else " (the model is not pooled with LaSt)"
-    return VoteView(
-        title=f"{argument.name}: votes, K = {pool.top_k}{own}",
-        images=examples,
-        votes=votes.unflatten(1, output.grid_hw),
-        above=above.unflatten(2, output.grid_hw),
-        captions=[
-            [f"object {100 * part / whole:.0f} %" if whole else "" for part, whole in zip(inside, both, strict=True)]
-            for inside, both in shares
-        ],
-    )
-
-
-def view_norms(subject: Subject, chosen: Sequence[int], cutoff: float) -> NormsOnImages:
-    """Scores, and norms before the final norm, of a model on chosen images."""
-    _, argument, trained, images, device = subject
-    examples = style.load_examples(images, chosen, trained.preprocessing)
-    with torch.inference_mode():
-        tokens = layer_tokens(trained.model, examples.inputs.to(device))
-        score = patch_score(tokens.output.patch_tokens, tokens.output.global_token).cpu()
-        norms = token_norms(tokens.layers[-1]).cpu()
-    grid_hw = tokens.output.grid_hw
-    captions = []
-    for row, front, known in zip(norms, *patch_foreground(examples.foregrounds, grid_hw), strict=True):
-        caption = f"{row.min():.3g} to {row.max():.3g}"
-        if (front & known).any() and (~front & known).any():
-            caption += f", fg / bg {row[front & known].mean() / row[~front & known].mean().clamp_min(1e-12):.2f}"
-        captions.append(caption)
-    maps = (values.unflatten(1, grid_hw) for values in (score, norms))
-    return NormsOnImages(argument.name, examples, *maps, captions, cutoff)
-
-
-def draw_scores(views: Sequence[ScoreView]) -> Figure:
-    """The image, and per model its patch score with the best patch marked, and its votes."""
-    inches = 1.7  # side of one panel
-    figure, axes = style.new_figure(len(views[0].scores), 1 + 2 * len(views), inches, inches)
-    figure.set_size_inches(figure.get_figwidth(), figure.get_figheight() + 1.5)  # for titles, counts, bar and legend
+def _draw_rows(rows: Sequence[tuple[Sequence[ModelMaps], int]]) -> tuple[Figure, np.ndarray]:
+    """A row of panels for models and an image: the image, then every column of every model."""
+    columns = [column for view in rows[0][0] for column in view.columns]
+    has_captions = any(any(column.captions[:-1]) for column in columns)
+    figure, axes = new_figure(len(rows), 1 + len(columns), _PANEL, _PANEL + _CAPTION * has_captions)
+    figure.set_size_inches(figure.get_figwidth(), figure.get_figheight() + 0.5)  # for titles
     figure.set_layout_engine("compressed", w_pad=0.025, h_pad=0.025, wspace=0, hspace=0)
-    for row, panels in enumerate(axes):
-        style.draw_picture(panels[0], views[0].images.pictures[row], views[0].images.foregrounds[row])
-        for column, view in enumerate(views):
-            score, votes = panels[1 + 2 * column : 3 + 2 * column]
-            style.draw_picture(score, view.scores[row].numpy(), view.images.foregrounds[row])
-            marker, color, _ = _MARKS[int(view.peaks_on[row])]
-            look = {"markersize": 7, "color": color, "markeredgecolor": "black", "clip_on": False}
-            score.plot(*view.peaks_xy[row].tolist(), marker, **look)
-            style.draw_picture(votes, view.votes[row].numpy(), view.images.foregrounds[row], lowest=0)
-        style.hide_ticks(panels)
-    found = {int(value) for view in views for value in view.peaks_on}
-    with style.house_style():
-        titles = ["image", *(f"\n{title}" for view in views for title in view.titles)]
-        for panel, title in zip(axes[0], titles, strict=True):
-            panel.set_title(title, fontsize=8, fontweight="normal")
-        for panel, words in zip(axes[-1][1:], [words for view in views for words in view.counts], strict=True):
-            panel.set_xlabel(words, fontsize=8, labelpad=3)
-        for index, view in enumerate(views):
-            _title_columns(axes[0][1 + 2 * index], view.name, height=18, fontsize=10)
-        handles = [
-            Line2D([], [], marker=marker, linestyle="", color=color, markeredgecolor="black", markersize=6, label=label)
-            for value, (marker, color, label) in _MARKS.items()
-            if value in found
-        ]
-        colors = ScalarMappable(cmap=style.COLORMAP)
-        bar = figure.colorbar(colors, ax=axes, location="bottom", shrink=0.25, aspect=30, pad=0.01)
-        bar.set_ticks([0, 1], labels=["lowest (votes: 0)", "highest of each map"], fontsize=8)
-        figure.legend(handles=handles, loc="outside lower center", ncols=len(handles), handletextpad=0.4)
-    return figure
+    for panels, (views, image) in zip(axes, rows, strict=True):
+        hide_ticks(panels)
+        examples = views[0].examples
+        _draw(panels[0], examples.pictures[image])
+        draw_outline(panels[0], examples.foregrounds[image])
+        shown = ((view, column) for view in views for column in view.columns)
+        for panel, (view, column) in zip(panels[1:], shown, strict=True):
+            _draw(panel, column.values[image], len(view.examples.pictures[image]), column.lowest)
+            column.draw_on(panel, image)
+            panel.set_xlabel(column.captions[image], fontsize=8, labelpad=3)
+    for panel, title in zip(axes[0], ["image", *(f"\n{column.title}" for column in columns)], strict=True):
+        panel.set_title(title, fontsize=8, fontweight="normal")
+    return figure, axes
 
 
-def draw_votes(views: Sequence[VoteView]) -> Figure:
-    """The image, then per model one column per level and one with the votes."""
-    per_model = len(LEVELS) + 1
-    figure, axes = style.new_figure(len(views[0].votes), 1 + per_model * len(views), width=1.35, height=1.5)
-    with style.house_style():
-        for row, panels in enumerate(axes):
-            style.hide_ticks(panels)
-            style.draw_picture(panels[0], views[0].images.pictures[row], views[0].images.foregrounds[row])
-            for index, view in enumerate(views):
-                group = panels[1 + per_model * index : 1 + per_model * (index + 1)]
-                side = len(view.images.pictures[row])
-                masks = interpolate(view.above[row, None].float(), size=(side, side), mode="nearest")[0].numpy()
-                for panel, shown in zip(group, masks, strict=False):
-                    show_selected(panel, view.images.pictures[row], shown)
-                extent = (0, side, side, 0)
-                group[-1].imshow(
-                    view.votes[row].numpy(), cmap=style.COLORMAP, vmin=0, interpolation="nearest", extent=extent
-                )
-                for panel, caption in zip(group, view.captions[row], strict=True):
-                    panel.set_xlabel(caption, fontsize=7, labelpad=2)
-        axes[0][0].set_title("image")
-        for index, view in enumerate(views):
-            group = axes[0][1 + per_model * index :]
-            for panel, level in zip(group, LEVELS, strict=False):
-                panel.set_title(f"\n> {100 * level:g} %")
-            group[per_model - 1].set_title("votes")
-            _title_columns(group[0], view.title, height=20, fontsize=11)
-    return figure
-
-
-def draw_norms_on_images(views: Sequence[NormsOnImages]) -> Figure:
-    """The image, and per model its patch score and its norms with their ranges."""
-    figure, axes = style.new_figure(len(views[0].scores), 1 + 2 * len(views), width=1.75, height=1.95)
-    for row, panels in enumerate(axes):
-        style.hide_ticks(panels)
-        style.draw_picture(panels[0], views[0].images.pictures[row], views[0].images.foregrounds[row])
-        for index, view in enumerate(views):
-            score, norm = panels[1 + 2 * index : 3 + 2 * index]
-            for panel, values in ((score, view.scores[row]), (norm, view.norms[row])):
-                height, width = values.shape
-                panel.imshow(values.numpy(), cmap=style.COLORMAP, extent=(0, width, height, 0), aspect=width / height)
-            score.set_xlabel(f"{view.scores[row].min():.2f} to {view.scores[row].max():.2f}", fontsize=7)
-            for y, x in (view.norms[row] >= view.cutoff).nonzero().tolist():
-                look = {"fill": False, "edgecolor": "#56B4E9", "linewidth": 1.2}
-                norm.add_patch(Rectangle((x + 0.06, y + 0.06), 0.88, 0.88, **look))
-            norm.set_xlabel(view.captions[row], fontsize=7)
-    titles = ["image", *(f"{view.name}\n{what}" for view in views for what in ("patch score", "norm"))]
-    for panel, title in zip(axes[0], titles, strict=True):
-        panel.set_title(title, fontsize=8)
-    return figure
-
-
-def _title_columns(first: Axes, title: str, height: int, fontsize: int) -> None:
-    """Write over all columns of a model, without widening the first one."""
-    place = {"xycoords": "axes fraction", "xytext": (0, height), "textcoords": "offset points"}
-    first.annotate(title, (0, 1), **place, fontsize=fontsize, fontweight="bold").set_in_layout(False)
-
-
-def show_selected(axes: Axes, picture: np.ndarray, shown: np.ndarray) -> None:
-    """The picture [S, S, 3], dark and grey where `shown` [S, S] is 0 and not 1, whose rim is drawn for dark images."""
-    side, inside = len(picture), shown[..., None]
-    dimmed = 0.35 * picture.mean(axis=2, keepdims=True)
-    axes.imshow(inside * picture + (1 - inside) * dimmed, extent=(0, side, side, 0))
-    style.draw_rim(axes, shown, style.HIT, 0.7)
+def _draw(axes: Axes, values: Tensor, side: int | None = None, lowest: float | None = None) -> None:
+    """A picture [S, S, 3] or a map [h, w], in the crop's pixels, beyond which nothing widens the panel."""
+    side = side or len(values)
+    axes.imshow(values.numpy(), extent=(0, side, side, 0), cmap=COLORMAP, vmin=lowest)
     axes.set(xlim=(0, side), ylim=(side, 0))
+
+
+def draw_outline(axes: Axes, foreground: Tensor) -> None:
+    """The outline of objects, where `foreground`, uint8 [S, S], is 1, if any."""
+    is_object = foreground == 1
+    if is_object.any():
+        for color, width in (("black", 2.2), (BOX, 1.0)):
+            draw_rim(axes, is_object, color, width)
+
+
+def draw_rim(axes: Axes, mask: Tensor, color: str, width: float) -> None:
+    """Outline a mask, bool [S, S] in the crop's pixels, at the image's border too."""
+    centres = np.arange(-1, len(mask) + 1) + 0.5
+    axes.contour(centres, centres, np.pad(mask.float(), 1), levels=[0.5], colors=color, linewidths=width)
+
+
+def to_pixels(patches: Tensor, side: int) -> Tensor:
+    """Every pixel's patch: [M, h, w, ...] -> [M, S, S, ...]."""
+    rows, columns = (torch.arange(side) * count // side for count in patches.shape[1:3])
+    return patches[:, rows[:, None], columns]
+
+
+def among_dimmed(examples: ExampleImages, kept: Tensor, shown: Tensor) -> Tensor:
+    """What is shown of the kept patches, and the rest of the pictures, dark and grey: float32 [M, S, S, 3].
+
+    `kept` is bool [M, h, w], `shown` pictures [M, S, S, 3].
+    """
+    dimmed = 0.35 * examples.pictures.mean(dim=3, keepdim=True)
+    return torch.where(to_pixels(kept, shown.shape[1])[..., None], shown, dimmed)
+
+
+def best_patches(maps: PatchMaps, foregrounds: Tensor) -> tuple[Tensor, Tensor]:
+    """Of every image's best patch, its centre in the crop's pixels [M, 2], and what lies there, uint8 [M]."""
+    peak, (height, width), side = peak_index(maps.score), maps.grid_hw, foregrounds.shape[2]
+    centre_xy = torch.stack([(peak % width + 0.5) / width, (peak // width + 0.5) / height], dim=1) * side
+    column, row = centre_xy.long().unbind(dim=1)
+    return centre_xy, foregrounds[torch.arange(len(peak)), row, column]
+
+
+def score_column(maps: PatchMaps, examples: ExampleImages, captions: Sequence[str]) -> Column:
+    """Patch scores, the objects outlined and the best patch marked by what lies there."""
+    centre_xy, found = best_patches(maps, examples.foregrounds)
+
+    def draw_on(axes: Axes, image: int) -> None:
+        draw_outline(axes, examples.foregrounds[image])
+        marker, color, words = _MARKS[int(found[image])]
+        look = {"markersize": 7, "color": color, "markeredgecolor": "black", "clip_on": False, "label": words}
+        axes.plot(*centre_xy[image].tolist(), marker, **look)
+
+    return Column("patch score", maps.score.unflatten(1, maps.grid_hw), captions, draw_on=draw_on)
+
+
+def add_key(figure: Figure) -> None:
+    """What the colours and the marks of best patches say, below the panels."""
+    figure.set_size_inches(figure.get_figwidth(), figure.get_figheight() + 1)
+    bar = figure.colorbar(
+        ScalarMappable(cmap=COLORMAP), ax=figure.axes, location="bottom", shrink=0.25, aspect=30, pad=0.01
+    )
+    bar.set_ticks([0, 1], labels=["lowest (votes: 0)", "highest of each map"], fontsize=8)
+    marks = {line.get_label(): line for axes in figure.axes for line in axes.lines}
+    handles = [marks[words] for _, _, words in _MARKS.values() if words in marks]
+    key = {"ncols": len(handles), "handletextpad": 0.4, "markerscale": 6 / 7}
+    figure.legend(handles=handles, loc="outside lower center", **key)

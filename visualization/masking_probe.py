@@ -14,20 +14,18 @@ from functools import partial
 
 import numpy as np
 import torch
-from figure_style import finish_panels, house_style, model_panels, save_figure
+from figure_style import finish_panels, model_panels, save_figure
 from matplotlib.figure import Figure
-from measured_models import Measurement, Subject, measure_models
+from measured_models import Measurement, Subject, measure_models, open_imagenet
 from torch import Tensor, nn
 
 from last_vit.data.imagenet import ImageNetDataset
 from last_vit.dense import choose_global_token, dense_batches, dense_forward
-from last_vit.evaluation import eval_transform, print_table, token_words
+from last_vit.evaluation import print_table, token_words
 from last_vit.metrics.top_k import TopK
 from last_vit.models import ModelArgument, naming, parse_model_arguments
 from last_vit.patch_scores import patch_score
 from last_vit.pooling import LaStPool
-from last_vit.preprocessing import Preprocessing
-from last_vit.results import dataset_name
 
 MASKED_PERCENTS = tuple(range(10, 100, 10))
 CURVES = ("top", "bottom", "random")
@@ -139,18 +137,12 @@ def run(args: argparse.Namespace) -> None:
     """The command probe_masking.py."""
     arguments, percents = parse_model_arguments(args.model), sorted(args.shares)
     MaskedAccuracy(args.shares)  # wrong ones stop here
-    dataset = ImageNetDataset(args.imagenet_root, "val", skip_broken=args.skip_broken)
+    dataset = open_imagenet(args)
     chosen = spread_over_classes(dataset.labels, args.num_images or len(dataset), args.seed)
-    args.dataset_name = f"{args.dataset_name or dataset_name(args.imagenet_root, 'val')} val"
-
-    def open_set(_: argparse.Namespace, preprocessing: Preprocessing) -> ImageNetDataset:
-        dataset.transform = eval_transform(preprocessing)
-        return dataset
-
     for argument in arguments:
         check_classifier(argument, args, dataset)
     num_classes = len(dataset.classes)
-    shown = measure_models(args, "masking_probe", partial(measure, chosen=chosen), arguments, open_set)
+    shown = measure_models(args, "masking_probe", partial(measure, chosen=chosen), dataset, arguments)
     if not shown:  # another process draws and prints
         return
     found = dict(shown)
@@ -216,15 +208,14 @@ def spread_over_classes(labels: np.ndarray, num_images: int, seed: int) -> list[
 def draw_masking(found: Mapping[str, Mapping[str, float]], percents: Sequence[int], num_classes: int) -> Figure:
     """Each model's accuracies by the share of masked patches, three curves; chance is that of `num_classes`."""
     figure, panels = model_panels(len(found))
-    with house_style():
-        for (name, stats), axes in zip(found.items(), panels, strict=True):
-            for curve, (label, color, marker) in _LOOKS.items():
-                look = {"color": color, "marker": marker, "markersize": 4, "linewidth": 1.6}
-                axes.plot([0, *percents], _curve(stats, curve, percents), label=label, **look)
-            axes.axhline(100 / num_classes, color="black", linestyle=":", linewidth=1.0, label="chance")
-            axes.set(title=name, xlim=(-2, 100), xlabel="masked patches (%)")
-            axes.set_xticks(range(0, 101, 20))
-        finish_panels(figure, panels, "top-1 (%)", headroom=1.05)
+    for (name, stats), axes in zip(found.items(), panels, strict=True):
+        for curve, (label, color, marker) in _LOOKS.items():
+            look = {"color": color, "marker": marker, "markersize": 4, "linewidth": 1.6}
+            axes.plot([0, *percents], _curve(stats, curve, percents), label=label, **look)
+        axes.axhline(100 / num_classes, color="black", linestyle=":", linewidth=1.0, label="chance")
+        axes.set(title=name, xlim=(-2, 100), xlabel="masked patches (%)")
+        axes.set_xticks(range(0, 101, 20))
+    finish_panels(figure, panels, "top-1 (%)", headroom=1.05)
     return figure
 
 

@@ -8,8 +8,9 @@ from typing import Any, NamedTuple
 
 import torch
 from foreground_images import ForegroundImages
-from torch.utils.data import Dataset, Subset
+from torch.utils.data import Subset
 
+from last_vit.data.imagenet import ImageNetDataset
 from last_vit.dense import choose_global_token, dense_forward
 from last_vit.evaluation import (
     describe_model,
@@ -23,9 +24,11 @@ from last_vit.evaluation import (
 from last_vit.models import ModelArgument, TrainedModel, naming, parse_model_arguments
 from last_vit.pooling import LaStPool
 from last_vit.preprocessing import Preprocessing
+from last_vit.results import dataset_name
 from last_vit.runtime import is_main_process, process_group
 
 _RELEASE_MODEL = "torchvision:vit_b_16"
+Images = ForegroundImages | ImageNetDataset
 
 
 def models_of(args: argparse.Namespace) -> list[ModelArgument]:
@@ -52,11 +55,30 @@ def check_image_flags(args: argparse.Namespace) -> None:
         raise ValueError("--boxes and --masks go with --images; for --imagenet-root give --imagenet-label-dir")
 
 
-def open_images(args: argparse.Namespace, preprocessing: Preprocessing) -> ForegroundImages:
-    """The images of `diagnostic_cli.add_image_flags`, as a model takes them; says what was left out."""
-    images = ForegroundImages(args.images, eval_transform(preprocessing), args.boxes, args.masks, args.skip_broken)
+def open_images(args: argparse.Namespace) -> ForegroundImages:
+    """The images of `diagnostic_cli.add_image_flags`; says what was left out."""
+    transform = eval_transform(Preprocessing())  # each model's takes its place
+    images = ForegroundImages(args.images, transform, args.boxes, args.masks, args.skip_broken)
     say_left_out(images.skipped)
     return images
+
+
+def open_imagenet(args: argparse.Namespace, **options: Any) -> ImageNetDataset:
+    """The validation images of --imagenet-root, after which the results are called; errors as `ImageNetDataset`."""
+    images = ImageNetDataset(args.imagenet_root, "val", skip_broken=args.skip_broken, **options)
+    args.dataset_name = f"{args.dataset_name or dataset_name(args.imagenet_root, 'val')} val"
+    return images
+
+
+def open_boxes(args: argparse.Namespace, max_box_area: float | None) -> ImageNetDataset:
+    """Those with one object, whose box covers less than a share of the image."""
+    about = {"annotation_root": args.imagenet_label_dir, "max_box_area": max_box_area}
+    return open_imagenet(args, boxes=True, single_object=True, **about)
+
+
+def left_out(images: Images) -> dict[str, int]:
+    """Images that do not count, by reason."""
+    return {**images.filtered, **images.skipped}
 
 
 def image_set_name(args: argparse.Namespace) -> str:
@@ -70,13 +92,12 @@ class Subject(NamedTuple):
     args: argparse.Namespace
     argument: ModelArgument
     trained: TrainedModel
-    images: Any
+    images: Images
     device: torch.device
 
-    def batches(self, chosen: Sequence[int] | None = None, dataset: Dataset | None = None) -> Iterable[dict[str, Any]]:
+    def batches(self, chosen: Sequence[int] | None = None) -> Iterable[dict[str, Any]]:
         """This process's share of the images, or of the chosen ones."""
-        images = self.images if dataset is None else dataset
-        images = images if chosen is None else Subset(images, chosen)
+        images = self.images if chosen is None else Subset(self.images, chosen)
         return open_loader(images, self.argument.name, self.args.batch_size, self.args.num_workers)
 
 
@@ -93,15 +114,15 @@ class Measurement(NamedTuple):
 def each_model(
     args: argparse.Namespace,
     device: torch.device,
+    images: Images,
     arguments: Sequence[ModelArgument] | None = None,
-    open_set: Callable[[argparse.Namespace, Preprocessing], Any] = open_images,
-) -> Iterator[tuple[ModelArgument, TrainedModel, Any]]:
-    """Every model, of --model by default, as asked for and as loaded, on `device`, with the images as it takes them."""
+) -> Iterator[tuple[ModelArgument, TrainedModel]]:
+    """Every model, of --model by default, as asked for and as loaded, on `device`; the images are as it takes them."""
     for argument in models_of(args) if arguments is None else arguments:
         trained = argument.load(args.image_size, args.resize, opts=getattr(args, "opts", ()))
-        images = open_set(args, trained.preprocessing)
+        images.transform = eval_transform(trained.preprocessing)
         trained.model.to(device)
-        yield argument, trained, images
+        yield argument, trained
         trained.model.cpu()
 
 
@@ -116,15 +137,14 @@ def measure_models(
     args: argparse.Namespace,
     table: str,
     measure: Callable[[Subject], tuple[Any, list[Measurement]]],
+    images: Images | None = None,
     arguments: Sequence[ModelArgument] | None = None,
-    open_set: Callable[[argparse.Namespace, Preprocessing], Any] = open_images,
 ) -> list[Any]:
-    """Measure every model on its images, and keep all measurements in one record; errors name the model.
+    """Measure every model on the images, those of `open_images` by default, and keep all in one record.
 
-    Of several models that are compared with a --global-token, each is tried before any is measured. `measure` gives
-    what is drawn and printed of a model, and its measurements, the same in every process; `open_set` the images for a
-    preprocessing, with `skipped`, what was left out by reason. What is drawn and printed is returned in the main
-    process, nothing elsewhere.
+    Errors name the model. Of several models that are compared with a --global-token, each is tried before any is
+    measured. `measure` gives what is drawn and printed of a model, and its measurements, the same in every process.
+    What is drawn and printed is returned in the main process, nothing elsewhere.
     """
     shown, records, path = [], [], None
     arguments = models_of(args) if arguments is None else arguments
@@ -132,14 +152,15 @@ def measure_models(
         if len(arguments) > 1 and hasattr(args, "global_token"):
             for argument in arguments:
                 check_model(argument, args, device)
-        for argument, trained, images in each_model(args, device, arguments, open_set):
+        images = open_images(args) if images is None else images
+        for argument, trained in each_model(args, device, images, arguments):
             start = time.perf_counter()
             with naming(argument):
                 view, measurements = measure(Subject(args, argument, trained, images, device))
             seconds = time.perf_counter() - start
             shown.append(view)
             for found in measurements if is_main_process() else []:
-                config = {**describe_model(argument, trained), **found.config, "left_out": dict(images.skipped)}
+                config = {**describe_model(argument, trained), **found.config, "left_out": left_out(images)}
                 record = label_record(
                     args,
                     table,

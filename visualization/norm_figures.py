@@ -11,18 +11,20 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import figure_style as style
+import map_figures as figures
 import numpy as np
+import torch
 from foreground_images import patch_foreground
 from layer_tokens import count_layers, layer_tokens
-from map_figures import NormsOnImages, draw_norms_on_images, view_norms
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.collections import QuadMesh
 from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 from measured_models import Measurement, Subject, measure_models
-from patch_norms import PatchNorms, token_norms
+from patch_norms import PatchNorms, merge_bins, token_norms
 
 from last_vit.dense import dense_batches
 from last_vit.evaluation import print_metrics
@@ -77,13 +79,13 @@ def run(args: argparse.Namespace) -> None:
     style.save_figure(draw_norms(views), args.figure)
     if args.examples != 0:
         path = args.figure.with_stem(f"{args.figure.stem}_examples")
-        style.save_figure(draw_norms_on_images(examples), path)
+        style.save_figure(figures.draw_maps(examples), path)
 
 
-def measure(subject: Subject) -> tuple[tuple[NormView, NormsOnImages | None], list[Measurement]]:
+def measure(subject: Subject) -> tuple[tuple[NormView, figures.ModelMaps | None], list[Measurement]]:
     """One pass of a model over the images, and the chosen ones again for the second picture."""
     args, argument, trained, images, device = subject
-    chosen = style.choose_images(len(images), args.examples, args.seed, "--examples")
+    chosen = figures.choose_images(len(images), args.examples, args.seed, "--examples")
     num_layers, has_final_norm = count_layers(trained.model)
     layers = [PatchNorms() for _ in range(num_layers - 1)] + [PatchNorms(args.cutoff)]
     last, normed = layers[-1], PatchNorms()
@@ -109,26 +111,52 @@ def measure(subject: Subject) -> tuple[tuple[NormView, NormsOnImages | None], li
         split=split if "norm_ratio" in stats else None,
         joint=tuple(part.numpy() for part in last.correlation.joint_histogram()),
     )
-    examples = view_norms(subject, chosen, stats["cutoff"]) if chosen else None
+    examples = None
+    if chosen:
+        shown = figures.make_examples([images[index] for index in chosen], trained.preprocessing)
+        maps = figures.read_examples(trained.model, shown, trained.selection(), device)
+        examples = figures.ModelMaps(argument.name, shown, norm_columns(maps, shown, stats["cutoff"]))
     metrics = {key: value for key, value in stats.items() if key not in _COUNTS}
     protocol = "cut-off fitted" if args.cutoff is None else f"cut-off {args.cutoff:g}"
     config = {**{key: stats[key] for key in stats if key in _COUNTS}, "num_layers": num_layers}
     return (view, examples), [Measurement(metrics, int(stats["num_images"]), protocol, config)]
 
 
+def norm_columns(maps: figures.PatchMaps, examples: figures.ExampleImages, cutoff: float) -> list[figures.Column]:
+    """Scores and norms with their ranges, patches from the cut-off on framed."""
+    (height, width), side = maps.grid_hw, len(examples.pictures[0])
+    captions = []
+    for row, front, known in zip(maps.norms, *patch_foreground(examples.foregrounds, maps.grid_hw), strict=True):
+        caption = f"{row.min():.3g} to {row.max():.3g}"
+        if (front & known).any() and (~front & known).any():
+            caption += f", fg / bg {row[front & known].mean() / row[~front & known].mean().clamp_min(1e-12):.2f}"
+        captions.append(caption)
+    norms = maps.norms.unflatten(1, maps.grid_hw)
+
+    def frame(axes: Axes, image: int) -> None:
+        patch = np.array([side / width, side / height])
+        for y, x in (norms[image] >= cutoff).nonzero().tolist():
+            corner, size = patch * (x + 0.06, y + 0.06), 0.88 * patch
+            axes.add_patch(Rectangle(corner, *size, fill=False, edgecolor="#56B4E9", linewidth=1.2))
+
+    return [
+        figures.score_column(maps, examples, [f"{row.min():.2f} to {row.max():.2f}" for row in maps.score]),
+        figures.Column("norm", norms, captions, draw_on=frame),
+    ]
+
+
 def draw_norms(views: Sequence[NormView]) -> Figure:
     """One row per model: norms after each block, at the output with the cut-off, and against patch score."""
     figure, axes = style.new_figure(len(views), 3, width=4.4, height=3.3)
     low, high = _common_range(views)
-    with style.house_style():
-        for index, (view, row) in enumerate(zip(views, axes, strict=True)):
-            _draw_layers(figure, row[0], view)
-            _draw_output(row[1], view, style.model_color(index))
-            _draw_joint(figure, row[2], view)
-            for panel in row[:2]:
-                panel.set(xlim=(low, high), xlabel="L2 norm of a patch token")
-                _plain_ticks(panel.xaxis, high / low)
-            _plain_ticks(row[2].yaxis, row[2].get_ylim()[1] / row[2].get_ylim()[0])
+    for index, (view, row) in enumerate(zip(views, axes, strict=True)):
+        _draw_layers(figure, row[0], view)
+        _draw_output(row[1], view, style.model_color(index))
+        _draw_joint(figure, row[2], view)
+        for panel in row[:2]:
+            panel.set(xlim=(low, high), xlabel="L2 norm of a patch token")
+            _plain_ticks(panel.xaxis, high / low)
+        _plain_ticks(row[2].yaxis, row[2].get_ylim()[1] / row[2].get_ylim()[0])
     return figure
 
 
@@ -211,12 +239,8 @@ def _common_range(views: Sequence[NormView]) -> tuple[float, float]:
 
 def _shown(edges: np.ndarray, rows: Sequence[np.ndarray]) -> tuple[np.ndarray, list[np.ndarray]]:
     """Cut histograms of fine bins to where any has counts, in at most `_BINS_SHOWN` bins."""
-    inside = _occupied(sum(rows))
-    step = max(1, -(-(inside.stop - inside.start) // _BINS_SHOWN))
-    start = inside.start - inside.start % step
-    stop = min(-(-inside.stop // step) * step, len(edges) - 1)
-    places = [*range(start, stop, step), stop]
-    return edges[places], [np.add.reduceat(row[:stop], places[:-1]) for row in rows]
+    places = merge_bins(torch.from_numpy(sum(rows)), _BINS_SHOWN).numpy()
+    return edges[places], [np.add.reduceat(row[: places[-1]], places[:-1]) for row in rows]
 
 
 def _occupied(counts: np.ndarray, hidden: float = 0.0) -> slice:

@@ -252,6 +252,18 @@ def bin_index(values: Tensor, edges: Tensor) -> Tensor:
     return (torch.bucketize(values.double(), edges, right=True) - 1).clamp(0, len(edges) - 2)
 
 
+def merge_bins(counts: Tensor, most: int, begin: int | None = None) -> Tensor:
+    """Edges, as indices, of at most about `most` wider bins over all that hold counts [bins].
+
+    They are equally wide, and one of them begins at bin `begin`, held or not.
+    """
+    filled = counts.nonzero().flatten().tolist() + ([] if begin is None else [begin])
+    first, last, begin = min(filled), max(filled) + 1, begin or 0
+    step = -(-(last - first) // most)
+    start = begin + (first - begin) // step * step
+    return torch.arange(start, last + step, step).clamp(0, len(counts)).unique()
+
+
 def count_bins(index: Tensor, num_bins: int) -> Tensor:
     """How often each bin occurs: long [...] in [0, num_bins) -> float64 [num_bins]; never waits for a GPU."""
     counts = torch.zeros(num_bins, dtype=torch.float64, device=index.device)

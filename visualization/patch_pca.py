@@ -6,13 +6,12 @@ in, of one image or of many, foreground or all, is the caller's choice. `fit_pat
 """
 
 import argparse
-from collections.abc import Sequence
 from typing import NamedTuple
 
-import figure_style as style
 import torch
+from figure_style import save_figure
 from foreground_images import patch_foreground
-from matplotlib.figure import Figure
+from map_figures import Column, ModelMaps, among_dimmed, choose_images, draw_maps, make_examples, to_pixels
 from measured_models import Measurement, Subject, measure_models
 from torch import Tensor
 
@@ -107,11 +106,10 @@ class PatchMoments:
 
 
 class PCAView(NamedTuple):
-    """What is drawn and written of one model and M images."""
+    """What is drawn and written of one model."""
 
     name: str
-    images: style.ExampleImages
-    maps: Tensor  # float32 [M, h, w, 4], colour and 1 on the foreground, 0 in the last channel elsewhere
+    maps: ModelMaps
     explained: list[float]  # share of the fitted variance per component, in [0, 1]; with a fit per image, their mean
     num_fitted: int  # images that the components are of
     num_too_few: int  # images without a fit of their own, for want of foreground patches
@@ -127,14 +125,14 @@ def run(args: argparse.Namespace) -> None:
         shares = [f"{100 * share:.1f}" for share in view.explained]
         cells.append([view.name, *shares, str(view.num_fitted), str(view.num_too_few)])
     print_table(cells)
-    style.save_figure(draw_views(views), args.figure)
+    save_figure(draw_maps([view.maps for view in views]), args.figure)
 
 
 def measure(subject: Subject) -> tuple[PCAView, list[Measurement]]:
     """Fit the components of one model, and colour the images drawn by --seed; too little foreground is a ValueError."""
     args, argument, trained, images, device = subject
-    chosen = style.choose_images(len(images), args.num_images, args.seed, "--num-images")
-    examples = style.load_examples(images, chosen, trained.preprocessing)
+    chosen = choose_images(len(images), args.num_images, args.seed, "--num-images")
+    examples = make_examples([images[index] for index in chosen], trained.preprocessing)
     with torch.inference_mode():
         output = dense_forward(trained.model, examples.inputs.to(device))
         masks = foreground_patches(output, examples.foregrounds.to(device), images.has_foreground).cpu()
@@ -156,14 +154,14 @@ def measure(subject: Subject) -> tuple[PCAView, list[Measurement]]:
             f"none of the {len(fits)} images has {_MIN_PATCHES} foreground patches on the grid of {output.grid_hw}; "
             "take --fit set, more images, or a larger --image-size"
         )
-    maps = torch.zeros(*masks.shape, 4)
-    for colours, image_tokens, mask, fit in zip(maps, tokens, masks, fits, strict=True):
-        if fit is not None:
-            colours[mask] = torch.cat([fit.rgb(image_tokens[mask]), torch.ones(int(mask.sum()), 1)], dim=1)
-    known = [fit.explained for fit in fits if fit is not None]
-    explained = torch.stack(known).mean(dim=0).tolist()
-    maps = maps.unflatten(1, output.grid_hw)
-    view = PCAView(argument.name, examples, maps, explained, num_fitted, num_too_few=len(fits) - len(known))
+    is_fitted, grey = torch.tensor([fit is not None for fit in fits]), torch.zeros(tokens.shape[1], 3)
+    colors = torch.stack([fit.rgb(each) if fit else grey for fit, each in zip(fits, tokens, strict=True)])
+    kept, colors = (each.unflatten(1, output.grid_hw) for each in (masks & is_fitted[:, None], colors))
+    shown = among_dimmed(examples, kept, to_pixels(colors, len(examples.pictures[0])))
+    captions = ["" if kept_patches.any() else "too few foreground patches" for kept_patches in kept]
+    explained = torch.stack([fit.explained for fit in fits if fit is not None]).mean(dim=0).tolist()
+    maps = ModelMaps("", examples, [Column(argument.name, shown, captions)])
+    view = PCAView(argument.name, maps, explained, num_fitted, num_too_few=int((~is_fitted).sum()))
     metrics = {f"explained_{i}": 100 * share for i, share in enumerate(explained, start=1)}
     config = {
         "foreground": "annotations" if images.has_foreground else "patch score above its mean",
@@ -178,22 +176,3 @@ def foreground_patches(output: DenseOutput, foreground: Tensor, has_foreground: 
     if has_foreground:
         return patch_foreground(foreground, output.grid_hw)[0]
     return threshold_mask(patch_score(output.patch_tokens, output.global_token), num_std=0.0)
-
-
-def draw_views(views: Sequence[PCAView]) -> Figure:
-    """Rows of images, columns of models; patches with hard edges, because that is what they are."""
-    figure, axes = style.new_figure(len(views[0].maps), 1 + len(views), width=1.9, height=1.9)
-    with style.house_style():
-        for row, panels in enumerate(axes):
-            style.hide_ticks(panels)
-            style.draw_picture(panels[0], views[0].images.pictures[row], views[0].images.foregrounds[row])
-            for panel, view in zip(panels[1:], views, strict=True):
-                picture = view.images.pictures[row]
-                extent = (0, len(picture), len(picture), 0)
-                panel.imshow(picture.mean(axis=2) * 0.35, cmap="gray", vmin=0, vmax=1, extent=extent)
-                panel.imshow(view.maps[row].numpy(), interpolation="nearest", extent=extent)
-                if not view.maps[row, ..., 3].any():
-                    panel.set_xlabel("too few foreground patches", fontsize=7)
-        for panel, title in zip(axes[0], ["image", *(view.name for view in views)], strict=True):
-            panel.set_title(title)
-    return figure

@@ -1,27 +1,25 @@
 """Point-in-Box of one model or of many: images, pass, protocol in words, table and records (paper tables 1 and 3)."""
 
 import argparse
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
-from typing import Any, NamedTuple
 
 import measured_models as measured
 import torch
 from layer_tokens import layer_tokens
 from patch_norms import PatchNorms, token_norms
 from torch import Tensor, nn
-from torch.utils.data import Dataset, Subset
+from torch.utils.data import Dataset
 
 from last_vit.data.imagenet import ImageNetDataset
-from last_vit.dense import choose_global_token, dense_batches, dense_forward
-from last_vit.evaluation import eval_transform, pooling_words, print_metrics
+from last_vit.dense import choose_global_token, dense_batches
+from last_vit.evaluation import pooling_words, print_metrics
 from last_vit.metrics import PointInBox, TopK
 from last_vit.models import ModelArgument, TrainedModel
 from last_vit.patch_scores import patch_score
 from last_vit.pooling import LaStPool
-from last_vit.preprocessing import Preprocessing
-from last_vit.results import dataset_name
 
+TABLE = "point_in_box"
 _COLUMNS = {
     "high_norm": "high norm",
     "outlier_share": "outliers %",
@@ -34,40 +32,22 @@ _COLUMNS = {
 }
 
 
-class BoxedImages(NamedTuple):
-    """Images that show one object each."""
-
-    dataset: Dataset  # samples with "image", "box_xyxy" and "image_hw"; an `ImageNetDataset` has labels
-    name: str  # what records call them
-    skipped: dict[str, int]  # images that do not count, reason -> count
-    annotated: Any  # the data set behind `dataset`, whose attribute `transform` makes "image"
-
-    def for_model(self, _: argparse.Namespace, preprocessing: Preprocessing) -> "BoxedImages":
-        """These images as a model takes them."""
-        self.annotated.transform = eval_transform(preprocessing)
-        return self
-
-
 def run(args: argparse.Namespace) -> None:
     """The commands evaluate_patch_hit.py and point_in_box_table.py."""
     if args.imagenet_meta is not None and not args.imagenet_meta.is_file():
         raise FileNotFoundError(f"no file at --imagenet-meta {args.imagenet_meta}; it is not needed, leave it out")
     arguments = asked_models(args)
     measured.check_image_flags(args)
-    images = open_folder(args) if args.imagenet_root is None else open_imagenet(args)
-    shown = measure_on_boxes(args, arguments, images)
+    if args.imagenet_root is not None:
+        images = measured.open_boxes(args, args.max_box_area)
+    else:
+        images = measured.open_images(args)
+        images.keep_single_objects(args.max_box_area)
+    shown = measured.measure_models(args, TABLE, measure, images, arguments)
     if shown:  # else another process prints
         print_boxes({name: metrics for name, metrics, _ in shown})
         print("\n".join(f"{name}: {words}" for name, _, words in shown))
         print(closing_words(args, images))
-
-
-def measure_on_boxes(
-    args: argparse.Namespace, arguments: Sequence[ModelArgument], images: BoxedImages
-) -> list[tuple[str, dict[str, float], str]]:
-    """Name, metrics and words of every model, as `measure_models`."""
-    args.dataset_name = images.name
-    return measured.measure_models(args, "point_in_box", measure, arguments, images.for_model)
 
 
 def asked_models(args: argparse.Namespace) -> list[ModelArgument]:
@@ -87,32 +67,6 @@ def asked_models(args: argparse.Namespace) -> list[ModelArgument]:
     return [replace(argument, **asked) for argument in arguments]
 
 
-def open_imagenet(args: argparse.Namespace) -> BoxedImages:
-    """The single-object images of ImageNet's layout; errors as `ImageNetDataset`."""
-    dataset = ImageNetDataset(
-        args.imagenet_root,
-        "val",
-        boxes=True,
-        annotation_root=args.imagenet_label_dir,
-        single_object=True,
-        max_box_area=args.max_box_area,
-        skip_broken=args.skip_broken,
-    )
-    name = f"{args.dataset_name or dataset_name(args.imagenet_root, 'val')} val"
-    return BoxedImages(dataset, name, {**dataset.filtered, **dataset.skipped}, dataset)
-
-
-def open_folder(args: argparse.Namespace) -> BoxedImages:
-    """The single-object images of any folder with boxes; none is a ValueError."""
-    images = measured.open_images(args, Preprocessing())
-    kept, left_out = images.single_objects(args.max_box_area)
-    if not kept:
-        raise ValueError(
-            f"no image of {args.images} has exactly one object, with a box below --max-box-area: {dict(left_out)}"
-        )
-    return BoxedImages(Subset(images, kept), measured.image_set_name(args), {**left_out, **images.skipped}, images)
-
-
 def measure(subject: measured.Subject) -> tuple[tuple[str, dict[str, float], str], list[measured.Measurement]]:
     """One pass of a model, every image once over all processes: its name, its metrics, and what it is in words.
 
@@ -122,9 +76,8 @@ def measure(subject: measured.Subject) -> tuple[tuple[str, dict[str, float], str
     args, argument, trained, images, device = subject
     last_pool, prep, norms, note = trained.selection(args.top_k, args.variant), trained.preprocessing, PatchNorms(), ""
     point_in_box = PointInBox(prep.crop, prep.resize, args.hit_rule)
-    top_k = TopK() if is_numbered(images.dataset, trained) else None
-    loader = subject.batches(dataset=images.dataset)
-    count_patch_hits(trained.model, loader, device, point_in_box, top_k, args.global_token, last_pool, norms)
+    top_k = TopK() if is_numbered(images, trained) else None
+    count_patch_hits(trained.model, subject.batches(), device, point_in_box, norms, top_k, args.global_token, last_pool)
     metrics = {**(top_k.compute() if top_k else {}), **point_in_box.compute()}
     config = {key: getattr(args, key) for key in ("opts", "global_token", "hit_rule", "max_box_area", "batch_size")}
     try:
@@ -147,26 +100,24 @@ def count_patch_hits(
     batches: Iterable[Mapping[str, Tensor]],
     device: torch.device,
     point_in_box: PointInBox,
+    norms: PatchNorms,
     top_k: TopK | None = None,
     global_token: str = "trained",  # noqa: S107 (no password)
     last_pool: LaStPool | None = None,
-    patch_norms: PatchNorms | None = None,
 ) -> None:
-    """Feed a model's best patches, and its logits and norms, to the metrics; each process over its share of the data.
+    """Feed a model's best patches, and its norms and logits, to the metrics; each process over its share of the data.
 
     Batches have "box_xyxy" [B, 4] and "image_hw" [B, 2] (original pixels), and "label" [B] when there is a `top_k`.
-    `last_pool` is for the token "last", K = 1 by default; `patch_norms` takes the norms before the final norm.
+    `last_pool` is for the token "last", K = 1 by default; the norms are those before the final norm.
     """
-    read = dense_forward if patch_norms is None else layer_tokens
-    for found, batch in dense_batches(model, batches, device, read):
-        output = found if patch_norms is None else found.output
+    for tokens, batch in dense_batches(model, batches, device, layer_tokens):
+        output = tokens.output
         token = choose_global_token(output, global_token, last_pool or LaStPool(top_k=1))
         score = patch_score(output.patch_tokens, token)
         point_in_box.update(score, batch["box_xyxy"], batch["image_hw"], output.grid_hw)
         if top_k is not None:
             top_k.update(output.logits, batch["label"])
-        if patch_norms is not None:
-            patch_norms.update(token_norms(found.layers[-1]))
+        norms.update(token_norms(tokens.layers[-1]))
 
 
 def print_boxes(rows: Mapping[str, Mapping[str, float]]) -> None:
@@ -174,10 +125,10 @@ def print_boxes(rows: Mapping[str, Mapping[str, float]]) -> None:
     print_metrics(["model"], _COLUMNS, [([name], row) for name, row in rows.items()])
 
 
-def closing_words(args: argparse.Namespace, images: BoxedImages) -> str:
+def closing_words(args: argparse.Namespace, images: measured.Images) -> str:
     """The line below the table: images, protocol, and what does not count."""
-    left_out = ", ".join(f"{count} {reason}" for reason, count in images.skipped.items()) or "none"
-    return f"{images.name}, {_protocol(args, '')}; percent; left out: {left_out}"
+    left_out = ", ".join(f"{count} {reason}" for reason, count in measured.left_out(images).items()) or "none"
+    return f"{measured.image_set_name(args)}, {_protocol(args, '')}; percent; left out: {left_out}"
 
 
 def is_numbered(images: Dataset, trained: TrainedModel) -> bool:

@@ -7,23 +7,24 @@ Letters: N = h * w patches in row-major order.
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
 from foreground_images import patch_foreground, patch_groups
-from layer_tokens import layer_tokens
-from patch_norms import PatchNorms, token_norms
+from map_figures import read_maps
+from patch_norms import PatchNorms, merge_bins
 from patch_pca import fit_patch_pca
 from score_distribution import ScoreDistribution, auroc
 from torch import Tensor, nn
-from torch.nn.functional import grid_sample
+from torch.nn import functional as F
 from vote_statistics import VoteStatistics
 
 from last_vit.boxes import resize_crop_box
 from last_vit.dense import dense_batches
 from last_vit.metrics import PointInBox, box_patch_mask
-from last_vit.patch_scores import patch_score, peak_index
-from last_vit.pooling import LaStPool, last_select, vote_count
+from last_vit.patch_scores import peak_index
+from last_vit.pooling import LaStPool
 from last_vit.preprocessing import Preprocessing
 
 HIT_RULE = "center"
@@ -74,22 +75,15 @@ def measure_model(
     votes_at: VoteStatistics | None = None
     shows_both = False  # some image, object and background
     views: dict[int, ImageView] = {}
-    for tokens, batch in dense_batches(model, batches, device, layer_tokens):
-        output, grid_hw = tokens.output, tokens.output.grid_hw
-        with torch.inference_mode():
-            score = patch_score(output.patch_tokens, output.global_token)
-            k = min(selection.top_k, score.shape[1])  # another model's K may be more
-            topk_idx = last_select(output.patch_tokens, k, selection.sigma, selection.variant)
-            votes = vote_count(topk_idx, score.shape[1])
-            norm = token_norms(tokens.layers[-1])
-            is_foreground, is_known = patch_foreground(batch["foreground"], grid_hw)
+    for maps, batch in dense_batches(model, batches, device, partial(read_maps, selection=selection)):
+        grid_hw, (is_foreground, is_known) = maps.grid_hw, patch_foreground(batch["foreground"], maps.grid_hw)
         votes_at = votes_at or VoteStatistics(grid_hw)
-        hits.update(score, batch["box_xyxy"], batch["image_hw"], grid_hw)
-        scores.update(score, is_foreground, is_known)
-        norms.update(norm, score, is_foreground, is_known)
-        votes_at.update(votes, is_foreground, is_known)
+        hits.update(maps.score, batch["box_xyxy"], batch["image_hw"], grid_hw)
+        scores.update(maps.score, is_foreground, is_known)
+        norms.update(maps.norms, maps.score, is_foreground, is_known)
+        votes_at.update(maps.votes, is_foreground, is_known)
         shows_both = shows_both or bool(patch_groups(is_foreground, is_known)[1].any())
-        found = (batch["box_xyxy"], batch["image_hw"], score, votes, norm, output.patch_tokens, is_foreground, is_known)
+        found = (batch["box_xyxy"], batch["image_hw"], *maps[1:], is_foreground, is_known)
         for row, index in enumerate(batch["index"].tolist()):
             if index in chosen:
                 views[index] = _view(prep, grid_hw, [values[row : row + 1].cpu() for values in found])
@@ -104,12 +98,12 @@ def measure_model(
         metrics["score_distribution"] = scores.compute()
         names = ("edges", "foreground", "background")
         charts["score"] = {name: line.tolist() for name, line in zip(names, scores.histograms(), strict=True)}
-    return ModelMeasures(grid_hw, output.patch_tokens.shape[2], metrics, charts, views)
+    return ModelMeasures(grid_hw, maps.tokens.shape[2], metrics, charts, views)
 
 
 def _view(prep: Preprocessing, grid_hw: tuple[int, int], found: Sequence[Tensor]) -> ImageView:
     """The view of one image from what was found of it, in a batch of one."""
-    box, image_hw, score, votes, norm, patch_tokens, is_foreground, is_known = found
+    box, image_hw, patch_tokens, score, votes, norms, is_foreground, is_known = found
     height, width = image_hw[0].tolist()
     corners = torch.tensor([[0.0, 0.0, width, height]])
     x1, y1, x2, y2 = resize_crop_box(corners, image_hw, prep.resize, prep.crop)[0].tolist()  # the image on the crop
@@ -125,7 +119,7 @@ def _view(prep: Preprocessing, grid_hw: tuple[int, int], found: Sequence[Tensor]
         box_xyxy=tuple(on_crop.tolist()) if has_box else None,
         score=score[0],
         votes=votes[0],
-        norm=norm[0],
+        norm=norms[0],
         rgb=fit_patch_pca(patch_tokens[0]).rgb(patch_tokens[0]) if has_pca else None,
         is_foreground=is_foreground[0] if bool(is_known.any()) else None,
         best=best,
@@ -137,13 +131,8 @@ def _view(prep: Preprocessing, grid_hw: tuple[int, int], found: Sequence[Tensor]
 def _norm_bars(norms: PatchNorms, cutoff: float) -> dict[str, list[float]]:
     """The histogram's bins that hold anything, merged into at most about 64 bars of which one begins at the cut-off."""
     edges, counts = norms.histogram()
-    cut = int(torch.searchsorted(edges, cutoff))
-    filled = counts.nonzero().flatten()
-    first, last = int(filled[0]), int(filled[-1]) + 1
-    step = -(-(max(last, cut) - min(first, cut)) // _NUM_BARS) or 1
-    start = cut - -(-(cut - min(first, cut)) // step) * step
-    stops = torch.arange(start, max(last, cut) + step, step).clamp(0, len(counts)).unique()
-    below = torch.cat([torch.zeros(1, dtype=counts.dtype), counts.cumsum(dim=0)])
+    stops = merge_bins(counts, _NUM_BARS, int(torch.searchsorted(edges, cutoff)))
+    below = F.pad(counts.cumsum(dim=0), (1, 0))
     return {"edges": edges[stops].tolist(), "percent": (100 * below[stops].diff() / counts.sum()).tolist()}
 
 
@@ -164,7 +153,7 @@ def disagreement(views: Sequence[ImageView], grids_hw: Sequence[tuple[int, int]]
     for view, frame, grid_hw in zip(views, frames, grids_hw, strict=True):
         on_crop = (place - frame[:2]) / (frame[2:] - frame[:2]) * 2 - 1
         score = view.score.double().unflatten(0, grid_hw)
-        samples.append(grid_sample(score[None, None], on_crop[None], padding_mode="border", align_corners=False))
+        samples.append(F.grid_sample(score[None, None], on_crop[None], padding_mode="border", align_corners=False))
     values = torch.cat(samples).flatten(1)
     centred = values - values.mean(dim=1, keepdim=True)
     is_flat = centred.abs().amax(dim=1) <= 1e-6 * values.abs().amax(dim=1)

@@ -13,6 +13,7 @@ import html
 import io
 import json
 import math
+from collections import ChainMap
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timezone
 from pathlib import Path
@@ -25,14 +26,14 @@ from figure_style import COLORMAP, model_color
 from foreground_images import ForegroundImages
 from matplotlib import colormaps
 from matplotlib.colors import to_hex
-from measured_models import each_model, image_set_name, vote_selections
+from measured_models import image_set_name, open_images, vote_selections
 from PIL import Image
 from report_data import ImageView, ModelMeasures, disagreement, measure_model, norm_decimals
 from torch import Tensor
 
 from last_vit.data.image_files import load_rgb
-from last_vit.evaluation import open_loader, pooling_words, print_table
-from last_vit.models import ModelArgument, TrainedModel
+from last_vit.evaluation import eval_transform, open_loader, pooling_words, print_metrics
+from last_vit.models import ModelArgument, TrainedModel, parse_model_arguments
 from last_vit.pooling import LaStPool
 from last_vit.results import git_commit, hide_machine_paths, run_command
 from last_vit.runtime import process_group, world_size
@@ -40,6 +41,15 @@ from last_vit.runtime import process_group, world_size
 THUMBNAIL, SCORE_DECIMALS = 224, 3
 _JPEG_QUALITY, _SAME_FRAME = 82, 1 / THUMBNAIL
 _PARTS = Path(__file__).resolve().parent / "report"
+_COLUMNS = {
+    "point_in_box": "PiB",
+    "auroc": "AUROC",
+    "background_top_10": "bg top 10",
+    "votes_inside": "votes in",
+    "votes_lift": "lift",
+    "outlier_share": "outliers",
+    "correlation": "corr",
+}
 _SCRIPTS = ("charts.js", "summary.js", "gallery.js", "page.js")
 
 
@@ -49,24 +59,24 @@ def run(args: argparse.Namespace) -> None:
     with process_group(args.device) as device:
         if world_size() > 1:
             raise ValueError(f"one page is made by one process, not {world_size()}: start it with python, not torchrun")
-        models = list(each_model(args, device))
-        selections = vote_selections([trained for _, trained, _ in models])
-        for (argument, trained, images), selection in zip(models, selections, strict=True):
-            order = torch.randperm(len(images), generator=torch.Generator().manual_seed(args.seed))
-            chosen = sorted(order[: args.num_images].tolist())
-            loader = open_loader(images, argument.name, args.batch_size, args.num_workers)
+        arguments, images = parse_model_arguments(args.model), open_images(args)
+        chosen = torch.randperm(len(images), generator=torch.Generator().manual_seed(args.seed))[: args.num_images]
+        models = [argument.load(args.image_size, args.resize) for argument in arguments]
+        for argument, trained, selection in zip(arguments, models, vote_selections(models), strict=True):
             model, prep = trained.model.to(device), trained.preprocessing
-            measured.append(
-                (argument, trained, selection, measure_model(model, loader, device, prep, selection, set(chosen)))
-            )
+            images.transform = eval_transform(prep)
+            loader = open_loader(images, argument.name, args.batch_size, args.num_workers)
+            found = measure_model(model, loader, device, prep, selection, set(chosen.tolist()))
+            measured.append((argument, trained, selection, found))
             model.cpu()
-    content = report_content(args, images, chosen, measured)
+    content = report_content(args, images, sorted(chosen.tolist()), measured)
     page = build_page(content)
     args.out.mkdir(parents=True, exist_ok=True)
     (args.out / "index.html").write_text(page, encoding="utf-8")
     record = json.dumps(report_numbers(content), indent=2, allow_nan=False)
     (args.out / "report.json").write_text(record + "\n", encoding="utf-8")
-    _print_summary(content)
+    rows = [([model["name"]], ChainMap(*model["metrics"].values())) for model in content["models"]]
+    print_metrics(["model"], _COLUMNS, rows)
     print(f"written {args.out / 'index.html'} ({len(page.encode()) / 1e6:.2f} MB) and {args.out / 'report.json'}")
 
 
@@ -205,24 +215,6 @@ def _data_uri(picture: Image.Image) -> str:
     buffer = io.BytesIO()
     picture.save(buffer, "JPEG", quality=_JPEG_QUALITY, optimize=True)
     return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
-
-
-def _print_summary(content: Mapping[str, Any]) -> None:
-    """The page's main numbers, one line per model."""
-    columns = (
-        ("PiB", "point_in_box", "point_in_box"),
-        ("AUROC", "score_distribution", "auroc"),
-        ("bg top 10", "score_distribution", "background_top_10"),
-        ("votes in", "vote_statistics", "votes_inside"),
-        ("lift", "vote_statistics", "votes_lift"),
-        ("outliers", "patch_norms", "outlier_share"),
-        ("corr", "patch_norms", "correlation"),
-    )
-    cells = [["model", *(title for title, _, _ in columns)]]
-    for model in content["models"]:
-        values = [model["metrics"].get(metric, {}).get(key) for _, metric, key in columns]
-        cells.append([model["name"], *("-" if value is None else f"{value:.2f}" for value in values)])
-    print_table(cells)
 
 
 def build_page(data: Mapping[str, Any]) -> str:

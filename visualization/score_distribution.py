@@ -14,10 +14,11 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from figure_style import BACKGROUND, FOREGROUND, finish_panels, house_style, model_panels, save_figure
+from figure_style import BACKGROUND, FOREGROUND, finish_panels, model_panels, save_figure
 from foreground_images import patch_foreground, patch_groups
 from matplotlib.figure import Figure
 from measured_models import Measurement, Subject, measure_models
+from patch_norms import count_bins
 from torch import Tensor
 
 from last_vit.dense import choose_global_token, dense_batches
@@ -172,10 +173,8 @@ def _background_among_best(score: Tensor, groups: Tensor) -> Tensor:
 def _histogram(normalised: Tensor, groups: Tensor, num_bins: int) -> Tensor:
     """Counts of each group's scores over [0, 1], float64 [2, num_bins]; a score of 1 is in the last bin."""
     bins = (torch.where(groups.any(dim=1), normalised, 0.0) * num_bins).long().clamp(0, num_bins - 1)
-    counts = torch.zeros(2, num_bins, dtype=torch.float64, device=normalised.device)
-    for group, row in zip(groups.unbind(dim=1), counts, strict=True):
-        row.scatter_add_(0, bins.flatten(), group.flatten().double())
-    return counts
+    group = torch.where(groups.any(dim=1), groups[:, 1].long(), 2)
+    return count_bins(group * num_bins + bins, 3 * num_bins).view(3, num_bins)[:2]
 
 
 class ScoreView(NamedTuple):
@@ -225,21 +224,20 @@ def measure(subject: Subject) -> tuple[ScoreView, list[Measurement]]:
 def draw_distributions(views: Sequence[ScoreView]) -> Figure:
     """Densities of the normalised score of object and background patches, with the numbers; all on the same axes."""
     figure, panels = model_panels(len(views))
-    with house_style():
-        for view, axes in zip(views, panels, strict=True):
-            both = (("background", view.background, BACKGROUND), ("object", view.foreground, FOREGROUND))
-            for label, density, color in both:
-                height = smooth(density)
-                axes.stairs(height, view.edges, color=color, fill=True, alpha=0.2)
-                axes.stairs(height, view.edges, color=color, linewidth=1.4, label=f"{label} patches")
-            axes.set(title=view.name, xlim=(0, 1), xlabel="patch score, min-max per image")
-            shares = " / ".join(f"{view.stats[f'background_top_{percent}']:.1f}" for percent in TOP_PERCENTS)
-            numbers = (
-                f"AUROC {view.stats['auroc']:.1f} %\nbackground among the top 1 / 5 / 10 / 50 % and all:\n"
-                f"{shares} and {view.stats['background_share']:.1f} %"
-            )
-            axes.text(0.03, 0.98, numbers, transform=axes.transAxes, va="top", fontsize=8, linespacing=1.4)
-        finish_panels(figure, panels, "density", headroom=1.35)  # room for the numbers
+    for view, axes in zip(views, panels, strict=True):
+        both = (("background", view.background, BACKGROUND), ("object", view.foreground, FOREGROUND))
+        for label, density, color in both:
+            height = smooth(density)
+            axes.stairs(height, view.edges, color=color, fill=True, alpha=0.2)
+            axes.stairs(height, view.edges, color=color, linewidth=1.4, label=f"{label} patches")
+        axes.set(title=view.name, xlim=(0, 1), xlabel="patch score, min-max per image")
+        shares = " / ".join(f"{view.stats[f'background_top_{percent}']:.1f}" for percent in TOP_PERCENTS)
+        numbers = (
+            f"AUROC {view.stats['auroc']:.1f} %\nbackground among the top 1 / 5 / 10 / 50 % and all:\n"
+            f"{shares} and {view.stats['background_share']:.1f} %"
+        )
+        axes.text(0.03, 0.98, numbers, transform=axes.transAxes, va="top", fontsize=8, linespacing=1.4)
+    finish_panels(figure, panels, "density", headroom=1.35)  # room for the numbers
     return figure
 
 

@@ -12,11 +12,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
-from figure_style import house_style, model_color, new_figure, save_figure
+from figure_style import model_color, new_figure, save_figure
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from point_in_box_protocol import closing_words, measure_on_boxes, open_imagenet, print_boxes
+from measured_models import measure_models, open_boxes
+from point_in_box_protocol import TABLE, closing_words, measure, print_boxes
 
 from last_vit.models import parse_model_arguments
 
@@ -64,13 +65,13 @@ def measure_checkpoints(args: argparse.Namespace) -> tuple[list[TrainingCurve], 
         if argument.checkpoint is None:
             raise ValueError(f"model {argument.name!r} has no checkpoints: give a folder of them, SPEC@FOLDER")
     folders = [numbered_checkpoints(Path(argument.checkpoint)) for argument in arguments]
-    images = open_imagenet(args)
+    images = open_boxes(args, args.max_box_area)
     numbered = [
         replace(argument, name=f"{argument.name} {number}", checkpoint=str(path))
         for argument, (checkpoints, _) in zip(arguments, folders, strict=True)
         for number, path in checkpoints.items()
     ]
-    measured = {name: metrics for name, metrics, _ in measure_on_boxes(args, numbered, images)}
+    measured = {name: metrics for name, metrics, _ in measure_models(args, TABLE, measure, images, numbered)}
     curves, notes = [], []
     for argument, (checkpoints, others) in zip(arguments, folders, strict=True) if measured else []:
         points = {number: measured[f"{argument.name} {number}"] for number in checkpoints}
@@ -143,16 +144,15 @@ def draw_curves(curves: Sequence[TrainingCurve], steps: str) -> Figure:
     look = {"marker": "o", "markersize": 3.5, "linewidth": 1.4}
     panels = [key for key in _PANELS if any(key in row for curve in curves for row in curve.points.values())]
     figure, (axes,) = new_figure(1, len(panels), width=4.6, height=3.4)
-    with house_style():
-        for panel, key in zip(axes, panels, strict=True):
-            for curve in curves:
-                points = {step: row[key] for step, row in curve.points.items() if key in row}
-                panel.plot(points.keys(), points.values(), color=colors[curve.name], **look)
-            panel.set(title=_PANELS[key], xlabel=steps)
-            panel.set_xlim(left=0)
-        _draw_baselines(axes[-1], curves, colors)
-        handles = [Line2D([], [], color=color, label=name, **look) for name, color in colors.items()]
-        figure.legend(handles=handles, loc="outside lower center", ncols=min(4, len(names)))
+    for panel, key in zip(axes, panels, strict=True):
+        for curve in curves:
+            points = {step: row[key] for step, row in curve.points.items() if key in row}
+            panel.plot(points.keys(), points.values(), color=colors[curve.name], **look)
+        panel.set(title=_PANELS[key], xlabel=steps)
+        panel.set_xlim(left=0)
+    _draw_baselines(axes[-1], curves, colors)
+    handles = [Line2D([], [], color=color, label=name, **look) for name, color in colors.items()]
+    figure.legend(handles=handles, loc="outside lower center", ncols=min(4, len(names)))
     return figure
 
 

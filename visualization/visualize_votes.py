@@ -17,7 +17,7 @@ from diagnostic_cli import add_example_flags, add_figure_flag, add_image_flags
 from last_vit.command_line import add_device_flag, add_model_flags, command
 
 
-@command("map_figures:show_votes")
+@command("model_maps:show_votes")
 def main(parser: argparse.ArgumentParser) -> None:
     """The command line."""
     add_model_flags(parser)

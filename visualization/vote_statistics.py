@@ -13,8 +13,9 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
-from figure_style import choose_images, hide_ticks, house_style, new_figure, save_figure
+from figure_style import hide_ticks, new_figure, save_figure
 from foreground_images import patch_foreground, patch_groups
+from map_figures import choose_images
 from matplotlib.colors import TwoSlopeNorm
 from matplotlib.figure import Figure
 from measured_models import Measurement, Subject, measure_models
@@ -66,7 +67,7 @@ class VoteStatistics:
             num_images=(),
             position=grid_hw,
             area=(len(LEVELS),),
-            num_object_images=(),
+            num_object_images=(),  # that show both, over which are the following, in pairs (background, object)
             votes=(2,),
             patches=(2,),
             top=(),
@@ -78,11 +79,18 @@ class VoteStatistics:
         votes = votes.double()
         share = votes / votes.sum(dim=1, keepdim=True)
         above = vote_levels(votes)
+        groups, shows_both = patch_groups(is_foreground, is_known)
+        groups = (groups & shows_both[:, None, None]).double()
+        is_top_inside = best_inside(share[:, None], is_foreground & is_known, is_known)[:, 0]
         self._sums.add(
             num_images=torch.tensor(len(votes), device=votes.device),
             position=share.sum(dim=0).reshape(self.grid_hw),
             area=above.sum(dim=(0, 2)),
-            **_object_sums(share, above, is_foreground, is_known),
+            num_object_images=shows_both.sum(),
+            votes=torch.einsum("bn,bgn->g", share, groups),
+            patches=groups.sum(dim=(0, 2)),
+            top=(is_top_inside * shows_both).sum(),
+            level_patches=torch.einsum("bln,bgn->lg", above.double(), groups),
         )
 
     def compute(self) -> dict[str, float]:
@@ -102,22 +110,12 @@ class VoteStatistics:
         found = dict(zip(names, areas.tolist(), strict=True))
         found["position_peak"] = float(totals["position"].max()) * num_patches / num_images
         found["num_images"] = num_images
-        return found | self._inside(totals, names)
-
-    def frequency(self) -> Tensor:
-        """Share of all votes that each position gets, mean over the images: float64 [h, w]; as `compute`."""
-        totals = self._sums.totals()
-        return totals["position"] / totals["num_images"]
-
-    @staticmethod
-    def _inside(totals: dict[str, Tensor], names: list[str]) -> dict[str, float]:
-        num_object_images = int(totals["num_object_images"])
-        known_votes = float(totals["votes"].sum())
+        num_object_images, known_votes = int(totals["num_object_images"]), float(totals["votes"].sum())
         if not num_object_images or not known_votes:
-            return {}
+            return found
         inside = float(totals["votes"][1]) / known_votes
         uniform = float(totals["patches"][1] / totals["patches"].sum())
-        found = {
+        found |= {
             "votes_inside": 100 * inside,
             "votes_inside_uniform": 100 * uniform,
             "votes_lift": inside / uniform,
@@ -128,29 +126,17 @@ class VoteStatistics:
                 found[f"{name}_inside"] = 100 * front / (background + front)
         return found | {"num_object_images": num_object_images}
 
+    def frequency(self) -> Tensor:
+        """Share of all votes that each position gets, mean over the images: float64 [h, w]; as `compute`."""
+        totals = self._sums.totals()
+        return totals["position"] / totals["num_images"]
+
 
 def best_inside(scores: Tensor, inside: Tensor, known: Tensor) -> Tensor:
     """Whether the best known patch is inside, where several tie the share of them: [B, R, N], bool [B, N] -> [B, R]."""
     scores = scores.masked_fill(~known[:, None], -torch.inf)
     is_best = (scores == scores.amax(dim=2, keepdim=True)).double()
     return (is_best * inside[:, None]).sum(dim=2) / is_best.sum(dim=2)
-
-
-def _object_sums(share: Tensor, above: Tensor, is_foreground: Tensor, is_known: Tensor) -> dict[str, Tensor]:
-    """Sums over the images that show both object and background, in pairs (background, object).
-
-    `share` float64 [B, N] are votes as shares of the image's, `above` bool [B, L, N] those of `vote_levels`.
-    """
-    groups, shows_both = patch_groups(is_foreground, is_known)
-    groups = (groups & shows_both[:, None, None]).double()
-    is_top_inside = best_inside(share[:, None], is_foreground & is_known, is_known)[:, 0]
-    return {
-        "num_object_images": shows_both.sum(),
-        "votes": torch.einsum("bn,bgn->g", share, groups),
-        "patches": groups.sum(dim=(0, 2)),
-        "top": (is_top_inside * shows_both).sum(),
-        "level_patches": torch.einsum("bln,bgn->lg", above.double(), groups),
-    }
 
 
 class SelectionView(NamedTuple):
@@ -230,24 +216,23 @@ def draw_rows(rows: Sequence[Sequence[SelectionView]]) -> Figure:
     """Rows of models, columns of K; one scale per row, in units of the uniform share, which is white."""
     figure, axes = new_figure(len(rows), len(rows[0]), width=2.6, height=3.0)
     figure.get_layout_engine().set(h_pad=0.1)
-    with house_style():
-        for views, panels in zip(rows, axes, strict=True):
-            hide_ticks(panels)
-            maps = [view.frequency * view.frequency.numel() for view in views]
-            # to twice the uniform share at least, so that small differences look small
-            highest = max(2.0, *(float(values.max()) for values in maps))
-            scale = TwoSlopeNorm(vmin=0, vcenter=1, vmax=highest)
-            for view, values, panel in zip(views, maps, panels, strict=True):
-                shown = panel.imshow(values.numpy(), cmap=_COLORMAP, norm=scale, interpolation="nearest")
-                title = "\n".join(textwrap.wrap(view.name, 20))  # a narrow panel; longer names would be cut off
-                panel.set_title(f"{title}\nK = {view.k} of {values.numel()}")
-                panel.set_xlabel(_caption(view.metrics, values), fontsize=8)
-                panel.set_frame_on(True)
-                for spine in panel.spines.values():
-                    spine.set(visible=True, color="0.7", linewidth=0.8)
-            bar = figure.colorbar(shown, ax=list(panels), shrink=0.8, pad=0.02, ticks=[0, 1, highest])
-            bar.ax.set_yticklabels(["0", "uniform", f"{highest:.3g} x"], fontsize=8)
-            bar.ax.axhline(1, color="black", linewidth=1)
+    for views, panels in zip(rows, axes, strict=True):
+        hide_ticks(panels)
+        maps = [view.frequency * view.frequency.numel() for view in views]
+        # to twice the uniform share at least, so that small differences look small
+        highest = max(2.0, *(float(values.max()) for values in maps))
+        scale = TwoSlopeNorm(vmin=0, vcenter=1, vmax=highest)
+        for view, values, panel in zip(views, maps, panels, strict=True):
+            shown = panel.imshow(values.numpy(), cmap=_COLORMAP, norm=scale, interpolation="nearest")
+            title = "\n".join(textwrap.wrap(view.name, 20))  # a narrow panel; longer names would be cut off
+            panel.set_title(f"{title}\nK = {view.k} of {values.numel()}")
+            panel.set_xlabel(_caption(view.metrics, values), fontsize=8)
+            panel.set_frame_on(True)
+            for spine in panel.spines.values():
+                spine.set(visible=True, color="0.7", linewidth=0.8)
+        bar = figure.colorbar(shown, ax=list(panels), shrink=0.8, pad=0.02, ticks=[0, 1, highest])
+        bar.ax.set_yticklabels(["0", "uniform", f"{highest:.3g} x"], fontsize=8)
+        bar.ax.axhline(1, color="black", linewidth=1)
     return figure
 
 

@@ -11,6 +11,7 @@ import sliding_window
 import torch
 from label_maps import LabelRule
 from miou import MeanIoU
+from patch_norms import PatchNorms
 from point_in_box_protocol import count_patch_hits
 from torch._subclasses.fake_tensor import DataDependentOutputException, DynamicOutputShapeException, FakeTensorMode
 from torch.nn import functional as F
@@ -48,7 +49,7 @@ def test_point_in_box(pool, hit_rule):
             "image_hw": torch.ones(3, 2, dtype=torch.long),
             "label": torch.zeros(3, dtype=torch.long),
         }
-        count_patch_hits(model, [batch, batch], CPU, PointInBox(32, 36, hit_rule), TopK())
+        count_patch_hits(model, [batch, batch], CPU, PointInBox(32, 36, hit_rule), PatchNorms(), TopK())
 
 
 @pytest.mark.parametrize("prob_threshold", [0.0, 0.3])

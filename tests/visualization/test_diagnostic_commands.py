@@ -5,17 +5,13 @@ from pathlib import Path
 
 import compare_models
 import evaluate_patch_hit
-import explore
 import make_report
 import pytest
 import timm
 import torch
-from diagnostic_parts import BOXES, FOLDER, IMAGENET, LAST, MASKS, RESNET, SIZE, SMALL, VIT, read_by_hand, read_records
-from patch_pca import fit_patch_pca
+from diagnostic_parts import BOXES, FOLDER, IMAGENET, LAST, MASKS, RESNET, SIZE, SMALL, VIT, read_records
 from PIL import Image
 from script_parts import run_two
-
-from last_vit.pooling import last_select, vote_count
 
 SCRIPTS = Path(compare_models.__file__).parent
 MANY = ["--model", VIT, "--model", RESNET]
@@ -182,22 +178,3 @@ def test_one_page_is_made_by_one_process(here, monkeypatch, capsys):
     with pytest.raises(SystemExit):
         make_report.main([*FOLDER, *SMALL, "--model", VIT])
     assert "made by one process, not 2" in capsys.readouterr().err
-
-
-def test_any_photo_is_explored_as_the_diagnostics_measure_it(call, monkeypatch):
-    monkeypatch.setattr("photo_maps.BATCH_SIZE", 1)
-    Image.open("imagenet/val/n00/0.png").save("photo.png")
-    Path("text.jpg").touch()
-    call(explore, "photo.png", "imagenet/val/n01/1.png", models=(VIT, LAST), size=SIZE)
-    assert list(call.figures) == ["output/explore/photo.png", "output/explore/1.png"]
-    axes = call.figures["output/explore/photo.png"].axes
-    for row, text in enumerate((VIT, LAST)):
-        found, k = read_by_hand(text)[0], 3 if row else 1
-        votes = vote_count(last_select(found.output.patch_tokens, k, variant="paper" if row else "release"), 16)
-        shown = [torch.from_numpy(panel.images[0].get_array().data) for panel in axes[5 * row : 5 * row + 5]]
-        for values, expected in zip(shown[1:4], (found.score, votes[0], found.norm), strict=True):
-            torch.testing.assert_close(values.flatten(), expected)
-        torch.testing.assert_close(shown[4].flatten(0, 1), fit_patch_pca(found.tokens).rgb(found.tokens))
-        assert shown[0].shape == (64, 64, 3)
-    with pytest.raises(SystemExit):
-        explore.main(["photo.png", "text.jpg", "--model", VIT])

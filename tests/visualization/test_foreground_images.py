@@ -92,7 +92,7 @@ def test_without_annotations_all_is_unknown(written):
     assert (dataset[0]["foreground"] == 255).all()
     assert dataset[0]["box_xyxy"].isnan().all()
     with pytest.raises(ValueError, match="give their boxes"):
-        dataset.single_objects()
+        dataset.keep_single_objects()
 
 
 def _write_scene(folder, mask, objects):
@@ -297,11 +297,14 @@ def test_single_objects_are_those_with_a_box(written, source):
     for sample in (images[index] for index in range(len(images))):
         x1, y1, x2, y2 = sample["box_xyxy"].tolist()
         shares.append((x2 - x1) * (y2 - y1) / (SIDE * SIDE))
-    assert images.single_objects() == (list(range(COUNT)), {})
-    limit = sorted(shares)[2]
-    kept, left_out = images.single_objects(limit)
-    assert kept == [index for index, share in enumerate(shares) if share < limit]
-    assert left_out == {"large box": COUNT - len(kept)}
+    limit, paths = sorted(shares)[2], images.image_paths
+    images.keep_single_objects()
+    assert (images.image_paths, images.filtered) == (paths, {})
+    images.keep_single_objects(limit)
+    assert images.image_paths == [path for path, share in zip(paths, shares, strict=True) if share < limit]
+    assert images.filtered == {"large box": COUNT - len(images)}
+    with pytest.raises(ValueError, match=r"no image of \S+ has exactly one object, .* {'large box': 5}"):
+        images.keep_single_objects(1e-9)
 
 
 def test_several_objects_crowds_and_none_are_left_out(root):
@@ -313,12 +316,13 @@ def test_several_objects_crowds_and_none_are_left_out(root):
     path.write_text(json.dumps(content))
     for kind in ("boxes", "masks"):
         images = _open(root, kind, "coco")
-        kept, left_out = images.single_objects()
-        assert kept == [2, 4]
-        assert left_out == {"several objects": 2, "no object": 1}
-        assert [index for index in range(COUNT) if not images[index]["box_xyxy"].isnan().any()] == kept
+        kept = [images.image_paths[index] for index in range(COUNT) if not images[index]["box_xyxy"].isnan().any()]
+        assert kept == [images.image_paths[2], images.image_paths[4]]
+        images.keep_single_objects()
+        assert images.image_paths == kept
+        assert images.filtered == {"several objects": 2, "no object": 1}
     with pytest.raises(ValueError, match="do not tell objects apart"):
-        _open(root, "masks", "voc").single_objects()
+        _open(root, "masks", "voc").keep_single_objects()
 
 
 @pytest.mark.parametrize(

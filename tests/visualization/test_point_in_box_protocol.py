@@ -151,7 +151,7 @@ def test_pooling_is_asked_for_recorded_configured_or_as_released(call, release, 
 def test_the_extra_token_has_what_is_recorded_or_asked_for(call, release, monkeypatch):
     used = []
     count = point_in_box_protocol.count_patch_hits
-    monkeypatch.setattr("point_in_box_protocol.count_patch_hits", lambda *args: used.append(args[6]) or count(*args))
+    monkeypatch.setattr("point_in_box_protocol.count_patch_hits", lambda *args: used.append(args[7]) or count(*args))
     torch.save({**release, "pooling": {"pool": "last", "top_k": 3, "variant": "paper", "sigma": 2.5}}, "ViT_190k.pth")
     pooling_of(call, "--global-token", "last")
     pooling_of(call, "--global-token", "last", "--top-k", "0.5", "--variant", "release")

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from foreground_sources import BACKGROUND, OBJECT, UNKNOWN, ImageObjects, open_boxes, open_masks
+from foreground_sources import BACKGROUND, OBJECT, UNKNOWN, ImageObjects, open_annotations
 from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
@@ -71,7 +71,7 @@ class ForegroundImages(Dataset):
         self._source = None
         self._pairs: list[int | None] = [None] * len(self.image_paths)
         if self.has_foreground:
-            self._source = open_boxes(boxes) if masks is None else open_masks(masks)
+            self._source = open_annotations(self._annotations, with_masks=masks is not None)
             self.skipped += self._source.skipped
             self._pair(skip_broken)
         if skip_broken:

@@ -38,22 +38,26 @@ class Annotations(NamedTuple):
     read: Callable[[int], ImageObjects]  # one annotation, by index; of a broken one a ValueError that names it
 
 
-def open_boxes(path: str | Path) -> Annotations:
-    """COCO's instances_*.json, or a folder of XML files; a missing or foreign file is an error that says so."""
+def open_annotations(path: str | Path, with_masks: bool) -> Annotations:
+    """COCO's instances_*.json, or a folder of XML files, or with masks one of .png and .npy, one per image.
+
+    A missing or foreign file, and a folder without such files, is an error that says so.
+    """
     path = Path(path).expanduser()
-    return _open_folder(path, (".xml",), "an XML file", _read_xml) if path.is_dir() else _open_coco(path, False)
-
-
-def open_masks(path: str | Path) -> Annotations:
-    """COCO's instances_*.json, or a folder with a .png or .npy per image, likewise."""
-    path = Path(path).expanduser()
-    return _open_folder(path, MASK_SUFFIXES, "a mask", _read_mask) if path.is_dir() else _open_coco(path, True)
-
-
-def _open_coco(path: Path, with_masks: bool) -> Annotations:
-    coco = CocoInstances(path)
-    names = [PurePath(name) for name in coco.file_names]
-    return Annotations(names, True, coco.skipped, partial(_read_coco, coco, with_masks))
+    if not path.is_dir():
+        coco = CocoInstances(path)
+        names = [PurePath(name) for name in coco.file_names]
+        return Annotations(names, True, coco.skipped, partial(_read_coco, coco, with_masks))
+    suffixes, expected, read = (".xml",), "an XML file", _read_xml
+    if with_masks:
+        suffixes, expected, read = MASK_SUFFIXES, "a mask", _read_mask
+    paths = list_files(path, suffixes)
+    if not paths:
+        raise FileNotFoundError(
+            f"no {' or '.join(suffixes)} file in {path}, searched in depth: expected COCO's instances_*.json, or a "
+            f"folder with {expected} per image"
+        )
+    return Annotations([each.relative_to(path) for each in paths], False, Counter(), partial(_read_file, paths, read))
 
 
 def _read_coco(coco: CocoInstances, with_masks: bool, index: int) -> ImageObjects:
@@ -62,19 +66,6 @@ def _read_coco(coco: CocoInstances, with_masks: bool, index: int) -> ImageObject
         mask = coco.union_mask(index, crowd=True).to(torch.uint8) * UNKNOWN
         mask[coco.union_mask(index)] = OBJECT
     return ImageObjects(tuple(coco.image_hw[index].tolist()), objects.boxes_xyxy, objects.is_crowd, mask)
-
-
-def _open_folder(
-    folder: Path, suffixes: tuple[str, ...], expected: str, read: Callable[[Path], ImageObjects]
-) -> Annotations:
-    paths = list_files(folder, suffixes)
-    if not paths:
-        raise FileNotFoundError(
-            f"no {' or '.join(suffixes)} file in {folder}, searched in depth: expected COCO's instances_*.json, or a "
-            f"folder with {expected} per image"
-        )
-    names = [path.relative_to(folder) for path in paths]
-    return Annotations(names, False, Counter(), partial(_read_file, paths, read))
 
 
 def _read_file(paths: list[Path], read: Callable[[Path], ImageObjects], index: int) -> ImageObjects:

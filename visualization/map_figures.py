@@ -71,8 +71,11 @@ def find_image(images: ForegroundImages, name: str) -> int:
     return found[0]
 
 
-def make_examples(samples: Sequence[dict[str, Any]], preprocessing: Preprocessing) -> ExampleImages:
-    """From samples of `ForegroundImages`, at least one, with the transform of `preprocessing`."""
+def read_images(
+    images: ForegroundImages | Sequence[dict[str, Any]], chosen: Sequence[int], preprocessing: Preprocessing
+) -> ExampleImages:
+    """The chosen images, at least one; `images` have the transform of `preprocessing`."""
+    samples = [images[index] for index in chosen]
     inputs, foregrounds = (torch.stack([sample[key] for sample in samples]) for key in ("image", "foreground"))
     mean, std = (torch.tensor(values)[:, None, None] for values in (preprocessing.mean, preprocessing.std))
     return ExampleImages(inputs, foregrounds, (inputs * std + mean).clamp(0, 1).permute(0, 2, 3, 1))
@@ -204,8 +207,9 @@ def best_patches(maps: PatchMaps, foregrounds: Tensor) -> tuple[Tensor, Tensor]:
     return centre_xy, foregrounds[torch.arange(len(peak)), row, column]
 
 
-def score_column(maps: PatchMaps, examples: ExampleImages, captions: Sequence[str]) -> Column:
-    """Patch scores, the objects outlined and the best patch marked by what lies there."""
+def score_column(maps: PatchMaps, examples: ExampleImages, captions: Sequence[str] | None = None) -> Column:
+    """Patch scores, the objects outlined and the best patch marked by what lies there; below, by default, the range."""
+    captions = captions or [f"{row.min():.2f} to {row.max():.2f}" for row in maps.score]
     centre_xy, found = best_patches(maps, examples.foregrounds)
 
     def draw_on(axes: Axes, image: int) -> None:

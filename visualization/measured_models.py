@@ -1,6 +1,7 @@
 """The models and images that a diagnostic's flags name, one model after the other, and their record."""
 
 import argparse
+import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -11,6 +12,7 @@ from foreground_images import ForegroundImages
 from torch.utils.data import Subset
 
 from last_vit.data.imagenet import ImageNetDataset
+from last_vit.data.imagenet_layout import find_annotation_folder, find_split_folder
 from last_vit.dense import choose_global_token, dense_forward
 from last_vit.evaluation import (
     describe_model,
@@ -56,7 +58,20 @@ def check_image_flags(args: argparse.Namespace) -> None:
 
 
 def open_images(args: argparse.Namespace) -> ForegroundImages:
-    """The images of `diagnostic_cli.add_image_flags`; says what was left out."""
+    """The images of `diagnostic_cli.add_image_flags`; says what was left out.
+
+    --imagenet-root becomes --images and, where its boxes are found and nothing else says what is object, --boxes.
+    """
+    if getattr(args, "imagenet_root", None) is not None:
+        args.images = find_split_folder(args.imagenet_root, "val")
+        if args.boxes is None and args.masks is None:
+            try:
+                args.boxes = find_annotation_folder(args.images, "val", args.imagenet_label_dir)
+            except FileNotFoundError:
+                if args.imagenet_label_dir is not None:
+                    raise
+                if is_main_process():
+                    print(f"no XML boxes beside {args.images}: what is object is not known", file=sys.stderr)
     transform = eval_transform(Preprocessing())  # each model's takes its place
     images = ForegroundImages(args.images, transform, args.boxes, args.masks, args.skip_broken)
     say_left_out(images.skipped)

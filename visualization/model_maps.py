@@ -13,7 +13,6 @@ from patch_pca import fit_patch_pca
 from vote_statistics import LEVELS, vote_levels
 
 from last_vit.data.image_files import load_photos
-from last_vit.data.imagenet_layout import find_annotation_folder, find_split_folder
 from last_vit.evaluation import eval_transform
 from last_vit.models import naming, parse_model_arguments
 from last_vit.pooling import resolve_top_k
@@ -25,9 +24,6 @@ def compare(args: argparse.Namespace) -> None:
     """The command compare_models.py."""
     check_image_flags(args)
     device, arguments = select_device(args.device), parse_model_arguments(args.model)
-    if args.imagenet_root is not None:
-        args.images = find_split_folder(args.imagenet_root, "val")
-        args.boxes = find_annotation_folder(args.images, "val", args.imagenet_label_dir)
     images = open_images(args)
     if args.imagenet_root is not None:
         images.keep_single_objects()
@@ -38,7 +34,7 @@ def compare(args: argparse.Namespace) -> None:
     views = []
     for argument, trained, selection in zip(arguments, models, vote_selections(models), strict=True):
         images.transform = eval_transform(trained.preprocessing)
-        examples = figures.make_examples([images[index] for index in chosen], trained.preprocessing)
+        examples = figures.read_images(images, chosen, trained.preprocessing)
         maps = figures.read_examples(trained.model.to(device), examples, selection, device)
         views.append(figures.ModelMaps(argument.name, examples, score_columns(maps, examples, selection.top_k)))
     figure = figures.draw_maps(views)
@@ -73,10 +69,7 @@ def show_votes(args: argparse.Namespace) -> None:
     device, images, views = select_device(args.device), open_images(args), []
     chosen = figures.choose_images(len(images), args.num_images, args.seed, "--num-images")
     for argument, trained in each_model(args, device, images):
-        examples, pool = (
-            figures.make_examples([images[index] for index in chosen], trained.preprocessing),
-            trained.selection(),
-        )
+        examples, pool = figures.read_images(images, chosen, trained.preprocessing), trained.selection()
         with naming(argument):
             maps = figures.read_examples(trained.model, examples, pool, device)
         own = "" if trained.pooling["pool"] == "last" else " (the model is not pooled with LaSt)"
@@ -120,7 +113,7 @@ def explore(args: argparse.Namespace) -> None:
         transform, side = eval_transform(trained.preprocessing), trained.preprocessing.crop
         unknown = torch.full((side, side), 255, dtype=torch.uint8)
         samples = [{"image": transform(photo), "foreground": unknown} for photo in photos.values()]
-        examples, pool = figures.make_examples(samples, trained.preprocessing), trained.selection()
+        examples, pool = figures.read_images(samples, range(len(samples)), trained.preprocessing), trained.selection()
         with naming(argument):
             maps = figures.read_examples(trained.model.to(device), examples, pool, device)
             views.append(figures.ModelMaps(argument.name, examples, all_columns(maps, examples, pool.top_k)))
@@ -137,7 +130,7 @@ def all_columns(
     shares = [" + ".join(f"{100 * share:.0f}" for share in fit.explained) for fit in fits]
     votes, norms, colors = (values.unflatten(1, maps.grid_hw) for values in (maps.votes, maps.norms, colors))
     return [
-        figures.score_column(maps, examples, [f"{row.min():.2f} to {row.max():.2f}" for row in maps.score]),
+        figures.score_column(maps, examples),
         figures.Column("votes", votes, [f"K = {top_k}, at most {row.max()}" for row in votes], lowest=0),
         figures.Column("norms", norms, [f"{row.min():.3g} to {row.max():.3g}" for row in norms]),
         figures.Column("principal components", colors, [f"{share} % of variance" for share in shares]),

@@ -113,7 +113,7 @@ def measure(subject: Subject) -> tuple[tuple[NormView, figures.ModelMaps | None]
     )
     examples = None
     if chosen:
-        shown = figures.make_examples([images[index] for index in chosen], trained.preprocessing)
+        shown = figures.read_images(images, chosen, trained.preprocessing)
         maps = figures.read_examples(trained.model, shown, trained.selection(), device)
         examples = figures.ModelMaps(argument.name, shown, norm_columns(maps, shown, stats["cutoff"]))
     metrics = {key: value for key, value in stats.items() if key not in _COUNTS}
@@ -140,7 +140,7 @@ def norm_columns(maps: figures.PatchMaps, examples: figures.ExampleImages, cutof
             axes.add_patch(Rectangle(corner, *size, fill=False, edgecolor="#56B4E9", linewidth=1.2))
 
     return [
-        figures.score_column(maps, examples, [f"{row.min():.2f} to {row.max():.2f}" for row in maps.score]),
+        figures.score_column(maps, examples),
         figures.Column("norm", norms, captions, draw_on=frame),
     ]
 

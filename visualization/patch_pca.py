@@ -11,7 +11,7 @@ from typing import NamedTuple
 import torch
 from figure_style import save_figure
 from foreground_images import patch_foreground
-from map_figures import Column, ModelMaps, among_dimmed, choose_images, draw_maps, make_examples, to_pixels
+from map_figures import Column, ModelMaps, among_dimmed, choose_images, draw_maps, read_images, to_pixels
 from measured_models import Measurement, Subject, measure_models
 from torch import Tensor
 
@@ -132,7 +132,7 @@ def measure(subject: Subject) -> tuple[PCAView, list[Measurement]]:
     """Fit the components of one model, and colour the images drawn by --seed; too little foreground is a ValueError."""
     args, argument, trained, images, device = subject
     chosen = choose_images(len(images), args.num_images, args.seed, "--num-images")
-    examples = make_examples([images[index] for index in chosen], trained.preprocessing)
+    examples = read_images(images, chosen, trained.preprocessing)
     with torch.inference_mode():
         output = dense_forward(trained.model, examples.inputs.to(device))
         masks = foreground_patches(output, examples.foregrounds.to(device), images.has_foreground).cpu()

@@ -5,7 +5,6 @@ One pass per model. Statistics stream and keep nothing; the gallery keeps a few 
 Letters: N = h * w patches in row-major order.
 """
 
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple
@@ -29,7 +28,6 @@ from last_vit.preprocessing import Preprocessing
 
 HIT_RULE = "center"
 _NUM_BINS, _NUM_BARS = 40, 64
-_MAX_UINT16, _MAX_DECIMALS = 65535, 3
 
 
 class ImageView(NamedTuple):
@@ -162,9 +160,3 @@ def disagreement(views: Sequence[ImageView], grids_hw: Sequence[tuple[int, int]]
         return None
     rows, columns = torch.triu_indices(len(values), len(values), 1)
     return 1 - float(torch.corrcoef(values)[rows, columns].mean())
-
-
-def norm_decimals(views: Sequence[ImageView]) -> int:
-    """Decimals of the norms of one model that 16 bits hold, at most 3; negative for norms above 65535."""
-    highest = max(float(view.norm.max()) for view in views)
-    return min(_MAX_DECIMALS, math.floor(math.log10(_MAX_UINT16 / max(highest, 1e-9))))

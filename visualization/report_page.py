@@ -1,7 +1,7 @@
 """The report: models measured one by one, everything that the page shows as JSON values, and one HTML file of it.
 
-Numbers of the gallery are packed as the integers that are shown (a score of 0.412 is 412), so what the page displays is
-exactly the rounded value: little-endian, in base64. The static parts of the page stand in `report/`. Its policy (CSP)
+Numbers of the gallery are packed in base64: scores as the integers that are shown (0.412 is 412), so that the page
+shows exactly the rounded value, norms as they are. The static parts of the page stand in `report/`. Its policy (CSP)
 allows only the two inlined texts by their hash, and pictures from data URIs: no network, and no script that a file name
 could smuggle in. The data are JSON, which the scripts show as text, never as markup.
 """
@@ -12,7 +12,6 @@ import hashlib
 import html
 import io
 import json
-import math
 from collections import ChainMap
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timezone
@@ -28,8 +27,10 @@ from matplotlib import colormaps
 from matplotlib.colors import to_hex
 from measured_models import image_set_name, open_images, vote_selections
 from PIL import Image
-from report_data import ImageView, ModelMeasures, disagreement, measure_model, norm_decimals
+from report_data import ImageView, ModelMeasures, disagreement, measure_model
 from torch import Tensor
+from torchvision.transforms import InterpolationMode
+from torchvision.transforms.functional import center_crop, resize
 
 from last_vit.data.image_files import load_rgb
 from last_vit.evaluation import eval_transform, open_loader, pooling_words, print_metrics
@@ -39,7 +40,7 @@ from last_vit.results import git_commit, hide_machine_paths, run_command
 from last_vit.runtime import process_group, world_size
 
 THUMBNAIL, SCORE_DECIMALS = 224, 3
-_JPEG_QUALITY, _SAME_FRAME = 82, 1 / THUMBNAIL
+_JPEG_QUALITY = 82
 _PARTS = Path(__file__).resolve().parent / "report"
 _COLUMNS = {
     "point_in_box": "PiB",
@@ -92,13 +93,13 @@ def report_content(
     """
     all_measures = [measures for *_, measures in measured]
     grids = [measures.grid_hw for measures in all_measures]
-    decimals = min(norm_decimals(list(measures.views.values())) for measures in all_measures)
+    zooms = [trained.preprocessing.resize / trained.preprocessing.crop for _, trained, *_ in measured]
     gallery = []
     for index in chosen:
         views = [measures.views[index] for measures in all_measures]
         path = images.image_paths[index]
         name = path.relative_to(images.folder).as_posix()
-        packed = pack_image(load_rgb(path), views, decimals)
+        packed = pack_image(load_rgb(path), views, zooms)
         gallery.append({"name": name, "disagreement": disagreement(views, grids), **packed})
     annotation = "boxes" if args.boxes is not None else "masks" if args.masks is not None else None
     return {
@@ -114,7 +115,7 @@ def report_content(
             "skipped": dict(images.skipped),
             "seed": args.seed,
         },
-        "models": [_model_content(place, *entry, decimals) for place, entry in enumerate(measured)],
+        "models": [_model_content(place, *entry) for place, entry in enumerate(measured)],
         "gallery": gallery,
     }
 
@@ -136,7 +137,6 @@ def _model_content(
     trained: TrainedModel,
     selection: LaStPool,
     measures: ModelMeasures,
-    num_decimals: int,
 ) -> dict[str, Any]:
     """One model: what it is in words, its grid, its numbers and the lines of its charts."""
     prep, (height, width) = trained.preprocessing, measures.grid_hw
@@ -150,33 +150,28 @@ def _model_content(
         "patches": f"{height} \u00d7 {width}, {measures.num_channels} channels",
         "votes": f"K = {min(selection.top_k, height * width)}, {selection.variant}",
         "grid": [height, width],
-        "norm_decimals": num_decimals,
         "metrics": measures.metrics,
         "charts": measures.charts,
     }
 
 
-def pack_image(picture: Image.Image, views: Sequence[ImageView], decimals: int) -> dict[str, Any]:
-    """Everything that the page draws of one image, with so many decimals of the norms.
+def pack_image(picture: Image.Image, views: Sequence[ImageView], zooms: Sequence[float]) -> dict[str, Any]:
+    """Everything that the page draws of one image.
 
-    "thumbnails" are JPEG data URIs, one per crop that differs by a pixel or more; "views" one mapping per model.
+    `zooms` are each model's shorter side over its crop. "thumbnails" are JPEG data URIs, one per zoom; "views" one
+    mapping per model.
     """
-    thumbnails: list[str] = []
-    frames: list[tuple[float, ...]] = []
+    thumbnails = {zoom: _thumbnail(picture, zoom) for zoom in dict.fromkeys(zooms)}
     packed = []
-    for view in views:
-        same = [i for i, frame in enumerate(frames) if math.dist(frame, view.frame_xyxy) < _SAME_FRAME]
-        if not same:
-            frames.append(view.frame_xyxy)
-            thumbnails.append(_data_uri(crop_picture(picture, view.frame_xyxy, THUMBNAIL)))
+    for view, zoom in zip(views, zooms, strict=True):
         packed.append(
             {
-                "thumbnail": same[0] if same else len(thumbnails) - 1,
+                "thumbnail": list(thumbnails).index(zoom),
                 "frame": [round(value, 6) for value in view.frame_xyxy],
                 "box": None if view.box_xyxy is None else [round(value, 5) for value in view.box_xyxy],
                 "score": _pack(view.score.double() * 10**SCORE_DECIMALS, "<i2"),
                 "votes": _pack(view.votes, "<u2"),
-                "norm": _pack(view.norm.double() * 10.0**decimals, "<u2"),
+                "norm": _encode(view.norm.numpy().astype("<f4").tobytes()),
                 "rgb": None if view.rgb is None else _pack(view.rgb * 255, "u1"),
                 "object": None if view.is_foreground is None else _pack(view.is_foreground, "u1"),
                 "best": view.best,
@@ -184,37 +179,25 @@ def pack_image(picture: Image.Image, views: Sequence[ImageView], decimals: int) 
                 "auroc": view.auroc,
             }
         )
-    return {"thumbnails": thumbnails, "views": packed}
+    return {"thumbnails": list(thumbnails.values()), "views": packed}
 
 
-def crop_picture(picture: Image.Image, frame_xyxy: Sequence[float], side: int) -> Image.Image:
-    """The part of an image that a model sees, at a resolution of its own; black where the frame leaves the image.
-
-    `frame_xyxy` is in shares of the image's width and height, `side` of the result in pixels.
-    """
-    size = picture.size * 2
-    x1, y1, x2, y2 = (share * length for share, length in zip(frame_xyxy, size, strict=True))
-    seen = (max(x1, 0), max(y1, 0), min(x2, size[0]), min(y2, size[1]))
-    scale = (side / (x2 - x1), side / (y2 - y1))
-    left, top, right, bottom = (
-        round((value - start) * ratio) for value, start, ratio in zip(seen, (x1, y1) * 2, scale * 2, strict=True)
-    )
-    canvas = Image.new("RGB", (side, side))
-    part = picture.resize((max(1, right - left), max(1, bottom - top)), Image.Resampling.LANCZOS, box=seen)
-    canvas.paste(part, (left, top))
-    return canvas
+def _thumbnail(picture: Image.Image, zoom: float) -> str:
+    """What a model sees of an image, at a resolution of its own."""
+    resized = resize(picture, round(zoom * THUMBNAIL), InterpolationMode.LANCZOS)
+    buffer = io.BytesIO()
+    center_crop(resized, THUMBNAIL).save(buffer, "JPEG", quality=_JPEG_QUALITY, optimize=True)
+    return f"data:image/jpeg;base64,{_encode(buffer.getvalue())}"
 
 
 def _pack(values: Tensor, dtype: str) -> str:
     """Rounded values as base64; Python's and torch's rounding of halves to even."""
     whole = values.double().round().numpy().astype(np.dtype(dtype))
-    return base64.b64encode(whole.tobytes()).decode("ascii")
+    return _encode(whole.tobytes())
 
 
-def _data_uri(picture: Image.Image) -> str:
-    buffer = io.BytesIO()
-    picture.save(buffer, "JPEG", quality=_JPEG_QUALITY, optimize=True)
-    return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
+def _encode(data: bytes) -> str:
+    return base64.b64encode(data).decode("ascii")
 
 
 def build_page(data: Mapping[str, Any]) -> str:
@@ -246,7 +229,7 @@ def _embed(data: Mapping[str, Any]) -> str:
 
 
 def _source(text: str) -> str:
-    return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
+    return f"'sha256-{_encode(hashlib.sha256(text.encode()).digest())}'"
 
 
 def _read(name: str) -> str:

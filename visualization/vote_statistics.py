@@ -7,7 +7,6 @@ Letters: B images, N = h * w patches in row-major order, L levels.
 """
 
 import argparse
-import sys
 import textwrap
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -21,12 +20,10 @@ from matplotlib.figure import Figure
 from measured_models import Measurement, Subject, measure_models
 from torch import Tensor
 
-from last_vit.data.imagenet_layout import find_annotation_folder, find_split_folder
 from last_vit.dense import dense_batches, dense_forward
 from last_vit.evaluation import print_metrics
 from last_vit.metrics.summed_counters import SummedTensors
 from last_vit.pooling import last_select, resolve_top_k, vote_count
-from last_vit.runtime import is_main_process
 
 LEVELS = (0.5, 0.3, 0.2)
 _COLORMAP = "PuOr_r"  # two-sided: below uniform purple, above it orange
@@ -151,7 +148,9 @@ class SelectionView(NamedTuple):
 
 def run(args: argparse.Namespace) -> None:
     """The command visualize_token_selection.py."""
-    find_images(args)
+    has_objects = args.boxes is not None or args.masks is not None
+    if args.imagenet_label_dir is not None and (args.imagenet_root is None or has_objects):
+        raise ValueError("--imagenet-label-dir goes with --imagenet-root, and with neither --boxes nor --masks")
     rows = measure_models(args, "votes", measure)
     if not rows:  # another process draws and prints
         return
@@ -163,25 +162,6 @@ def run(args: argparse.Namespace) -> None:
     inside = "" if with_object is None else f"; inside: over the {with_object} that show both object and background"
     print(f"{counted['num_images']} of {views[0].num_images} images{inside}")
     save_figure(draw_rows(rows), args.figure)
-
-
-def find_images(args: argparse.Namespace) -> None:
-    """Turn --imagenet-root into --images and, where the boxes are found and nothing else is asked for, --boxes."""
-    label_dir, has_objects = args.imagenet_label_dir, args.boxes is not None or args.masks is not None
-    if label_dir is not None and (args.imagenet_root is None or has_objects):
-        raise ValueError("--imagenet-label-dir goes with --imagenet-root, and with neither --boxes nor --masks")
-    if args.imagenet_root is None:
-        return
-    args.images = find_split_folder(args.imagenet_root, "val")
-    if has_objects:
-        return
-    try:
-        args.boxes = find_annotation_folder(args.images, "val", label_dir)
-    except FileNotFoundError:
-        if label_dir is not None:
-            raise
-        if is_main_process():
-            print(f"no XML boxes beside {args.images}: the share of votes inside objects is left out", file=sys.stderr)
 
 
 def measure(subject: Subject) -> tuple[list[SelectionView], list[Measurement]]:

@@ -1,12 +1,15 @@
-"""The gallery of a report: crops are the models', disagreement a correlation. The browser reads the packed numbers."""
+"""The gallery of a report: thumbnails are what models see, disagreement a correlation. The browser reads the rest."""
+
+import base64
+import io
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
-from report_data import ImageView, disagreement, norm_decimals
-from report_page import crop_picture, pack_image
-from torchvision import transforms
+from report_data import ImageView, disagreement
+from report_page import pack_image
+from torchvision.transforms.functional import center_crop, resize
 
 
 def view(score, frame=(0.0, 0.0, 1.0, 1.0), norm=(1.0,)) -> ImageView:
@@ -39,24 +42,13 @@ def test_no_disagreement_where_none_is_defined():
     assert disagreement([view(score, (0, 0, 0.4, 1)), view(score, (0.5, 0, 1, 1))], grids) is None
 
 
-def test_norms_fit_into_16_bits_with_as_many_decimals_as_there_is_room_for():
-    for highest, expected in ((0.5, 3), (65.5, 3), (66.0, 2), (6553.5, 1), (60_000, 0), (9e4, -1)):
-        assert norm_decimals([view([0.0, 0.0], norm=[0.1, highest])]) == expected
-
-
 def test_models_with_one_crop_share_a_thumbnail():
-    picture = Image.new("RGB", (80, 60))
-    frame, almost, other = (0.1, 0.0, 0.9, 1.0), (0.1005, 0.0, 0.9005, 1.0), (0.2, 0.1, 0.8, 0.9)
-    packed = pack_image(picture, [view([0.1], f) for f in (frame, other, almost)], 3)
-    assert [entry["thumbnail"] for entry in packed["views"]] == [0, 1, 0]
-    assert all(uri.startswith("data:image/jpeg;base64,") for uri in packed["thumbnails"])
-
-
-def test_a_crop_is_what_torchvision_crops():
+    """At its own resolution, what the model's own resizing and cropping shows."""
     ramp = np.add.outer(np.arange(90), np.arange(150)).astype(np.uint8)
     picture = Image.fromarray(np.stack([ramp, ramp // 2, 255 - ramp], axis=2))
-    expected = transforms.Compose([transforms.Resize(64), transforms.CenterCrop(48)])(picture)
-    width, left, top = int(64 * 150 / 90), round((int(64 * 150 / 90) - 48) / 2), (64 - 48) // 2
-    frame = (left / width, top / 64, (left + 48) / width, (top + 48) / 64)
-    found = crop_picture(picture, frame, 48)
-    assert np.abs(np.asarray(found, int) - np.asarray(expected, int)).max() <= 3  # another filter, on a smooth image
+    packed = pack_image(picture, [view([0.1])] * 3, [64 / 48, 1.0, 128 / 96])
+    assert [entry["thumbnail"] for entry in packed["views"]] == [0, 1, 0]
+    data, *_ = (base64.b64decode(uri.removeprefix("data:image/jpeg;base64,")) for uri in packed["thumbnails"])
+    expected = center_crop(resize(picture, 64), 48).resize((224, 224))
+    shown = np.asarray(Image.open(io.BytesIO(data)), int)
+    assert np.abs(shown - np.asarray(expected, int)).mean() < 3

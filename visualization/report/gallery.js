@@ -6,20 +6,16 @@ const LAYERS = [
   { key: "rgb", label: "PCA" },
 ];
 
-/** Integers from base64, little-endian. */
+/** Numbers from base64, in the byte order of every machine that shows the page. */
 function unpack(text, Type) {
-  const bytes = Uint8Array.from(atob(text), (letter) => letter.charCodeAt(0));
-  if (Type === Uint8Array) return bytes;
-  const view = new DataView(bytes.buffer);
-  const read = Type === Int16Array ? "getInt16" : "getUint16";
-  return Type.from({ length: bytes.length / 2 }, (_, i) => view[read](2 * i, true));
+  return new Type(Uint8Array.from(atob(text), (letter) => letter.charCodeAt(0)).buffer);
 }
 
-/** How a stored integer of a layer is shown. */
+/** How a stored number of a layer is shown. */
 const SHOWN = {
   score: (value) => fixed(value / 1000, 3),
   votes: (value) => String(value),
-  norm: (value, model) => fixed(value / 10 ** model.norm_decimals, model.norm_decimals),
+  norm: (value) => fixed(value, 3),
 };
 
 /** A card; empty until `open` is called, which the page does when it is to be seen. */
@@ -97,7 +93,7 @@ class View {
     this.view = view;
     this.model = model;
     [this.height, this.width] = model.grid;
-    this.maps = { score: unpack(view.score, Int16Array), votes: unpack(view.votes, Uint16Array), norm: unpack(view.norm, Uint16Array) };
+    this.maps = { score: unpack(view.score, Int16Array), votes: unpack(view.votes, Uint16Array), norm: unpack(view.norm, Float32Array) };
     this.maps.rgb = view.rgb && unpack(view.rgb, Uint8Array);
     this.current = null;
     this.cursors = [];
@@ -180,7 +176,7 @@ class View {
   /** Score, votes, norm and place of a patch, as shown. */
   numbers(patch) {
     const row = Math.floor(patch / this.width), column = patch % this.width;
-    return [...["score", "votes", "norm"].map((layer) => SHOWN[layer](this.maps[layer][patch], this.model)), `${row + 1}, ${column + 1}`];
+    return [...["score", "votes", "norm"].map((layer) => SHOWN[layer](this.maps[layer][patch])), `${row + 1}, ${column + 1}`];
   }
 
   /** Centre of a patch in shares of the crop. */

@@ -3,6 +3,7 @@
 import ast
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -20,22 +21,29 @@ DETECTRON2 = {"last_vit/lazy_config.py", "last_vit/lazy_run.py"}
 ENTRY_POINTS = {"lazy_train"}
 
 
+@cache
 def tracked(folder):
     return sorted(path for path in (REPO / folder).rglob("*.py") if "__pycache__" not in path.parts)
 
 
+@cache
+def nodes_of(path):
+    """Everything in a file, read once for all tests."""
+    return list(ast.walk(ast.parse(path.read_text(encoding="utf-8"))))
+
+
+@cache
 def imports(path, top_level_only=False):
     """Full names of the modules that a file imports."""
-    tree = ast.parse(path.read_text(encoding="utf-8"))
-    nodes = tree.body if top_level_only else ast.walk(tree)
+    nodes = nodes_of(path)[0].body if top_level_only else nodes_of(path)
     found = set()
     for node in nodes:
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.level == 0:
             found.add(node.module)
-        elif isinstance(node, ast.Call) and ast.unparse(node).startswith("command('"):
-            found.add(node.args[0].value.partition(":")[0])  # a script's work, by its name
+        elif isinstance(node, ast.Call) and ast.unparse(node.func) == "command":
+            found |= {each.value.partition(":")[0] for each in node.args if isinstance(each, ast.Constant)}  # its work
     return found
 
 
@@ -50,7 +58,7 @@ def module_name(path):
 def package_modules(path):
     """Modules of last_vit that a file imports, `from last_vit import pooling` among them."""
     modules = {module_name(each) for each in tracked("last_vit")}
-    nodes = [node for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))) if isinstance(node, ast.ImportFrom)]
+    nodes = [node for node in nodes_of(path) if isinstance(node, ast.ImportFrom)]
     named = {f"{node.module}.{alias.name}" for node in nodes for alias in node.names}
     return (imports(path) | named) & modules - {"last_vit"}
 
@@ -146,7 +154,7 @@ def test_imports_stand_at_the_top():
         node
         for folder in SOURCE
         for path in tracked(folder)
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        for node in nodes_of(path)
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
     ]
     inner = {id(node) for each in functions for node in ast.walk(each) if isinstance(node, ast.Import | ast.ImportFrom)}
@@ -164,7 +172,7 @@ def test_files_are_short_and_recipes_shorter():
 def test_no_forbidden_constructs():
     for folder in SOURCE:
         for path in tracked(folder):
-            for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            for node in nodes_of(path):
                 assert not isinstance(node, ast.Assert), f"{path}:{node.lineno}: assert outside tests"
                 text = ast.unparse(node) if isinstance(node, ast.Call) else ""
                 assert not text.startswith(("sys.path.insert", "sys.path.append", "exec(")), f"{path}: {text}"

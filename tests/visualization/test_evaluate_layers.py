@@ -28,9 +28,10 @@ def test_the_final_layer_is_point_in_boxs(call, rule):
     ]
     flags = [*IMAGENET, "--hit-rule", rule]
     records = call(evaluate_layers, *flags, models=(VIT, LAST, RESNET))
-    alone = call(evaluate_layers, *flags, "--batch-size", "1", models=(VIT, LAST, RESNET))
-    assert [each["metrics"] for each in alone] == [each["metrics"] for each in records]
-    assert [each["by_layer"] for each in alone] == [each["by_layer"] for each in records]
+    if rule == "center":
+        alone = call(evaluate_layers, *flags, "--batch-size", "1", models=(VIT, LAST, RESNET))
+        assert [each["metrics"] for each in alone] == [each["metrics"] for each in records]
+        assert [each["by_layer"] for each in alone] == [each["by_layer"] for each in records]
     for large, small, record in zip(*expected, records, strict=True):
         found = record["metrics"]
         for what in ("", "_random", "_center", "_max"):

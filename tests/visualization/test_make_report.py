@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 import torch
 from foreground_images import ForegroundImages, patch_foreground
-from layer_tokens import layer_tokens
-from patch_norms import PatchNorms, token_norms
+from map_figures import read_maps
+from patch_norms import PatchNorms
 from PIL import Image
 from scipy.stats import binomtest
 from score_distribution import ScoreDistribution
@@ -24,8 +24,7 @@ from last_vit.data.synthetic import SyntheticObjects, write_coco
 from last_vit.evaluation import eval_transform
 from last_vit.metrics import PointInBox
 from last_vit.models import parse_model_argument
-from last_vit.patch_scores import patch_score, peak_index
-from last_vit.pooling import last_select, vote_count
+from last_vit.patch_scores import peak_index
 
 CONFIG = """
 from detectron2.config import LazyCall as L
@@ -93,19 +92,13 @@ def measured(report):
         images = ForegroundImages(report["images"], eval_transform(trained.preprocessing), boxes=report["boxes"])
         batch = default_collate([images[index] for index in range(len(images))])
         with torch.no_grad():
-            tokens = layer_tokens(trained.model, batch["image"])
-        output = tokens.output
-        score = patch_score(output.patch_tokens, output.global_token)
-        chosen = last_select(output.patch_tokens, selection.top_k, selection.sigma, selection.variant)
+            maps = read_maps(trained.model, batch["image"], selection)
         names = [path.relative_to(report["images"]).as_posix() for path in images.image_paths]
         found.append(
             {
+                **maps._asdict(),
                 "prep": trained.preprocessing,
-                "grid": output.grid_hw,
-                "score": score,
-                "votes": vote_count(chosen, score.shape[1]),
-                "norm": token_norms(tokens.layers[-1]),
-                "object": patch_foreground(batch["foreground"], output.grid_hw),
+                "object": patch_foreground(batch["foreground"], maps.grid_hw),
                 "batch": batch,
                 "row": {name: index for index, name in enumerate(names)},
             }
@@ -118,10 +111,10 @@ def test_numbers_are_the_librarys(report, measured):
     assert numbers["images"]["count"] == NUM_IMAGES
     for model, maps in zip(numbers["models"], measured, strict=True):
         hits = PointInBox(maps["prep"].crop, maps["prep"].resize, "center")
-        hits.update(maps["score"], maps["batch"]["box_xyxy"], maps["batch"]["image_hw"], maps["grid"])
-        scores, norms, votes = ScoreDistribution(), PatchNorms(), VoteStatistics(maps["grid"])
+        hits.update(maps["score"], maps["batch"]["box_xyxy"], maps["batch"]["image_hw"], maps["grid_hw"])
+        scores, norms, votes = ScoreDistribution(), PatchNorms(), VoteStatistics(maps["grid_hw"])
         scores.update(maps["score"], *maps["object"])
-        norms.update(maps["norm"], maps["score"], *maps["object"])
+        norms.update(maps["norms"], maps["score"], *maps["object"])
         votes.update(maps["votes"], *maps["object"])
         names = ("point_in_box", "score_distribution", "patch_norms", "vote_statistics")
         assert hits.count() == NUM_IMAGES - 1
@@ -233,8 +226,8 @@ def readout(card) -> list[list[str]]:
 
 def shown(maps, row, patch) -> list[str]:
     """What the page must say of a patch."""
-    width = maps["grid"][1]
-    score, norm = (float(maps[key][row, patch]) for key in ("score", "norm"))
+    width = maps["grid_hw"][1]
+    score, norm = (float(maps[key][row, patch]) for key in ("score", "norms"))
     return [
         f"{round(score, 3) + 0:.3f}".replace("-", "\u2212"),
         str(int(maps["votes"][row, patch])),
@@ -247,8 +240,8 @@ def same_place(maps, other, row, patch) -> int | None:
     """The other model's patch at the same place of the original image, worked out in its pixels."""
     place = []
     size = maps["batch"]["image_hw"][row].tolist()
-    for axis, coordinate in enumerate((patch // maps["grid"][1], patch % maps["grid"][1])):
-        pixel = (coordinate + 0.5) * maps["prep"].crop / maps["grid"][axis]
+    for axis, coordinate in enumerate((patch // maps["grid_hw"][1], patch % maps["grid_hw"][1])):
+        pixel = (coordinate + 0.5) * maps["prep"].crop / maps["grid_hw"][axis]
         for model, forward in ((maps, False), (other, True)):
             prep = model["prep"]
             resized = prep.resize if size[axis] == min(size) else int(prep.resize * size[axis] / min(size))
@@ -256,9 +249,9 @@ def same_place(maps, other, row, patch) -> int | None:
             scale = resized / size[axis]
             pixel = pixel * scale - offset if forward else (pixel + offset) / scale
         # on a border the lower or right one
-        place.append(math.floor(pixel * other["grid"][axis] / other["prep"].crop + 1e-4))
-    inside = all(0 <= index < count for index, count in zip(place, other["grid"], strict=True))
-    return place[0] * other["grid"][1] + place[1] if inside else None
+        place.append(math.floor(pixel * other["grid_hw"][axis] / other["prep"].crop + 1e-4))
+    inside = all(0 <= index < count for index, count in zip(place, other["grid_hw"], strict=True))
+    return place[0] * other["grid_hw"][1] + place[1] if inside else None
 
 
 def test_pointing_at_a_patch_shows_its_numbers_for_every_model(page, report, measured):
@@ -273,7 +266,7 @@ def test_pointing_at_a_patch_shows_its_numbers_for_every_model(page, report, mea
         assert readout(card) == [shown(maps, row, patch) for maps, patch in zip(measured, best, strict=True)]
         for model, stage in enumerate(card.find_elements("class name", "stage")):
             maps, other = measured[model], measured[1 - model]
-            height, width = maps["grid"]
+            height, width = maps["grid_hw"]
             for patch in {0, height * width - 1, *rng.integers(height * width, size=2).tolist()}:
                 x = ((patch % width + 0.5) / width - 0.5) * stage.size["width"]
                 y = ((patch // width + 0.5) / height - 0.5) * stage.size["height"]
@@ -291,7 +284,7 @@ def test_a_patch_is_pinned_by_click_and_moved_by_keys(page, report, measured):
 
     name = report["numbers"]["gallery"][0]["name"]
     card, row, maps = open_card(page, name), measured[0]["row"][name], measured[1]
-    height, width = maps["grid"]
+    height, width = maps["grid_hw"]
     stage, centre = card.find_elements("class name", "stage")[1], height // 2 * width + width // 2
     best = int(peak_index(maps["score"][row : row + 1]))
     for press, head, patch in (

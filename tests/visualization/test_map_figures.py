@@ -97,11 +97,12 @@ def test_images_of_every_kind(call, capsys, flags, words):
     ],
 )
 def test_votes_are_what_the_selection_gives(call, text, k, variant, title):
-    call(visualize_votes, *MASKS, "--num-images", "8", models=(text, RESNET), size=SIZE)
+    call(visualize_votes, *MASKS, "--num-images", "2", models=(text, RESNET), size=SIZE)
     axes = call.figures["results/votes.png"].axes
-    assert len(axes) == 8 * (1 + 4 * 2)
+    assert len(axes) == 2 * (1 + 4 * 2)
     assert axes[1].texts[0].get_text() == title
-    for row, image in enumerate(read_by_hand(text)):
+    chosen = torch.randperm(8, generator=torch.Generator().manual_seed(0))[:2].sort().values.tolist()
+    for row, image in enumerate(read_by_hand(text)[index] for index in chosen):
         votes, side = votes_of(image, k, variant), torch.arange(4) * 16 + 8
         panels = axes[9 * row + 1 : 9 * row + 5]
         kept = [votes > level * votes.max() for level in (0.5, 0.3, 0.2)]

@@ -1,4 +1,4 @@
-"""Norm statistics: the histogram against exact values, the fitted cut-off on known shapes, the foreground split."""
+"""Norm statistics: the histogram against exact values, the fitted cut-off on known shapes, the split, correlations."""
 
 import functools
 import itertools
@@ -6,8 +6,9 @@ import itertools
 import numpy as np
 import pytest
 import torch
-from patch_norms import BINS_PER_DECADE, MAX_NORM, MIN_NORM, PatchNorms, token_norms
+from patch_norms import BINS_PER_DECADE, MAX_NORM, MIN_NORM, MapCorrelation, PatchNorms, merge_bins, token_norms
 
+EDGES = torch.linspace(-4, 4, 9, dtype=torch.float64)
 WIDTH = 10 ** (1 / BINS_PER_DECADE)  # of a bin, as a factor
 
 
@@ -129,3 +130,46 @@ def test_errors_name_what_is_wrong():
     dead.update(torch.tensor([[0.0, 0.0, 0.0, 5.0]]))
     with pytest.raises(ValueError, match="half of the patches have a norm below"):
         dead.compute()
+
+
+def two_maps(num_images: int = 7, num_patches: int = 20) -> tuple[torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(num_images, num_patches, generator=generator)
+    offset = 3 * torch.randn(num_images, 1, generator=generator)  # images differ, which the pooled value sees
+    return x, 0.5 * x + torch.randn(num_images, num_patches, generator=generator) + offset
+
+
+def test_both_correlations_and_the_joint_histogram_against_numpy():
+    x, y = two_maps()
+    metric = MapCorrelation(EDGES, EDGES[::2].contiguous())
+    assert metric.compute() == {}  # nothing counted yet
+    for part_x, part_y in zip(x.split(3), y.split(3), strict=True):
+        metric.update(part_x, part_y)
+    found, x, y = metric.compute(), x.double().numpy(), y.double().numpy()
+    per_image = [np.corrcoef(a, b)[0, 1] for a, b in zip(x, y, strict=True)]
+    assert found["correlation"] == pytest.approx(np.mean(per_image), abs=1e-12)
+    assert found["correlation_pooled"] == pytest.approx(np.corrcoef(x.flatten(), y.flatten())[0, 1], abs=1e-9)
+    assert abs(found["correlation"] - found["correlation_pooled"]) > 0.05
+    x_edges, y_edges, counts = metric.joint_histogram()
+    assert (len(x_edges), len(y_edges)) == (9, 5)
+    inside = (x.flatten().clip(-3.9, 3.9), y.flatten().clip(-3.9, 3.9))  # values outside count in the border bins
+    assert np.array_equal(counts.numpy(), np.histogram2d(*inside, bins=(EDGES, EDGES[::2]))[0])
+
+
+def test_constant_maps_and_rounding_are_no_variation():
+    x, y = two_maps()
+    expected, metric, rounded = (MapCorrelation(EDGES, EDGES) for _ in range(3))
+    expected.update(x[2:], y[2:])
+    metric.update(torch.cat([torch.full((1, 20), 27.7), x[1:]]), torch.cat([y[:1], torch.zeros(1, 20), y[2:]]))
+    assert metric.compute()["num_constant_maps"] == 2
+    assert metric.compute()["correlation"] == pytest.approx(expected.compute()["correlation"])
+    rounded.update(27.7 * (1 + 1e-7 * x), y)  # as norms after a LayerNorm
+    assert rounded.compute() == {"num_constant_maps": 7}
+
+
+def test_merged_bins_hold_what_the_fine_ones_hold():
+    counts = torch.zeros(100)
+    counts[[13, 40, 57]] = 1
+    assert merge_bins(counts, 100).tolist() == list(range(13, 59))
+    assert merge_bins(counts, 5).tolist() == [9, 18, 27, 36, 45, 54, 63]
+    assert merge_bins(counts, 5, begin=70).tolist() == [10, 22, 34, 46, 58, 70, 82]

@@ -1,4 +1,6 @@
-"""visualize_token_selection.py against loops channel by channel, and its maps."""
+"""visualize_token_selection.py: its records and maps are those of the votes, which have a test of their own."""
+
+from itertools import product
 
 import evaluate_patch_hit
 import numpy as np
@@ -7,61 +9,48 @@ import torch
 import visualize_token_selection
 from diagnostic_parts import BOXES, FOLDER, IMAGENET, LAST, MASKS, VIT, read_by_hand
 from measured_models import models_of
+from vote_statistics import VoteStatistics
 
-from last_vit.pooling import stability
+from last_vit.pooling import last_select, vote_count
 
 
-def by_hand(text: str, k: int, variant: str, chosen=range(8)) -> tuple[np.ndarray, float, float]:
-    """Votes per position, and the share of votes and patches inside, channel by channel."""
-    position, inside, front_patches, patches, counted = np.zeros(16), 0, 0, 0, 0
-    images = read_by_hand(text)
+def by_hand(text: str, k: int, chosen=range(8)) -> VoteStatistics:
+    statistics, images = VoteStatistics((4, 4)), read_by_hand(text)
     for image in (images[index] for index in chosen):
-        score = stability(image.tokens[None], variant=variant)[0].numpy()
-        votes = np.zeros(16)
-        for channel in range(score.shape[1]):
-            for patch in np.argsort(-score[:, channel], kind="stable")[:k]:
-                votes[patch] += 1
-        position += votes
-        front = image.front.numpy()
-        if 0 < front.sum() < 16:
-            inside, counted = inside + votes[front].sum(), counted + votes.sum()
-            front_patches, patches = front_patches + front.sum(), patches + 16
-    return position / position.sum(), 100 * inside / counted, 100 * front_patches / patches
+        votes = vote_count(last_select(image.tokens[None], k, variant="paper" if text == LAST else "release"), 16)
+        statistics.update(votes, image.front[None], image.known[None])
+    return statistics
 
 
-@pytest.mark.parametrize(("text", "variant"), [(VIT, "release"), (LAST, "paper")])
-def test_numbers_against_loops(call, text, variant, capsys):
+def test_a_record_and_a_map_per_model_and_k(call, capsys):
     flags = [*MASKS, "--dataset-name", "mini", "--k", "1", "3", "0.5"]
-    records = {record["config"]["k"]: record for record in call(visualize_token_selection, *flags, models=(text,))}
-    panels = call.figures["results/token_selection.png"].axes
-    for asked, k, panel in zip((1, 3, 0.5), (1, 3, 8), panels, strict=False):
-        frequency, inside, uniform = by_hand(text, k, variant)
-        np.testing.assert_allclose(panel.images[0].get_array().flatten(), 16 * frequency, atol=1e-9)
-        record = records[asked]
+    records = call(visualize_token_selection, *flags, models=(VIT, LAST))
+    panels = call.figures["results/token_selection.png"].axes[: len(records)]
+    cases = product(((VIT, "release"), (LAST, "paper")), ((1, 1), (3, 3), (0.5, 8)))
+    for record, panel, ((text, variant), (asked, k)) in zip(records, panels, cases, strict=True):
+        expected = by_hand(text, k)
+        shown = panel.images[0].get_array().flatten()
+        np.testing.assert_allclose(shown, 16 * expected.frequency().flatten(), atol=1e-9)
         assert record["dataset"] == f"mini, 64 px, masks, votes of K = {k} of 16"
-        assert (record["n_images"], record["config"]["variant"]) == (8, variant)
-        metrics = record["metrics"]
-        assert metrics["votes_inside"] == pytest.approx(inside, abs=1e-3)
-        assert metrics["votes_inside_uniform"] == pytest.approx(uniform, abs=1e-3)
-        assert metrics["votes_lift"] == pytest.approx(inside / uniform, abs=1e-3)
-        assert metrics["position_peak"] == pytest.approx(16 * frequency.max(), abs=1e-3)
-        assert metrics["num_object_images"] == 6
+        metrics = expected.compute()
+        assert record["n_images"] == metrics.pop("num_images") == 8
+        assert (record["config"]["k"], record["config"]["variant"]) == (asked, variant)
+        assert record["metrics"] == pytest.approx(metrics, abs=1e-3)
     printed = capsys.readouterr().out
     assert "8 of 16" in printed
     assert "8 of 8 images; inside: over the 6 that show both object and background" in printed
 
 
 def test_images_are_drawn_by_seed(call):
-    """A row of maps per model; the same images again for the same seed."""
+    """The same for every model."""
     flags = [*MASKS, "--num-images", "2", "--seed", "2", "--table"]
     records = call(visualize_token_selection, *flags, models=(VIT, LAST))
-    assert {(record["row"], record["table"]) for record in records} == {("ViT", "votes"), ("LaSt", "votes")}
+    assert [(record["row"], record["table"]) for record in records] == [("ViT", "votes"), ("LaSt", "votes")]
     chosen = torch.randperm(8, generator=torch.Generator().manual_seed(2))[:2].sort().values.tolist()
-    by_row = {record["row"]: record["metrics"] for record in records}
-    for name, text, variant in (("ViT", VIT, "release"), ("LaSt", LAST, "paper")):
-        _, inside, uniform = by_hand(text, 1, variant, chosen)
-        assert by_row[name]["votes_inside"] == pytest.approx(inside, abs=1e-3)
-        assert by_row[name]["votes_inside_uniform"] == pytest.approx(uniform, abs=1e-3)
+    for record, text in zip(records, (VIT, LAST), strict=True):
+        metrics = by_hand(text, 1, chosen).compute()
+        assert metrics.pop("num_images") == 2
+        assert record["metrics"] == pytest.approx(metrics, abs=1e-3)
 
 
 def test_imagenet_root_finds_images_and_boxes(call, here, capfd):

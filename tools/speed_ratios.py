@@ -48,16 +48,12 @@ def read_speed_ratios(record: ResultRecord) -> list[SpeedRatio]:
 
     ValueError: A record without any.
     """
-    metrics, quantities = record.metrics, record.config.get("quantities", {})
-    ratios = []
-    for name in metrics:
-        if f"{name}_low" not in metrics or f"{name}_high" not in metrics:
-            continue
-        words = {"words": name.replace("_", " "), "unit": "x", **quantities.get(name, {})}
+    metrics, ratios = record.metrics, []
+    for name, about in record.config.get("quantities", {}).items():
         limit = metrics.get(f"{name}_limit")
         spread = (metrics[name], metrics[f"{name}_low"], metrics[f"{name}_high"])
         goal = metrics.get(f"{name}_goal", limit)
-        ratios.append(SpeedRatio(name, words["words"], *spread, goal, limit is not None, words["unit"]))
+        ratios.append(SpeedRatio(name, about["words"], *spread, goal, limit is not None, about["unit"]))
     if not ratios:
         raise ValueError(
             f"results/{record.name}.json holds no ratio with its spread; run its bench again with --record"

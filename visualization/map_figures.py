@@ -144,9 +144,9 @@ def draw_models(views: Sequence[ModelMaps], image: int, title: str) -> Figure:
 def _draw_rows(rows: Sequence[tuple[Sequence[ModelMaps], int]]) -> tuple[Figure, np.ndarray]:
     """A row of panels for models and an image: the image, then every column of every model."""
     columns = [column for view in rows[0][0] for column in view.columns]
-    has_captions = any(any(column.captions[:-1]) for column in columns)
+    has_captions = any(column.captions[image] for column in columns for _, image in rows[:-1])
     figure, axes = new_figure(len(rows), 1 + len(columns), _PANEL, _PANEL + _CAPTION * has_captions)
-    figure.set_size_inches(figure.get_figwidth(), figure.get_figheight() + 0.5)  # for titles
+    figure.set_size_inches(figure.get_figwidth(), figure.get_figheight() + 0.7)  # for titles
     figure.set_layout_engine("compressed", w_pad=0.025, h_pad=0.025, wspace=0, hspace=0)
     for panels, (views, image) in zip(axes, rows, strict=True):
         hide_ticks(panels)
@@ -223,7 +223,7 @@ def score_column(maps: PatchMaps, examples: ExampleImages, captions: Sequence[st
 
 def add_key(figure: Figure) -> None:
     """What the colours and the marks of best patches say, below the panels."""
-    figure.set_size_inches(figure.get_figwidth(), figure.get_figheight() + 1)
+    figure.set_size_inches(figure.get_figwidth(), figure.get_figheight() + 0.8)
     bar = figure.colorbar(
         ScalarMappable(cmap=COLORMAP), ax=figure.axes, location="bottom", shrink=0.25, aspect=30, pad=0.01
     )

@@ -6,8 +6,8 @@ r"""Norms of patch tokens: by layer, at the output, against patch score, and on 
 One row of panels per model: the norms after every block and after the final norm; those of the output before the final
 norm, with the cut-off above which a patch is an outlier (--cutoff, or fitted: see patch_norms.py), for
 foreground and background where annotated; and norm against patch score, with their correlation. A second picture,
-<figure>_examples, shows score and norm on images drawn by --seed; outliers are framed. A ConvNet has no blocks: its one
-layer is the last feature map, and no norm stands behind it.
+<figure>_examples, shows score and norm on images drawn by --seed, the best patch marked as in compare_models.py and
+outliers framed. A ConvNet has no blocks: its one layer is the last feature map, and no norm stands behind it.
 """
 
 import argparse

@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+from importlib import import_module
 from itertools import pairwise
 from pathlib import Path
 
@@ -114,30 +115,34 @@ def test_no_weights(imagenet):
 
 
 def test_every_figure_of_the_analysis(imagenet, tmp_path):
-    """One small classifier of random weights; the run for figure 3 is a log of two evaluations."""
-    (tmp_path / "vit.py").write_text(
-        "from detectron2.config import LazyCall as L\n"
-        "from torchvision.models import VisionTransformer\n"
-        "from last_vit.data.transforms import EvalTransform\n"
-        "model = L(VisionTransformer)(\n"
-        "    image_size=32, patch_size=8, num_layers=1, num_heads=2, hidden_dim=16, mlp_dim=32, num_classes=2\n"
-        ")\n"
-        "dataloader = dict(test=dict(dataset=dict(transform=L(EvalTransform)(resize=32, crop=32))))\n"
-    )
-    metrics = ["iteration", "acc1", "acc5", "point_in_box", "point_in_box_random", "point_in_box_center"]
-    lines = [dict(zip(metrics, (step, 10.0 + step, 50.0, 40.0, 30.0, 60.0), strict=True)) for step in (10, 20)]
-    (tmp_path / "run").mkdir()
-    (tmp_path / "run" / "metrics.json").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    binaries = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
-    done = call("reproduce_analysis.sh", "imagenet", "out", "A=vit.py@random,pool=cls", RUNS="run", PATH=binaries)
+    """Each by its command, with flags that it takes; what the commands do has tests of its own."""
+    python = tmp_path / "bin" / "python"
+    python.parent.mkdir()
+    python.write_text(f"#!{sys.executable}\nimport json, sys\nprint(json.dumps(sys.argv[1:]))\n")
+    python.chmod(0o755)
+    variables = {"RUN": "python", "RUNS": "a b", "PATH": os.pathsep.join([str(python.parent), os.environ["PATH"]])}
+    done = call("reproduce_analysis.sh", "imagenet", "out", "A=vit.py@random,pool=cls", **variables)
     assert done.returncode == 0, done.stderr
-    found = {str(path.relative_to("out")) for path in Path("out").rglob("*") if path.is_file()}
-    figures = ("2a_scores", "2b_masking", "3_dynamics", "5_votes", "6_norms", "7_pca")
-    assert found >= {
-        *(f"figure_{name}.png" for name in figures),
-        "token_selection.png",
-        "layers.png",
-        "report/index.html",
+    found = {}
+    for script, *flags in (json.loads(line) for line in done.stdout.splitlines() if line.startswith("[")):
+        args = import_module(Path(script).stem).main.build_parser().parse_args(flags)
+        assert (args.model, getattr(args, "run", None)) in ((["A=vit.py@random,pool=cls"], None), (None, ["a", "b"]))
+        sources = [getattr(args, key, None) for key in ("imagenet_root", "images", "run")]
+        assert sum(source is not None for source in sources) == 1
+        found[Path(script).stem] = str(getattr(args, "figure", getattr(args, "out", "")))
+    figures = {
+        "visualize_patch_score_distribution": "2a_scores",
+        "probe_masking": "2b_masking",
+        "plot_dynamics": "3_dynamics",
+        "visualize_votes": "5_votes",
+        "visualize_norms": "6_norms",
+        "visualize_pca": "7_pca",
+    }
+    assert found == {name: f"out/figure_{figure}.png" for name, figure in figures.items()} | {
+        "evaluate_patch_hit": "",
+        "evaluate_layers": "out/layers.png",
+        "visualize_token_selection": "out/token_selection.png",
+        "make_report": "out/report",
     }
     missing = call("reproduce_analysis.sh", "nowhere", "out", "A=vit.py@random")
     assert missing.returncode == 2

@@ -50,7 +50,7 @@ def select_device(name: str = "auto") -> torch.device:
     """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
-    if not re.fullmatch(r"cpu|cuda(:\d+)?", name):
+    if not re.fullmatch(r"cpu|cuda(:\d{1,2})?", name):
         raise ValueError(f"device must be auto, cpu, cuda or cuda:<index>, got {name!r}")
     device = torch.device(name)
     if device.type == "cpu":

@@ -217,6 +217,8 @@ def differences(there: Mapping[str, Any], here: Mapping[str, Any]) -> str:
 
 def gather_rows(rows: Tensor, total: int) -> Tensor:
     """Put the shares [share, F] of all processes together, [total, F]; every process must call this, and gets it."""
+    if world_size() == 1:
+        return rows
     shares = [process_share(total, process) for process in range(world_size())]
     padded = F.pad(rows, (0, 0, 0, max(map(len, shares)) - len(rows)))
     return torch.cat([part[: len(share)] for share, part in zip(shares, all_gather(padded), strict=True)])

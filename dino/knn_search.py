@@ -1,7 +1,7 @@
 """Weighted k-NN classification as in DINO, in blocks, over any number of processes.
 
-Memory: the bank, the queries and a block of similarities: below 3 GiB for ImageNet's 1,281,167 x 384 float32 features,
-in every process. Processes share the queries.
+Memory: the bank, the queries and a block of similarities: below 3 GiB for ImageNet's 1,281,167 x 384 float32 features.
+Processes share the queries; each holds the bank, and for a moment once more what it puts together of all their shares.
 
 Letters: Q queries, M features in the bank, D channels, C classes.
 """

@@ -28,6 +28,7 @@ from last_vit.data.imagenet import ImageNetDataset
 from last_vit.data.loaders import build_train_loader, process_share
 from last_vit.data.transforms import train_transform
 from last_vit.evaluation import eval_transform
+from last_vit.late_scalars import LateScalars
 from last_vit.metrics.summed_counters import SummedCounters
 from last_vit.metrics.top_k import TopK
 from last_vit.models import TrainedModel
@@ -36,6 +37,7 @@ from last_vit.train_lib import require_finite
 
 CHECKPOINT = "checkpoint.pth.tar"
 _SEED = 0
+_REMEDY = "use a smaller --lr than now"
 
 
 def run(args: argparse.Namespace) -> None:
@@ -109,7 +111,6 @@ def run_probe(
     for epoch in range(first, args.epochs):
         lr = learning_rate(args.lr, batch_size, epoch, args.epochs)
         loss = train_epoch(trained.model, read, probe, optimizer, batches, num_steps, lr)
-        require_finite({"loss": loss}, f"in epoch {epoch}", "use a smaller --lr than now")
         line = {"epoch": epoch, "train_lr": lr, "train_loss": loss}
         if (epoch + 1) % args.val_freq == 0 or epoch + 1 == args.epochs:
             found = validate(probe, *val)
@@ -147,22 +148,26 @@ def train_epoch(
 ) -> float:
     """Train the probe for an epoch, gradients averaged over the processes; returns the mean loss of all of them.
 
-    `batches` never end, and are of one size in every process.
+    `batches` never end, and are of one size in every process. A loss that is not finite is a FloatingPointError, one
+    step late.
     """
     device = probe.weight.device
     for group in optimizer.param_groups:
         group["lr"] = lr
-    losses = SummedCounters("loss")
-    for batch in itertools.islice(batches, num_steps):
+    losses, late = SummedCounters("loss"), {}
+    for step, batch in enumerate(itertools.islice(batches, num_steps)):
         with torch.no_grad():
             features = read(backbone, batch["image"].to(device, non_blocking=True))
         loss = F.cross_entropy(probe(features), batch["label"].to(device, non_blocking=True))
+        require_finite(late, f"in step {step - 1} of the epoch", _REMEDY)
+        late = LateScalars(("loss",), loss.detach().reshape(1))
         optimizer.zero_grad()
         loss.backward()
         for parameter in probe.parameters():
             parameter.grad = all_reduce_sum(parameter.grad) / world_size()
         optimizer.step()
         losses.add(loss=loss)
+    require_finite(late, f"in step {num_steps - 1} of the epoch", _REMEDY)
     return losses.totals()["loss"] / (num_steps * world_size())
 
 

@@ -206,7 +206,7 @@ def test_a_checkpoint_of_something_else_is_refused_and_kept(run, linear, refused
 
 def test_a_diverged_run_keeps_its_last_checkpoint(linear, monkeypatch, refused):
     monkeypatch.setattr(linear_probe, "learning_rate", lambda base, size, epoch, epochs: 0.1 if epoch < 2 else 1e38)
-    assert " in epoch 2; use a smaller --lr" in refused(eval_linear.main, *linear, "--epochs", "5")
+    assert " of the epoch; use a smaller --lr" in refused(eval_linear.main, *linear, "--epochs", "5")
     assert probe_file()["epoch"] == 2
     assert math.isfinite(probe_file()["state_dict"]["module.linear.weight"].sum())
 

@@ -23,12 +23,7 @@ def add_clip_flags(parser: argparse.ArgumentParser) -> None:
         help="`openai` (80 prompts), `simple` (7), a template such as 'a photo of a {}', or a file with one per line; "
         "default openai",
     )
-    add(
-        "--text-cache",
-        type=Path,
-        metavar="DIR",
-        help="where class embeddings are kept from run to run; default ~/.cache/last_vit/class_embeddings",
-    )
+    add("--text-cache", type=Path, metavar="DIR", help="class embeddings; default ~/.cache/last_vit/class_embeddings")
     add("--no-text-cache", action="store_true", help="neither read nor keep class embeddings")
 
 

@@ -26,14 +26,8 @@ def main(parser: argparse.ArgumentParser) -> None:
     add_backbone_flags(parser, patch_size=8)
     add = parser.add_argument_group("pictures").add_argument
     add("--image_path", type=Path, required=True, help="an image, or a folder of images")
-    add(
-        "--image_size",
-        type=positive,
-        nargs="+",
-        default=[480, 480],
-        metavar="PIXELS",
-        help="height and width, or one number for the shorter side; default 480 480",
-    )
+    size = "height and width, or one number for the shorter side; default 480 480"
+    add("--image_size", type=positive, nargs="+", default=[480, 480], metavar="PIXELS", help=size)
     add("--threshold", type=float, help="also masks of the patches that hold this share of the attention, such as 0.6")
     add("--output_dir", type=Path, default=Path("."), help="default .")
     add_device_flag(parser)

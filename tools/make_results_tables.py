@@ -72,7 +72,8 @@ def render_table(table: ResultsTable, records: Sequence[ResultRecord], to_result
     parts = []
     for each in inputs:
         own = [record for record in records if record.dataset == each]
-        parts.append(f"{each} ({own[0].n_images:,} counted):\n\n{_one_table(table, own, to_results)}")
+        counted = " or ".join(f"{number:,}" for number in sorted({record.n_images for record in own}))
+        parts.append(f"{each} ({counted} counted):\n\n{_one_table(table, own, to_results)}")
     return "\n".join(parts)
 
 

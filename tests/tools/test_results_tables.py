@@ -88,6 +88,9 @@ def test_every_input_is_a_table_in_the_order_that_is_read(tmp_path):
     order = ["as published", "CLS", "mean", "LaSt K=7", labels[2], labels[1], "random"]
     assert [line[0] for line in first[2:]] == [*order, "*a random patch*", "*the centre*"]
     assert [line[1] for line in first[-2:]] == ["40.0", "80.0"]
+    write(tmp_path, "fewer", **about | {"row": "max", "n_images": 7})
+    page = make_results_tables.render_page(PAGE.replace("point_in_box", "layers"), read_results(tmp_path))
+    assert page.count(" (7 or 1,200 counted):") == 1
 
 
 def test_measured_again_counts_once(tmp_path):

@@ -120,7 +120,7 @@ class ModelMaps(NamedTuple):
 
 def draw_maps(views: Sequence[ModelMaps]) -> Figure:
     """A row per image: the image with the outline of its objects, and per model its columns, below its name."""
-    figure, axes = _draw_rows([(views, image) for image in range(len(views[0].examples.inputs))])
+    figure, axes = _draw_rows([(views, image) for image in range(len(views[0].examples.inputs))], header=0.7)
     place = {"xycoords": "axes fraction", "xytext": (0, 18), "textcoords": "offset points"}
     first = 1
     for view in views:
@@ -133,7 +133,7 @@ def draw_maps(views: Sequence[ModelMaps]) -> Figure:
 
 def draw_models(views: Sequence[ModelMaps], image: int, title: str) -> Figure:
     """A row per model, of one image as the model sees it and its columns."""
-    figure, axes = _draw_rows([([view], image) for view in views])
+    figure, axes = _draw_rows([([view], image) for view in views], header=0.3)
     axes[0, 0].set_title(title, fontsize=8, fontweight="normal")
     for panel, view in zip(axes[:, 0], views, strict=True):
         panel.set_ylabel(view.name, fontsize=9, fontweight="bold")
@@ -141,12 +141,12 @@ def draw_models(views: Sequence[ModelMaps], image: int, title: str) -> Figure:
     return figure
 
 
-def _draw_rows(rows: Sequence[tuple[Sequence[ModelMaps], int]]) -> tuple[Figure, np.ndarray]:
-    """A row of panels for models and an image: the image, then every column of every model."""
+def _draw_rows(rows: Sequence[tuple[Sequence[ModelMaps], int]], header: float) -> tuple[Figure, np.ndarray]:
+    """A row of panels for models and an image: the image, then every column of every model; `header` is in inches."""
     columns = [column for view in rows[0][0] for column in view.columns]
     has_captions = any(column.captions[image] for column in columns for _, image in rows[:-1])
     figure, axes = new_figure(len(rows), 1 + len(columns), _PANEL, _PANEL + _CAPTION * has_captions)
-    figure.set_size_inches(figure.get_figwidth(), figure.get_figheight() + 0.7)  # for titles
+    figure.set_size_inches(figure.get_figwidth(), figure.get_figheight() + header)
     figure.set_layout_engine("compressed", w_pad=0.025, h_pad=0.025, wspace=0, hspace=0)
     for panels, (views, image) in zip(axes, rows, strict=True):
         hide_ticks(panels)

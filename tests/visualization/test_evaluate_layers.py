@@ -19,17 +19,17 @@ from last_vit.patch_scores import patch_score
 from last_vit.pooling import last_pool, last_select, vote_count
 
 
-@pytest.mark.parametrize("rule", ["release", "center"])
-def test_the_final_layer_is_point_in_boxs(call, rule):
+@pytest.mark.parametrize(("rule", "models"), [("release", (LAST,)), ("center", (VIT, LAST, RESNET))])
+def test_the_final_layer_is_point_in_boxs(call, rule, models):
     """Every model, all boxes and small ones, with both references; the batch is no matter."""
     expected = [
-        call(evaluate_patch_hit, *IMAGENET, "--hit-rule", rule, "--max-box-area", area, models=(VIT, LAST, RESNET))
+        call(evaluate_patch_hit, *IMAGENET, "--hit-rule", rule, "--max-box-area", area, models=models)
         for area in ("none", "0.25")
     ]
     flags = [*IMAGENET, "--hit-rule", rule]
-    records = call(evaluate_layers, *flags, models=(VIT, LAST, RESNET))
+    records = call(evaluate_layers, *flags, models=models)
     if rule == "center":
-        alone = call(evaluate_layers, *flags, "--batch-size", "1", models=(VIT, LAST, RESNET))
+        alone = call(evaluate_layers, *flags, "--batch-size", "1", models=models)
         assert [each["metrics"] for each in alone] == [each["metrics"] for each in records]
         assert [each["by_layer"] for each in alone] == [each["by_layer"] for each in records]
     for large, small, record in zip(*expected, records, strict=True):
@@ -42,7 +42,7 @@ def test_the_final_layer_is_point_in_boxs(call, rule):
         assert record["by_layer"][-1]["point_in_box"] == pytest.approx(found["point_in_box"], abs=0.01)
         assert found.get("acc1") == large["metrics"].get("acc1")
         assert record["n_images"] == 6
-    assert [len(record["by_layer"]) for record in records] == [7, 7, 1]
+    assert [len(record["by_layer"]) for record in records] == [1 if model == RESNET else 7 for model in models]
 
 
 @torch.inference_mode()

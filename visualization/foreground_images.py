@@ -8,6 +8,7 @@ Letters: B images, S the crop's side in pixels, N = h * w patches in row-major o
 """
 
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -207,6 +208,19 @@ def patch_areas(foreground: Tensor, grid_hw: tuple[int, int]) -> tuple[Tensor, T
         (rows @ (foreground == value).double() @ columns.T).flatten(1) for value in (OBJECT, UNKNOWN)
     )
     return object_area, side * side - unknown_area
+
+
+def to_pixels(patches: Tensor, size_hw: Sequence[int]) -> Tensor:
+    """Of every pixel, the patch that its centre lies in (the lower or right one on a border).
+
+    [B, h, w, ...] -> [B, H, W, ...]; the grid is not finer than the H x W pixels, but need not divide them.
+    """
+    # along each axis the patch of every pixel's centre; whole numbers, so exact
+    rows, columns = (
+        (2 * torch.arange(num_pixels, device=patches.device) + 1) * cells // (2 * num_pixels)
+        for num_pixels, cells in zip(size_hw, patches.shape[1:3], strict=True)
+    )
+    return patches[:, rows[:, None], columns]
 
 
 def patch_groups(is_foreground: Tensor, is_known: Tensor) -> tuple[Tensor, Tensor]:

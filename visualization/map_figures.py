@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from figure_style import COLORMAP, hide_ticks, new_figure
-from foreground_images import ForegroundImages
+from foreground_images import ForegroundImages, to_pixels
 from layer_tokens import layer_tokens
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
@@ -184,19 +184,13 @@ def draw_rim(axes: Axes, mask: Tensor, color: str, width: float) -> None:
     axes.contour(centres, centres, np.pad(mask.float(), 1), levels=[0.5], colors=color, linewidths=width)
 
 
-def to_pixels(patches: Tensor, side: int) -> Tensor:
-    """Every pixel's patch: [M, h, w, ...] -> [M, S, S, ...]."""
-    rows, columns = (torch.arange(side) * count // side for count in patches.shape[1:3])
-    return patches[:, rows[:, None], columns]
-
-
 def among_dimmed(examples: ExampleImages, kept: Tensor, shown: Tensor) -> Tensor:
     """What is shown of the kept patches, and the rest of the pictures, dark and grey: float32 [M, S, S, 3].
 
     `kept` is bool [M, h, w], `shown` pictures [M, S, S, 3].
     """
     dimmed = 0.35 * examples.pictures.mean(dim=3, keepdim=True)
-    return torch.where(to_pixels(kept, shown.shape[1])[..., None], shown, dimmed)
+    return torch.where(to_pixels(kept, shown.shape[1:3])[..., None], shown, dimmed)
 
 
 def best_patches(maps: PatchMaps, foregrounds: Tensor) -> tuple[Tensor, Tensor]:

@@ -15,6 +15,7 @@ from functools import partial
 import numpy as np
 import torch
 from figure_style import finish_panels, model_panels, save_figure
+from foreground_images import to_pixels
 from matplotlib.figure import Figure
 from measured_models import Measurement, Subject, measure_models, open_imagenet
 from torch import Tensor, nn
@@ -57,20 +58,14 @@ def choose_patches(score: Tensor, share: float, order: str = "top") -> Tensor:
 def mask_patches(images: Tensor, drop: Tensor, grid_hw: tuple[int, int]) -> Tensor:
     """A copy of the images with all pixels of chosen patches 0.
 
-    A pixel belongs to the patch that its centre lies in (the lower or right one on a border). `images` are float
-    [B, 3, H, W], `drop` bool [B, N], and the grid (h, w) is not finer than the image, but need not divide it.
+    `images` are float [B, 3, H, W], `drop` is bool [B, N]; pixels and the grid (h, w) are as in `to_pixels`.
 
     Example:
         >>> mask_patches(torch.ones(1, 1, 2, 4), torch.tensor([[True, False]]), (1, 2))
         tensor([[[[0., 0., 1., 1.],
                   [0., 0., 1., 1.]]]])
     """
-    # along each axis the patch of every pixel's centre; whole numbers, so exact
-    rows, columns = (
-        (2 * torch.arange(num_pixels, device=drop.device) + 1) * cells // (2 * num_pixels)
-        for num_pixels, cells in zip(images.shape[2:], grid_hw, strict=True)
-    )
-    pixels = drop.unflatten(1, grid_hw)[:, rows[:, None], columns]
+    pixels = to_pixels(drop.unflatten(1, grid_hw), images.shape[2:])
     return images.masked_fill(pixels[:, None], 0.0)
 
 

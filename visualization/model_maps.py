@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import map_figures as figures
 import torch
 from figure_style import save_figure
-from foreground_images import patch_foreground
+from foreground_images import patch_foreground, to_pixels
 from measured_models import check_image_flags, each_model, image_set_name, open_images, vote_selections
 from patch_pca import fit_patch_pca
 from vote_statistics import LEVELS, vote_levels
@@ -92,7 +92,7 @@ def vote_columns(maps: figures.PatchMaps, examples: figures.ExampleImages) -> li
         if level is None:
             columns.append(figures.Column("votes", patches, captions, lowest=0))
             continue
-        rims = figures.to_pixels(patches, len(examples.pictures[0]))
+        rims = to_pixels(patches, examples.pictures.shape[1:3])
         columns.append(
             figures.Column(
                 f"> {100 * level:g} %",

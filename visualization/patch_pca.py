@@ -10,8 +10,8 @@ from typing import NamedTuple
 
 import torch
 from figure_style import save_figure
-from foreground_images import patch_foreground
-from map_figures import Column, ModelMaps, among_dimmed, choose_images, draw_maps, read_images, to_pixels
+from foreground_images import patch_foreground, to_pixels
+from map_figures import Column, ModelMaps, among_dimmed, choose_images, draw_maps, read_images
 from measured_models import Measurement, Subject, measure_models
 from torch import Tensor
 
@@ -157,7 +157,7 @@ def measure(subject: Subject) -> tuple[PCAView, list[Measurement]]:
     is_fitted, grey = torch.tensor([fit is not None for fit in fits]), torch.zeros(tokens.shape[1], 3)
     colors = torch.stack([fit.rgb(each) if fit else grey for fit, each in zip(fits, tokens, strict=True)])
     kept, colors = (each.unflatten(1, output.grid_hw) for each in (masks & is_fitted[:, None], colors))
-    shown = among_dimmed(examples, kept, to_pixels(colors, len(examples.pictures[0])))
+    shown = among_dimmed(examples, kept, to_pixels(colors, examples.pictures.shape[1:3]))
     captions = ["" if kept_patches.any() else "too few foreground patches" for kept_patches in kept]
     explained = torch.stack([fit.explained for fit in fits if fit is not None]).mean(dim=0).tolist()
     maps = ModelMaps("", examples, [Column(argument.name, shown, captions)])

@@ -28,7 +28,6 @@ from last_vit.models import ModelArgument, naming, parse_model_arguments
 from last_vit.patch_scores import patch_score
 from last_vit.pooling import LaStPool
 
-MASKED_PERCENTS = tuple(range(10, 100, 10))
 CURVES = ("top", "bottom", "random")
 _LOOKS = {
     "top": ("best-scoring patches masked", "#762A83", "o"),
@@ -82,7 +81,7 @@ class MaskedAccuracy:
     The values of p, `percents`, are different numbers in [1, 99].
     """
 
-    def __init__(self, percents: Sequence[int] = MASKED_PERCENTS) -> None:
+    def __init__(self, percents: Sequence[int]) -> None:
         if not percents or len(set(percents)) < len(percents) or not all(0 < percent < 100 for percent in percents):
             raise ValueError(f"masked percents must be different numbers in [1, 99], got {list(percents)}")
         self.percents = tuple(percents)

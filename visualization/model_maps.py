@@ -2,7 +2,6 @@
 
 import argparse
 import math
-from collections.abc import Sequence
 
 import map_figures as figures
 import torch
@@ -121,9 +120,7 @@ def explore(args: argparse.Namespace) -> None:
         save_figure(figures.draw_models(views, index, name), args.out / f"{result_name(name)}.png")
 
 
-def all_columns(
-    maps: figures.PatchMaps, examples: figures.ExampleImages, top_k: int | float
-) -> Sequence[figures.Column]:
+def all_columns(maps: figures.PatchMaps, examples: figures.ExampleImages, top_k: int | float) -> list[figures.Column]:
     """Scores, votes of a K, norms and principal components, with their ranges."""
     fits = [fit_patch_pca(tokens) for tokens in maps.tokens]
     colors = torch.stack([fit.rgb(tokens) for fit, tokens in zip(fits, maps.tokens, strict=True)])

@@ -4,11 +4,12 @@ The RPN has F-ViT's head, anchors, assignment and its mean over sampled anchors;
 classifier and vision-language score.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
-from detectron2.layers import ShapeSpec, get_norm
-from detectron2.modeling.anchor_generator import DefaultAnchorGenerator
+from detectron2.config import instantiate
+from detectron2.layers import Conv2d, ShapeSpec, get_norm
 from detectron2.modeling.poolers import convert_boxes_to_pooler_format
 from detectron2.modeling.proposal_generator.rpn import RPN, StandardRPNHead
 from detectron2.modeling.roi_heads.box_head import FastRCNNConvFCHead
@@ -16,7 +17,7 @@ from detectron2.modeling.roi_heads.mask_head import MaskRCNNConvUpsampleHead
 from detectron2.modeling.roi_heads.roi_heads import StandardROIHeads
 from detectron2.structures import Boxes, Instances
 from fvit.box_predictor import OpenVocabularyPredictor, Regions, TextClassifier, detect_in
-from fvit.fvit_layers import ClampedBoxTransform, IoUMatcher, PyramidRoIAlign, choose_norm
+from fvit.fvit_layers import ClampedBoxTransform, IoUMatcher, PyramidRoIAlign, choose_norm, zoo_rpn
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torchvision.ops import roi_align
@@ -25,10 +26,9 @@ from torchvision.ops import roi_align
 class ProposalHead(StandardRPNHead):
     """detectron2's head of several convolutions (F-ViT: 2), with a norm after each where asked, and float32 answers."""
 
-    def __init__(self, in_channels: int, num_anchors: int, num_convs: int = 2, norm: str = "") -> None:
-        super().__init__(in_channels=in_channels, num_anchors=num_anchors, conv_dims=[-1] * num_convs)
-        convs = [self.conv] if num_convs == 1 else list(self.conv)
-        for conv in convs if norm else ():
+    def __init__(self, *, norm: str = "", **parts: Any) -> None:
+        super().__init__(**parts)
+        for conv in (module for module in self.conv.modules() if norm and isinstance(module, Conv2d)):
             conv.norm, conv.bias = get_norm(norm, conv.out_channels), None
 
     def forward(self, features: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
@@ -59,39 +59,19 @@ class ProposalNetwork(RPN):
 
 
 def build_rpn(
-    levels: dict[str, float],
+    levels: Mapping[str, float],
     channels: int = 256,
     *,
-    num_convs: int = 2,
     norm: str = "",
-    batch_size_per_image: int = 256,
     pre_nms_topk: Sequence[int] = (2000, 2000),
-    post_nms_topk: Sequence[int] = (1000, 1000),
+    **options: Any,
 ) -> ProposalNetwork:
-    """F-ViT's proposal network, a module with detectron2's RPN interface; defaults are OV-COCO's.
-
-    A level (its name and stride in pixels) has three anchors per place, of the area of a square of 8 strides and of
-    heights over widths of 0.5, 1 and 2; their centres lie on the corners of the cells. `norm` is "" on OV-COCO, "auto"
-    on OV-LVIS. Of `batch_size_per_image` anchors at most half are objects. The best `pre_nms_topk` (training, test) of
-    a level go through the NMS, the best `post_nms_topk` of an image are its proposals.
-    """
-    return ProposalNetwork(
-        in_features=list(levels),
-        head=ProposalHead(channels, 3, num_convs, choose_norm(norm)),
-        anchor_generator=DefaultAnchorGenerator(
-            sizes=[[8.0 * stride] for stride in levels.values()],
-            aspect_ratios=[[0.5, 1.0, 2.0]],
-            strides=list(levels.values()),
-            offset=0.0,
-        ),
-        anchor_matcher=IoUMatcher(0.3, 0.7, low_quality=True, min_low_quality=0.3),
-        box2box_transform=ClampedBoxTransform((1.0, 1.0, 1.0, 1.0)),
-        batch_size_per_image=batch_size_per_image,
-        positive_fraction=0.5,
-        pre_nms_topk=tuple(pre_nms_topk),
-        post_nms_topk=tuple(post_nms_topk),
-        nms_thresh=0.7,
-    )
+    """F-ViT's proposal network: `zoo_rpn` with its own parts and OV-COCO's values; `norm` is "auto" on OV-LVIS."""
+    rpn = zoo_rpn(levels, channels, pre_nms_topk=pre_nms_topk, **options)
+    rpn.head.update(_target_=ProposalHead, norm=choose_norm(norm))
+    matcher = IoUMatcher(0.3, 0.7, low_quality=True, min_low_quality=0.3)
+    transform = ClampedBoxTransform((1.0, 1.0, 1.0, 1.0))
+    return instantiate({**rpn, "_target_": ProposalNetwork, "anchor_matcher": matcher, "box2box_transform": transform})
 
 
 def region_embeddings(dense: Tensor, boxes: Sequence[Boxes], stride: float) -> Tensor:

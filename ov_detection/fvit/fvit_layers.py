@@ -1,10 +1,16 @@
-"""Parts of detectron2 that are another here: F-ViT's norms, assignment, decoding and RoIAlign; images in a square."""
+"""Parts of detectron2 that are another here: F-ViT's norms, assignment, decoding and RoIAlign; images in a square.
+
+And its model zoo's Mask R-CNN, with which both detectors begin.
+"""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
+import detectron2
 import torch
+from detectron2.config import LazyConfig
 from detectron2.layers import NaiveSyncBatchNorm
 from detectron2.modeling.box_regression import Box2BoxTransform
 from detectron2.modeling.matcher import Matcher
@@ -124,6 +130,29 @@ class PyramidRoIAlign(nn.Module):
                 cells = roi_align(features.float(), regions[mine], size, 1 / stride, aligned=True)
                 pooled = pooled.index_put((mine,), cells)
         return pooled
+
+
+def zoo_model() -> Any:
+    """The LazyConfig of the model zoo's Mask R-CNN with ViTDet's backbone; of its file, as detectron2.model_zoo warns."""
+    configs = Path(detectron2.__file__).parent / "model_zoo" / "configs"
+    return LazyConfig.load(str(configs / "common" / "models" / "mask_rcnn_vitdet.py")).model
+
+
+def zoo_rpn(
+    levels: Mapping[str, float], channels: int, *, num_convs: int = 2, anchor_size: float = 8.0, **options: Any
+) -> Any:
+    """The LazyConfig of the zoo's proposal network over other pyramid levels (name -> stride in pixels).
+
+    A place has three anchors, of the area of a square of `anchor_size` strides and of heights over widths of 0.5, 1 and
+    2; their centres lie on the corners of the cells. `options` are detectron2's: of `batch_size_per_image` anchors at
+    most half are objects; the best `pre_nms_topk` (training, test) of a level go through the NMS, the best
+    `post_nms_topk` of an image are its proposals.
+    """
+    rpn, strides = zoo_model().proposal_generator, list(levels.values())
+    rpn.update(in_features=list(levels), **options)
+    rpn.head.update(in_channels=channels, conv_dims=[-1] * num_convs)
+    rpn.anchor_generator.update(sizes=[[anchor_size * stride] for stride in strides], strides=strides)
+    return rpn
 
 
 class SquareDetector(GeneralizedRCNN):

@@ -14,8 +14,7 @@ from fvit.fvit_heads import build_roi_heads, build_rpn
 from fvit.fvit_layers import SquareDetector
 from torch import Tensor
 
-# F-ViT normalises with ImageNet's statistics, in training and test, though its CLIP was trained with CLIP's own.
-IMAGENET_MEAN, IMAGENET_STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
+from last_vit.preprocessing import IMAGENET_MEAN, IMAGENET_STD
 
 
 def build_fvit(
@@ -56,6 +55,7 @@ def build_fvit(
         backbone=backbone,
         proposal_generator=proposals,
         roi_heads=heads,
-        pixel_mean=IMAGENET_MEAN,
-        pixel_std=IMAGENET_STD,
+        # ImageNet's, in training and test, though its CLIP was trained with CLIP's own
+        pixel_mean=[255 * value for value in IMAGENET_MEAN],
+        pixel_std=[255 * value for value in IMAGENET_STD],
     )

@@ -5,15 +5,13 @@
 
 from collections.abc import Mapping, Sequence
 from functools import partial
-from pathlib import Path
 from typing import Any
 
-import detectron2
-from detectron2.config import LazyConfig, instantiate
+from detectron2.config import instantiate
 from detectron2.layers import ShapeSpec
 from detectron2.modeling.backbone.vit import get_vit_lr_decay_rate
 from detectron2.solver.build import get_default_optimizer_params
-from fvit.fvit_layers import SquareDetector
+from fvit.fvit_layers import SquareDetector, zoo_model, zoo_rpn
 from torch import nn
 from vitdet.host_backbone import FrozenHost, start_from
 
@@ -22,8 +20,6 @@ from last_vit.preprocessing import Preprocessing
 from last_vit.weights import TrainedModel
 
 _PATCH = 16  # pixels
-# the file itself: detectron2.model_zoo warns of pkg_resources
-_ZOO = Path(detectron2.__file__).parent / "model_zoo" / "configs" / "common" / "models" / "mask_rcnn_vitdet.py"
 
 
 def build_mask_rcnn(
@@ -45,10 +41,10 @@ def build_mask_rcnn(
     detectron2's `ViT`; with `frozen` the backbone is the model of `init` itself instead, of which `cache_images` are
     kept. Images are padded to `square_size` pixels; their mean and std are those of the backbone's training and part of
     the state dict. The pyramid has maps of `channels` at `scale_factors` times the patch grid, the last 0.5, and a
-    coarser one for proposals. `rpn` and `roi_heads` are arguments of `_set_rpn` and `_set_roi_heads` below.
+    coarser one for proposals. `rpn` and `roi_heads` are arguments of `zoo_rpn` and of `_set_roi_heads` below.
     ValueError: A backbone that does not fit, or whose patches are not of 16 pixels, as the pyramid's levels are.
     """
-    zoo = LazyConfig.load(str(_ZOO)).model
+    zoo = zoo_model()
     trained: TrainedModel | None = None
     if frozen:
         if init is None:
@@ -68,7 +64,6 @@ def build_mask_rcnn(
     sizes = {"out_channels": channels, "scale_factors": tuple(scale_factors), "square_pad": square_size}
     pyramid = instantiate({**zoo.backbone, "net": backbone, **sizes})
     levels = {name: shape.stride for name, shape in pyramid.output_shape().items()}
-    _set_rpn(zoo.proposal_generator, levels, channels, **(rpn or {}))
     _set_roi_heads(zoo.roi_heads, levels, channels, num_classes=len(names), **(roi_heads or {}))
     pixels = trained.preprocessing if trained else Preprocessing()
     detector = SquareDetector(
@@ -83,7 +78,7 @@ def build_mask_rcnn(
         },
         described={"frozen": frozen, "classes": len(names)},
         backbone=pyramid,
-        proposal_generator=instantiate(zoo.proposal_generator),
+        proposal_generator=instantiate(zoo_rpn(levels, channels, **(rpn or {}))),
         roi_heads=instantiate(zoo.roi_heads),
         pixel_mean=[255 * value for value in pixels.mean],
         pixel_std=[255 * value for value in pixels.std],
@@ -91,20 +86,6 @@ def build_mask_rcnn(
     for name in ("pixel_mean", "pixel_std"):
         detector.register_buffer(name, getattr(detector, name), persistent=True)
     return detector
-
-
-def _set_rpn(
-    rpn: Any, levels: Mapping[str, int], channels: int, *, num_convs: int = 2, anchor_size: float = 8.0, **options: Any
-) -> None:
-    """The zoo's proposal network for other pyramid levels (name -> stride in pixels).
-
-    A place has anchors of the area of a square of `anchor_size` strides in three shapes; `options` are detectron2's:
-    batch_size_per_image, and pre_nms_topk and post_nms_topk in training and test.
-    """
-    strides = list(levels.values())
-    rpn.update(in_features=list(levels), **options)
-    rpn.head.update(in_channels=channels, conv_dims=[-1] * num_convs)
-    rpn.anchor_generator.update(sizes=[[anchor_size * stride] for stride in strides], strides=strides)
 
 
 def _set_roi_heads(

@@ -11,6 +11,7 @@ import pytest
 import torch
 from detectron2.config import LazyConfig, instantiate
 from detectron2.modeling.backbone.vit import ViT
+from fvit.fvit_layers import zoo_model
 from lazy_parts import REPO, LazyTrain, losses, record
 from ov_data import OvImageSet
 from ov_parts import HEIGHT, WIDTH, coco_categories, random_content, write_images, write_json
@@ -19,7 +20,7 @@ from torch.nn import LayerNorm
 from torchvision.models import VisionTransformer
 from vitdet import host_backbone
 from vitdet.host_backbone import FrozenHost
-from vitdet.mask_rcnn import _ZOO, build_mask_rcnn
+from vitdet.mask_rcnn import build_mask_rcnn
 
 from last_vit.dense import attach_pool, dense_forward
 from last_vit.dino_vit import DinoVisionTransformer
@@ -179,9 +180,7 @@ def test_recipes_are_vitdets(path, monkeypatch):
     net, heads = model.backbone.net, model.roi_heads
     assert net.pos_embed.shape == (1, 196, 384 if path.stem.endswith("_s") else 768)
     if path.stem.endswith("_b"):  # detectron2's own, but for the class token's position
-        theirs = {
-            name: weight.shape for name, weight in instantiate(LazyConfig.load(str(_ZOO)).model).named_parameters()
-        }
+        theirs = {name: weight.shape for name, weight in instantiate(zoo_model()).named_parameters()}
         assert {**shapes, "backbone.net.pos_embed": (1, 197, 768)} == theirs
     assert [block.window_size for block in net.blocks] == [14, 14, 0] * 4
     groups = instantiate({**cfg.optimizer.params, "model": model, "lr": 1.0, "depth": 12})

@@ -133,7 +133,7 @@ class PyramidRoIAlign(nn.Module):
 
 
 def zoo_model() -> Any:
-    """The LazyConfig of the model zoo's Mask R-CNN with ViTDet's backbone; of its file, as detectron2.model_zoo warns."""
+    """The LazyConfig of the model zoo's Mask R-CNN on ViTDet; from its file, as detectron2.model_zoo warns."""
     configs = Path(detectron2.__file__).parent / "model_zoo" / "configs"
     return LazyConfig.load(str(configs / "common" / "models" / "mask_rcnn_vitdet.py")).model
 

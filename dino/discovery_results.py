@@ -22,6 +22,7 @@ from last_attention import find_attention_layer
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch, Rectangle
+from matplotlib.patheffects import withStroke
 from object_discovery import Box
 from PIL import Image
 from torch import Tensor, nn
@@ -259,11 +260,10 @@ def _draw_image(
     ((_, patches),) = find_boxes(model, sample["image"], [run.method], patch_size)
     draw_mask(panel, images.picture(index), patches.mask, patch_size)
     for box in sample["objects_xyxy"].tolist():
-        _draw_box(panel, box, EDGE, 2.4)
-        _draw_box(panel, box, OBJECT, 1.2)
+        draw_box(panel, box, OBJECT, 1.2)
     box, iou, _ = run.found[index]
     kind, color = ("hit", HIT) if iou >= MIN_IOU else ("miss" if len(sample["labels"]) else "no object", MISS)
-    draw_found_box(panel, box, color)
+    draw_box(panel, box, color)
     panel.set_title(f"{kind}, IoU {iou:.2f}", fontsize=8)
 
 
@@ -276,13 +276,9 @@ def draw_mask(panel: Axes, picture: Image.Image, mask: np.ndarray, patch_size: i
     panel.set(xlim=(-3, width + 3), ylim=(height + 3, -3))
 
 
-def draw_found_box(panel: Axes, box: Sequence[float], color: str) -> None:
-    """A predicted box, seen on anything."""
-    _draw_box(panel, box, EDGE, 3.6)
-    _draw_box(panel, box, color, 2.2)
-
-
-def _draw_box(panel: Axes, box: Sequence[float], color: str, width: float) -> None:
-    x1, y1, x2, y2 = box
+def draw_box(panel: Axes, box: Sequence[float], color: str, width: float = 2.2) -> None:
+    """A box with a dark edge, seen on anything."""
+    (x1, y1, x2, y2), edge = box, withStroke(linewidth=width + 1.3, foreground=EDGE)
     # imshow puts pixel centres on whole numbers: pixel x covers x - 0.5 to x + 0.5
-    panel.add_patch(Rectangle((x1 - 0.5, y1 - 0.5), x2 - x1, y2 - y1, fill=False, edgecolor=color, linewidth=width))
+    corner, look = (x1 - 0.5, y1 - 0.5), {"edgecolor": color, "linewidth": width, "path_effects": [edge]}
+    panel.add_patch(Rectangle(corner, x2 - x1, y2 - y1, fill=False, **look))

@@ -4,7 +4,7 @@ import argparse
 from collections.abc import Sequence
 
 from discovery_images import resized_hw
-from discovery_results import HIT, choose_methods, draw_found_box, draw_mask, find_boxes, fitting_patch_size
+from discovery_results import HIT, choose_methods, draw_box, draw_mask, find_boxes, fitting_patch_size
 from matplotlib.figure import Figure
 from object_discovery import Box, DiscoveryMethod, PatchMask
 from PIL import Image
@@ -56,7 +56,7 @@ def draw_photo(
     for panel, method, (box, patches) in zip(panels, methods, found, strict=True):
         panel.set_axis_off()
         draw_mask(panel, photo, patches.mask, patch_size)
-        draw_found_box(panel, box, HIT)
+        draw_box(panel, box, HIT)
         panel.set_title(f"{method.name} ({method.protocol})", fontsize=8)
     figure.suptitle(model_name, fontsize=10)
     return figure

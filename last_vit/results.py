@@ -127,8 +127,9 @@ def read_results(directory: Path = RESULTS_DIR) -> list[ResultRecord]:
         except ValueError as error:
             raise ValueError(f"{path} is not JSON ({error}); run its evaluation again") from error
         shared = content if isinstance(content, dict) else {}
-        for part in shared.pop("measurements", [{}]):
-            entries = shared | part
+        parts = shared.pop("measurements", [{}])
+        for part in parts if isinstance(parts, list) else [None]:
+            entries = shared | part if isinstance(part, dict) else {}
             keys = set(entries)
             if not required <= keys <= known:
                 raise ValueError(

@@ -99,6 +99,8 @@ class Dump:
         self.folder = folder
         try:
             self.about = json.loads((folder / "dump.json").read_text(encoding="ascii"))
+            if not isinstance(self.about, dict) or "json_sha256" not in self.about:
+                raise ValueError("it says of no file that it was made on it")
         except FileNotFoundError as error:
             raise FileNotFoundError(
                 f"{folder} has no dump.json: give a folder that lazy_train.py wrote with evaluation.dump=FOLDER; it is "

@@ -97,6 +97,10 @@ def test_foreign_files_are_refused(tmp_path):
     (tmp_path / "other.json").write_text('{"name": "x", "extra": 1}')
     with pytest.raises(ValueError, match=r"other\.json is not a result: missing .*unknown \['extra'\]"):
         read_results(tmp_path)
+    for parts in (5, ["x"]):
+        (tmp_path / "other.json").write_text(json.dumps({"measurements": parts}))
+        with pytest.raises(ValueError, match=r"other\.json is not a result: missing"):
+            read_results(tmp_path)
 
 
 def test_script_is_named_from_the_repository(monkeypatch, tmp_path):

@@ -126,6 +126,7 @@ def test_command_prints_the_grid_and_keeps_it(detector, dumped, tmp_path, capsys
         (None, ["--json", "nowhere.json"], "nowhere.json"),
         (lambda: Path("dump/dump.json").unlink(), [], "dump has no dump.json"),
         (lambda: cut("dump/dump.json"), [], "dump.json is damaged"),
+        (lambda: Path("dump/dump.json").write_text("[]"), [], "dump.json is damaged (it says of no file"),
         (lambda: cut("dump/regions_0.zip"), [], "regions_0.zip is cut or missing"),
         (lambda: Path("dump/regions_0.zip").unlink(), [], "regions_0.zip is cut or missing"),
         (lambda: change_dump(regions=[]), [], "dump has no regions to score anew"),

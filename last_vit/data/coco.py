@@ -138,10 +138,12 @@ def read_coco_json(
 ) -> dict[str, Any]:
     """The content of a file like COCO's or LVIS's instances, of which no more is known than its lists.
 
-    ValueError for what is not readable JSON or lacks one of the lists.
+    FileNotFoundError for no file; ValueError for what is not readable JSON or lacks one of the lists.
     """
     try:
         content = json.loads(path.read_bytes())
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"no file {path}; {expected}") from error
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} is not readable JSON ({error}); {expected}") from error
     missing = [name for name in lists if not isinstance(content, dict) or not isinstance(content.get(name), list)]

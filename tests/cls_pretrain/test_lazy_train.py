@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -21,12 +22,9 @@ from last_vit.data.synthetic import SyntheticObjects, write_imagenet
 DEBUG = REPO / "cls_pretrain" / "configs" / "debug_synthetic.py"
 CONF = REPO / "cls_pretrain" / "conf.py"
 TRAINER = LazyTrain("cls_pretrain")
+run = partial(TRAINER.run, config=DEBUG)
 OPTIONS = ("train.max_iter=12", "train.log_period=1", "train.eval_period=6", "train.save_period=4")
 SHORT = ("train.max_iter=2", "train.log_period=1", "train.eval_period=0", "dataloader.test.dataset.num_images=8")
-
-
-def run(*words, config=DEBUG):
-    return TRAINER.run(*words, config=config)
 
 
 @pytest.fixture(autouse=True)

@@ -67,6 +67,8 @@ def test_boxes_and_masks_are_the_synthetic_truth(tmp_path):
         assert torch.equal(objects.boxes_xyxy, rendered.box_xyxy[None])
         assert coco.categories[int(objects.category_ids[0])] == rendered.class_name
         assert torch.equal(coco.masks(index), rendered.mask[None])
+    with pytest.raises(FileNotFoundError, match=r"no file .*/a\.json; expected COCO.s instances_"):
+        CocoInstances(tmp_path / "a.json")
     with pytest.raises(ValueError, match=r"captions_val2017\.json has no list categories"):
         CocoInstances(tmp_path / "annotations/captions_val2017.json")
 

@@ -203,7 +203,7 @@ def test_context_maps_and_lists(context, tmp_path, capsys):
 def test_malformed_context_files(context, tmp_path, refused):
     command = [convert_context59.main, "--output", tmp_path / "out", "--json"]
     assert "context59 train: found 1 files (the official set has 4996)" in refused(*command, context())
-    assert "No such file" in refused(*command, tmp_path / "absent.json")
+    assert "absent.json; expected trainval_merged.json" in refused(*command, tmp_path / "absent.json")
     (tmp_path / "text.json").write_text("no JSON")
     assert "is not readable JSON" in refused(*command, tmp_path / "text.json")
     for change, message in (

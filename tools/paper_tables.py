@@ -59,7 +59,7 @@ _POOLS = ("CLS", "LaSt")
 _VOTES = (("1", "1"), ("7", "7"), ("0.5", "N/2"))
 _OF_LAYERS: dict[str, tuple[str, ...]] = {
     "apart": ("tiny-imagenet-100", "coco-mini"),
-    "order": ("as published", "CLS", "mean", "max", "K=1", "K=7", "K=N/2", "foreground", "registers", "cured", "random"),
+    "order": ("as published", "CLS", "mean", "max", "K=1", "K=7", "K=N/2", "share", "registers", "cured", "random"),
 }
 
 # The paper does not say which boxes, hit rule and token its Point-in-Box uses; the README names the choices made here.

@@ -221,8 +221,9 @@ def run(args: argparse.Namespace) -> None:
     stale = [str(path) for path, page in pages.items() if AGE.sub("", page) != AGE.sub("", new[path])]
     if args.check and stale:
         sys.exit(f"stale: {', '.join(stale)}; run: python tools/make_results_tables.py")
-    for path, page in new.items() if not args.check else ():
-        path.write_text(page, encoding="utf-8")
+    if not args.check:
+        for path, page in new.items():
+            path.write_text(page, encoding="utf-8")
 
 
 @command(run)

@@ -29,9 +29,7 @@ class Regions(NamedTuple):
 
     boxes: Tensor  # float32 [R, 4], x1 y1 x2 y2 as regressed, in pixels of the network's input
     det_logits: Tensor  # float32 [R, C + 1]
-    cosines: (
-        Tensor | None
-    )  # float32 [R, C + 1], of the vision-language features; without them the detector scores alone
+    cosines: Tensor | None  # float32 [R, C + 1], of the vision-language features; None: the detector scores alone
     input_size: tuple[int, int]  # height, width
     is_complete: bool = True  # whether these are all regions of the image
 

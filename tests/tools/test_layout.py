@@ -140,7 +140,7 @@ def test_the_house_keeps_its_budget():
     assert len(package) <= 60
     assert num_lines(package) <= 9_000
     assert len(source) <= 257
-    assert num_lines(source) <= 27_403  # may only fall: 27,000 is the aim, 25,000 for the paper, 2,000 for later wishes
+    assert num_lines(source) <= 27_402  # may only fall: 27,000 is the aim, 25,000 for the paper, 2,000 for later wishes
     assert num_lines(tracked("tests")) <= 19_413  # may only fall: 17,000 is the aim
     assert num_lines(tracked("tools/bench")) <= 1_200
     readme = (REPO / "README.md").read_bytes()
